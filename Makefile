@@ -1,0 +1,75 @@
+# One page of commands. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUST_SOURCES := $(shell find rankcore/engine rankcore/binding proto -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.proto' \)) Cargo.toml Cargo.lock
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+# Extensions of one process must not each start a thread per core; rankcore owns the cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench drill clean
+
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+tools:
+	@scripts/check-tools.sh $(PYTHON)
+
+$(BIN)/maturin: | tools
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the build tool"
+	@$(BIN)/python -m pip install --quiet maturin
+
+# Two stamps: serving needs no torch; tests and training do.
+.venv/.serve: $(BIN)/maturin pyproject.toml constraints.txt $(RUST_SOURCES)
+	@echo "building the extension (release) and installing what serving needs; the first time takes some minutes"
+	@source $(BIN)/activate && maturin develop --release --quiet --extras cpu,drills
+	@touch $@
+
+.venv/.all: .venv/.serve
+	@echo "installing what training and tests need (torch is large)"
+	@$(BIN)/python scripts/requirements.py train dev | xargs -d '\n' $(BIN)/python -m pip install --quiet
+	@touch $@
+
+build: .venv/.serve ## build the extension, install what serving needs
+
+build-all: .venv/.all ## the same, and what training and tests need
+
+demo: .venv/.serve ## a primary and two standbys on a real catalogue; the primary is killed on the way
+	@$(BIN)/muster demo
+
+test: lint test-rust test-python ## set up everything, lint, and run every test
+
+test-rust: .venv/.all
+	cargo test --release --workspace --quiet
+
+test-python: .venv/.all
+	$(BIN)/python -m pytest -q -p no:cacheprovider
+
+lint: .venv/.all ## formatters, linters, types, generated code, native stubs, import directions
+	@scripts/lint.sh
+
+format: .venv/.all ## apply the formatters
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet .
+
+proto: .venv/.all ## regenerate muster/v1 from proto/
+	@scripts/proto.sh muster/v1
+
+bench: .venv/.all ## pytest-benchmark over tiers, depths and sizes; Criterion for the kernels
+	$(BIN)/python -m pytest benchmarks -q -p no:cacheprovider --benchmark-only
+	cargo bench --workspace
+
+drill: .venv/.serve ## every drill once
+	$(BIN)/muster drill run failover
+	$(BIN)/muster drill run deadline_storm
+
+clean: ## remove what was built, keep .venv
+	rm -rf target .build rankcore/_native*.so
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,71 @@
+"""The drill book: every rehearsed failure that this installation knows, by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+
+@dataclass(frozen=True)
+class Drill:
+    """One entry of the book.
+
+    module: where its `main(arguments) -> exit code` lives; imported only when it runs.
+    needs: what the machine must offer, in words; empty where any machine will do.
+    """
+
+    name: str
+    hypothesis: str
+    injection: str
+    module: str
+    needs: tuple[str, ...] = ()
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
+        usage."""
+        main = cast(Callable[[Sequence[str]], int], importlib.import_module(self.module).main)
+        return main(arguments)
+
+    def describe(self) -> dict[str, Any]:
+        """The entry as an object for `muster drill list --json`."""
+        return {
+            "name": self.name,
+            "hypothesis": self.hypothesis,
+            "injection": self.injection,
+            "needs": list(self.needs),
+        }
+
+
+DRILLS: tuple[Drill, ...] = (
+    Drill(
+        name="failover",
+        hypothesis=(
+            "writes are back within 300 ms (median), no read fails, no acknowledged write is lost or doubled"
+        ),
+        injection="kill -9 the primary under read and write load",
+        module="drills.failover",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="deadline_storm",
+        hypothesis="at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms",
+        injection="an open-loop flood at a multiple of the measured capacity of the best plan",
+        module="drills.deadline_storm",
+        needs=("a model bundle",),
+    ),
+)
+
+
+class UnknownDrill(LookupError):
+    """No drill of that name; the text lists those there are."""
+
+
+def find(name: str) -> Drill:
+    """The drill of that name (dashes and underscores are alike). Raises UnknownDrill."""
+    wanted = name.replace("-", "_")
+    for drill in DRILLS:
+        if drill.name == wanted:
+            return drill
+    raise UnknownDrill(f"no drill named {name!r}; there are: {', '.join(drill.name for drill in DRILLS)}")

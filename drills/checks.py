@@ -1,0 +1,321 @@
+"""The judges. They read the recorded history and nothing else: no process, no clock, no service.
+
+What can be said of a history of writes:
+- an acknowledged write whose event is not in the log is *lost*;
+- an event that the log holds at more than one place is *doubled*;
+- the epochs of the log never fall with the sequence, and no write sent after a newer epoch was seen in an
+  acknowledgement is acknowledged by an older one;
+- the log has no gaps, and an acknowledgement names the place where its event really is.
+
+A write with an unknown outcome (an error, a deadline) may be in the log or not: both are right.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drills.experiment import Judgement, Verdict, quantile, worst
+from drills.journal import History, Record
+
+OK = "OK"
+TIMED_OUT = "DeadlineExceeded"
+STALL_MS = 100.0
+"""A machine that keeps a ready process waiting for longer than this cannot be asked for answers within 250
+ms."""
+
+
+@dataclass(frozen=True)
+class WriteFindings:
+    """What became of the writes."""
+
+    acknowledged: int
+    lost: tuple[str, ...]
+    doubled: tuple[str, ...]
+    misplaced: tuple[str, ...]
+    gaps: int
+
+
+def check_writes(history: History) -> WriteFindings | None:
+    """Compares the acknowledged writes with the log; None where the log was not read to its end."""
+    if history.first("log_end") is None:
+        return None
+    log = history.of("log")
+    places: dict[str, list[int]] = {}
+    for entry in log:
+        places.setdefault(entry["event_id"], []).append(entry["sequence"])
+    acknowledged = [write for write in history.of("write") if write["status"] == OK]
+    lost = [write["event_id"] for write in acknowledged if write["event_id"] not in places]
+    misplaced = [
+        write["event_id"]
+        for write in acknowledged
+        if write["event_id"] in places and write["sequence"] not in places[write["event_id"]]
+    ]
+    doubled = [event_id for event_id, found in places.items() if len(set(found)) > 1]
+    sequences = sorted({entry["sequence"] for entry in log})
+    gaps = sum(later - earlier != 1 for earlier, later in itertools.pairwise(sequences))
+    twice = Counter(entry["sequence"] for entry in log)
+    # Two events at one place: the second one overwrote the first for somebody.
+    clashes = [sequence for sequence, count in twice.items() if count > 1]
+    return WriteFindings(
+        acknowledged=len(acknowledged),
+        lost=tuple(lost),
+        doubled=tuple(doubled),
+        misplaced=tuple(misplaced),
+        gaps=gaps + len(clashes),
+    )
+
+
+def check_epochs(history: History) -> list[str]:
+    """Sentences for every fall of the epoch, in the log or as the callers saw it; empty: they only rise."""
+    problems: list[str] = []
+    highest = 0
+    for entry in sorted(history.of("log"), key=lambda record: record["sequence"]):
+        if entry["epoch"] < highest:
+            problems.append(
+                f"the log's epoch falls from {highest} to {entry['epoch']} at sequence {entry['sequence']}"
+            )
+        highest = max(highest, entry["epoch"])
+    # Two lists merged by time: an acknowledgement counts from the moment it arrived, a write from the moment
+    # it left.
+    acknowledged = [write for write in history.of("write") if write["status"] == OK]
+    arrivals = sorted(acknowledged, key=lambda write: write["done_s"])
+    seen, position = 0, 0
+    for write in sorted(acknowledged, key=lambda record: record["sent_s"]):
+        while position < len(arrivals) and arrivals[position]["done_s"] < write["sent_s"]:
+            seen = max(seen, arrivals[position]["epoch"])
+            position += 1
+        if write["epoch"] < seen:
+            problems.append(
+                f"write {write['event_id']} was acknowledged in epoch {write['epoch']} "
+                f"though it was sent after epoch {seen} had been seen"
+            )
+    return problems
+
+
+def recovery_ms(history: History) -> float | None:
+    """Milliseconds from the fault to the first acknowledged write of a newer epoch; None: there was none.
+
+    The newer epoch matters: an acknowledgement of the dead primary may still be on its way when it dies.
+    """
+    fault = history.first("fault")
+    if fault is None:
+        return None
+    acknowledged = [write for write in history.of("write") if write["status"] == OK]
+    before = max((write["epoch"] for write in acknowledged if write["done_s"] <= fault["at_s"]), default=0)
+    after = [
+        write["done_s"]
+        for write in acknowledged
+        if write["epoch"] > before and write["done_s"] > fault["at_s"]
+    ]
+    return round((min(after) - fault["at_s"]) * 1000.0, 1) if after else None
+
+
+def read_errors(history: History) -> list[Record]:
+    """The reads that were not answered."""
+    return [read for read in history.of("read") if read["status"] != OK]
+
+
+@dataclass(frozen=True)
+class FailoverLimits:
+    """What the failover judge accepts.
+
+    rto_ms: of the median recovery over all runs. base_write_ms: slower writes than this (95th percentile)
+    before the fault mean a machine too busy to judge a recovery time on.
+    """
+
+    rto_ms: float = 300.0
+    base_write_ms: float = 150.0
+
+
+def judge_failover(history: History) -> Judgement:
+    """Judges one run. The recovery time itself is judged over all runs, by `judge_failover_runs`."""
+    figures: dict[str, Any] = {
+        "rto_ms": recovery_ms(history),
+        "writes_acknowledged": 0,
+        "writes_lost": 0,
+        "writes_doubled": 0,
+        "reads": len(history.of("read")),
+        "read_errors": len(read_errors(history)),
+        "epochs_monotone": True,
+        "generator_stall_ms": generator_stall_ms(history),
+        "base_write_p95_ms": base_write_p95_ms(history),
+        "write_errors": sum(write["status"] != OK for write in history.of("write")),
+    }
+    if history.first("fault") is None:
+        return Judgement(Verdict.INCONCLUSIVE, figures, ("no fault was injected",))
+    deviations: list[str] = []
+    epochs = check_epochs(history)
+    figures["epochs_monotone"] = not epochs
+    deviations += epochs
+    doubts: list[str] = []
+    errors = read_errors(history)
+    stall_ms = generator_stall_ms(history)
+    if errors and stall_ms > STALL_MS and all(read["status"] == TIMED_OUT for read in errors):
+        doubts.append(
+            f"{len(errors)} reads were not answered in time, but this machine kept the load generator itself "
+            f"waiting for up to {stall_ms:.0f} ms: too busy to judge"
+        )
+    else:
+        for read in errors[:3]:
+            deviations.append(f"a read at {read['intended_s']:.3f} s ended with {read['status']}")
+    writes = check_writes(history)
+    if writes is not None:
+        figures["writes_acknowledged"] = writes.acknowledged
+        figures["writes_lost"] = len(writes.lost)
+        figures["writes_doubled"] = len(writes.doubled)
+        if writes.lost:
+            deviations.append(
+                f"{len(writes.lost)} acknowledged writes are not in the log, first {writes.lost[0]}"
+            )
+        if writes.doubled:
+            deviations.append(f"{len(writes.doubled)} events are in the log twice, first {writes.doubled[0]}")
+        if writes.misplaced:
+            deviations.append(f"{len(writes.misplaced)} acknowledgements name a place where the event is not")
+        if writes.gaps:
+            deviations.append(f"the log has {writes.gaps} gaps or clashes in its sequence")
+    if figures["rto_ms"] is None:
+        deviations.append("no write was acknowledged by a new primary after the fault")
+    if deviations:
+        return Judgement(Verdict.DEVIATED, figures, tuple(deviations))
+    if writes is None:
+        doubts.append("the log could not be read to its end, so nothing is known of lost writes")
+    elif writes.acknowledged == 0:
+        doubts.append("no write was acknowledged")
+    if not figures["reads"]:
+        doubts.append("no read was sent")
+    if doubts:
+        return Judgement(Verdict.INCONCLUSIVE, figures, tuple(doubts))
+    return Judgement(Verdict.HELD, figures)
+
+
+def generator_stall_ms(history: History) -> float:
+    """The longest that a request left after its intended moment, ms: how long this machine kept a ready
+    process from running."""
+    delays = [read["sent_s"] - read["intended_s"] for read in history.of("read")]
+    return round(max(delays, default=0.0) * 1000.0, 1)
+
+
+def base_write_p95_ms(history: History) -> float | None:
+    """95th percentile of the acknowledged writes' latency before the fault, ms; None: there were none."""
+    fault = history.first("fault")
+    if fault is None:
+        return None
+    latencies = [
+        (write["done_s"] - write["sent_s"]) * 1000.0
+        for write in history.of("write")
+        if write["status"] == OK and write["done_s"] < fault["at_s"]
+    ]
+    return round(quantile(latencies, 0.95), 1) if latencies else None
+
+
+def judge_failover_runs(runs: Sequence[Judgement], limits: FailoverLimits) -> Judgement:
+    """The verdict over all runs, with the figures that `--json` prints (`drill`, `verdict` and `runs`
+    aside)."""
+    recoveries = [run.figures["rto_ms"] for run in runs if run.figures.get("rto_ms") is not None]
+    figures: dict[str, Any] = {
+        "rto_ms": {
+            "min": min(recoveries, default=None),
+            "p50": quantile(recoveries, 0.5) if recoveries else None,
+            "max": max(recoveries, default=None),
+        },
+        **{
+            name: sum(run.figures.get(name, 0) for run in runs)
+            for name in ("writes_acknowledged", "writes_lost", "writes_doubled", "reads", "read_errors")
+        },
+        "epochs_monotone": all(run.figures.get("epochs_monotone", True) for run in runs),
+    }
+    reasons = [
+        f"run {number}: {reason}" for number, run in enumerate(runs, start=1) for reason in run.reasons
+    ]
+    verdicts = [run.verdict for run in runs]
+    if recoveries and (p50 := figures["rto_ms"]["p50"]) > limits.rto_ms:
+        bases = [base for run in runs if (base := run.figures.get("base_write_p95_ms")) is not None]
+        base = quantile(bases, 0.5) if bases else 0.0
+        sentence = f"writes were back after {p50:.0f} ms (median), more than {limits.rto_ms:.0f} ms"
+        if base > limits.base_write_ms:
+            verdicts.append(Verdict.INCONCLUSIVE)
+            reasons.append(
+                f"{sentence}, but writes took {base:.0f} ms (95th percentile) before the fault already: "
+                "this machine is too busy to judge a recovery time"
+            )
+        else:
+            verdicts.append(Verdict.DEVIATED)
+            reasons.append(sentence)
+    return Judgement(worst(verdicts), figures, tuple(reasons))
+
+
+@dataclass(frozen=True)
+class StormLimits:
+    """What the storm judge accepts.
+
+    in_time_share: of all requests offered. late_share: a generator that sent more than this share late was
+    itself the bottleneck.
+    """
+
+    in_time_share: float = 0.95
+    late_share: float = 0.05
+
+
+def judge_storm(history: History, limits: StormLimits) -> Judgement:
+    """Judges a storm from its reads. The header's settings give `deadline_ms`, `load_factor` and `best_plan`.
+
+    in_time: answered OK at most `deadline_ms` after the intended moment.
+    full_quality_share: of all offered, those answered in time by the best plan in full.
+    quality_in_time: mean over all offered of the receipt's expected nDCG share, 0 for what was not in time.
+    tiers: share of the answers in time that each tier gave.
+    """
+    header = history.first("run")
+    settings: dict[str, Any] = header["settings"] if header is not None else {}
+    deadline_s = settings["deadline_ms"] / 1000.0
+    late_after_s = settings["late_after_ms"] / 1000.0
+    reads = history.of("read")
+    in_time = [r for r in reads if r["status"] == OK and r["done_s"] - r["intended_s"] <= deadline_s]
+    late = sum(read["sent_s"] - read["intended_s"] > late_after_s for read in reads)
+    offered = len(reads)
+    tiers = Counter(read["tier"] for read in in_time)
+    full = sum(read["reason"] == "best" for read in in_time)
+    figures: dict[str, Any] = {
+        "load_factor": settings["load_factor"],
+        "offered": offered,
+        "in_time": len(in_time),
+        "in_time_share": round(len(in_time) / offered, 4) if offered else None,
+        "full_quality_share": round(full / offered, 4) if offered else None,
+        "quality_in_time": round(sum(r["expected_ndcg"] for r in in_time) / offered, 4) if offered else None,
+        "tiers": {tier: round(count / len(in_time), 4) for tier, count in sorted(tiers.items())},
+    }
+    if not offered:
+        return Judgement(Verdict.INCONCLUSIVE, figures, ("nothing was offered",))
+    share = len(in_time) / offered
+    if late / offered > limits.late_share:
+        return Judgement(
+            Verdict.INCONCLUSIVE,
+            figures,
+            (
+                f"the load generator was the bottleneck: it sent {late} of {offered} requests more than "
+                f"{late_after_s * 1000:.0f} ms late; {share:.1%} were answered in time. Give it a core of "
+                "its own, or a smaller --factor",
+            ),
+        )
+    if share < limits.in_time_share:
+        statuses = Counter(_outcome(read, deadline_s) for read in reads)
+        statuses.pop("in time", None)
+        missed = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+        return Judgement(
+            Verdict.DEVIATED,
+            figures,
+            (
+                f"{share:.1%} of {offered} requests were answered in time, fewer than "
+                f"{limits.in_time_share:.0%} ({missed})",
+            ),
+        )
+    return Judgement(Verdict.HELD, figures)
+
+
+def _outcome(read: Record, deadline_s: float) -> str:
+    if read["status"] != OK:
+        return str(read["status"])
+    return "in time" if read["done_s"] - read["intended_s"] <= deadline_s else "OK, but late"

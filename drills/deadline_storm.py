@@ -1,0 +1,394 @@
+"""Drill: a flood at a multiple of the capacity, every request with a short deadline.
+
+    python -m drills.deadline_storm --factor 5 --json
+
+Hypothesis: the ladder of plans answers at least 95 % of all requests in time at 5 times what the best plan
+could do.
+
+1. One replica is started on a real catalogue (else a synthetic one) and its generation is built.
+2. Capacity: a closed loop with long deadlines counts how many searches a second the best plan answers, in
+full.
+3. Base load at 0.3 of it, the flood at `--factor` times it, base load again; open loop, Poisson, mixed
+queries.
+4. The judge reads what was intended during the flood. A request counts from its intended moment.
+
+The generator must keep to its schedule; where it could not, it was the bottleneck and the drill says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drills.checks import StormLimits, judge_storm
+from drills.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
+from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
+from drills.journal import History, Journal
+from drills.load import (
+    LATE_AFTER_S,
+    OK,
+    OpenLoop,
+    Sample,
+    SearchFlood,
+    Stream,
+    closed_loop,
+    decode,
+    poisson_arrivals,
+)
+from drills.outcome import guarded, parser, positive, run_folder, say, tell
+from drills.shop import Shop, choose_shop, fill, search_requests
+
+NAME = "deadline_storm"
+HYPOTHESIS = "at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms"
+BASE_SHARE = 0.3
+CALIBRATION_DEADLINE_MS = 2000.0
+ENCODE_BUDGET_S = 60.0
+"""Of a large catalogue only so many products are loaded as the machine encodes in this time."""
+EMPTY: dict[str, Any] = {
+    "load_factor": None,
+    "offered": 0,
+    "in_time": 0,
+    "in_time_share": None,
+    "full_quality_share": None,
+    "quality_in_time": None,
+    "tiers": {},
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the schedule at one rate."""
+
+    duration_s: float
+    rate_per_s: float
+
+
+def phased_arrivals(phases: Sequence[Phase], seed: int) -> Iterator[float]:
+    """Arrival times in seconds from 0: one Poisson process after the other, ends with the last phase."""
+    start_s = 0.0
+    for number, phase in enumerate(phases):
+        for offset_s in poisson_arrivals(phase.rate_per_s, seed + number):
+            if offset_s >= phase.duration_s:
+                break
+            yield start_s + offset_s
+        start_s += phase.duration_s
+
+
+@dataclass
+class Storm:
+    """The subject: the cluster, the requests to send and the phases of the load."""
+
+    cluster: Cluster
+    requests: Sequence[bytes]
+    phases: tuple[Phase, Phase, Phase]
+    deadline_ms: float
+    load: StormLoad | None = field(default=None)
+
+
+class StormLoad:
+    """The whole schedule, base load and flood in one."""
+
+    def __init__(self, storm: Storm, journal: Journal, seed: int) -> None:
+        self._storm = storm
+        self._journal = journal
+        self._caller = SearchFlood(storm.cluster.addresses, storm.requests, deadline_ms=storm.deadline_ms)
+        arrivals = list(phased_arrivals(storm.phases, seed))
+        self.planned = len(arrivals)
+        self._loop = OpenLoop([Stream("read", iter(arrivals), self._caller)])
+        self._stopped = False
+        storm.load = self
+
+    def start(self) -> None:
+        """Connects and begins; the flood's place in time goes into the history."""
+        self._loop.start()
+        start_s = self._journal.elapsed_s(self._loop.start_s)
+        flood_s = start_s + self._storm.phases[0].duration_s
+        self._journal.write(
+            "schedule",
+            start_s=start_s,
+            flood_from_s=round(flood_s, 6),
+            flood_to_s=round(flood_s + self._storm.phases[1].duration_s, 6),
+            planned=self.planned,
+        )
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What has ended so far."""
+        return self._loop.samples
+
+    def stop(self) -> None:
+        """Ends the load and writes every request into the history."""
+        if self._stopped:
+            return
+        self._stopped = True
+        samples = self._loop.stop()
+        decode(samples)
+        self._journal.extend(sample.record(self._journal.start_s) for sample in samples)
+
+
+@dataclass(frozen=True)
+class Flood:
+    """The fault is in the schedule; injecting it means waiting for its moment."""
+
+    name: str = "flood"
+
+    def inject(self, storm: Storm) -> dict[str, Any]:
+        """Tells what begins now."""
+        return {"rate_per_s": round(storm.phases[1].rate_per_s, 1)}
+
+    def rollback(self, storm: Storm) -> None:
+        """The schedule falls back to the base load by itself."""
+
+
+def base_load_is_answered(storm: Storm) -> Finding:
+    """At least 95 % of the last second's searches were answered in time."""
+    assert storm.load is not None
+    now_s = time.monotonic()
+    window = [
+        sample
+        for sample in storm.load.samples
+        if now_s - 1.0 <= sample.intended_s <= now_s - storm.deadline_ms / 1000.0 - 0.1
+    ]
+    if not window:
+        return Finding(False, "no search ended in the last second")
+    hits = sum(sample.status == OK and sample.latency_s * 1000 <= storm.deadline_ms for sample in window)
+    statuses = Counter(sample.status for sample in window)
+    return Finding(hits >= 0.95 * len(window), f"{hits} of {len(window)} in time ({dict(statuses)})")
+
+
+def replica_is_healthy(storm: Storm) -> Finding:
+    """The read service still reports SERVING while it sheds."""
+    ill = [
+        r.name for r in storm.cluster.replicas if not storm.cluster.health(r, RANKING_SERVICE, timeout_s=3.0)
+    ]
+    return Finding(not ill, f"not serving: {ill}" if ill else "serving")
+
+
+def flooded(history: History) -> History:
+    """The history with only those reads that were intended during the flood."""
+    schedule = history.first("schedule")
+    if schedule is None:
+        return History(tuple(record for record in history.records if record["kind"] != "read"))
+    start_s, end_s = schedule["flood_from_s"], schedule["flood_to_s"]
+    return History(
+        tuple(
+            record
+            for record in history.records
+            if record["kind"] != "read" or start_s <= record["intended_s"] < end_s
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the best plan can do on this machine.
+
+    per_s: full answers a second. tier, depth: the best plan, as the receipts named it. p50_ms: at that load.
+    """
+
+    per_s: float
+    tier: str
+    depth: int
+    p50_ms: float
+
+
+def measure_capacity(
+    cluster: Cluster, requests: Sequence[bytes], *, concurrency: int, duration_s: float
+) -> Capacity:
+    """Counts full answers in a closed loop with long deadlines; a first third warms up and is not counted.
+
+    Raises: Inconclusive where hardly any answer was the best plan's.
+    """
+
+    def measure(seconds: float) -> list[Sample]:
+        caller = SearchFlood(cluster.addresses, requests, deadline_ms=CALIBRATION_DEADLINE_MS)
+        samples = asyncio.run(closed_loop(caller, concurrency=concurrency, duration_s=seconds))
+        decode(samples)
+        return samples
+
+    measure(duration_s / 3)
+    samples = measure(duration_s)
+    full = [s for s in samples if s.status == OK and s.fields["reason"] == "best"]
+    if len(full) < 0.9 * len(samples) or not full:
+        outcomes = Counter(s.fields.get("reason", s.status) for s in samples)
+        raise Inconclusive(
+            f"the best plan's capacity could not be measured: with {CALIBRATION_DEADLINE_MS:.0f} ms each, "
+            f"only {len(full)} of {len(samples)} searches were answered in full ({dict(outcomes)})"
+        )
+    elapsed_s = max(s.done_s for s in samples) - min(s.intended_s for s in samples)
+    latencies = sorted(s.latency_s for s in full)
+    (tier, depth), _ = Counter((s.fields["tier"], s.fields["depth"]) for s in full).most_common(1)[0]
+    return Capacity(len(full) / elapsed_s, tier, depth, round(latencies[len(latencies) // 2] * 1000, 1))
+
+
+def experiment(storm: Storm, *, seed: int, limits: StormLimits, bundle: Path | None) -> Experiment[Storm]:
+    """The storm as a value."""
+    before, during, after = storm.phases
+
+    def judge(history: History) -> Judgement:
+        return judge_storm(flooded(history), limits)
+
+    return Experiment(
+        name=NAME,
+        hypothesis=HYPOTHESIS,
+        seed=seed,
+        load=StormLoad,
+        probes=(
+            Probe("the base load is answered in time", base_load_is_answered, frozenset({"before", "after"})),
+            Probe(
+                "the replica reports itself healthy",
+                replica_is_healthy,
+                frozenset({"before", "during", "after"}),
+            ),
+        ),
+        fault=Flood(),
+        judge=judge,
+        collect=lambda subject, journal: None,
+        before_s=before.duration_s,
+        during_s=during.duration_s,
+        after_s=after.duration_s,
+        needs=(bundle_need(bundle),),
+    )
+
+
+def run(
+    *,
+    folder: Path,
+    shop: Shop,
+    plan: ClusterPlan,
+    factor: float,
+    deadline_ms: float,
+    duration_s: float,
+    concurrency: int,
+    seed: int,
+    limits: StormLimits,
+    progress: bool = True,
+    keep_data: bool = False,
+) -> tuple[Judgement, dict[str, Any]]:
+    """The whole drill on a fresh cluster; returns the judgement and the details for the record."""
+    requests = search_requests(shop.queries)
+    random.Random(seed).shuffle(requests)
+    cluster = Cluster(plan, folder / "cluster")
+    try:
+        with cluster:
+            say(f"{NAME}: starting {plan.replicas} replica(s), catalogue {shop.name}")
+            cluster.start()
+            loaded = fill(
+                cluster,
+                shop.judged_first(),
+                total=shop.expected_products,
+                progress=progress,
+                within_s=ENCODE_BUDGET_S,
+            )
+            say(
+                f"{NAME}: {loaded.products} of {loaded.offered} products in one generation; "
+                "measuring capacity"
+            )
+            capacity = measure_capacity(cluster, requests, concurrency=concurrency, duration_s=3.0)
+            say(
+                f"{NAME}: best plan {capacity.tier}@{capacity.depth}: {capacity.per_s:.0f} searches/s; "
+                f"offering {factor:g} times that for {duration_s:g} s"
+            )
+            phases = (
+                Phase(2.0, max(1.0, BASE_SHARE * capacity.per_s)),
+                Phase(duration_s, factor * capacity.per_s),
+                Phase(3.0, max(1.0, BASE_SHARE * capacity.per_s)),
+            )
+            storm = Storm(cluster, requests, phases, deadline_ms)
+            settings = {
+                "load_factor": factor,
+                "deadline_ms": deadline_ms,
+                "late_after_ms": LATE_AFTER_S * 1000.0,
+                "capacity_per_s": round(capacity.per_s, 1),
+                "best_plan": {"tier": capacity.tier, "depth": capacity.depth, "p50_ms": capacity.p50_ms},
+                "catalogue": shop.name,
+                "products": loaded.products,
+                "bundle": cluster.status(cluster.replicas[0]).bundle_id,
+            }
+            with Journal(folder / "run-0001.jsonl", drill=NAME, seed=seed, settings=settings) as journal:
+                judgement = conduct(
+                    experiment(storm, seed=seed, limits=limits, bundle=plan.bundle), storm, journal
+                )
+                history = journal.history()
+    finally:
+        if not keep_data:
+            cluster.remove_data()
+    offered = f"{factor:g} x {capacity.per_s:.0f} searches/s"
+    title = f"deadline storm: {offered}, {deadline_ms:g} ms, {judgement.verdict}"
+    # Only here: drawing must not take the cores from the replicas.
+    from drills.plot import timeline
+
+    picture = timeline(history, folder / "timeline.png", title=title, deadline_ms=deadline_ms)
+    reads = flooded(history).of("read")
+    late = sum(read["sent_s"] - read["intended_s"] > LATE_AFTER_S for read in reads)
+    return judgement, {
+        **settings,
+        "sent_late": late,
+        "statuses": dict(Counter(read["status"] for read in reads)),
+        "plot": str(picture),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    options = parser(NAME, HYPOTHESIS)
+    options.add_argument("--factor", type=positive(float), default=5.0, help="times the measured capacity")
+    options.add_argument("--deadline-ms", type=positive(float), default=50.0, help="of every request")
+    options.add_argument(
+        "--duration", type=positive(float), default=10.0, metavar="SECONDS", help="of the flood"
+    )
+    options.add_argument("--replicas", type=positive(int), default=1, help="that share the load")
+    options.add_argument("--workers", type=positive(int), default=None, help="ranking workers of a replica")
+    options.add_argument(
+        "--products",
+        type=positive(int),
+        default=None,
+        help="use a synthetic catalogue of this size (default: real data)",
+    )
+    options.add_argument(
+        "--in-time-share", type=positive(float), default=StormLimits().in_time_share, help="to hold"
+    )
+    given = options.parse_args(list(arguments))
+    folder = run_folder(given.journal, NAME)
+
+    def body() -> int:
+        workers = given.workers or workers_beside_generator()
+        plan = ClusterPlan(
+            bundle=find_bundle(given.bundle),
+            replicas=given.replicas,
+            settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
+            command=SERVER_COMMAND,
+        )
+        judgement, details = run(
+            folder=folder,
+            shop=choose_shop(given.products, given.seed),
+            plan=plan,
+            factor=given.factor,
+            deadline_ms=given.deadline_ms,
+            duration_s=given.duration,
+            concurrency=2 * workers * given.replicas,
+            seed=given.seed,
+            limits=StormLimits(in_time_share=given.in_time_share),
+            keep_data=given.keep_data,
+        )
+        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
+
+    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+
+
+def workers_beside_generator() -> int:
+    """Ranking workers that leave one core to the load generator: a flood that starves its own sender offers
+    less than it says."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

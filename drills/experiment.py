@@ -1,0 +1,231 @@
+"""What a drill is, and the one way to run it.
+
+An experiment is a frozen value: a base load, probes of the steady state, a fault with its rollback, a judge,
+a seed and what the machine must offer. `conduct` runs it: probes before, during and after, the rollback
+whatever happens, and the verdict by the judge, which sees nothing but the recorded history. "Could not tell"
+is a verdict of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar
+
+from drills.journal import History, Journal
+
+
+class Verdict(StrEnum):
+    """How a drill ended."""
+
+    HELD = "held"
+    DEVIATED = "deviated"
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def exit_code(self) -> int:
+        """0 held, 10 deviated, 20 inconclusive: what the process that ran the drill exits with."""
+        return {Verdict.HELD: 0, Verdict.DEVIATED: 10, Verdict.INCONCLUSIVE: 20}[self]
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict over several runs: one deviation decides, then one doubt; no run at all is a doubt."""
+    if Verdict.DEVIATED in verdicts:
+        return Verdict.DEVIATED
+    if Verdict.INCONCLUSIVE in verdicts or not verdicts:
+        return Verdict.INCONCLUSIVE
+    return Verdict.HELD
+
+
+class Inconclusive(Exception):
+    """The drill could not tell; the text says why and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one probe saw."""
+
+    held: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something the machine must offer before the drill can say anything.
+
+    missing: returns a sentence that says what is missing and how to get it, or None where nothing is.
+    """
+
+    name: str
+    missing: Callable[[], str | None]
+
+
+class Load(Protocol):
+    """Traffic that runs beside the experiment."""
+
+    def start(self) -> None:
+        """Begins to send; returns once the first requests are on their way."""
+
+    def stop(self) -> None:
+        """Sends nothing more, waits for what is in flight, writes the history. Safe to call twice."""
+
+
+S = TypeVar("S")
+"""The subject: what the drill is done to, usually a cluster of replicas."""
+
+S_contra = TypeVar("S_contra", contravariant=True)
+
+
+class Fault(Protocol[S_contra]):
+    """One thing going wrong, and its undoing."""
+
+    @property
+    def name(self) -> str:
+        """One word, for the history and the plot."""
+        ...
+
+    def inject(self, subject: S_contra) -> dict[str, Any]:
+        """Breaks it; returns what was done (replica, pid), for the history. "instant_s": when, on the
+        monotonic clock, where that was before the return."""
+        ...
+
+    def rollback(self, subject: S_contra) -> None:
+        """Undoes it. Called always, also when `inject` was never reached or failed; must not depend on it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe(Generic[S]):
+    """One statement about the steady state, checked while the experiment runs."""
+
+    name: str
+    check: Callable[[S], Finding]
+    phases: frozenset[str] = frozenset({"before", "during", "after"})
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge read out of the history."""
+
+    verdict: Verdict
+    figures: dict[str, Any]
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[S]):
+    """A rehearsed failure.
+
+    before_s, during_s, after_s: seconds of base load ahead of the fault, between fault and rollback, and
+    after it.
+    collect: reads what only the subject can tell (its log) into the journal, once the load has ended.
+    """
+
+    name: str
+    hypothesis: str
+    seed: int
+    load: Callable[[S, Journal, int], Load]
+    probes: tuple[Probe[S], ...]
+    fault: Fault[S]
+    judge: Callable[[History], Judgement]
+    collect: Callable[[S, Journal], None]
+    before_s: float
+    during_s: float
+    after_s: float
+    needs: tuple[Need, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def missing_needs(needs: Sequence[Need]) -> list[str]:
+    """One sentence for each need that this machine does not meet."""
+    return [sentence for need in needs if (sentence := need.missing()) is not None]
+
+
+def conduct(
+    experiment: Experiment[S],
+    subject: S,
+    journal: Journal,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Judgement:
+    """Runs the experiment once on a subject that is up, and returns the judgement.
+
+    The rollback runs whatever happens, and so does the end of the load. A need that is missing, a steady
+    state that did not hold before the fault, or a fault that could not be injected make the run inconclusive;
+    so does a history that does not let the judge tell.
+    """
+    missing = missing_needs(experiment.needs)
+    if missing:
+        return Judgement(Verdict.INCONCLUSIVE, {}, tuple(missing))
+    load = experiment.load(subject, journal, experiment.seed)
+    doubts: list[str] = []
+    deviations: list[str] = []
+
+    def probe(phase: str) -> list[str]:
+        failed = []
+        for one in experiment.probes:
+            if phase not in one.phases:
+                continue
+            try:
+                finding = one.check(subject)
+            except Exception as error:  # a probe that cannot look has seen nothing good
+                finding = Finding(False, f"{type(error).__name__}: {error}")
+            journal.write("probe", phase=phase, probe=one.name, held=finding.held, detail=finding.detail)
+            if not finding.held:
+                failed.append(f"{phase} the fault, '{one.name}' did not hold: {finding.detail}")
+        return failed
+
+    try:
+        try:
+            journal.write("phase", phase="before")
+            load.start()
+            sleep(experiment.before_s)
+            doubts += probe("before")
+            if not doubts:
+                journal.write("phase", phase="during")
+                try:
+                    done = experiment.fault.inject(subject)
+                except Inconclusive as error:
+                    doubts.append(f"the fault could not be injected: {error}")
+                else:
+                    journal.write("fault", **_stamped(experiment.fault.name, done, journal))
+                    sleep(experiment.during_s)
+                    deviations += probe("during")
+        finally:
+            experiment.fault.rollback(subject)
+            journal.write("rollback", fault=experiment.fault.name)
+        if not doubts:
+            journal.write("phase", phase="after")
+            sleep(experiment.after_s)
+            deviations += probe("after")
+    finally:
+        load.stop()
+        journal.write("phase", phase="end")
+    if doubts:
+        return Judgement(Verdict.INCONCLUSIVE, {}, tuple(doubts))
+    experiment.collect(subject, journal)
+    judgement = experiment.judge(journal.history())
+    if deviations and judgement.verdict is Verdict.HELD:
+        return Judgement(Verdict.DEVIATED, judgement.figures, (*judgement.reasons, *deviations))
+    return judgement
+
+
+def _stamped(name: str, done: dict[str, Any], journal: Journal) -> dict[str, Any]:
+    """The fault's record; a fault that knows its own instant (monotonic seconds) is stamped with that."""
+    fields = {"fault": name, **done}
+    if (instant_s := fields.pop("instant_s", None)) is not None:
+        fields["at_s"] = journal.elapsed_s(instant_s)
+    return fields
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` (0 to 1) of the values do not exceed. Raises ValueError on
+    none."""
+    if not values:
+        raise ValueError("a quantile of no values")
+    ordered = sorted(values)
+    # Rounded first: 0.95 * 20 is 19.000000000000004 in binary, and its ceiling would be one rank too high.
+    return ordered[max(0, math.ceil(round(share * len(ordered), 9)) - 1)]

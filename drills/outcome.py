@@ -1,0 +1,116 @@
+"""The command line that all drills share, and how an outcome is told.
+
+With `--json` standard output carries exactly one object: the drill's figures, and `reason` where the verdict
+is not held. People get sentences; both get the exit code of the verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from drills.cluster import ClusterError, interrupted_by_sigterm
+from drills.experiment import Inconclusive, Judgement, Verdict
+from drills.journal import write_result
+
+USAGE_EXIT_CODE = 2
+RUNS_FOLDER = Path("run/drills")
+
+logger = logging.getLogger("drills")
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The options that every drill has."""
+    options = argparse.ArgumentParser(prog=f"python -m drills.{name}", description=description)
+    options.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    options.add_argument(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help=f"where the record goes (default: {RUNS_FOLDER}/{name}-TIME)",
+    )
+    options.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="the model bundle (default: models/muster-base)"
+    )
+    options.add_argument("--seed", type=int, default=1, help="of arrivals, queries and synthetic products")
+    options.add_argument(
+        "--keep-data", action="store_true", help="keep the replicas' data folder after the run"
+    )
+    return options
+
+
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type: a number above 0."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        return value
+
+    return parse
+
+
+def run_folder(given: Path | None, name: str) -> Path:
+    """The folder of this run; made. A folder that holds a result already is not overwritten: the run gets a
+    numbered one beside its content."""
+    base = given if given is not None else RUNS_FOLDER / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = base, 1
+    while (folder / "result.json").exists():
+        number += 1
+        folder = base / f"again-{number}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def say(text: str) -> None:
+    """Progress for people: standard error, so that `--json` stays clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, details: dict[str, Any]) -> int:
+    """Writes result.json, prints the outcome, returns the exit code.
+
+    details: goes to result.json beside the figures (settings, single runs, files).
+    """
+    result = {"drill": name, "verdict": str(judgement.verdict), **judgement.figures}
+    reasons = {} if judgement.verdict is Verdict.HELD else {"reason": "; ".join(judgement.reasons)}
+    write_result(folder, {**result, **reasons, "details": details})
+    if as_json:
+        print(json.dumps({**result, **reasons}), flush=True)
+    else:
+        print(f"{name}: {judgement.verdict}")
+        for key, value in judgement.figures.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            print(f"  {key.replace('_', ' '):22} {shown}")
+        for reason in judgement.reasons:
+            print(f"  - {reason}")
+        print(f"  record: {folder}")
+    return judgement.verdict.exit_code
+
+
+def guarded(name: str, body: Callable[[], int], *, as_json: bool, empty: dict[str, Any]) -> int:
+    """Runs a drill's body; what kept it from telling anything becomes the verdict inconclusive, with the
+    reason.
+
+    empty: the figures as they are before anything was measured.
+    """
+    try:
+        with interrupted_by_sigterm():
+            return body()
+    except (Inconclusive, ClusterError, OSError) as error:
+        reason = str(error)
+    except KeyboardInterrupt:
+        reason = "interrupted"
+    result = {"drill": name, "verdict": str(Verdict.INCONCLUSIVE), **empty, "reason": reason}
+    if as_json:
+        print(json.dumps(result), flush=True)
+    else:
+        print(f"{name}: {Verdict.INCONCLUSIVE}\n  - {reason}", flush=True)
+    return Verdict.INCONCLUSIVE.exit_code

@@ -1,0 +1,84 @@
+"""What an application sends, through the client it would use: searches of real queries, price and stock
+changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from drills.load import OK, receipt_fields
+from muster.client import AsyncClient, MusterError, patch
+
+
+class ClientReads:
+    """Searches in turn over the queries, hedged and retried as the client does by default.
+
+    deadline_ms: counts from the moment of sending; the history measures from the intended one.
+    """
+
+    def __init__(self, addresses: Sequence[str], queries: Sequence[str], *, deadline_ms: float) -> None:
+        self._addresses = list(addresses)
+        self._queries = tuple(queries)
+        self._deadline_ms = deadline_ms
+        self._client: AsyncClient | None = None
+
+    async def open(self) -> None:
+        """Makes the client; it connects with the first call."""
+        self._client = AsyncClient(self._addresses)
+
+    async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
+        """One search; the status of a failure is the name of the client's error."""
+        assert self._client is not None
+        query = self._queries[index % len(self._queries)]
+        try:
+            answer = await self._client.search(query, deadline_ms=self._deadline_ms)
+        except MusterError as error:
+            return type(error).__name__, {"detail": str(error)}
+        return OK, receipt_fields(answer.receipt)
+
+    async def close(self) -> None:
+        """Closes the client."""
+        assert self._client is not None
+        await self._client.close()
+
+
+class ClientWrites:
+    """Changes price and stock of the products in turn, one event a call, each with an event id of its own.
+
+    prefix: of the event ids; unique to a run, so that the log tells its runs apart.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], product_ids: Sequence[str], *, deadline_ms: float, prefix: str
+    ) -> None:
+        self._addresses = list(addresses)
+        self._product_ids = tuple(product_ids)
+        self._deadline_ms = deadline_ms
+        self._prefix = prefix
+        self._client: AsyncClient | None = None
+
+    async def open(self) -> None:
+        """Makes the client; it connects with the first call."""
+        self._client = AsyncClient(self._addresses)
+
+    async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
+        """One write. A failure leaves the outcome unknown: the event may be in the log or not."""
+        assert self._client is not None
+        event_id = f"{self._prefix}-{index}"
+        product_id = self._product_ids[index % len(self._product_ids)]
+        event = patch(product_id, price=1.0 + index / 100, stock=index, event_id=event_id)
+        try:
+            answer = await self._client.apply(event, deadline_ms=self._deadline_ms)
+        except MusterError as error:
+            return type(error).__name__, {"event_id": event_id, "detail": str(error)}
+        return OK, {
+            "event_id": event_id,
+            "sequence": answer.sequence,
+            "epoch": answer.epoch,
+            "duplicates": answer.duplicates,
+        }
+
+    async def close(self) -> None:
+        """Closes the client."""
+        assert self._client is not None
+        await self._client.close()

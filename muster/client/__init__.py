@@ -1,0 +1,46 @@
+"""The calling library: deadlines, hedged and retried reads, writes that find the primary, errors."""
+
+from __future__ import annotations
+
+from muster.client.aio import AsyncClient
+from muster.client.errors import (
+    Cancelled,
+    ClientClosed,
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    MusterError,
+    NotFound,
+    Overloaded,
+    ServiceFailed,
+    Unavailable,
+)
+from muster.client.events import content_event_id, delete, new_event_id, patch, upsert
+from muster.client.requests import DEADLINE_METADATA, search_filter
+from muster.client.settings import DEFAULT_TARGET, ClientSettings
+from muster.client.sync import Client, ReplicaStatus
+
+__all__ = [
+    "DEADLINE_METADATA",
+    "DEFAULT_TARGET",
+    "AsyncClient",
+    "Cancelled",
+    "Client",
+    "ClientClosed",
+    "ClientSettings",
+    "Conflict",
+    "DeadlineExceeded",
+    "InvalidRequest",
+    "MusterError",
+    "NotFound",
+    "Overloaded",
+    "ReplicaStatus",
+    "ServiceFailed",
+    "Unavailable",
+    "content_event_id",
+    "delete",
+    "new_event_id",
+    "patch",
+    "search_filter",
+    "upsert",
+]

@@ -1,0 +1,308 @@
+"""The asyncio client: the same calls and the same behaviour as the synchronous one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from muster.client import errors
+from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
+from muster.client.events import apply_request
+from muster.client.reads import Read, Replica, Replicas
+from muster.client.requests import Deadline, get_request, rerank_request, search_request
+from muster.client.settings import ClientSettings, parse_endpoints, write_target
+from muster.client.sync import ReplicaStatus, next_sending, resend_pause_s
+from muster.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    catalogue_pb2,
+    catalogue_pb2_grpc,
+    ranking_pb2,
+    ranking_pb2_grpc,
+)
+
+
+class AsyncClient:
+    """Calls a Muster service from one event loop. See `Client` for the arguments and what the calls do.
+
+    A call that is cancelled (task cancelled, `asyncio.timeout`) leaves the server at once.
+    """
+
+    def __init__(self, endpoints: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
+        self.endpoints = parse_endpoints(endpoints)
+        self.settings = settings or ClientSettings()
+        self._replicas = Replicas(self.endpoints)
+        self._retries = RetryBudget(self.settings.retry_tokens_max, self.settings.retry_token_ratio)
+        self._hedges = HedgeBudget(self.settings.hedge_share, self.settings.hedge_burst)
+        self._hedge_delay = HedgeDelay(self.settings.hedge_after_ms)
+        self._closed = False
+        self._channels: list[grpc.aio.Channel] = []
+        self._reads: dict[str, dict[str, Any]] = {}
+        self._apply: Any = None
+        self._status: dict[str, Any] = {}
+
+    async def close(self) -> None:
+        """Closes all connections; calls under way end as cancelled. May be called twice."""
+        self._closed = True
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- reads ----------------------------------------------------------
+
+    async def search(
+        self,
+        query: str,
+        *,
+        deadline_ms: float | None = None,
+        filter: ranking_pb2.Filter | None = None,
+        page_size: int = 0,
+        offset: int = 0,
+        facets: Iterable[str] = (),
+        min_sequence: int = 0,
+        explain: bool = False,
+    ) -> ranking_pb2.SearchResponse:
+        """As `Client.search`."""
+        request = search_request(
+            query,
+            filter=filter,
+            page_size=page_size,
+            offset=offset,
+            facets=facets,
+            min_sequence=min_sequence,
+            explain=explain,
+        )
+        response: ranking_pb2.SearchResponse = await self._read("Search", request, deadline_ms)
+        return response
+
+    async def rerank(
+        self,
+        query: str,
+        product_ids: Iterable[str],
+        *,
+        deadline_ms: float | None = None,
+        page_size: int = 0,
+        min_sequence: int = 0,
+        explain: bool = False,
+    ) -> ranking_pb2.RerankResponse:
+        """As `Client.rerank`."""
+        request = rerank_request(
+            query, product_ids, page_size=page_size, min_sequence=min_sequence, explain=explain
+        )
+        response: ranking_pb2.RerankResponse = await self._read("Rerank", request, deadline_ms)
+        return response
+
+    async def get(
+        self, product_id: str, *, min_sequence: int = 0, deadline_ms: float | None = None
+    ) -> catalogue_pb2.GetResponse:
+        """As `Client.get`."""
+        request = get_request(product_id, min_sequence=min_sequence)
+        response: catalogue_pb2.GetResponse = await self._read("Get", request, deadline_ms)
+        return response
+
+    async def watch(self, from_sequence: int = 1) -> AsyncIterator[catalogue_pb2.SequencedEvent]:
+        """As `Client.watch`."""
+        wanted = max(1, from_sequence)
+        failures = 0
+        while True:
+            self._open_for_reads()
+            replica = self._replicas.order(time.monotonic())[0]
+            request = catalogue_pb2.WatchRequest(from_sequence=wanted)
+            stream = self._reads["Watch"][replica.endpoint](request)
+            try:
+                async for response in stream:
+                    failures = 0
+                    if response.event.sequence == wanted:
+                        wanted += 1
+                        self._replicas.answered(replica)
+                        yield response.event
+                self._replicas.failed(replica, time.monotonic())
+            except grpc.RpcError as error:
+                if self._closed:
+                    return
+                self._replicas.failed(replica, time.monotonic())
+                if error.code() not in errors.RETRYABLE | {grpc.StatusCode.RESOURCE_EXHAUSTED}:
+                    raise errors.translate(error, endpoint=replica.endpoint) from error
+            except asyncio.CancelledError:
+                if self._closed:
+                    return
+                raise
+            finally:
+                stream.cancel()
+            failures += 1
+            await asyncio.sleep(resend_pause_s(self.settings, failures))
+
+    async def status(self, *, deadline_ms: float = 1_000.0) -> list[ReplicaStatus]:
+        """As `Client.status`."""
+        deadline = Deadline.after(deadline_ms)
+        self._open_for_reads()
+
+        async def ask(endpoint: str) -> ReplicaStatus:
+            if endpoint not in self._status:
+                channel = self._open(endpoint, self.settings.status_options())
+                stub = admin_pb2_grpc.AdminServiceStub(channel)
+                self._status[endpoint] = stub.Status
+            try:
+                response = await self._status[endpoint](
+                    admin_pb2.StatusRequest(), timeout=deadline.left_s(), metadata=deadline.metadata()
+                )
+                return ReplicaStatus(endpoint, response, None)
+            except grpc.RpcError as error:
+                return ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint))
+
+        return list(await asyncio.gather(*map(ask, self.endpoints)))
+
+    async def _read(self, method: str, request: Any, deadline_ms: float | None) -> Any:
+        budget_ms = self.settings.deadline_ms if deadline_ms is None else deadline_ms
+        deadline = Deadline.after(budget_ms)
+        self._open_for_reads()
+        stubs = self._reads[method]
+        running: dict[asyncio.Task[Any], tuple[Replica, float]] = {}
+        failure: tuple[grpc.RpcError, Replica] | None = None
+        sent = 0
+        read = Read(
+            replicas=self._replicas,
+            settings=self.settings,
+            retries=self._retries,
+            hedges=self._hedges,
+            hedge_after_s=self._hedge_delay.delay_ms(method, budget_ms) / 1000,
+        )
+
+        def send(replica: Replica) -> None:
+            nonlocal sent
+            sent += 1
+            call = stubs[replica.endpoint](
+                request, timeout=max(0.0, deadline.left_s()), metadata=deadline.metadata()
+            )
+            running[asyncio.ensure_future(_answer(call))] = (replica, time.monotonic())
+
+        try:
+            send(read.begin(time.monotonic()))
+            while not read.over:
+                now = time.monotonic()
+                limit = deadline.monotonic_s + (0.1 if running else 0.0)
+                pause = max(0.0, min(read.wake_at_s() or limit, limit) - now)
+                if running:
+                    ended, _ = await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.sleep(pause)
+                    ended = set()
+                now = time.monotonic()
+                if not ended:
+                    if now >= limit:
+                        read.expired(now)
+                        break
+                    again = read.wake(now)
+                    if again is not None and deadline.left_s() > 0:
+                        send(again)
+                    continue
+                for task in ended:
+                    replica, started = running.pop(task)
+                    if task.cancelled():
+                        raise errors.Cancelled("the client was closed during the call")
+                    error = task.exception()
+                    if error is None:
+                        if sent == 1:
+                            self._hedge_delay.answered(method, budget_ms, (now - started) * 1000)
+                        read.answered(replica, now)
+                        return task.result()
+                    if not isinstance(error, grpc.RpcError):
+                        raise error
+                    if failure is None or failure[0].code() in errors.RETRYABLE:
+                        failure = (error, replica)
+                    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline.left_s() <= 0:
+                        read.expired(now)
+                        break
+                    again = read.failed(replica, now, retryable=error.code() in errors.RETRYABLE)
+                    if again is not None:
+                        send(again)
+        finally:
+            for task in running:
+                task.cancel()
+        if failure is None:
+            raise errors.DeadlineExceeded(f"no answer within {budget_ms:g} ms from {sent} replica(s)")
+        raise errors.translate(failure[0], endpoint=failure[1].endpoint) from failure[0]
+
+    # -- writes ----------------------------------------------------------
+
+    async def apply(
+        self,
+        events: catalogue_pb2.Event | Iterable[catalogue_pb2.Event],
+        *,
+        deadline_ms: float | None = None,
+    ) -> catalogue_pb2.ApplyResponse:
+        """As `Client.apply`."""
+        request = apply_request(events)
+        deadline = Deadline.after(self.settings.write_deadline_ms if deadline_ms is None else deadline_ms)
+        self._open_for_reads()
+        if self._apply is None:
+            target = write_target(self.endpoints)
+            channel = self._open(target, self.settings.write_options())
+            self._apply = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
+        failures = 0
+        last: grpc.RpcError | None = None
+        while True:
+            try:
+                response: catalogue_pb2.ApplyResponse = await self._apply(
+                    request,
+                    timeout=max(0.0, deadline.left_s()),
+                    metadata=deadline.metadata(),
+                    wait_for_ready=True,
+                )
+                return response
+            except grpc.RpcError as error:
+                pause = next_sending(self.settings, error, last, failures, deadline)
+                last = error
+            except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+                if self._closed:
+                    raise errors.ClientClosed("the client was closed during the call") from error
+                raise
+            failures += 1
+            await asyncio.sleep(pause)
+
+    # -- connections ----------------------------------------------------------
+
+    def _open(self, target: str, options: Sequence[tuple[str, int | str]]) -> grpc.aio.Channel:
+        channel = grpc.aio.insecure_channel(target, options=list(options))
+        self._channels.append(channel)
+        return channel
+
+    def _open_for_reads(self) -> None:
+        if self._closed:
+            raise errors.ClientClosed("the client is closed; make a new one")
+        if self._reads:
+            return
+        self._reads = {"Search": {}, "Rerank": {}, "Get": {}, "Watch": {}}
+        for endpoint in self.endpoints:
+            channel = self._open(endpoint, self.settings.read_options())
+            ranking = ranking_pb2_grpc.RankingServiceStub(channel)
+            catalogue = catalogue_pb2_grpc.CatalogueServiceStub(channel)
+            self._reads["Search"][endpoint] = ranking.Search
+            self._reads["Rerank"][endpoint] = ranking.Rerank
+            self._reads["Get"][endpoint] = catalogue.Get
+            self._reads["Watch"][endpoint] = catalogue.Watch
+
+
+async def _answer(call: Any) -> Any:
+    """Waits for one sending; cancelling the wait cancels the call."""
+    try:
+        return await call
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            call.cancel()
+        raise

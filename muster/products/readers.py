@@ -1,0 +1,339 @@
+"""Product files as a stream of products: Parquet, CSV, JSONL and BEIR corpora.
+
+Files are read piece by piece, so their size does not matter; what is kept is one number for each product
+identifier, to find duplicates. The first fault stops the reading with a `ProductFileError` that names file,
+row, column and remedy.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muster.products.columns import ColumnMap, RowConverter, RowValueError, choose_map, load_map
+from muster.products.errors import ProductFileError
+from muster.v1 import catalogue_pb2
+
+BATCH_ROWS = 2_048
+LINE_BYTES_MAX = 16 * 1024 * 1024
+
+_PARQUET = (".parquet", ".pq")
+_CSV = (".csv", ".tsv")
+_JSONL = (".jsonl", ".ndjson")
+_FOLDER_FILES = ("products.parquet", "products.jsonl", "products.csv", "corpus.jsonl", "product.csv")
+
+
+def read_products(
+    path: str | Path, mapping: ColumnMap | str | Path | None = None
+) -> Iterator[catalogue_pb2.Product]:
+    """Read the products of a file, in file order.
+
+    path: a Parquet, CSV, TSV or JSONL file, or a folder that holds one called products.* or a BEIR
+    corpus.jsonl.
+    mapping: a column map, the name of a built-in one, or the path of a TOML file. None: recognised by the
+    columns.
+    Raises: ProductFileError at the first fault; ColumnMapError. Nothing is read before the first product is
+    asked for.
+    """
+    path = product_file(path)
+    column_map = load_map(mapping) if isinstance(mapping, str | Path) else mapping
+    suffix = path.suffix.lower()
+    if suffix in _PARQUET:
+        rows = _parquet(path, column_map)
+    elif suffix in _CSV:
+        rows = _csv(path, column_map)
+    else:
+        rows = _jsonl(path, column_map)
+    return _unique(path, rows)
+
+
+def product_file(path: str | Path) -> Path:
+    """The file to read for a path that may name a folder.
+
+    Raises: ProductFileError if there is none, or its kind is unknown.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in _FOLDER_FILES:
+            if (path / name).is_file():
+                return path / name
+        raise ProductFileError(
+            path, f"the folder holds none of {', '.join(_FOLDER_FILES)}", "Name the product file itself"
+        )
+    if not path.is_file():
+        raise ProductFileError(path, "there is no such file", "Check the path")
+    if path.suffix.lower() not in _PARQUET + _CSV + _JSONL:
+        raise ProductFileError(
+            path,
+            f"unknown kind of file {path.suffix or '(no suffix)'!r}",
+            "Use .parquet, .csv, .tsv or .jsonl",
+        )
+    return path
+
+
+def rows_expected(path: str | Path) -> int | None:
+    """About how many products the file holds, for a progress bar; None where only reading would tell."""
+    path = product_file(path)
+    if path.suffix.lower() in _PARQUET:
+        try:
+            return int(pq.read_metadata(path).num_rows)
+        except (pa.ArrowException, OSError):
+            return None
+    if path.suffix.lower() in _JSONL:
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    return None
+
+
+def _unique(
+    path: Path, rows: Iterator[tuple[int, str | None, catalogue_pb2.Product]]
+) -> Iterator[catalogue_pb2.Product]:
+    first_row: dict[str, int] = {}
+    for row, column, product in rows:
+        earlier = first_row.setdefault(product.product_id, row)
+        if earlier != row:
+            raise ProductFileError(
+                path,
+                f"the product identifier {product.product_id!r} was already used in row {earlier}",
+                "Keep one row for each product",
+                row=row,
+                column=column,
+            )
+        yield product
+    if not first_row:
+        raise ProductFileError(path, "the file holds no products", "Check that it was written to its end")
+
+
+def _bind(path: Path, column_map: ColumnMap | None, columns: list[str]) -> tuple[RowConverter, str | None]:
+    chosen = column_map or choose_map(columns)
+    try:
+        return chosen.resolve(columns), chosen.fields["product_id"].column
+    except RowValueError as problem:
+        raise ProductFileError(path, problem.problem, problem.action, column=problem.column) from problem
+
+
+def _convert(
+    path: Path, converter: RowConverter, row: int, values: Mapping[str, Any]
+) -> catalogue_pb2.Product:
+    try:
+        return converter.product(values)
+    except RowValueError as problem:
+        raise ProductFileError(
+            path, problem.problem, problem.action, row=row, column=problem.column
+        ) from problem
+
+
+def _unreadable(path: Path, error: OSError) -> ProductFileError:
+    return ProductFileError(
+        path, f"the file cannot be read ({error.strerror or error})", "Check the path and its permissions"
+    )
+
+
+# -- Parquet ----------------------------------------------------------
+
+
+def _parquet(
+    path: Path, column_map: ColumnMap | None
+) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise _unreadable(path, error) from error
+        raise ProductFileError(
+            path,
+            f"not a complete Parquet file ({_first_line(error)})",
+            "It looks damaged or half-written: write or copy it again",
+        ) from error
+    with file:
+        converter, id_column = _bind(path, column_map, list(file.schema_arrow.names))
+        row = 0
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=converter.columns)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise ProductFileError(
+                    path,
+                    f"the file is damaged after this row ({_first_line(error)})",
+                    "It looks damaged or half-written: write or copy it again",
+                    row=row,
+                ) from error
+            if batch is None:
+                return
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise _broken_parquet_text(path, batch, row) from error
+            for values in rows:
+                row += 1
+                yield row, id_column, _convert(path, converter, row, values)
+
+
+def _broken_parquet_text(path: Path, batch: pa.RecordBatch, rows_before: int) -> ProductFileError:
+    for index in range(batch.num_rows):
+        for name in batch.schema.names:
+            try:
+                batch.column(name)[index].as_py()
+            except UnicodeDecodeError as error:
+                return ProductFileError(
+                    path,
+                    f"broken UTF-8 at byte {error.start} of the value",
+                    "Write the text of this row as UTF-8",
+                    row=rows_before + index + 1,
+                    column=name,
+                )
+    return ProductFileError(path, "broken UTF-8", "Write the text as UTF-8", row=rows_before + 1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:160] or type(error).__name__
+
+
+# -- CSV ----------------------------------------------------------
+
+
+def _decoded_lines(path: Path, file: IO[bytes], progress: list[int]) -> Iterator[str]:
+    """Lines as text; `progress[0]` counts the rows that the CSV reader has completed, for messages."""
+    while raw := file.readline(LINE_BYTES_MAX + 1):
+        if len(raw) > LINE_BYTES_MAX:
+            raise ProductFileError(
+                path,
+                f"a line is longer than {LINE_BYTES_MAX // 1024 // 1024} MiB",
+                "Check that this is a CSV file",
+                row=progress[0] + 1,
+            )
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            before = raw[: error.start].decode("utf-8")
+            raise ProductFileError(
+                path,
+                f"broken UTF-8 at character {len(before) + 1} of the line ({before[-20:]!r} comes before it)",
+                "Save the file as UTF-8",
+                row=progress[0] + 1,
+            ) from error
+
+
+def _csv(path: Path, column_map: ColumnMap | None) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
+    csv.field_size_limit(LINE_BYTES_MAX)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file:
+        progress = [-1]  # the header is row 0
+        delimiter = column_map.delimiter if column_map is not None and column_map.delimiter else None
+        if delimiter is None:
+            head = file.readline(LINE_BYTES_MAX)
+            file.seek(0)
+            tabs = path.suffix.lower() == ".tsv" or (b"\t" in head and b"," not in head)
+            delimiter = "\t" if tabs else ","
+        reader = csv.reader(_decoded_lines(path, file, progress), delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        converter: RowConverter | None = None
+        id_column: str | None = None
+        while True:
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                raise ProductFileError(
+                    path,
+                    f"not valid CSV ({error})",
+                    "A quote is open or misplaced: the file may be half-written, or quotes are not doubled",
+                    row=progress[0] + 1,
+                ) from error
+            if fields is None:
+                break
+            if header is None:
+                header = [name.removeprefix("\ufeff").strip() for name in fields]
+                repeated = {name for name in header if header.count(name) > 1}
+                if repeated:
+                    raise ProductFileError(
+                        path, "two columns have this name", "Rename one of them", column=min(repeated)
+                    )
+                progress[0] = 0
+                converter, id_column = _bind(path, column_map, header)
+                continue
+            if not fields:
+                continue
+            progress[0] += 1
+            row = progress[0]
+            if len(fields) != len(header):
+                raise ProductFileError(
+                    path,
+                    f"the row has {len(fields)} fields, the header has {len(header)}",
+                    "The file may be half-written, or a delimiter stands unquoted inside a value",
+                    row=row,
+                )
+            assert converter is not None
+            yield row, id_column, _convert(path, converter, row, dict(zip(header, fields, strict=True)))
+        if header is None:
+            raise ProductFileError(path, "the file is empty", "Check that it was written to its end")
+
+
+# -- JSONL ----------------------------------------------------------
+
+
+def _jsonl(
+    path: Path, column_map: ColumnMap | None
+) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file:
+        converter: RowConverter | None = None
+        id_column: str | None = None
+        row = 0
+        while raw := file.readline(LINE_BYTES_MAX + 1):
+            row += 1
+            if len(raw) > LINE_BYTES_MAX:
+                raise ProductFileError(
+                    path,
+                    f"the line is longer than {LINE_BYTES_MAX // 1024 // 1024} MiB",
+                    "Write one JSON object a line",
+                    row=row,
+                )
+            values = _json_row(path, raw, row)
+            if values is None:
+                continue
+            if converter is None:
+                converter, id_column = _bind(path, column_map, list(values))
+            yield row, id_column, _convert(path, converter, row, values)
+
+
+def _json_row(path: Path, raw: bytes, row: int) -> dict[str, Any] | None:
+    try:
+        text = raw.decode("utf-8-sig" if row == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ProductFileError(
+            path, f"broken UTF-8 at byte {error.start + 1} of the line", "Save the file as UTF-8", row=row
+        ) from error
+    if not text.strip():
+        return None
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        torn = not raw.endswith(b"\n")
+        raise ProductFileError(
+            path,
+            f"not valid JSON at character {error.pos + 1} ({error.msg})",
+            "The file ends inside this row, so it is half-written: write or copy it again"
+            if torn
+            else "Write one JSON object a line",
+            row=row,
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ProductFileError(
+            path, f"the JSON is not usable ({_first_line(error)})", "Write a flat JSON object", row=row
+        ) from error
+    if not isinstance(values, dict):
+        raise ProductFileError(path, "the line is not a JSON object", "Write one JSON object a line", row=row)
+    return values

@@ -1,0 +1,85 @@
+"""The ranking core: retrieval, re-ranking in chunks, a planner that prices time, one queue of work.
+
+Written in Rust; bytes of ``muster.v1`` messages go in and out, and everything that takes time runs without the
+interpreter lock. One ``Engine`` per process opens a bundle, opens or makes a ``Generation``, serves it, and answers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankcore._native import (
+    BundleError,
+    Cancel,
+    Cancelled,
+    DeadlineExceeded,
+    Engine,
+    Generation,
+    GenerationBuilder,
+    GenerationError,
+    InvalidRequest,
+    Models,
+    NotReady,
+    Overloaded,
+    PackedTokens,
+    RankError,
+    cpu_features,
+    forest_score,
+    maxsim,
+    maxsim_kernel,
+    maxsim_reference,
+    product_text,
+    validate_apply,
+)
+
+__all__ = [
+    "BundleError",
+    "Cancel",
+    "Cancelled",
+    "DeadlineExceeded",
+    "DenseSearch",
+    "Engine",
+    "Generation",
+    "GenerationBuilder",
+    "GenerationError",
+    "InvalidRequest",
+    "Models",
+    "NotReady",
+    "Overloaded",
+    "PackedTokens",
+    "RankError",
+    "cpu_features",
+    "forest_score",
+    "maxsim",
+    "maxsim_kernel",
+    "maxsim_reference",
+    "product_text",
+    "runtime_library",
+    "validate_apply",
+]
+
+DenseSearch: TypeAlias = Callable[
+    [NDArray[np.float32], int, NDArray[np.uint8] | None], tuple[NDArray[np.int64], NDArray[np.float32]]
+]
+"""Finds the rows nearest to a query: ``(query float32 [D], L2-normalised; k; eligible bitmap or None)`` to
+``(rows int64 [n], cosines float32 [n])``, best first, n at most k. Bit i % 8 of byte i // 8 of the bitmap tells whether
+row i may be returned. Called from the engine's own threads, several at a time."""
+
+
+def runtime_library() -> str:
+    """The path of the ``libonnxruntime.so`` that the ``onnxruntime`` package carries, without importing it.
+
+    Raises: BundleError if the package, or the library in it, is not installed.
+    """
+    spec = importlib.util.find_spec("onnxruntime")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        found = sorted((Path(folder) / "capi").glob("libonnxruntime.so*"))
+        if found:
+            return str(found[-1])
+    raise BundleError("the onnxruntime package is not installed, or carries no libonnxruntime.so")

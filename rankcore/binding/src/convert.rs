@@ -1,0 +1,130 @@
+//! Translation between Python's and the engine's values; nothing is decided here.
+
+use numpy::{PyArray1, PyReadonlyArray1};
+use prost::Message;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use rankcore_engine::bundle::Tier;
+use rankcore_engine::engine::Status;
+use rankcore_engine::error::{Error, Result, Violation};
+use rankcore_engine::retrieve::{DenseSearch, Row};
+use rankcore_engine::wire;
+
+/// A Python callable as the dense index: `(query f32 [D], k, bitmap u8 | None) -> (rows i64 [n], scores f32 [n])`.
+///
+/// Worker threads call it and hold the GIL only to pass two arrays in and two out; FAISS gives it up while it searches.
+pub struct PythonDense(pub Py<PyAny>);
+
+impl PythonDense {
+    fn call(
+        &self,
+        py: Python<'_>,
+        query: &[f32],
+        k: usize,
+        eligible: Option<&[u8]>,
+    ) -> PyResult<Vec<(Row, f32)>> {
+        let query = PyArray1::from_slice(py, query);
+        let eligible = eligible.map(|bitmap| PyArray1::from_slice(py, bitmap));
+        let found = self.0.bind(py).call1((query, k, eligible))?;
+        let (rows, scores): (PyReadonlyArray1<'_, i64>, PyReadonlyArray1<'_, f32>) =
+            found.extract()?;
+        let (rows, scores) = (rows.as_array(), scores.as_array());
+        Ok(rows
+            .iter()
+            .zip(scores.iter())
+            // FAISS pads short results with row -1.
+            .filter_map(|(row, score)| Some((Row::try_from(*row).ok()?, *score)))
+            .collect())
+    }
+}
+
+impl DenseSearch for PythonDense {
+    fn search(&self, query: &[f32], k: usize, eligible: Option<&[u8]>) -> Result<Vec<(Row, f32)>> {
+        let found = Python::try_attach(|py| {
+            self.call(py, query, k, eligible)
+                .map_err(|error| Error::Internal(format!("dense search: {error}")))
+        });
+        // While the interpreter ends, no worker may enter it.
+        found.unwrap_or(Err(Error::Cancelled))
+    }
+}
+
+/// A tier by its name.
+pub fn tier(name: &str) -> Result<Tier> {
+    name.parse().map_err(|description| {
+        Error::InvalidRequest(vec![Violation {
+            field: "tier".to_owned(),
+            description,
+        }])
+    })
+}
+
+/// Serialised products, decoded.
+pub fn products(serialised: &[Vec<u8>]) -> Result<Vec<wire::Product>> {
+    serialised
+        .iter()
+        .enumerate()
+        .map(|(place, bytes)| {
+            wire::Product::decode(bytes.as_slice()).map_err(|error| {
+                Error::InvalidRequest(vec![Violation {
+                    field: format!("products[{place}]"),
+                    description: format!("cannot be decoded: {error}"),
+                }])
+            })
+        })
+        .collect()
+}
+
+/// Violations as (field, description) pairs.
+pub fn pairs(violations: Vec<Violation>) -> Vec<(String, String)> {
+    violations
+        .into_iter()
+        .map(|violation| (violation.field, violation.description))
+        .collect()
+}
+
+/// The engine's status as a dictionary.
+pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDict>> {
+    let plans = PyList::empty(py);
+    for now in &status.plans {
+        let plan = PyDict::new(py);
+        plan.set_item("tier", now.plan.tier.as_str())?;
+        plan.set_item("depth", now.plan.depth)?;
+        plan.set_item("width", now.plan.width)?;
+        plan.set_item("expected_ndcg", now.plan.expected_ndcg)?;
+        plan.set_item("cost_ms", now.cost_ms)?;
+        plans.append(plan)?;
+    }
+    let stages = PyDict::new(py);
+    for now in &status.stages {
+        let stage = PyDict::new(py);
+        stage.set_item("fixed_us", now.rate.fixed_us)?;
+        stage.set_item("unit_us", now.rate.unit_us)?;
+        stage.set_item("ratio", now.ratio)?;
+        stage.set_item("tail", now.tail)?;
+        stages.set_item(now.stage.as_str(), stage)?;
+    }
+    let by_tier = PyDict::new(py);
+    for (tier, count) in &status.answered {
+        by_tier.set_item(*tier, count)?;
+    }
+    let counters = PyDict::new(py);
+    counters.set_item("answered", status.answered.values().sum::<u64>())?;
+    counters.set_item("refused", status.refused)?;
+    counters.set_item("expired", status.expired)?;
+    counters.set_item("cancelled", status.cancelled)?;
+    counters.set_item("invalid", status.invalid)?;
+    counters.set_item("failed", status.failed)?;
+    counters.set_item("part_failures", status.part_failures)?;
+    counters.set_item("by_tier", by_tier)?;
+    let all = PyDict::new(py);
+    all.set_item("in_flight", status.in_flight)?;
+    all.set_item("queued", status.queued)?;
+    all.set_item("workers", status.workers)?;
+    all.set_item("plans", plans)?;
+    all.set_item("stages", stages)?;
+    all.set_item("counters", counters)?;
+    all.set_item("price", status.price)?;
+    all.set_item("last_part_failure", status.last_part_failure.as_deref())?;
+    Ok(all)
+}

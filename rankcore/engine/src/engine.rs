@@ -1,0 +1,831 @@
+//! One process's ranking engine: a bundle, the generation being served, one scheduler.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::{Condvar, Mutex};
+
+use crate::bundle::{Bundle, PlanSpec, Tier};
+use crate::error::{Error, Result, Violation};
+use crate::generation::Generation;
+use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
+use crate::plan::{Moment, Parts, Planner, stages};
+use crate::reply::{Cancel, pair};
+use crate::request::{Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source};
+use crate::retrieve::DenseSearch;
+use crate::schedule::Scheduler;
+use crate::schedule::clock::{Clock, MonotonicClock};
+use crate::signals::{Matrix, Readings};
+
+/// Settings of an engine.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Worker threads; 0: one per core.
+    pub workers: usize,
+    /// Name of this replica, for receipts.
+    pub replica: String,
+    /// Pairs in one chunk of a cross-encoder, at least 1.
+    pub chunk_pairs: usize,
+    /// Part of each budget kept for the way back to the caller, microseconds.
+    pub reserve_us: u64,
+    /// Most requests that wait or run at a time, at least 1.
+    pub queue_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            replica: String::new(),
+            chunk_pairs: 8,
+            reserve_us: 2_000,
+            queue_max: 1_024,
+        }
+    }
+}
+
+/// How requests ended since the engine was made.
+#[derive(Debug, Default)]
+struct Counters {
+    answered: [AtomicU64; Tier::ALL.len()],
+    refused: AtomicU64,
+    expired: AtomicU64,
+    cancelled: AtomicU64,
+    invalid: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Counters {
+    fn count(&self, result: &Result<Answer>) {
+        let counter = match result {
+            Ok(answer) => &self.answered[answer.tier as usize],
+            Err(Error::Overloaded { .. } | Error::NotReady(_)) => &self.refused,
+            Err(Error::DeadlineExceeded(_)) => &self.expired,
+            Err(Error::Cancelled) => &self.cancelled,
+            Err(Error::InvalidRequest(_)) => &self.invalid,
+            Err(_) => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Wakes requests that wait for a sequence.
+#[derive(Default)]
+struct Progress {
+    applied: Mutex<u64>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Observed {
+    epoch: u64,
+    caught_up: Instant,
+}
+
+/// One plan as the planner sees it now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanNow {
+    /// The plan.
+    pub plan: PlanSpec,
+    /// Predicted cost on an idle core now, milliseconds.
+    pub cost_ms: f64,
+}
+
+/// One stage's cost as it stands now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageNow {
+    /// The stage.
+    pub stage: Stage,
+    /// Calibration.
+    pub rate: Rate,
+    /// Mean of actual over calibrated cost.
+    pub ratio: f64,
+    /// 95th percentile of actual over corrected cost.
+    pub tail: f64,
+}
+
+/// The engine as it stands now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// Requests waiting or running.
+    pub in_flight: usize,
+    /// Requests waiting.
+    pub queued: usize,
+    /// Worker threads.
+    pub workers: usize,
+    /// Plans, cheapest tier first.
+    pub plans: Vec<PlanNow>,
+    /// Stage costs.
+    pub stages: Vec<StageNow>,
+    /// Requests answered, by tier.
+    pub answered: BTreeMap<&'static str, u64>,
+    /// Requests refused at once for load, or because nothing was ready.
+    pub refused: u64,
+    /// Requests whose budget was too small or was spent.
+    pub expired: u64,
+    /// Requests that their caller gave up.
+    pub cancelled: u64,
+    /// Requests that break the contract.
+    pub invalid: u64,
+    /// Requests that failed for an internal reason.
+    pub failed: u64,
+    /// Parts that failed while a request ran, which was answered without them.
+    pub part_failures: u64,
+    /// What the last of them said.
+    pub last_part_failure: Option<String>,
+    /// Price of a core millisecond now, nDCG per millisecond.
+    pub price: f64,
+}
+
+/// Budgets are cut to this; it keeps absolute deadlines far from overflow.
+const BUDGET_MAX_US: u64 = 3_600_000_000;
+
+/// The engine. Shared by all threads of a process; [`Engine::close`] or dropping it stops its threads.
+pub struct Engine {
+    services: Arc<Services>,
+    scheduler: Arc<Scheduler>,
+    serving: Arc<ArcSwapOption<Generation>>,
+    progress: Arc<Progress>,
+    observed: Mutex<Observed>,
+    counters: Counters,
+    opened: Arc<Mutex<Vec<Weak<Generation>>>>,
+    closing: Arc<AtomicBool>,
+    encoding: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Opens the bundle in `bundle` and starts the workers. `runtime_library` is the path of `libonnxruntime.so`.
+    ///
+    /// # Errors
+    /// `Bundle`, naming the file; `InvalidRequest` for settings out of range.
+    pub fn new(bundle: &Path, runtime_library: &Path, settings: Settings) -> Result<Self> {
+        let mut violations = Vec::new();
+        for (field, value) in [
+            ("chunk_pairs", settings.chunk_pairs),
+            ("queue_max", settings.queue_max),
+        ] {
+            if value == 0 {
+                violations.push(Violation {
+                    field: field.to_owned(),
+                    description: "must be at least 1".to_owned(),
+                });
+            }
+        }
+        if !violations.is_empty() {
+            return Err(Error::InvalidRequest(violations));
+        }
+        let bundle = Bundle::open(bundle, runtime_library)?;
+        let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+        let workers = if settings.workers == 0 {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        } else {
+            settings.workers
+        };
+        let services = Arc::new(Services {
+            costs: CostBook::new(),
+            planner: Planner::new(&bundle.plans, settings.reserve_us),
+            readings: Readings::new(&bundle)?,
+            clock: Arc::clone(&clock),
+            replica: settings.replica,
+            chunk_pairs: settings.chunk_pairs,
+            failures: Failures::default(),
+            bundle,
+        });
+        let scheduler = Arc::new(Scheduler::new(workers, settings.queue_max, clock)?);
+        let engine = Self {
+            services,
+            scheduler,
+            serving: Arc::new(ArcSwapOption::empty()),
+            progress: Arc::new(Progress::default()),
+            observed: Mutex::new(Observed {
+                epoch: 0,
+                caught_up: Instant::now(),
+            }),
+            counters: Counters::default(),
+            opened: Arc::new(Mutex::new(Vec::new())),
+            closing: Arc::new(AtomicBool::new(false)),
+            encoding: Mutex::new(None),
+        };
+        *engine.encoding.lock() = Some(engine.start_encoding()?);
+        Ok(engine)
+    }
+
+    /// The bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<Bundle> {
+        &self.services.bundle
+    }
+
+    /// A generation without products.
+    ///
+    /// # Errors
+    /// `Generation`.
+    pub fn empty(&self) -> Result<Arc<Generation>> {
+        let generation = Generation::empty(Arc::clone(&self.services.bundle))?;
+        self.adopt(&generation);
+        Ok(generation)
+    }
+
+    /// Opens a built generation. `dense` searches its dense index; `None`: there is none.
+    ///
+    /// # Errors
+    /// `Generation`, naming the file.
+    pub fn open(&self, dir: &Path, dense: Option<Arc<dyn DenseSearch>>) -> Result<Arc<Generation>> {
+        let generation = Generation::open(dir, Arc::clone(&self.services.bundle), dense)?;
+        self.adopt(&generation);
+        Ok(generation)
+    }
+
+    fn adopt(&self, generation: &Arc<Generation>) {
+        let mut opened = self.opened.lock();
+        opened.retain(|other| other.strong_count() > 0);
+        opened.push(Arc::downgrade(generation));
+    }
+
+    /// Serves `generation` from now on; requests that run end on the one they began with.
+    pub fn serve(&self, generation: Arc<Generation>) {
+        self.serving.store(Some(generation));
+        self.wake();
+    }
+
+    /// The generation being served.
+    ///
+    /// # Errors
+    /// `NotReady` if there is none.
+    pub fn serving(&self) -> Result<Arc<Generation>> {
+        self.serving
+            .load_full()
+            .ok_or_else(|| Error::NotReady("no generation is being served".to_owned()))
+    }
+
+    /// Applies events to `generation` (see [`Generation::apply`]) and wakes requests that wait for them.
+    ///
+    /// # Errors
+    /// Those of [`Generation::apply`].
+    pub fn apply(&self, generation: &Generation, events: &[Vec<u8>]) -> Result<u64> {
+        let applied = generation.apply(events);
+        self.wake();
+        applied
+    }
+
+    fn wake(&self) {
+        *self.progress.applied.lock() += 1;
+        self.progress.moved.notify_all();
+    }
+
+    /// Tells the engine what the log looks like: called by the tailer at each poll.
+    pub fn observe(&self, epoch: u64, head_sequence: u64) {
+        let caught_up = self
+            .serving
+            .load()
+            .as_ref()
+            .is_some_and(|generation| generation.applied_sequence() >= head_sequence);
+        let mut observed = self.observed.lock();
+        observed.epoch = observed.epoch.max(epoch);
+        if caught_up {
+            observed.caught_up = Instant::now();
+        }
+    }
+
+    fn freshness(&self, generation: &Generation) -> Freshness {
+        let observed = *self.observed.lock();
+        Freshness {
+            epoch: observed.epoch.max(generation.epoch()),
+            applied_sequence: generation.applied_sequence(),
+            staleness_ms: u64::try_from(observed.caught_up.elapsed().as_millis())
+                .unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Replays the bundle's golden requests; an empty list means that they are reproduced.
+    ///
+    /// # Errors
+    /// Those of the models.
+    pub fn verify_golden(&self) -> Result<Vec<String>> {
+        self.services.bundle.verify_golden()
+    }
+
+    /// Answers a serialised `SearchRequest` within `remaining_us`. `interrupted` is asked now and then whether to give up.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn search(
+        &self,
+        request: &[u8],
+        remaining_us: u64,
+        cancel: Option<&Cancel>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Answer> {
+        let arrived = Instant::now();
+        let answer = Ask::search(request)
+            .and_then(|ask| self.rank(ask, arrived, remaining_us, cancel, interrupted));
+        self.counters.count(&answer);
+        answer
+    }
+
+    /// Answers a serialised `RerankRequest`, as [`Engine::search`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn rerank(
+        &self,
+        request: &[u8],
+        remaining_us: u64,
+        cancel: Option<&Cancel>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Answer> {
+        let arrived = Instant::now();
+        let answer = Ask::rerank(request)
+            .and_then(|ask| self.rank(ask, arrived, remaining_us, cancel, interrupted));
+        self.counters.count(&answer);
+        answer
+    }
+
+    fn rank(
+        &self,
+        ask: Ask,
+        arrived: Instant,
+        remaining_us: u64,
+        cancel: Option<&Cancel>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Answer> {
+        if cancel.is_some_and(Cancel::cancelled) {
+            return Err(Error::Cancelled);
+        }
+        let clock = &self.services.clock;
+        let now_us = clock.now_us();
+        let remaining_us = remaining_us.min(BUDGET_MAX_US);
+        let deadline = arrived + Duration::from_micros(remaining_us);
+        let spent_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let budget = Budget {
+            arrived_us: now_us.saturating_sub(spent_us),
+            deadline_us: now_us.saturating_sub(spent_us) + remaining_us,
+        };
+        let generation = self.ready(&ask, deadline, cancel, interrupted)?;
+        let freshness = self.freshness(&generation);
+        let parts = self.parts(&generation, &ask);
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        let (reply, waiter) = pair(cancel);
+        self.scheduler.submit(budget.deadline_us, |load| {
+            let now_us = clock.now_us();
+            let costs = self.services.costs.at(now_us);
+            let moment = Moment {
+                budget_us: budget.deadline_us.saturating_sub(now_us),
+                delay_us: load.delay_us,
+                parts,
+                weight: 1.0,
+                price: PRICE,
+            };
+            let chosen = self.services.planner.choose(&shape, &moment, &costs)?;
+            Ok(Box::new(Job::new(
+                Arc::clone(&self.services),
+                generation,
+                ask,
+                chosen,
+                freshness,
+                budget,
+                costs,
+                reply,
+            )))
+        })?;
+        waiter.wait(deadline, interrupted)
+    }
+
+    /// The generation to search, once it has applied what the request asks for.
+    fn ready(
+        &self,
+        ask: &Ask,
+        deadline: Instant,
+        cancel: Option<&Cancel>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Arc<Generation>> {
+        let generation = self.serving()?;
+        if generation.applied_sequence() >= ask.min_sequence {
+            return Ok(generation);
+        }
+        // Leave the cheapest plan its time.
+        let keep_us = self.services.planner.reserve_us() + self.cheapest_us(&generation, ask);
+        let until = deadline
+            .checked_sub(Duration::from_micros(keep_us))
+            .unwrap_or_else(Instant::now);
+        let mut asked = Instant::now();
+        let mut applied = self.progress.applied.lock();
+        loop {
+            let generation = self.serving()?;
+            let sequence = generation.applied_sequence();
+            if sequence >= ask.min_sequence {
+                return Ok(generation);
+            }
+            let now = Instant::now();
+            if cancel.is_some_and(Cancel::cancelled) {
+                return Err(Error::Cancelled);
+            }
+            if now >= until {
+                return Err(Error::NotReady(format!(
+                    "sequence {} has not been applied; {sequence} has",
+                    ask.min_sequence
+                )));
+            }
+            // A cancellation does not wake this wait, so it looks up now and then.
+            let next = until.min(now + Duration::from_millis(5));
+            self.progress.moved.wait_until(&mut applied, next);
+            if asked.elapsed() > Duration::from_millis(100) {
+                asked = Instant::now();
+                drop(applied);
+                if interrupted() {
+                    return Err(Error::Cancelled);
+                }
+                applied = self.progress.applied.lock();
+            }
+        }
+    }
+
+    fn cheapest_us(&self, generation: &Generation, ask: &Ask) -> u64 {
+        let costs = self.services.costs.at(self.services.clock.now_us());
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        let cheapest = self
+            .services
+            .planner
+            .plans()
+            .iter()
+            .map(|plan| estimate(plan, &shape, &costs).p95_us)
+            .fold(f64::INFINITY, f64::min);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        {
+            cheapest as u64
+        }
+    }
+
+    fn parts(&self, generation: &Generation, ask: &Ask) -> Parts {
+        Parts {
+            // Candidates that the caller brings need vectors, not an index.
+            dense: matches!(ask.source, Source::Brought { .. }) || generation.has_dense(),
+            cross_small: self.services.bundle.cross_small.is_some(),
+            cross_large: self.services.bundle.cross_large.is_some(),
+        }
+    }
+
+    /// Answers a serialised `SearchRequest` with a fixed plan and no deadline, on the calling thread.
+    ///
+    /// # Errors
+    /// See [`Error`]; `NotReady` if a part of the plan is missing.
+    pub fn execute(
+        &self,
+        request: &[u8],
+        tier: Tier,
+        depth: usize,
+        width: usize,
+    ) -> Result<Answer> {
+        self.fixed(Ask::search(request)?, tier, depth, width)?.run()
+    }
+
+    /// Answers a serialised `RerankRequest` with a fixed plan and no deadline, on the calling thread.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`].
+    pub fn execute_rerank(&self, request: &[u8], tier: Tier, depth: usize) -> Result<Answer> {
+        self.fixed(Ask::rerank(request)?, tier, depth, usize::MAX)?
+            .run()
+    }
+
+    /// Product ids and all signals that `tier` knows, for the candidates that the caller names or, without names, for those
+    /// that a search of this width finds. Unknown products are left out.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`].
+    pub fn signals(
+        &self,
+        query: &str,
+        tier: Tier,
+        product_ids: Option<Vec<String>>,
+        width: usize,
+    ) -> Result<(Vec<String>, Matrix)> {
+        use prost::Message;
+        let ask = match product_ids {
+            Some(product_ids) => Ask::rerank(
+                &crate::wire::RerankRequest {
+                    query: query.to_owned(),
+                    product_ids,
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            )?,
+            None => Ask::search(
+                &crate::wire::SearchRequest {
+                    query: query.to_owned(),
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            )?,
+        };
+        self.fixed(ask, tier, usize::MAX, width)?.run_signals()
+    }
+
+    fn fixed(&self, ask: Ask, tier: Tier, depth: usize, width: usize) -> Result<Job> {
+        let invalid = |field: &str, description: String| {
+            Error::InvalidRequest(vec![Violation {
+                field: field.to_owned(),
+                description,
+            }])
+        };
+        if width == 0 {
+            return Err(invalid("width", "must be at least 1".to_owned()));
+        }
+        if tier >= Tier::CrossSmall && self.services.bundle.cross(tier).is_none() {
+            return Err(invalid(
+                "tier",
+                format!("bundle {} has no {tier}", self.services.bundle.id),
+            ));
+        }
+        if tier >= Tier::Late && depth == 0 {
+            return Err(invalid("depth", format!("tier {tier} re-ranks at least 1")));
+        }
+        let generation = self.serving()?;
+        if generation.applied_sequence() < ask.min_sequence {
+            return Err(Error::NotReady(format!(
+                "sequence {} has not been applied",
+                ask.min_sequence
+            )));
+        }
+        let freshness = self.freshness(&generation);
+        Ok(Job::fixed(
+            Arc::clone(&self.services),
+            generation,
+            ask,
+            PlanSpec {
+                tier,
+                depth: if tier < Tier::Late { 0 } else { depth },
+                width,
+                expected_ndcg: 0.0,
+                low: 0.0,
+                high: 0.0,
+                cost_ms: 0.0,
+            },
+            freshness,
+        ))
+    }
+
+    /// Runs every plan over the queries and takes the stage costs from what they took. Without a generation being served,
+    /// only the models are warmed.
+    ///
+    /// # Errors
+    /// Those of the stages.
+    pub fn warm_up(&self, queries: &[String]) -> Result<()> {
+        use prost::Message;
+        let bundle = &self.services.bundle;
+        let Some(generation) = self.serving.load_full() else {
+            for query in queries {
+                bundle.encoder.query(query)?;
+            }
+            return Ok(());
+        };
+        let plans: Vec<PlanSpec> = self.services.planner.plans().to_vec();
+        let gauge = Gauge::default();
+        // One round to touch files, caches and sessions; what it took is not typical.
+        for round in 0..=WARM_UP_ROUNDS {
+            let gauge = (round > 0).then_some(&gauge);
+            for query in queries {
+                let request = crate::wire::SearchRequest {
+                    query: query.clone(),
+                    facets: vec!["brand".to_owned()],
+                    ..Default::default()
+                };
+                let Ok(ask) = Ask::search(&request.encode_to_vec()) else {
+                    continue;
+                };
+                let mut found = Vec::new();
+                for plan in &plans {
+                    let Some(answer) = self.gauged(&generation, ask.clone(), plan, gauge)? else {
+                        continue;
+                    };
+                    if let Ok(response) = crate::wire::SearchResponse::decode(&*answer.bytes) {
+                        found = response.results;
+                    }
+                }
+                let request = crate::wire::RerankRequest {
+                    query: query.clone(),
+                    product_ids: found.into_iter().map(|result| result.product_id).collect(),
+                    ..Default::default()
+                };
+                let Ok(ask) = Ask::rerank(&request.encode_to_vec()) else {
+                    continue;
+                };
+                for plan in plans.iter().filter(|plan| plan.tier <= Tier::Late) {
+                    self.gauged(&generation, ask.clone(), plan, gauge)?;
+                }
+            }
+        }
+        let gauge = gauge.lock();
+        for stage in Stage::ALL {
+            let samples: Vec<(f64, f64)> = gauge
+                .iter()
+                .filter(|(measured, _, _)| *measured == stage)
+                .map(|(_, units, us)| (*units, *us))
+                .collect();
+            if let Some(rate) = Rate::fit(&samples) {
+                self.services.costs.calibrate(stage, rate);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one plan for [`Engine::warm_up`]; `None` where a part of it is missing.
+    fn gauged(
+        &self,
+        generation: &Generation,
+        ask: Ask,
+        plan: &PlanSpec,
+        gauge: Option<&Gauge>,
+    ) -> Result<Option<Answer>> {
+        if !self.parts(generation, &ask).allow(plan.tier) {
+            return Ok(None);
+        }
+        let mut job = self.fixed(ask, plan.tier, plan.depth.max(1), plan.width)?;
+        if let Some(gauge) = gauge {
+            job.measure(Arc::clone(gauge));
+        }
+        match job.run() {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Error::NotReady(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The engine as it stands now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (queued, in_flight) = self.scheduler.depth();
+        let costs = self.services.costs.at(self.services.clock.now_us());
+        let products = self
+            .serving
+            .load()
+            .as_ref()
+            .map_or(0, |generation| generation.products());
+        let shape = crate::plan::Shape {
+            words: 3,
+            brought: None,
+            products,
+            facets: 0,
+            page: 10,
+            chunk_pairs: self.services.chunk_pairs,
+        };
+        let (part_failures, last_part_failure) = self.services.failures.seen();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Status {
+            in_flight,
+            queued,
+            workers: self.scheduler.workers(),
+            plans: self
+                .services
+                .planner
+                .plans()
+                .iter()
+                .map(|plan| PlanNow {
+                    plan: plan.clone(),
+                    cost_ms: estimate(plan, &shape, &costs).mean_us / 1_000.0,
+                })
+                .collect(),
+            stages: Stage::ALL
+                .into_iter()
+                .map(|stage| {
+                    let (rate, ratio, tail) = costs.parts(stage);
+                    StageNow {
+                        stage,
+                        rate,
+                        ratio,
+                        tail,
+                    }
+                })
+                .collect(),
+            answered: Tier::ALL
+                .into_iter()
+                .map(|tier| (tier.as_str(), count(&self.counters.answered[tier as usize])))
+                .collect(),
+            refused: count(&self.counters.refused),
+            expired: count(&self.counters.expired),
+            cancelled: count(&self.counters.cancelled),
+            invalid: count(&self.counters.invalid),
+            failed: count(&self.counters.failed),
+            part_failures,
+            last_part_failure,
+            price: PRICE,
+        }
+    }
+
+    /// Stops the threads; requests that wait end as cancelled, later ones are refused. Idempotent.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.encoding.lock().take() {
+            let _ = thread.join();
+        }
+        self.scheduler.close();
+        self.serving.store(None);
+    }
+
+    /// Vectors of new text follow here, so that applying events never waits for a model.
+    fn start_encoding(&self) -> Result<JoinHandle<()>> {
+        let (closing, opened) = (Arc::clone(&self.closing), Arc::clone(&self.opened));
+        let scheduler = Arc::clone(&self.scheduler);
+        std::thread::Builder::new()
+            .name("rank-encode".to_owned())
+            .spawn(move || {
+                let mut yielded = Instant::now();
+                while !closing.load(Ordering::SeqCst) {
+                    // Requests go first, but a busy server must not starve new products of their vectors.
+                    let busy = scheduler.depth().1 > 0;
+                    if busy && yielded.elapsed() < ENCODE_AT_LEAST_EVERY {
+                        std::thread::sleep(ENCODE_PAUSE);
+                        continue;
+                    }
+                    yielded = Instant::now();
+                    let generations: Vec<_> =
+                        opened.lock().iter().filter_map(Weak::upgrade).collect();
+                    let mut encoded = 0;
+                    for generation in generations {
+                        if generation.pending() <= ENCODE_PENDING_MAX {
+                            // A product that cannot be encoded stays findable by its words.
+                            encoded += generation.encode_pending(ENCODE_BATCH).unwrap_or(0);
+                        }
+                    }
+                    if encoded == 0 {
+                        std::thread::sleep(ENCODE_IDLE);
+                    }
+                }
+            })
+            .map_err(|error| Error::Internal(format!("cannot start the encoding thread: {error}")))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Price of a core millisecond; the planner takes it as an argument.
+const PRICE: f64 = 0.0;
+
+/// Measured runs of each plan and query in a warm-up.
+const WARM_UP_ROUNDS: usize = 2;
+
+/// Products encoded between two looks at the queue.
+const ENCODE_BATCH: usize = 4;
+/// More new text than this waits for the next generation, whose build encodes it.
+const ENCODE_PENDING_MAX: usize = 2_048;
+const ENCODE_PAUSE: Duration = Duration::from_millis(2);
+const ENCODE_IDLE: Duration = Duration::from_millis(10);
+const ENCODE_AT_LEAST_EVERY: Duration = Duration::from_millis(50);
+
+fn estimate(
+    plan: &PlanSpec,
+    shape: &crate::plan::Shape,
+    costs: &crate::plan::cost::Costs,
+) -> Estimate {
+    stages(plan, shape, costs)
+        .into_iter()
+        .map(|(_, estimate)| estimate)
+        .sum()
+}
+
+/// The part of each budget kept for the way back, from milliseconds.
+///
+/// # Errors
+/// `InvalidRequest` unless it is finite, at least 0 and at most 60,000.
+pub fn reserve_us(reserve_ms: f64) -> Result<u64> {
+    if !(0.0..=60_000.0).contains(&reserve_ms) {
+        return Err(Error::InvalidRequest(vec![Violation {
+            field: "reserve_ms".to_owned(),
+            description: format!("{reserve_ms}; accepted: 0 to 60,000"),
+        }]));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok((reserve_ms * 1_000.0).round() as u64)
+}
+
+/// Instruction sets of this machine that the kernels can use.
+#[must_use]
+pub fn cpu_features() -> Vec<&'static str> {
+    let mut features = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        for (name, present) in [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+            (
+                "avx512vnni",
+                std::arch::is_x86_feature_detected!("avx512vnni"),
+            ),
+        ] {
+            if present {
+                features.push(name);
+            }
+        }
+    }
+    features
+}

@@ -1,0 +1,497 @@
+//! The deadline picks the quality: which plan of the bundle to run for one request.
+//!
+//! Among the plans whose predicted 95th-percentile finish, behind the work that goes first, fits the budget, the one
+//! with the greatest `weight x expected nDCG - price x cost` is taken. Price and weight are parameters of
+//! [`Planner::choose`]; with price 0 and weight 1 the best plan that fits wins.
+
+pub mod cost;
+pub mod pace;
+
+use crate::bundle::{PlanSpec, Tier};
+use crate::error::{Error, Result};
+use crate::schedule::retry_after_ms;
+use crate::wire;
+use cost::{Costs, Estimate, Stage};
+
+/// What decides a request's cost besides the plan.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    /// Words of the query.
+    pub words: usize,
+    /// Candidates that the caller brought; `None` for a search.
+    pub brought: Option<usize>,
+    /// Products that can be found: no search has more candidates.
+    pub products: usize,
+    /// Facets asked for.
+    pub facets: usize,
+    /// Results asked for.
+    pub page: usize,
+    /// Pairs in one chunk of a cross-encoder.
+    pub chunk_pairs: usize,
+}
+
+impl Shape {
+    /// Most candidates that a plan of this width can meet.
+    #[must_use]
+    pub fn candidates(&self, tier: Tier, width: usize) -> usize {
+        match (self.brought, tier) {
+            (Some(brought), _) => brought,
+            (None, Tier::Lexical) => width.min(self.products),
+            // Lists overlap: the union of two is shorter than their sum.
+            (None, _) => (2 * width).min(self.products),
+        }
+    }
+}
+
+/// Candidates in one chunk of late interaction: about a quarter of a millisecond of work.
+pub const LATE_CHUNK: usize = 256;
+
+/// Predicted cost of every stage that a plan runs for a request of this shape, in order of running.
+#[must_use]
+pub fn stages(plan: &PlanSpec, shape: &Shape, costs: &Costs) -> Vec<(Stage, Estimate)> {
+    let mut stages = Vec::with_capacity(8);
+    let mut add = |stage, calls: usize, units: usize| {
+        #[allow(clippy::cast_precision_loss)]
+        stages.push((stage, costs.estimate(stage, calls as f64, units as f64)));
+    };
+    let candidates = shape.candidates(plan.tier, plan.width);
+    match shape.brought {
+        Some(_) => add(Stage::Score, 1, candidates),
+        None => add(Stage::Lexical, 1, shape.words),
+    }
+    if plan.tier >= Tier::Hybrid {
+        add(Stage::Encode, 1, shape.words);
+        match shape.brought {
+            Some(_) => add(Stage::Vectors, 1, candidates),
+            None => add(Stage::Dense, 1, plan.width),
+        }
+    }
+    if plan.tier >= Tier::Late {
+        let late = late_depth(plan, candidates);
+        add(Stage::Late, late.div_ceil(LATE_CHUNK), late);
+    }
+    let cross = match plan.tier {
+        Tier::CrossSmall => Some(Stage::CrossSmall),
+        Tier::CrossLarge => Some(Stage::CrossLarge),
+        _ => None,
+    };
+    if let Some(stage) = cross {
+        let pairs = plan.depth.min(candidates);
+        add(stage, pairs.div_ceil(shape.chunk_pairs.max(1)), pairs);
+    }
+    add(Stage::Order, 1, candidates);
+    if shape.facets > 0 {
+        add(Stage::Facets, 1, shape.facets);
+    }
+    add(Stage::Reply, 1, shape.page);
+    stages
+}
+
+/// Candidates that late interaction scores under a plan: its depth, or all of them below a cross-encoder, where late
+/// interaction decides which pairs are worth a cross-encoder.
+#[must_use]
+pub fn late_depth(plan: &PlanSpec, candidates: usize) -> usize {
+    match plan.tier {
+        Tier::Lexical | Tier::Hybrid => 0,
+        Tier::Late => plan.depth.min(candidates),
+        Tier::CrossSmall | Tier::CrossLarge => candidates,
+    }
+}
+
+/// Which parts are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// A dense index (for a search), or vectors at all (for candidates that the caller brought).
+    pub dense: bool,
+    /// The bundle holds a small cross-encoder.
+    pub cross_small: bool,
+    /// The bundle holds a large cross-encoder.
+    pub cross_large: bool,
+}
+
+impl Parts {
+    /// True if every part that the tier needs is there.
+    #[must_use]
+    pub fn allow(self, tier: Tier) -> bool {
+        match tier {
+            Tier::Lexical => true,
+            Tier::Hybrid | Tier::Late => self.dense,
+            Tier::CrossSmall => self.dense && self.cross_small,
+            Tier::CrossLarge => self.dense && self.cross_large,
+        }
+    }
+}
+
+/// The moment of a decision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moment {
+    /// Budget left, microseconds.
+    pub budget_us: u64,
+    /// Predicted wait behind work that goes first, microseconds.
+    pub delay_us: u64,
+    /// Parts that are there.
+    pub parts: Parts,
+    /// Worth of quality for this request; 1 unless requests have priorities.
+    pub weight: f64,
+    /// What a millisecond of a core costs now, in nDCG; 0 when idle.
+    pub price: f64,
+}
+
+/// A decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The plan to run.
+    pub plan: PlanSpec,
+    /// Why this one.
+    pub reason: wire::Reason,
+    /// Its predicted cost.
+    pub estimate: Estimate,
+    /// Price when it was chosen, nDCG per millisecond.
+    pub price: f64,
+}
+
+/// The bundle's plans and the room kept for the reply.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    plans: Vec<PlanSpec>,
+    reserve_us: u64,
+}
+
+/// Share of the predicted wait that is added to it, because waits are predicted from expected costs.
+const DELAY_MARGIN: f64 = 0.1;
+
+impl Planner {
+    /// A planner over the bundle's plans; `reserve_us` of each budget is kept for the way back.
+    ///
+    /// A bundle without a lexical plan gets one worth nothing, so that parts can fail without an error.
+    #[must_use]
+    pub fn new(plans: &[PlanSpec], reserve_us: u64) -> Self {
+        let mut plans = plans.to_vec();
+        if !plans.iter().any(|plan| plan.tier == Tier::Lexical) {
+            plans.push(PlanSpec {
+                tier: Tier::Lexical,
+                depth: 0,
+                width: 200,
+                expected_ndcg: 0.0,
+                low: 0.0,
+                high: 0.0,
+                cost_ms: 0.0,
+            });
+        }
+        plans.sort_by(|a, b| {
+            (a.tier, a.depth, a.width)
+                .cmp(&(b.tier, b.depth, b.width))
+                .then(a.expected_ndcg.total_cmp(&b.expected_ndcg))
+        });
+        Self { plans, reserve_us }
+    }
+
+    /// The plans, cheapest tier first.
+    #[must_use]
+    pub fn plans(&self) -> &[PlanSpec] {
+        &self.plans
+    }
+
+    /// Room kept for the way back, microseconds.
+    #[must_use]
+    pub fn reserve_us(&self) -> u64 {
+        self.reserve_us
+    }
+
+    /// The plan with the highest expected nDCG; the cheaper one of equals.
+    #[must_use]
+    pub fn best(&self) -> &PlanSpec {
+        let mut best = &self.plans[0];
+        for plan in &self.plans[1..] {
+            if plan.expected_ndcg > best.expected_ndcg {
+                best = plan;
+            }
+        }
+        best
+    }
+
+    /// Expected nDCG of work that got as far as `depth` candidates of `tier` out of lists of `width`, as a share of the
+    /// best plan's: that of the best plan which asks for no more than was done.
+    #[must_use]
+    pub fn worth(&self, tier: Tier, depth: usize, width: usize) -> f64 {
+        let best = self.best().expected_ndcg;
+        if best <= 0.0 {
+            return 1.0;
+        }
+        let done = self
+            .plans
+            .iter()
+            .filter(|plan| {
+                plan.tier < tier
+                    || (plan.tier == tier && plan.depth <= depth && plan.width <= width)
+            })
+            .map(|plan| plan.expected_ndcg)
+            .fold(0.0, f64::max);
+        (done / best).clamp(0.0, 1.0)
+    }
+
+    /// Chooses a plan for a request.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` if not even the cheapest plan fits on an idle server; `Overloaded` if one would, but for the
+    /// work that goes first.
+    pub fn choose(&self, shape: &Shape, moment: &Moment, costs: &Costs) -> Result<Chosen> {
+        #[allow(clippy::cast_precision_loss)]
+        let room_us = moment.budget_us.saturating_sub(self.reserve_us) as f64;
+        #[allow(clippy::cast_precision_loss)]
+        let delay_us = moment.delay_us as f64 * (1.0 + DELAY_MARGIN);
+        let priced: Vec<(&PlanSpec, Estimate)> = self
+            .plans
+            .iter()
+            .map(|plan| {
+                let estimate = stages(plan, shape, costs)
+                    .into_iter()
+                    .map(|(_, estimate)| estimate)
+                    .sum();
+                (plan, estimate)
+            })
+            .collect();
+        let pick = |wait_us: f64, parts: Option<Parts>, price: f64| {
+            let utility = |plan: &PlanSpec, estimate: &Estimate| {
+                moment.weight * plan.expected_ndcg - price * estimate.mean_us / 1_000.0
+            };
+            let mut picked: Option<&(&PlanSpec, Estimate)> = None;
+            for candidate in &priced {
+                let (plan, estimate) = candidate;
+                if parts.is_some_and(|parts| !parts.allow(plan.tier))
+                    || wait_us + estimate.p95_us > room_us
+                {
+                    continue;
+                }
+                // Cheapest first: an equal utility keeps the cheaper plan.
+                if picked.is_none_or(|(best, best_estimate)| {
+                    utility(plan, estimate) > utility(best, best_estimate)
+                }) {
+                    picked = Some(candidate);
+                }
+            }
+            picked
+        };
+        let Some(&(plan, estimate)) = pick(delay_us, Some(moment.parts), moment.price) else {
+            return Err(match pick(0.0, Some(moment.parts), 0.0) {
+                Some(_) => Error::Overloaded {
+                    retry_after_ms: retry_after_ms(moment.delay_us),
+                },
+                None => Error::DeadlineExceeded(format!(
+                    "{} us are too few for the cheapest plan ({:.0} us and {} us for the reply)",
+                    moment.budget_us,
+                    priced
+                        .iter()
+                        .map(|(_, estimate)| estimate.p95_us)
+                        .fold(f64::INFINITY, f64::min),
+                    self.reserve_us
+                )),
+            });
+        };
+        let better = |other: Option<&(&PlanSpec, Estimate)>| {
+            other.is_some_and(|(other, _)| other.expected_ndcg > plan.expected_ndcg)
+        };
+        let reason = if plan.expected_ndcg >= self.best().expected_ndcg {
+            wire::Reason::Best
+        } else if better(pick(delay_us, None, moment.price)) {
+            wire::Reason::Dependency
+        } else if better(pick(0.0, Some(moment.parts), 0.0)) {
+            wire::Reason::Load
+        } else {
+            wire::Reason::Deadline
+        };
+        Ok(Chosen {
+            plan: plan.clone(),
+            reason,
+            estimate,
+            price: moment.price,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cost::{CostBook, Rate};
+    use super::*;
+
+    fn plan(tier: Tier, depth: usize, expected_ndcg: f64) -> PlanSpec {
+        PlanSpec {
+            tier,
+            depth,
+            width: 100,
+            expected_ndcg,
+            low: expected_ndcg,
+            high: expected_ndcg,
+            cost_ms: 1.0,
+        }
+    }
+
+    fn planner() -> Planner {
+        Planner::new(
+            &[
+                plan(Tier::CrossSmall, 32, 0.70),
+                plan(Tier::Lexical, 0, 0.60),
+                plan(Tier::CrossSmall, 8, 0.68),
+                plan(Tier::Late, 200, 0.66),
+                plan(Tier::Hybrid, 0, 0.63),
+            ],
+            2_000,
+        )
+    }
+
+    /// Costs: lexical 300 us, hybrid 2,300 us, late 2,500 us, cross-encoder 1,000 us a pair on top.
+    fn costs() -> Costs {
+        let book = CostBook::new();
+        for stage in Stage::ALL {
+            book.calibrate(
+                stage,
+                Rate {
+                    fixed_us: 0.0,
+                    unit_us: 0.0,
+                },
+            );
+        }
+        for (stage, fixed_us, unit_us) in [
+            (Stage::Lexical, 300.0, 0.0),
+            (Stage::Encode, 1_500.0, 0.0),
+            (Stage::Dense, 500.0, 0.0),
+            (Stage::Late, 0.0, 1.0),
+            (Stage::CrossSmall, 0.0, 1_000.0),
+        ] {
+            book.calibrate(stage, Rate { fixed_us, unit_us });
+        }
+        book.at(0)
+    }
+
+    fn shape() -> Shape {
+        Shape {
+            words: 3,
+            brought: None,
+            products: 10_000,
+            facets: 0,
+            page: 10,
+            chunk_pairs: 8,
+        }
+    }
+
+    fn moment(budget_us: u64, delay_us: u64) -> Moment {
+        Moment {
+            budget_us,
+            delay_us,
+            parts: Parts {
+                dense: true,
+                cross_small: true,
+                cross_large: false,
+            },
+            weight: 1.0,
+            price: 0.0,
+        }
+    }
+
+    #[test]
+    fn the_deadline_picks_the_quality() {
+        let table = [
+            (100_000, Tier::CrossSmall, 32, wire::Reason::Best),
+            (20_000, Tier::CrossSmall, 8, wire::Reason::Deadline),
+            (8_000, Tier::Late, 200, wire::Reason::Deadline),
+            (5_100, Tier::Hybrid, 0, wire::Reason::Deadline),
+            (3_000, Tier::Lexical, 0, wire::Reason::Deadline),
+        ];
+        for (budget_us, tier, depth, reason) in table {
+            let chosen = planner()
+                .choose(&shape(), &moment(budget_us, 0), &costs())
+                .expect("fits");
+            assert_eq!(
+                (chosen.plan.tier, chosen.plan.depth, chosen.reason),
+                (tier, depth, reason),
+                "budget {budget_us}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_backlog_degrades_before_it_refuses() {
+        let chosen = planner()
+            .choose(&shape(), &moment(100_000, 85_000), &costs())
+            .expect("fits");
+        assert_eq!(chosen.plan.tier, Tier::Late);
+        assert_eq!(chosen.reason, wire::Reason::Load);
+        let refused = planner().choose(&shape(), &moment(100_000, 99_000), &costs());
+        assert!(
+            matches!(refused, Err(Error::Overloaded { retry_after_ms: 99 })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn a_hopeless_budget_is_refused_at_once_even_when_idle() {
+        for delay_us in [0, 50_000] {
+            let refused = planner().choose(&shape(), &moment(2_100, delay_us), &costs());
+            assert!(
+                matches!(refused, Err(Error::DeadlineExceeded(_))),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_part_lowers_the_tier_and_says_so() {
+        let mut moment = moment(100_000, 0);
+        moment.parts.cross_small = false;
+        let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
+        assert_eq!(
+            (chosen.plan.tier, chosen.reason),
+            (Tier::Late, wire::Reason::Dependency)
+        );
+        moment.parts.dense = false;
+        let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
+        assert_eq!(
+            (chosen.plan.tier, chosen.reason),
+            (Tier::Lexical, wire::Reason::Dependency)
+        );
+        // With a budget that only lexical fits, the deadline is the reason, not the missing part.
+        moment.budget_us = 3_000;
+        let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
+        assert_eq!(chosen.reason, wire::Reason::Deadline);
+    }
+
+    #[test]
+    fn a_price_makes_dear_plans_lose() {
+        let mut moment = moment(100_000, 0);
+        moment.price = 0.01;
+        let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
+        assert!(chosen.plan.tier < Tier::CrossSmall, "{chosen:?}");
+        assert_eq!(chosen.reason, wire::Reason::Load);
+    }
+
+    #[test]
+    fn worth_never_exceeds_what_was_done() {
+        let planner = planner();
+        let table = [
+            (Tier::CrossSmall, 32, 0.70),
+            (Tier::CrossSmall, 31, 0.68),
+            (Tier::CrossSmall, 7, 0.66),
+            (Tier::Late, 100, 0.63),
+            (Tier::Lexical, 0, 0.60),
+        ];
+        for (tier, depth, expected) in table {
+            let worth = planner.worth(tier, depth, 100);
+            assert!(
+                (worth - expected / 0.70).abs() < 1e-12,
+                "{tier:?} {depth}: {worth}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bundle_without_a_lexical_plan_still_has_a_floor() {
+        let planner = Planner::new(&[plan(Tier::Late, 200, 0.66)], 0);
+        let mut moment = moment(50_000, 0);
+        moment.parts.dense = false;
+        let chosen = planner
+            .choose(&shape(), &moment, &costs())
+            .expect("lexical always works");
+        assert_eq!(chosen.plan.tier, Tier::Lexical);
+        assert_eq!(chosen.reason, wire::Reason::Dependency);
+    }
+}

@@ -1,0 +1,1337 @@
+//! One request as a state machine of small steps.
+//!
+//! Search: lexical -> encode the query -> dense and fusion -> late interaction in chunks -> cross-encoder in chunks, from
+//! the top down -> final order, page, receipt. Re-ranking is the same over candidates that the caller brought. After the
+//! first step an answer exists; before each further one the request asks itself whether it can still afford it, and if
+//! not, answers with the order it has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fixedbitset::FixedBitSet;
+use parking_lot::Mutex;
+use prost::Message;
+
+use crate::bundle::{Bundle, PlanSpec, Tier};
+use crate::encode::EncodedQuery;
+use crate::error::{Error, Result, Violation};
+use crate::generation::Generation;
+use crate::plan::cost::{CostBook, Costs, Estimate, Stage};
+use crate::plan::pace::{Pace, Verdict, whole_us};
+use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
+use crate::reply::Reply;
+use crate::retrieve::{Row, fuse, query_keys, validate_rerank, validate_search};
+use crate::schedule::clock::Clock;
+use crate::schedule::queue::{Leaving, Work};
+use crate::schedule::{Pressure, Step, Task};
+use crate::signals::{self, Column, Matrix, Reading, Readings};
+use crate::wire;
+
+/// Results of a search that does not say how many it wants.
+const PAGE_DEFAULT: usize = 10;
+
+/// What all requests of an engine share.
+pub struct Services {
+    /// Models and configuration.
+    pub bundle: Arc<Bundle>,
+    /// Stage costs, read and corrected by every request.
+    pub costs: CostBook,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Plans.
+    pub planner: Planner,
+    /// How the rankers read signals.
+    pub readings: Readings,
+    /// Name of this replica.
+    pub replica: String,
+    /// Pairs in one chunk of a cross-encoder.
+    pub chunk_pairs: usize,
+    /// Parts that failed while a request ran.
+    pub failures: Failures,
+}
+
+/// Parts that failed while a request ran; the request was answered without them.
+#[derive(Debug, Default)]
+pub struct Failures {
+    count: AtomicU64,
+    last: Mutex<Option<String>>,
+}
+
+impl Failures {
+    fn note(&self, error: &Error) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        *self.last.lock() = Some(error.to_string());
+    }
+
+    /// How many there were, and what the last one said.
+    #[must_use]
+    pub fn seen(&self) -> (u64, Option<String>) {
+        (self.count.load(Ordering::Relaxed), self.last.lock().clone())
+    }
+}
+
+/// Where the candidates come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Retrieval.
+    Search {
+        /// Conditions.
+        filter: Option<wire::Filter>,
+        /// Facets to count.
+        facets: Vec<String>,
+        /// Results to skip.
+        offset: usize,
+    },
+    /// The caller.
+    Brought {
+        /// Products, in the caller's order.
+        product_ids: Vec<String>,
+    },
+}
+
+/// A validated request.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Query, trimmed.
+    pub query: String,
+    /// Its words, as match signals compare them.
+    pub keys: Vec<u32>,
+    /// Where the candidates come from.
+    pub source: Source,
+    /// Results wanted.
+    pub page: usize,
+    /// Wait until this sequence has been applied; 0: do not wait.
+    pub min_sequence: u64,
+    /// Return the signals of each result.
+    pub explain: bool,
+}
+
+fn undecodable(error: &prost::DecodeError) -> Error {
+    Error::InvalidRequest(vec![Violation {
+        field: "request".to_owned(),
+        description: format!("cannot be decoded: {error}"),
+    }])
+}
+
+fn accept(violations: Vec<Violation>) -> Result<()> {
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::InvalidRequest(violations))
+    }
+}
+
+impl Ask {
+    /// Decodes and checks a serialised `SearchRequest`.
+    ///
+    /// # Errors
+    /// `InvalidRequest` with every violation.
+    pub fn search(bytes: &[u8]) -> Result<Self> {
+        let request = wire::SearchRequest::decode(bytes).map_err(|error| undecodable(&error))?;
+        accept(validate_search(&request))?;
+        let query = request.query.trim().to_owned();
+        Ok(Self {
+            keys: query_keys(&query),
+            query,
+            source: Source::Search {
+                filter: request.filter,
+                facets: request.facets,
+                offset: request.offset as usize,
+            },
+            page: match request.page_size {
+                0 => PAGE_DEFAULT,
+                page => page as usize,
+            },
+            min_sequence: request.min_sequence,
+            explain: request.explain,
+        })
+    }
+
+    /// Decodes and checks a serialised `RerankRequest`.
+    ///
+    /// # Errors
+    /// `InvalidRequest` with every violation.
+    pub fn rerank(bytes: &[u8]) -> Result<Self> {
+        let request = wire::RerankRequest::decode(bytes).map_err(|error| undecodable(&error))?;
+        accept(validate_rerank(&request))?;
+        let query = request.query.trim().to_owned();
+        let page = match request.page_size {
+            0 => request.product_ids.len(),
+            page => page as usize,
+        };
+        Ok(Self {
+            keys: query_keys(&query),
+            query,
+            source: Source::Brought {
+                product_ids: request.product_ids,
+            },
+            page,
+            min_sequence: request.min_sequence,
+            explain: request.explain,
+        })
+    }
+
+    /// What the planner needs to know about this request.
+    #[must_use]
+    pub fn shape(&self, products: usize, chunk_pairs: usize) -> Shape {
+        let (brought, facets) = match &self.source {
+            Source::Search { facets, .. } => (None, facets.len()),
+            Source::Brought { product_ids } => (Some(product_ids.len()), 0),
+        };
+        Shape {
+            words: self.keys.len(),
+            brought,
+            products,
+            facets,
+            page: self.page,
+            chunk_pairs,
+        }
+    }
+}
+
+/// What the log looked like when the request was planned.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Freshness {
+    /// Highest epoch seen.
+    pub epoch: u64,
+    /// Every event up to this one is visible.
+    pub applied_sequence: u64,
+    /// Milliseconds since the whole log was last known to be applied.
+    pub staleness_ms: u64,
+}
+
+/// The time a request may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// When the request reached the planner, on the engine's clock.
+    pub arrived_us: u64,
+    /// Absolute deadline on the engine's clock.
+    pub deadline_us: u64,
+}
+
+/// The answer to one request.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Serialised `SearchResponse` or `RerankResponse`.
+    pub bytes: Vec<u8>,
+    /// Tier executed.
+    pub tier: Tier,
+    /// Reason given in the receipt.
+    pub reason: wire::Reason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Lexical,
+    Encode,
+    Dense,
+    Late,
+    Cross,
+    Finish,
+}
+
+/// Candidates in some order, best first: index into the job's rows, score of that order.
+type Order = Vec<(usize, f64)>;
+
+/// A request on its way.
+pub struct Job {
+    services: Arc<Services>,
+    generation: Arc<Generation>,
+    ask: Ask,
+    plan: PlanSpec,
+    reason: wire::Reason,
+    price: f64,
+    freshness: Freshness,
+    /// `None`: a fixed plan, which neither hurries nor forgives a missing part.
+    budget: Option<Budget>,
+    reply: Option<Reply>,
+    costs: Costs,
+    pace: Pace,
+
+    next: Next,
+    eligible: Option<FixedBitSet>,
+    unknown: Vec<String>,
+    lexical: Vec<(Row, f32)>,
+    query: Option<EncodedQuery>,
+    rows: Vec<Row>,
+    matrix: Matrix,
+    text_described: Vec<bool>,
+    live_described: bool,
+    bm25_complete: bool,
+    /// Order in which the running stage takes its candidates.
+    order: Order,
+    reached: Tier,
+    late_done: usize,
+    cross_done: usize,
+    last_chunk_us: f64,
+    timings: wire::StageTimings,
+    gauge: Option<Gauge>,
+}
+
+/// Samples of single calls, for calibration: stage, units, microseconds.
+pub type Gauge = Arc<Mutex<Vec<(Stage, f64, f64)>>>;
+
+impl Job {
+    /// A request with a deadline; the answer goes to `reply`.
+    #[must_use]
+    pub fn new(
+        services: Arc<Services>,
+        generation: Arc<Generation>,
+        ask: Ask,
+        chosen: Chosen,
+        freshness: Freshness,
+        budget: Budget,
+        costs: Costs,
+        reply: Reply,
+    ) -> Self {
+        let mut job = Self::prepare(
+            services,
+            generation,
+            ask,
+            chosen.plan,
+            freshness,
+            costs,
+            Some(budget),
+        );
+        job.reason = chosen.reason;
+        job.price = chosen.price;
+        job.reply = Some(reply);
+        job
+    }
+
+    /// A request with a fixed plan and no deadline.
+    #[must_use]
+    pub fn fixed(
+        services: Arc<Services>,
+        generation: Arc<Generation>,
+        ask: Ask,
+        plan: PlanSpec,
+        freshness: Freshness,
+    ) -> Self {
+        let costs = services.costs.at(services.clock.now_us());
+        Self::prepare(services, generation, ask, plan, freshness, costs, None)
+    }
+
+    /// Collects what each call of a stage takes into `gauge`.
+    pub fn measure(&mut self, gauge: Gauge) {
+        self.gauge = Some(gauge);
+    }
+
+    fn prepare(
+        services: Arc<Services>,
+        generation: Arc<Generation>,
+        ask: Ask,
+        plan: PlanSpec,
+        freshness: Freshness,
+        costs: Costs,
+        budget: Option<Budget>,
+    ) -> Self {
+        let shape = ask.shape(generation.products(), services.chunk_pairs);
+        let pace = Pace::new(
+            &plan::stages(&plan, &shape, &costs),
+            budget.map_or_else(|| services.clock.now_us(), |budget| budget.arrived_us),
+            budget.map(|budget| budget.deadline_us),
+            services.planner.reserve_us(),
+        );
+        Self {
+            services,
+            generation,
+            ask,
+            plan,
+            reason: wire::Reason::Best,
+            price: 0.0,
+            freshness,
+            budget,
+            reply: None,
+            costs,
+            pace,
+            next: Next::Lexical,
+            eligible: None,
+            unknown: Vec::new(),
+            lexical: Vec::new(),
+            query: None,
+            rows: Vec::new(),
+            matrix: Matrix::default(),
+            text_described: Vec::new(),
+            live_described: false,
+            bm25_complete: false,
+            order: Vec::new(),
+            reached: Tier::Lexical,
+            late_done: 0,
+            cross_done: 0,
+            last_chunk_us: 0.0,
+            timings: wire::StageTimings::default(),
+            gauge: None,
+        }
+    }
+
+    /// Runs a fixed plan to its end on the calling thread.
+    ///
+    /// # Errors
+    /// Those of the stages; `NotReady` if a part that the plan needs is missing.
+    pub fn run(mut self) -> Result<Answer> {
+        self.run_stages()?;
+        self.answer()
+    }
+
+    /// Runs a fixed plan's stages and returns all candidates with all signals that its tier knows.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn run_signals(mut self) -> Result<(Vec<String>, Matrix)> {
+        self.run_stages()?;
+        let all: Vec<usize> = (0..self.rows.len()).collect();
+        self.describe(&all, &Reading::everything())?;
+        let mut ids = Vec::with_capacity(self.rows.len());
+        let mut matrix = Matrix::unknown(self.rows.len());
+        for (candidate, row) in self.rows.iter().enumerate() {
+            if let Some(product) = self.generation.render(*row) {
+                matrix
+                    .row_mut(ids.len())
+                    .copy_from_slice(self.matrix.row(candidate));
+                ids.push(product.product_id);
+            }
+        }
+        matrix.truncate(ids.len());
+        Ok((ids, matrix))
+    }
+
+    fn run_stages(&mut self) -> Result<()> {
+        while self.next != Next::Finish {
+            self.advance(Pressure { others_wait: false })?;
+        }
+        Ok(())
+    }
+
+    /// Runs the next stage or chunk, or decides to stop with what there is.
+    fn advance(&mut self, pressure: Pressure) -> Result<()> {
+        match self.next {
+            Next::Lexical => {
+                self.check_time()?;
+                self.run_lexical()?;
+                self.next = if self.plan.tier >= Tier::Hybrid {
+                    Next::Encode
+                } else {
+                    Next::Finish
+                };
+            }
+            Next::Encode => {
+                let retrieve = match self.ask.source {
+                    Source::Search { .. } => Stage::Dense,
+                    Source::Brought { .. } => Stage::Vectors,
+                };
+                // Encoding alone orders nothing: both steps or none.
+                let needed_us =
+                    self.pace.left(Stage::Encode).p95_us + self.pace.left(retrieve).p95_us;
+                if self.affords(needed_us, pressure) {
+                    let encoded = self.run_encode();
+                    self.or_lower(encoded, Next::Dense)?;
+                }
+            }
+            Next::Dense => {
+                let fused = self.run_dense();
+                let next = if self.rows.is_empty() || self.plan.tier < Tier::Late {
+                    Next::Finish
+                } else {
+                    Next::Late
+                };
+                self.or_lower(fused, next)?;
+            }
+            Next::Late => {
+                let total = plan::late_depth(&self.plan, self.rows.len());
+                let chunk = LATE_CHUNK.min(total - self.late_done);
+                let needed_us = self.chunk_estimate(Stage::Late, chunk).p95_us;
+                if self.affords(needed_us, pressure) {
+                    let scored = self.run_late(chunk);
+                    let next = if self.late_done < total {
+                        Next::Late
+                    } else if self.plan.tier > Tier::Late {
+                        Next::Cross
+                    } else {
+                        Next::Finish
+                    };
+                    self.or_lower(scored, next)?;
+                }
+            }
+            Next::Cross => {
+                let stage = self.cross_stage();
+                let total = self.plan.depth.min(self.rows.len());
+                let chunk = self.services.chunk_pairs.min(total - self.cross_done);
+                let needed_us = self
+                    .chunk_estimate(stage, chunk)
+                    .p95_us
+                    .max(self.last_chunk_us);
+                if self.affords(needed_us, pressure) {
+                    let scored = self.run_cross(chunk);
+                    let next = if self.cross_done < total {
+                        Next::Cross
+                    } else {
+                        Next::Finish
+                    };
+                    self.or_lower(scored, next)?;
+                }
+            }
+            Next::Finish => {}
+        }
+        Ok(())
+    }
+
+    /// Goes on to `next` after a stage that worked; after one that could not run, answers with the order there is.
+    fn or_lower(&mut self, ran: Result<bool>, next: Next) -> Result<()> {
+        match ran {
+            Ok(true) => self.next = next,
+            ran if self.budget.is_some() => {
+                if let Err(error) = ran {
+                    self.services.failures.note(&error);
+                }
+                self.reason = wire::Reason::Dependency;
+                self.next = Next::Finish;
+            }
+            Ok(false) => {
+                return Err(Error::NotReady(format!(
+                    "a part that tier {} needs is missing in generation {}",
+                    self.plan.tier,
+                    self.generation.id()
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn cross_stage(&self) -> Stage {
+        if self.plan.tier == Tier::CrossLarge {
+            Stage::CrossLarge
+        } else {
+            Stage::CrossSmall
+        }
+    }
+
+    fn chunk_estimate(&self, stage: Stage, units: usize) -> Estimate {
+        #[allow(clippy::cast_precision_loss)]
+        self.costs.estimate(stage, 1.0, units as f64)
+    }
+
+    /// Refuses to begin what cannot end in time.
+    fn check_time(&self) -> Result<()> {
+        let first = match self.ask.source {
+            Source::Search { .. } => Stage::Lexical,
+            Source::Brought { .. } => Stage::Score,
+        };
+        let needed_us = self.pace.left(first).mean_us;
+        if self.pace.hopeless(self.services.clock.now_us(), needed_us) {
+            return Err(Error::DeadlineExceeded(
+                "the budget was spent waiting behind other work".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// True if the next piece of work, allowing for its tail, leaves time to answer; if not, the answer comes next.
+    fn affords(&mut self, needed_us: f64, pressure: Pressure) -> bool {
+        let now_us = self.services.clock.now_us();
+        let reason = match self.pace.affords(now_us, needed_us, pressure.others_wait) {
+            Verdict::Go => return true,
+            Verdict::TooLate => wire::Reason::Deadline,
+            Verdict::Loaded => wire::Reason::Load,
+        };
+        // What kept the planner from a better plan stays the reason.
+        if self.reason == wire::Reason::Best || self.reason == wire::Reason::Deadline {
+            self.reason = reason;
+        }
+        self.next = Next::Finish;
+        false
+    }
+
+    /// Accounts for a whole stage, or for the chunk of it that `part` had predicted, that ran from `from_us` until now;
+    /// returns its length.
+    fn ran(&mut self, stage: Stage, part: Option<Estimate>, units: usize, from_us: u64) -> u64 {
+        let now_us = self.services.clock.now_us();
+        let took_us = now_us.saturating_sub(from_us);
+        self.pace.ran(stage, part, took_us);
+        #[allow(clippy::cast_precision_loss)]
+        let (units, us) = (units as f64, took_us as f64);
+        match &self.gauge {
+            Some(gauge) => gauge.lock().push((stage, units, us)),
+            // A fixed plan may be run on any thread at any width; it says little about served requests.
+            None if self.budget.is_none() => {}
+            None => self.services.costs.record(stage, 1.0, units, us, now_us),
+        }
+        took_us
+    }
+
+    /// Accounts for ordering between two stages; it is part of the final order's prediction.
+    fn ordered(&mut self, from_us: u64) {
+        let took_us = self.services.clock.now_us().saturating_sub(from_us);
+        self.pace
+            .ran(Stage::Order, Some(Estimate::default()), took_us);
+        self.timings.order_us += took_us;
+    }
+
+    fn run_lexical(&mut self) -> Result<()> {
+        let from_us = self.services.clock.now_us();
+        let stage;
+        let units;
+        match &self.ask.source {
+            Source::Search { filter, .. } => {
+                self.eligible = self.generation.filter(filter.as_ref())?;
+                self.lexical = self.generation.lexical(
+                    &self.ask.query,
+                    self.plan.width,
+                    self.eligible.as_ref(),
+                )?;
+                self.rows = self.lexical.iter().map(|(row, _)| *row).collect();
+                (stage, units) = (Stage::Lexical, self.ask.keys.len());
+            }
+            Source::Brought { product_ids } => {
+                for id in product_ids {
+                    match self.generation.row(id) {
+                        Some(row) => self.rows.push(row),
+                        None => self.unknown.push(id.clone()),
+                    }
+                }
+                let scores = self.generation.lexical_score(&self.ask.query, &self.rows)?;
+                self.lexical = self
+                    .rows
+                    .iter()
+                    .copied()
+                    .zip(scores)
+                    .filter(|(_, score)| *score > 0.0)
+                    .collect();
+                self.lexical.sort_by(|a, b| b.1.total_cmp(&a.1));
+                self.bm25_complete = true;
+                (stage, units) = (Stage::Score, product_ids.len());
+            }
+        }
+        self.reset_matrix();
+        self.order = (0..self.rows.len())
+            .map(|candidate| (candidate, self.matrix.get(candidate, Column::Bm25)))
+            .collect();
+        sort(&mut self.order);
+        self.timings.retrieve_us += self.ran(stage, None, units, from_us);
+        Ok(())
+    }
+
+    /// Lays the matrix out for the current rows and sets the lexical signals.
+    fn reset_matrix(&mut self) {
+        self.matrix = Matrix::unknown(self.rows.len());
+        self.text_described = vec![false; self.rows.len()];
+        self.live_described = false;
+        let best = self.lexical.first().map_or(0.0, |(_, score)| *score);
+        let places: HashMap<Row, (usize, f32)> = self
+            .lexical
+            .iter()
+            .enumerate()
+            .map(|(place, (row, score))| (*row, (place + 1, *score)))
+            .collect();
+        for (candidate, row) in self.rows.iter().enumerate() {
+            let (rank, score) = match places.get(row) {
+                Some((place, score)) => (1.0 / as_f64(*place), f64::from(*score)),
+                None if self.bm25_complete => (0.0, 0.0),
+                None => (0.0, f64::NAN),
+            };
+            self.matrix.set(candidate, Column::Bm25Rank, rank);
+            self.matrix.set(candidate, Column::Bm25, score);
+            self.matrix
+                .set(candidate, Column::Bm25Share, share(score, f64::from(best)));
+        }
+    }
+
+    /// BM25 of candidates that only dense retrieval found.
+    fn complete_bm25(&mut self) -> Result<()> {
+        if self.bm25_complete {
+            return Ok(());
+        }
+        self.bm25_complete = true;
+        let missing: Vec<usize> = (0..self.rows.len())
+            .filter(|candidate| self.matrix.get(*candidate, Column::Bm25).is_nan())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<Row> = missing
+            .iter()
+            .map(|candidate| self.rows[*candidate])
+            .collect();
+        let scores = self.generation.lexical_score(&self.ask.query, &rows)?;
+        let best = self.lexical.first().map_or(0.0, |(_, score)| *score);
+        for (candidate, score) in missing.into_iter().zip(scores) {
+            self.matrix.set(candidate, Column::Bm25, f64::from(score));
+            self.matrix.set(
+                candidate,
+                Column::Bm25Share,
+                share(f64::from(score), f64::from(best)),
+            );
+        }
+        Ok(())
+    }
+
+    fn run_encode(&mut self) -> Result<bool> {
+        let from_us = self.services.clock.now_us();
+        let query = self.services.bundle.encoder.query(&self.ask.query);
+        self.timings.encode_us += self.ran(Stage::Encode, None, self.ask.keys.len(), from_us);
+        self.query = Some(query?);
+        Ok(true)
+    }
+
+    fn run_dense(&mut self) -> Result<bool> {
+        let from_us = self.services.clock.now_us();
+        let query = self
+            .query
+            .take()
+            .ok_or_else(|| Error::Internal("dense retrieval before encoding".to_owned()))?;
+        let fused = self.fuse(&query);
+        self.query = Some(query);
+        let (stage, units) = match self.ask.source {
+            Source::Search { .. } => (Stage::Dense, self.plan.width),
+            Source::Brought { .. } => (Stage::Vectors, self.rows.len()),
+        };
+        self.timings.retrieve_us += self.ran(stage, None, units, from_us);
+        let fused = fused?;
+        if fused && self.plan.tier >= Tier::Late {
+            // The ranker's order matters here only if it decides who is left out.
+            if plan::late_depth(&self.plan, self.rows.len()) < self.rows.len() {
+                let order_from_us = self.services.clock.now_us();
+                let all: Vec<usize> = self.order.iter().map(|(candidate, _)| *candidate).collect();
+                self.order = self.rank(Tier::Hybrid, &all)?;
+                self.ordered(order_from_us);
+            }
+        }
+        Ok(fused)
+    }
+
+    /// Dense list, fusion, dense scores of all candidates. False: there is no dense index or not one vector.
+    fn fuse(&mut self, query: &EncodedQuery) -> Result<bool> {
+        let mut cosines;
+        let dense = match self.ask.source {
+            Source::Search { .. } => {
+                let Some(dense) =
+                    self.generation
+                        .dense(&query.dense, self.plan.width, self.eligible.as_ref())?
+                else {
+                    return Ok(false);
+                };
+                let fused = fuse(
+                    &self.lexical,
+                    Some(&dense),
+                    &self.services.bundle.lexical.fusion,
+                );
+                self.rows = fused.iter().map(|(row, _)| *row).collect();
+                self.reset_matrix();
+                cosines = vec![f32::NAN; self.rows.len()];
+                self.generation
+                    .dense_score(&query.dense, &self.rows, &mut cosines);
+                for (candidate, (_, score)) in fused.iter().enumerate() {
+                    self.matrix.set(candidate, Column::Fused, f64::from(*score));
+                }
+                dense
+            }
+            Source::Brought { .. } => {
+                cosines = vec![f32::NAN; self.rows.len()];
+                self.generation
+                    .dense_score(&query.dense, &self.rows, &mut cosines);
+                let mut dense: Vec<(Row, f32)> = self
+                    .rows
+                    .iter()
+                    .copied()
+                    .zip(cosines.iter().copied())
+                    .filter(|(_, cosine)| !cosine.is_nan())
+                    .collect();
+                if dense.is_empty() && !self.rows.is_empty() {
+                    return Ok(false);
+                }
+                dense.sort_by(|a, b| b.1.total_cmp(&a.1));
+                let fused: HashMap<Row, f32> = fuse(
+                    &self.lexical,
+                    Some(&dense),
+                    &self.services.bundle.lexical.fusion,
+                )
+                .into_iter()
+                .collect();
+                for (candidate, row) in self.rows.iter().enumerate() {
+                    let score = fused.get(row).map_or(f64::NAN, |score| f64::from(*score));
+                    self.matrix.set(candidate, Column::Fused, score);
+                }
+                dense
+            }
+        };
+        let places: HashMap<Row, usize> = dense
+            .iter()
+            .enumerate()
+            .map(|(place, (row, _))| (*row, place + 1))
+            .collect();
+        for (candidate, row) in self.rows.iter().enumerate() {
+            let rank = places.get(row).map_or(0.0, |place| 1.0 / as_f64(*place));
+            self.matrix.set(candidate, Column::DenseRank, rank);
+            self.matrix
+                .set(candidate, Column::Dense, f64::from(cosines[candidate]));
+        }
+        self.order = (0..self.rows.len())
+            .map(|candidate| (candidate, self.matrix.get(candidate, Column::Fused)))
+            .collect();
+        sort(&mut self.order);
+        self.reached = Tier::Hybrid;
+        Ok(true)
+    }
+
+    fn run_late(&mut self, chunk: usize) -> Result<bool> {
+        let from_us = self.services.clock.now_us();
+        let query = self
+            .query
+            .as_ref()
+            .ok_or_else(|| Error::Internal("late interaction before encoding".to_owned()))?;
+        let members: Vec<usize> = self.order[self.late_done..self.late_done + chunk]
+            .iter()
+            .map(|(candidate, _)| *candidate)
+            .collect();
+        let rows: Vec<Row> = members
+            .iter()
+            .map(|candidate| self.rows[*candidate])
+            .collect();
+        let mut scores = vec![f32::NAN; rows.len()];
+        self.generation.late(&query.tokens, &rows, &mut scores);
+        for (candidate, score) in members.iter().zip(&scores) {
+            self.matrix.set(*candidate, Column::Late, f64::from(*score));
+        }
+        self.late_done += chunk;
+        let part = self.chunk_estimate(Stage::Late, chunk);
+        self.timings.late_us += self.ran(Stage::Late, Some(part), chunk, from_us);
+        // Vectors of new products follow in the background; not one among the best means that none are there yet.
+        if self.reached < Tier::Late && scores.iter().all(|score| score.is_nan()) {
+            self.late_done = 0;
+            return Ok(false);
+        }
+        self.reached = Tier::Late;
+        let total = plan::late_depth(&self.plan, self.rows.len());
+        if self.late_done >= total && self.plan.tier > Tier::Late {
+            let order_from_us = self.services.clock.now_us();
+            self.order = self.late_order()?;
+            self.ordered(order_from_us);
+        }
+        Ok(true)
+    }
+
+    fn run_cross(&mut self, chunk: usize) -> Result<bool> {
+        let from_us = self.services.clock.now_us();
+        let stage = self.cross_stage();
+        let bundle = Arc::clone(&self.services.bundle);
+        let (Some(cross), Some(query)) = (bundle.cross(self.plan.tier), self.query.as_ref()) else {
+            return Ok(false);
+        };
+        let members: Vec<usize> = self.order[self.cross_done..self.cross_done + chunk]
+            .iter()
+            .map(|(candidate, _)| *candidate)
+            .collect();
+        let rows: Vec<Row> = members
+            .iter()
+            .map(|candidate| self.rows[*candidate])
+            .collect();
+        let scores = self.generation.with_pieces(&rows, |pieces| {
+            // A product whose tokens are not there yet keeps its place among the unknown.
+            let known: Vec<usize> = (0..pieces.len())
+                .filter(|place| !pieces[*place].is_empty())
+                .collect();
+            let filled: Vec<&[u32]> = known.iter().map(|place| pieces[*place]).collect();
+            let mut scores = vec![f32::NAN; pieces.len()];
+            if !filled.is_empty() {
+                for (place, score) in known.into_iter().zip(cross.score(&query.pieces, &filled)?) {
+                    scores[place] = score;
+                }
+            }
+            Ok::<_, Error>(scores)
+        });
+        let part = self.chunk_estimate(stage, chunk);
+        let took_us = self.ran(stage, Some(part), chunk, from_us);
+        self.timings.cross_us += took_us;
+        #[allow(clippy::cast_precision_loss)]
+        {
+            self.last_chunk_us = took_us as f64;
+        }
+        for (candidate, score) in members.iter().zip(scores?) {
+            self.matrix.set(*candidate, Column::Cross, f64::from(score));
+        }
+        self.cross_done += chunk;
+        self.reached = self.plan.tier;
+        Ok(true)
+    }
+
+    /// Scores `members` with the tier's ranker, or its own score, best first; unknown scores keep their order at the end.
+    fn rank(&mut self, tier: Tier, members: &[usize]) -> Result<Order> {
+        let services = Arc::clone(&self.services);
+        let ranker = services
+            .readings
+            .of(tier)
+            .and_then(|reading| Some((services.bundle.rankers.get(&tier)?, reading)));
+        let mut order: Order = match ranker {
+            Some((forest, reading)) => {
+                self.describe(members, reading)?;
+                let mut scratch = Vec::new();
+                members
+                    .iter()
+                    .map(|candidate| {
+                        let row = self.matrix.row(*candidate);
+                        (
+                            *candidate,
+                            signals::score(forest, reading, row, &mut scratch),
+                        )
+                    })
+                    .collect()
+            }
+            None => {
+                let column = match tier {
+                    Tier::Lexical => Column::Bm25,
+                    Tier::Hybrid => Column::Fused,
+                    Tier::Late => Column::Late,
+                    Tier::CrossSmall | Tier::CrossLarge => Column::Cross,
+                };
+                members
+                    .iter()
+                    .map(|candidate| (*candidate, self.matrix.get(*candidate, column)))
+                    .collect()
+            }
+        };
+        sort(&mut order);
+        Ok(order)
+    }
+
+    /// Sets the signals that a ranker reads and that no stage has set.
+    fn describe(&mut self, members: &[usize], reading: &Reading) -> Result<()> {
+        if reading.bm25 {
+            self.complete_bm25()?;
+        }
+        if reading.live && !self.live_described {
+            self.live_described = true;
+            for (candidate, live) in self.generation.candidates(&self.rows).iter().enumerate() {
+                signals::describe_live(self.matrix.row_mut(candidate), &live.values);
+            }
+        }
+        if reading.text {
+            for candidate in members {
+                if !std::mem::replace(&mut self.text_described[*candidate], true) {
+                    let product = self.generation.match_text(self.rows[*candidate]);
+                    signals::describe_text(
+                        self.matrix.row_mut(*candidate),
+                        &self.ask.keys,
+                        &product,
+                    );
+                }
+            }
+        }
+        if self.late_done > 0 {
+            let best = (0..self.rows.len())
+                .map(|candidate| self.matrix.get(candidate, Column::Late))
+                .fold(f64::NAN, f64::max);
+            for candidate in 0..self.rows.len() {
+                let late = self.matrix.get(candidate, Column::Late);
+                self.matrix
+                    .set(candidate, Column::LateShare, share(late, best));
+                self.matrix.set(candidate, Column::LateMaxGap, best - late);
+            }
+        }
+        Ok(())
+    }
+
+    /// Late candidates in the late tier's order, the others below as they were.
+    fn late_order(&mut self) -> Result<Order> {
+        let members: Vec<usize> = self.order[..self.late_done]
+            .iter()
+            .map(|(candidate, _)| *candidate)
+            .collect();
+        let head = self.rank(Tier::Late, &members)?;
+        Ok(stack(head, &self.order[self.late_done..]))
+    }
+
+    /// The order of the tier that was reached.
+    fn final_order(&mut self) -> Result<Order> {
+        match self.reached {
+            tier @ (Tier::Lexical | Tier::Hybrid) => {
+                let all: Vec<usize> = self.order.iter().map(|(candidate, _)| *candidate).collect();
+                self.rank(tier, &all)
+            }
+            Tier::Late => {
+                if self.plan.tier > Tier::Late && self.next_after_late() {
+                    // The order below the cross-encoder is the late tier's already.
+                    return Ok(std::mem::take(&mut self.order));
+                }
+                self.late_order()
+            }
+            tier @ (Tier::CrossSmall | Tier::CrossLarge) => {
+                let members: Vec<usize> = self.order[..self.cross_done]
+                    .iter()
+                    .map(|(candidate, _)| *candidate)
+                    .collect();
+                let head = self.rank(tier, &members)?;
+                Ok(stack(head, &self.order[self.cross_done..]))
+            }
+        }
+    }
+
+    fn next_after_late(&self) -> bool {
+        self.late_done >= plan::late_depth(&self.plan, self.rows.len())
+    }
+
+    /// Orders, pages, renders and encodes the answer.
+    fn answer(&mut self) -> Result<Answer> {
+        let order_from_us = self.services.clock.now_us();
+        let ordered = self.rows.len();
+        let mut order = self.final_order()?;
+        fill_unknown(&mut order);
+        self.timings.order_us += self.ran(Stage::Order, None, ordered, order_from_us);
+
+        let mut facets = Vec::new();
+        let mut offset = 0;
+        if let Source::Search {
+            facets: fields,
+            offset: skip,
+            ..
+        } = &self.ask.source
+        {
+            offset = *skip;
+            if !fields.is_empty() {
+                let from_us = self.services.clock.now_us();
+                facets = self
+                    .generation
+                    .facets(&self.ask.query, fields, self.eligible.as_ref())?;
+                let fields = fields.len();
+                self.timings.retrieve_us += self.ran(Stage::Facets, None, fields, from_us);
+            }
+        }
+
+        let reply_from_us = self.services.clock.now_us();
+        let page: Order = order.into_iter().skip(offset).take(self.ask.page).collect();
+        if self.ask.explain {
+            let members: Vec<usize> = page.iter().map(|(candidate, _)| *candidate).collect();
+            self.describe(&members, &Reading::everything())?;
+        }
+        let mut results = Vec::with_capacity(page.len());
+        for (candidate, score) in page {
+            // A product deleted meanwhile has no face any more.
+            let Some(mut product) = self.generation.render(self.rows[candidate]) else {
+                continue;
+            };
+            product.score = score;
+            if self.ask.explain {
+                product.signals = signals::NAMES
+                    .iter()
+                    .zip(self.matrix.row(candidate))
+                    .map(|(name, value)| wire::Signal {
+                        name: (*name).to_owned(),
+                        value: (!value.is_nan()).then_some(*value),
+                    })
+                    .collect();
+            }
+            results.push(product);
+        }
+        let mut receipt = self.receipt();
+        let now_us = self.services.clock.now_us();
+        let total_us = now_us.saturating_sub(self.pace.started_us());
+        let rendering_us = now_us.saturating_sub(reply_from_us);
+        self.timings.total_us = total_us;
+        self.timings.queue_us = total_us.saturating_sub(self.pace.busy_us() + rendering_us);
+        receipt.timings = Some(self.timings);
+        let bytes = match &self.ask.source {
+            Source::Search { .. } => wire::SearchResponse {
+                results,
+                receipt: Some(receipt),
+                facets,
+            }
+            .encode_to_vec(),
+            Source::Brought { .. } => wire::RerankResponse {
+                results,
+                receipt: Some(receipt),
+                unknown_product_ids: std::mem::take(&mut self.unknown),
+            }
+            .encode_to_vec(),
+        };
+        self.ran(Stage::Reply, None, self.ask.page, reply_from_us);
+        Ok(Answer {
+            bytes,
+            tier: self.reached,
+            reason: self.reason,
+        })
+    }
+
+    fn receipt(&self) -> wire::Receipt {
+        let planner = &self.services.planner;
+        let candidates = self.rows.len();
+        let depth = match self.reached {
+            Tier::Lexical | Tier::Hybrid => 0,
+            Tier::Late => self.late_done,
+            Tier::CrossSmall | Tier::CrossLarge => self.cross_done,
+        };
+        // Re-ranking all there is is worth as much as a deeper plan.
+        let reach = if depth >= candidates {
+            usize::MAX
+        } else {
+            depth
+        };
+        let width = match self.ask.source {
+            Source::Search { .. } => self.plan.width,
+            Source::Brought { .. } => usize::MAX,
+        };
+        let (tier, expected_ndcg) = if candidates == 0 && self.reason != wire::Reason::Dependency {
+            // Nothing to order: the plan was executed in full.
+            (
+                self.plan.tier,
+                planner.worth(self.plan.tier, self.plan.depth, width),
+            )
+        } else {
+            (self.reached, planner.worth(self.reached, reach, width))
+        };
+        wire::Receipt {
+            tier: tier.to_wire().into(),
+            depth: u32::try_from(depth).unwrap_or(u32::MAX),
+            candidates: u32::try_from(candidates).unwrap_or(u32::MAX),
+            expected_ndcg,
+            reason: self.reason.into(),
+            planned_tier: self.plan.tier.to_wire().into(),
+            planned_depth: u32::try_from(self.plan.depth).unwrap_or(u32::MAX),
+            timings: None,
+            price: self.price,
+            bundle_id: self.services.bundle.id.clone(),
+            generation_id: self.generation.id().to_owned(),
+            epoch: self.freshness.epoch,
+            applied_sequence: self.freshness.applied_sequence,
+            staleness_ms: self.freshness.staleness_ms,
+            replica: self.services.replica.clone(),
+            query_truncated: self.query.as_ref().is_some_and(|query| query.truncated),
+            budget_us: self
+                .budget
+                .map_or(0, |budget| budget.deadline_us - budget.arrived_us),
+        }
+    }
+
+    fn send(&mut self, result: Result<Answer>) {
+        if let Some(reply) = self.reply.take() {
+            reply.send(result);
+        }
+    }
+}
+
+impl Work for Job {
+    fn abandoned(&self) -> bool {
+        self.reply.as_ref().is_some_and(Reply::abandoned)
+    }
+
+    fn remaining_us(&self) -> u64 {
+        if self.next == Next::Finish {
+            return whole_us(self.pace.closing().mean_us);
+        }
+        self.pace.remaining_us()
+    }
+
+    fn step_us(&self) -> u64 {
+        let left = |stage: Stage| self.pace.left(stage).mean_us;
+        whole_us(match self.next {
+            Next::Lexical => left(Stage::Lexical) + left(Stage::Score),
+            Next::Encode => left(Stage::Encode),
+            Next::Dense => left(Stage::Dense) + left(Stage::Vectors),
+            Next::Late => self
+                .chunk_estimate(Stage::Late, LATE_CHUNK)
+                .mean_us
+                .min(left(Stage::Late)),
+            Next::Cross => {
+                self.chunk_estimate(self.cross_stage(), self.services.chunk_pairs)
+                    .mean_us
+            }
+            Next::Finish => self.pace.closing().mean_us,
+        })
+    }
+}
+
+impl Task for Job {
+    fn step(&mut self, pressure: Pressure) -> Step {
+        let advanced = self.advance(pressure);
+        if let Err(error) = advanced {
+            self.send(Err(error));
+            return Step::Done;
+        }
+        if self.next != Next::Finish {
+            return Step::Again;
+        }
+        // Answering is short; giving way right before it would only make the answer late.
+        let answer = self.answer();
+        self.send(answer);
+        Step::Done
+    }
+
+    fn leave(&mut self, why: Leaving) {
+        self.send(Err(match why {
+            Leaving::Abandoned => Error::Cancelled,
+            Leaving::Expired => {
+                Error::DeadlineExceeded("the budget was spent waiting behind other work".to_owned())
+            }
+        }));
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn as_f64(value: usize) -> f64 {
+    value as f64
+}
+
+fn share(value: f64, best: f64) -> f64 {
+    if best > 0.0 { value / best } else { 0.0 }
+}
+
+/// Best first; unknown scores last; equals keep their order.
+fn sort(order: &mut Order) {
+    order.sort_by(|a, b| match (a.1.is_nan(), b.1.is_nan()) {
+        (true, true) => std::cmp::Ordering::Equal,
+        (true, false) => std::cmp::Ordering::Greater,
+        (false, true) => std::cmp::Ordering::Less,
+        (false, false) => b.1.total_cmp(&a.1),
+    });
+}
+
+/// Puts `tail` below `head`. The tail's scores, which may be on another scale, are moved below the head's, so that scores
+/// never rise from one result to the next.
+fn stack(head: Order, tail: &[(usize, f64)]) -> Order {
+    let mut order = head;
+    fill_unknown(&mut order);
+    let floor = order.last().map(|(_, score)| *score);
+    let top = tail.first().map(|(_, score)| *score);
+    let shift = match (floor, top) {
+        (Some(floor), Some(top)) if !top.is_nan() => floor - below(floor) - top,
+        _ => 0.0,
+    };
+    order.extend(
+        tail.iter()
+            .map(|(candidate, score)| (*candidate, score + shift)),
+    );
+    order
+}
+
+/// Gives unknown scores, which stand at the end, values just below the last known one.
+fn fill_unknown(order: &mut Order) {
+    let mut last = None;
+    for (_, score) in order.iter_mut() {
+        if score.is_nan() {
+            *score = last.map_or(0.0, |last: f64| last - below(last));
+        }
+        last = Some(*score);
+    }
+}
+
+/// A step down that is visible at the score's magnitude.
+fn below(score: f64) -> f64 {
+    1e-6 * (1.0 + score.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_violation_of_a_search_is_named() {
+        let request = wire::SearchRequest {
+            query: "   ".to_owned(),
+            page_size: 101,
+            offset: 901,
+            facets: vec![
+                "brand".to_owned(),
+                "price".to_owned(),
+                "attributes.".to_owned(),
+            ],
+            ..Default::default()
+        };
+        let Err(Error::InvalidRequest(violations)) = Ask::search(&request.encode_to_vec()) else {
+            panic!("accepted");
+        };
+        let fields: Vec<_> = violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect();
+        assert_eq!(
+            fields,
+            ["query", "page_size", "offset", "facets[1]", "facets[2]"]
+        );
+    }
+
+    #[test]
+    fn a_query_is_measured_in_characters_after_trimming() {
+        for (query, accepted) in [
+            ("ü".repeat(1_024), true),
+            (format!("  {}  ", "x".repeat(1_024)), true),
+            ("ü".repeat(1_025), false),
+        ] {
+            let request = wire::SearchRequest {
+                query,
+                ..Default::default()
+            };
+            assert_eq!(Ask::search(&request.encode_to_vec()).is_ok(), accepted);
+        }
+    }
+
+    #[test]
+    fn every_violation_of_a_rerank_is_named() {
+        let request = wire::RerankRequest {
+            query: "shoes".to_owned(),
+            product_ids: vec!["a".to_owned(), String::new(), "a".to_owned()],
+            page_size: 1_001,
+            ..Default::default()
+        };
+        let Err(Error::InvalidRequest(violations)) = Ask::rerank(&request.encode_to_vec()) else {
+            panic!("accepted");
+        };
+        let fields: Vec<_> = violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect();
+        assert_eq!(fields, ["page_size", "product_ids[1]", "product_ids[2]"]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_request_are_invalid() {
+        assert!(matches!(
+            Ask::search(&[0xff, 0xff, 0xff]),
+            Err(Error::InvalidRequest(_))
+        ));
+    }
+
+    #[test]
+    fn defaults_follow_the_contract() {
+        let search = Ask::search(
+            &wire::SearchRequest {
+                query: " red  shoes ".to_owned(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        )
+        .expect("valid");
+        assert_eq!((search.page, search.query.as_str()), (10, "red  shoes"));
+        let rerank = Ask::rerank(
+            &wire::RerankRequest {
+                query: "shoes".to_owned(),
+                product_ids: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        )
+        .expect("valid");
+        assert_eq!(rerank.page, 3);
+    }
+
+    #[test]
+    fn a_tail_on_another_scale_stays_below_the_head() {
+        let head = vec![(3, 2.0), (1, -1.0)];
+        let order = stack(head, &[(0, 40.0), (2, 39.0), (4, f64::NAN)]);
+        let mut order = order;
+        fill_unknown(&mut order);
+        let candidates: Vec<_> = order.iter().map(|(candidate, _)| *candidate).collect();
+        assert_eq!(candidates, [3, 1, 0, 2, 4]);
+        assert!(
+            order.windows(2).all(|pair| pair[0].1 > pair[1].1),
+            "{order:?}"
+        );
+    }
+
+    #[test]
+    fn unknown_scores_sort_last_and_keep_their_order() {
+        let mut order = vec![(0, f64::NAN), (1, 1.0), (2, f64::NAN), (3, 2.0)];
+        sort(&mut order);
+        let candidates: Vec<_> = order.iter().map(|(candidate, _)| *candidate).collect();
+        assert_eq!(candidates, [3, 1, 0, 2]);
+    }
+}

@@ -1,0 +1,41 @@
+//! Cross-encoders: a query and a product read together by one model.
+
+use std::path::Path;
+
+use crate::encode::{Model, Specials};
+use crate::error::Result;
+
+/// A cross-encoder over token ids. Shared by many threads.
+pub struct Cross {
+    model: Model,
+    specials: Specials,
+}
+
+impl Cross {
+    /// Opens `path` (ONNX: `input_ids`, `attention_mask`, `token_type_ids` int64 `[B, T]` to `score` f32 `[B]`).
+    pub(crate) fn open(path: &Path, specials: Specials) -> Result<Cross> {
+        let model = Model::open(
+            path,
+            &["input_ids", "attention_mask", "token_type_ids"],
+            &["score"],
+        )?;
+        Ok(Cross { model, specials })
+    }
+
+    /// Scores of `products` for `query`, raw logits, higher is better, one per product and in the same order.
+    ///
+    /// Both sides are token ids without special tokens, already cut to the bundle's limits. A score does
+    /// not depend on which other products are scored with it: see [`Model::run_rows`].
+    pub fn score(&self, query: &[u32], products: &[&[u32]]) -> Result<Vec<f32>> {
+        let rows: Vec<_> = products
+            .iter()
+            .map(|product| self.specials.pair(query, product))
+            .collect();
+        let mut scores = Vec::with_capacity(products.len());
+        self.model.run_rows(&rows, |_, outputs| {
+            scores.push(outputs.get(0, 1)?[0]);
+            Ok(())
+        })?;
+        Ok(scores)
+    }
+}

@@ -1,0 +1,5 @@
+//! Better orders for retrieved candidates: late interaction, cross-encoders, and the trees of the final order.
+
+pub mod cross;
+pub mod forest;
+pub mod late;

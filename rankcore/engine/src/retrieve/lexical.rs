@@ -1,0 +1,913 @@
+//! BM25 over the text fields: the generation's tantivy index and, beside it, a small inverted index in
+//! memory for rows that are newer, scored with one set of statistics.
+//!
+//! The statistics are those of the live products alone: rows that were replaced or deleted leave the
+//! counts as well as the results, so a score is the same before and after changes are folded into a new
+//! generation. Scores of a row are summed in one fixed order of clauses, so they agree to the last bit
+//! whether the row lies in the generation or in the delta.
+//!
+//! Source: Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond"; k1 = 1.2,
+//! b = 0.75 as in Lucene; clauses are skipped as in Turtle & Flood 1995 (MaxScore).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use fixedbitset::FixedBitSet;
+use tantivy::directory::MmapDirectory;
+use tantivy::fieldnorm::FieldNormReader;
+use tantivy::index::InvertedIndexReader;
+use tantivy::postings::{BlockSegmentPostings, TermInfo};
+use tantivy::schema::{
+    Field, IndexRecordOption, Schema, TantivyDocument, TextFieldIndexing, TextOptions,
+};
+use tantivy::tokenizer::{
+    AsciiFoldingFilter, Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer,
+    TextAnalyzer, Token, TokenStream, Tokenizer,
+};
+use tantivy::{Index, SegmentReader, SingleSegmentIndexWriter, Term};
+
+use crate::error::{Error, Result};
+use crate::wire;
+
+use super::Row;
+
+/// Fields of a product that are searched, in the order of their boosts.
+pub const FIELDS: [&str; 6] = [
+    "title",
+    "brand",
+    "category",
+    "bullets",
+    "description",
+    "attributes",
+];
+const FIELD_COUNT: usize = FIELDS.len();
+
+/// Distinct words of a query that are looked up; of longer queries the rarest count.
+pub const QUERY_WORDS_MAX: usize = 32;
+
+const K1: f32 = 1.2;
+const B: f32 = 0.75;
+const WORD_BYTES_MAX: usize = 100;
+const KNOWN_STEMS_MAX: usize = 1 << 16;
+const ANALYSER: &str = "muster_en";
+/// Rows scored at a time: their sums stay in the cache.
+const WINDOW_ROWS: usize = if cfg!(test) { 64 } else { 2_048 };
+/// Rows of a posting list that are read in the time of looking one up.
+const LOOK_UP_COST: usize = 8;
+
+/// Turns one word into its stem.
+fn analyser() -> TextAnalyzer {
+    TextAnalyzer::builder(SimpleTokenizer::default())
+        .filter(RemoveLongFilter::limit(WORD_BYTES_MAX))
+        .filter(LowerCaser)
+        .filter(AsciiFoldingFilter)
+        .filter(Stemmer::new(Language::English))
+        .build()
+}
+
+/// Stems of the words a thread has met: a catalogue repeats its words, and stemming one takes longer than
+/// looking it up.
+struct Stems {
+    analyser: TextAnalyzer,
+    /// By the hash of the word.
+    known: HashMap<u64, Known, Hashed>,
+}
+
+/// A stem and its key.
+struct Known {
+    stem: Box<str>,
+    key: u64,
+}
+
+static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Stands for a word or a stem inside this process: 64 bits, keyed at random, so that two of a million
+/// coincide once in ten million runs and nobody can make them.
+fn key(text: &str) -> u64 {
+    KEYS.hash_one(text)
+}
+
+/// Hashes what is a hash already.
+#[derive(Debug, Clone, Copy, Default)]
+struct Hashed(u64);
+
+impl BuildHasher for Hashed {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self(0)
+    }
+}
+
+impl Hasher for Hashed {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are numbers");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Stems {
+    /// Calls `each` with the stem of `word` and its key, unless it is too long to be one.
+    fn stem(&mut self, word: &str, each: &mut impl FnMut(&str, u64)) {
+        let hash = key(word);
+        if let Some(known) = self.known.get(&hash) {
+            return each(&known.stem, known.key);
+        }
+        let mut stream = self.analyser.token_stream(word);
+        while stream.advance() {
+            let stem = &stream.token().text;
+            let known = Known {
+                stem: stem.as_str().into(),
+                key: key(stem),
+            };
+            each(&known.stem, known.key);
+            if self.known.len() >= KNOWN_STEMS_MAX {
+                self.known.clear();
+            }
+            self.known.insert(hash, known);
+        }
+    }
+}
+
+thread_local! {
+    static STEMS: RefCell<Stems> = RefCell::new(Stems {
+        analyser: analyser(),
+        known: HashMap::default(),
+    });
+}
+
+/// Calls `each` with the stem of every word of `text`, in order: runs of alphanumeric characters,
+/// lower-cased, accents folded, stemmed as English. Words of 100 bytes and more are left out.
+pub fn for_each_stem(text: &str, mut each: impl FnMut(&str)) {
+    for_each_key(text, |stem, _| each(stem));
+}
+
+fn for_each_key(text: &str, mut each: impl FnMut(&str, u64)) {
+    if text.is_empty() {
+        return;
+    }
+    STEMS.with_borrow_mut(|stems| {
+        for word in text.split(|character: char| !character.is_alphanumeric()) {
+            if !word.is_empty() {
+                stems.stem(word, &mut each);
+            }
+        }
+    });
+}
+
+/// [`for_each_stem`] as tantivy wants it, so that the index and the delta cannot differ.
+#[derive(Clone)]
+struct StemTokenizer;
+
+/// The stems of one text, end to end, and where each ends.
+struct StemStream {
+    stems: String,
+    ends: Vec<usize>,
+    at: usize,
+    token: Token,
+}
+
+impl Tokenizer for StemTokenizer {
+    type TokenStream<'a> = StemStream;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> StemStream {
+        let mut stems = String::with_capacity(text.len());
+        let mut ends = Vec::new();
+        for_each_stem(text, |stem| {
+            stems.push_str(stem);
+            ends.push(stems.len());
+        });
+        StemStream {
+            stems,
+            ends,
+            at: 0,
+            token: Token::default(),
+        }
+    }
+}
+
+impl TokenStream for StemStream {
+    fn advance(&mut self) -> bool {
+        let Some(&end) = self.ends.get(self.at) else {
+            return false;
+        };
+        let start = match self.at {
+            0 => 0,
+            at => self.ends[at - 1],
+        };
+        self.token.position = self.at;
+        self.token.text.clear();
+        self.token.text.push_str(&self.stems[start..end]);
+        self.at += 1;
+        true
+    }
+
+    fn token(&self) -> &Token {
+        &self.token
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        &mut self.token
+    }
+}
+
+/// Distinct stems of a query, in order of appearance.
+pub fn query_stems(query: &str) -> Vec<String> {
+    let mut stems: Vec<String> = Vec::new();
+    for_each_stem(query, |stem| {
+        if !stems.iter().any(|known| known == stem) {
+            stems.push(stem.to_owned());
+        }
+    });
+    stems
+}
+
+/// The text of each field, in the order of [`FIELDS`].
+pub fn field_texts(product: &wire::Product) -> [String; FIELD_COUNT] {
+    let mut attributes: Vec<_> = product.attributes.iter().collect();
+    attributes.sort();
+    let mut pairs = String::new();
+    for (name, value) in attributes {
+        pairs.push_str(name);
+        pairs.push(' ');
+        pairs.push_str(value);
+        pairs.push('\n');
+    }
+    [
+        product.title.clone(),
+        product.brand.clone(),
+        product.category.join("\n"),
+        product.bullets.join("\n"),
+        product.description.clone(),
+        pairs,
+    ]
+}
+
+/// The stems of one product, counted per field.
+#[derive(Debug, Default)]
+pub struct Analysed {
+    /// Each distinct stem of each field: key, field, occurrences.
+    terms: Vec<(u64, u8, u32)>,
+    lengths: [u32; FIELD_COUNT],
+}
+
+impl Analysed {
+    /// Analyses the text fields.
+    pub fn of(product: &wire::Product) -> Self {
+        let mut found: Vec<(u64, u8)> = Vec::new();
+        let mut lengths = [0; FIELD_COUNT];
+        for (field, text) in field_texts(product).iter().enumerate() {
+            for_each_key(text, |_, key| found.push((key, field as u8)));
+            lengths[field] = (found.len() - lengths.iter().sum::<u32>() as usize) as u32;
+        }
+        found.sort_unstable();
+        let terms = found
+            .chunk_by(|left, right| left == right)
+            .map(|same| (same[0].0, same[0].1, same.len() as u32))
+            .collect();
+        Self { terms, lengths }
+    }
+}
+
+fn schema() -> (Schema, [Field; FIELD_COUNT]) {
+    let mut builder = Schema::builder();
+    let options = TextOptions::default().set_indexing_options(
+        TextFieldIndexing::default()
+            .set_tokenizer(ANALYSER)
+            .set_index_option(IndexRecordOption::WithFreqs)
+            .set_fieldnorms(true),
+    );
+    let fields = FIELDS.map(|name| builder.add_text_field(name, options.clone()));
+    (builder.build(), fields)
+}
+
+/// Writes the lexical index of a generation: one segment whose document numbers are the rows.
+pub struct LexicalWriter {
+    writer: SingleSegmentIndexWriter,
+    fields: [Field; FIELD_COUNT],
+}
+
+impl LexicalWriter {
+    /// Starts an index in `dir`, an empty folder.
+    pub fn create(dir: &Path) -> Result<Self> {
+        let refuse =
+            |error: tantivy::TantivyError| Error::Generation(format!("{}: {error}", dir.display()));
+        let (schema, fields) = schema();
+        let directory = MmapDirectory::open(dir).map_err(|error| refuse(error.into()))?;
+        let tokenizers = tantivy::tokenizer::TokenizerManager::default();
+        tokenizers.register(ANALYSER, TextAnalyzer::from(StemTokenizer));
+        let writer = Index::builder()
+            .schema(schema)
+            .tokenizers(tokenizers)
+            .single_segment_index_writer(directory, 64 << 20)
+            .map_err(refuse)?;
+        Ok(Self { writer, fields })
+    }
+
+    /// Adds the next row.
+    pub fn push(&mut self, product: &wire::Product) -> Result<()> {
+        let mut document = TantivyDocument::new();
+        for (field, text) in self.fields.iter().zip(field_texts(product)) {
+            if !text.is_empty() {
+                document.add_text(*field, text);
+            }
+        }
+        self.writer
+            .add_document(document)
+            .map_err(|error| Error::Generation(format!("lexical index: {error}")))
+    }
+
+    /// Makes the index readable.
+    pub fn finish(self) -> Result<()> {
+        self.writer
+            .finalize()
+            .map_err(|error| Error::Generation(format!("lexical index: {error}")))?;
+        Ok(())
+    }
+}
+
+/// The lexical index of a generation, memory-mapped.
+pub struct LexicalIndex {
+    documents: usize,
+    fields: [Field; FIELD_COUNT],
+    inverted: [Arc<InvertedIndexReader>; FIELD_COUNT],
+    norms: [Vec<u8>; FIELD_COUNT],
+}
+
+impl LexicalIndex {
+    /// Opens the index in `dir`, which must hold exactly `documents` rows in one segment.
+    pub fn open(dir: &Path, documents: usize) -> Result<Self> {
+        let refuse = |error: &dyn std::fmt::Display| {
+            Error::Generation(format!("{}: {error}", dir.display()))
+        };
+        let (expected, fields) = schema();
+        let index = Index::open_in_dir(dir).map_err(|error| refuse(&error))?;
+        if index.schema() != expected {
+            return Err(refuse(&"not a lexical index of this version"));
+        }
+        let segments = index
+            .searchable_segments()
+            .map_err(|error| refuse(&error))?;
+        let [segment] = &segments[..] else {
+            return Err(refuse(&format!("{} segments, expected 1", segments.len())));
+        };
+        let reader = SegmentReader::open(segment).map_err(|error| refuse(&error))?;
+        if reader.max_doc() as usize != documents || reader.has_deletes() {
+            return Err(refuse(&format!(
+                "{} rows, expected {documents}",
+                reader.num_docs()
+            )));
+        }
+        let mut inverted = Vec::with_capacity(FIELD_COUNT);
+        let mut norms = Vec::with_capacity(FIELD_COUNT);
+        for field in fields {
+            inverted.push(
+                reader
+                    .inverted_index(field)
+                    .map_err(|error| refuse(&error))?,
+            );
+            let lengths = reader
+                .get_fieldnorms_reader(field)
+                .map_err(|error| refuse(&error))?;
+            norms.push(
+                (0..documents as u32)
+                    .map(|row| lengths.fieldnorm_id(row))
+                    .collect::<Vec<u8>>(),
+            );
+        }
+        let six = "one entry for each field";
+        Ok(Self {
+            documents,
+            fields,
+            inverted: inverted.try_into().map_err(|_| six).expect(six),
+            norms: norms.try_into().map_err(|_| six).expect(six),
+        })
+    }
+
+    fn term_info(&self, field: usize, stem: &str) -> Result<Option<TermInfo>> {
+        self.inverted[field]
+            .get_term_info(&Term::from_field_text(self.fields[field], stem))
+            .map_err(|error| Error::Internal(format!("lexical index: {error}")))
+    }
+
+    fn postings(
+        &self,
+        field: usize,
+        info: &TermInfo,
+        frequencies: bool,
+    ) -> Result<BlockSegmentPostings> {
+        let option = if frequencies {
+            IndexRecordOption::WithFreqs
+        } else {
+            IndexRecordOption::Basic
+        };
+        self.inverted[field]
+            .read_block_postings_from_terminfo(info, option)
+            .map_err(|error| Error::Internal(format!("lexical index: {error}")))
+    }
+}
+
+impl std::fmt::Debug for LexicalIndex {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("LexicalIndex")
+            .field("documents", &self.documents)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One occurrence list entry of the delta.
+#[derive(Debug, Clone, Copy)]
+struct Posting {
+    row: Row,
+    count: u32,
+    norm: u8,
+}
+
+/// Rows newer than the generation, and what has left the generation's counts.
+#[derive(Debug, Default)]
+pub struct LexicalDelta {
+    terms: HashMap<u64, [Vec<Posting>; FIELD_COUNT], Hashed>,
+    documents: usize,
+    words: [u64; FIELD_COUNT],
+    removed: HashMap<u64, [u32; FIELD_COUNT], Hashed>,
+    removed_documents: usize,
+    removed_words: [u64; FIELD_COUNT],
+}
+
+impl LexicalDelta {
+    /// Adds a row. Rows must come in ascending order.
+    pub fn add(&mut self, row: Row, analysed: &Analysed) {
+        let norms = analysed.lengths.map(FieldNormReader::fieldnorm_to_id);
+        for &(key, field, count) in &analysed.terms {
+            let field = usize::from(field);
+            self.terms.entry(key).or_default()[field].push(Posting {
+                row,
+                count,
+                norm: norms[field],
+            });
+        }
+        self.documents += 1;
+        for (total, length) in self.words.iter_mut().zip(analysed.lengths) {
+            *total += u64::from(length);
+        }
+    }
+
+    /// Takes a row of the delta out again. analysed: the same text it was added with.
+    pub fn remove(&mut self, row: Row, analysed: &Analysed) {
+        for &(key, field, _) in &analysed.terms {
+            if let Some(lists) = self.terms.get_mut(&key) {
+                let list = &mut lists[usize::from(field)];
+                if let Ok(at) = list.binary_search_by_key(&row, |posting| posting.row) {
+                    list.remove(at);
+                }
+                if lists.iter().all(Vec::is_empty) {
+                    self.terms.remove(&key);
+                }
+            }
+        }
+        self.documents -= 1;
+        for (total, length) in self.words.iter_mut().zip(analysed.lengths) {
+            *total -= u64::from(length);
+        }
+    }
+
+    /// Takes a row of the generation out of the counts. analysed: its text as indexed.
+    pub fn remove_indexed(&mut self, analysed: &Analysed) {
+        for &(key, field, _) in &analysed.terms {
+            self.removed.entry(key).or_default()[usize::from(field)] += 1;
+        }
+        self.removed_documents += 1;
+        for (total, length) in self.removed_words.iter_mut().zip(analysed.lengths) {
+            *total += u64::from(length);
+        }
+    }
+}
+
+/// One (stem, field) of a query that some live product carries.
+struct Clause<'a> {
+    field: usize,
+    /// boost x idf x (k1 + 1); also the upper bound of the clause's score.
+    weight: f32,
+    info: Option<TermInfo>,
+    delta: &'a [Posting],
+}
+
+/// What is searched: a generation's index, if there is one, and its delta.
+#[derive(Clone, Copy)]
+pub struct Lexical<'a> {
+    /// The generation's index; its rows are 0 to its number of rows.
+    pub index: Option<&'a LexicalIndex>,
+    /// Newer rows; their numbers follow.
+    pub delta: &'a LexicalDelta,
+    /// Factor of each field, in the order of [`FIELDS`].
+    pub boosts: &'a [f32; FIELD_COUNT],
+}
+
+/// A query against the live statistics, its clauses by falling weight.
+struct Scoring<'a> {
+    clauses: Vec<Clause<'a>>,
+    /// For each field, the part of BM25's denominator that depends on the length's code.
+    lengths: [Option<Box<[f32; 256]>>; FIELD_COUNT],
+}
+
+impl Scoring<'_> {
+    fn score(&self, clause: &Clause<'_>, norm: u8, count: u32) -> f32 {
+        let lengths = self.lengths[clause.field]
+            .as_ref()
+            .expect("built with its clause");
+        term_score(clause.weight, lengths, norm, count)
+    }
+}
+
+#[inline]
+fn term_score(weight: f32, lengths: &[f32; 256], norm: u8, count: u32) -> f32 {
+    let count = count as f32;
+    weight * (count / (count + lengths[norm as usize]))
+}
+
+impl<'a> Lexical<'a> {
+    fn documents(&self) -> usize {
+        self.index.map_or(0, |index| index.documents) + self.delta.documents
+            - self.delta.removed_documents
+    }
+
+    fn scoring(&self, query: &str) -> Result<Scoring<'a>> {
+        const NONE: &[Posting] = &[];
+        let documents = self.documents() as u64;
+        let mut words: Vec<(u64, Vec<Clause<'a>>)> = Vec::new();
+        for stem in query_stems(query) {
+            let mut clauses = Vec::new();
+            let mut most_common = 0;
+            let key = key(&stem);
+            let delta = self.delta.terms.get(&key);
+            let removed = self.delta.removed.get(&key);
+            for field in 0..FIELD_COUNT {
+                let boost = self.boosts[field];
+                if boost <= 0.0 {
+                    continue;
+                }
+                let info = match self.index {
+                    Some(index) => index.term_info(field, &stem)?,
+                    None => None,
+                };
+                let newer = delta.map_or(NONE, |lists| &lists[field]);
+                let carriers = (info.as_ref().map_or(0, |info| u64::from(info.doc_freq))
+                    + newer.len() as u64)
+                    .saturating_sub(removed.map_or(0, |counts| u64::from(counts[field])));
+                if carriers == 0 {
+                    continue;
+                }
+                most_common = most_common.max(carriers);
+                let others = documents.saturating_sub(carriers) as f32;
+                let rarity = (1.0 + (others + 0.5) / (carriers as f32 + 0.5)).ln();
+                clauses.push(Clause {
+                    field,
+                    weight: boost * rarity * (K1 + 1.0),
+                    info,
+                    delta: newer,
+                });
+            }
+            if !clauses.is_empty() {
+                words.push((most_common, clauses));
+            }
+        }
+        if words.len() > QUERY_WORDS_MAX {
+            words.sort_by_key(|(carriers, _)| *carriers);
+            words.truncate(QUERY_WORDS_MAX);
+        }
+        let mut clauses: Vec<Clause<'a>> =
+            words.into_iter().flat_map(|(_, clauses)| clauses).collect();
+        clauses.sort_by(|left, right| right.weight.total_cmp(&left.weight));
+        let mut lengths: [Option<Box<[f32; 256]>>; FIELD_COUNT] = Default::default();
+        for clause in &clauses {
+            if lengths[clause.field].is_none() {
+                lengths[clause.field] = Some(self.length_part(clause.field));
+            }
+        }
+        Ok(Scoring { clauses, lengths })
+    }
+
+    fn length_part(&self, field: usize) -> Box<[f32; 256]> {
+        let words = self
+            .index
+            .map_or(0, |index| index.inverted[field].total_num_tokens())
+            + self.delta.words[field];
+        let words = words.saturating_sub(self.delta.removed_words[field]);
+        let mean = (words as f32 / self.documents().max(1) as f32).max(f32::MIN_POSITIVE);
+        let mut part = Box::new([0.0; 256]);
+        for (code, value) in part.iter_mut().enumerate() {
+            let length = FieldNormReader::id_to_fieldnorm(code as u8) as f32;
+            *value = K1 * (1.0 - B + B * length / mean);
+        }
+        part
+    }
+
+    /// The `width` best live rows, best first, ties by row. Scores are above 0.
+    ///
+    /// live: rows that are not tombstones. eligible: rows that may be returned; absent: any.
+    pub fn search(
+        &self,
+        query: &str,
+        width: usize,
+        live: &FixedBitSet,
+        eligible: Option<&FixedBitSet>,
+    ) -> Result<Vec<(Row, f32)>> {
+        let scoring = self.scoring(query)?;
+        let mut best = Best::new(width);
+        let accept = |row: Row| {
+            live.contains(row as usize) && eligible.is_none_or(|rows| rows.contains(row as usize))
+        };
+        if let Some(index) = self.index {
+            search_index(index, &scoring, &mut best, &accept)?;
+        }
+        self.search_delta(&scoring, &mut best, &accept);
+        Ok(best.into_sorted())
+    }
+
+    fn search_delta(&self, scoring: &Scoring<'_>, best: &mut Best, accept: &impl Fn(Row) -> bool) {
+        let first = self.index.map_or(0, |index| index.documents) as Row;
+        let Some(last) = scoring
+            .clauses
+            .iter()
+            .filter_map(|clause| clause.delta.last())
+            .map(|posting| posting.row)
+            .max()
+        else {
+            return;
+        };
+        let mut scores = vec![0.0_f32; (last - first) as usize + 1];
+        for clause in &scoring.clauses {
+            for posting in clause.delta {
+                scores[(posting.row - first) as usize] +=
+                    scoring.score(clause, posting.norm, posting.count);
+            }
+        }
+        for (at, score) in scores.into_iter().enumerate() {
+            let row = first + at as Row;
+            if best.admits(score, row) && accept(row) {
+                best.push(score, row);
+            }
+        }
+    }
+
+    /// BM25 of the given rows, in their order; 0 where no word matches.
+    pub fn scores(&self, query: &str, rows: &[Row]) -> Result<Vec<f32>> {
+        let scoring = self.scoring(query)?;
+        let first = self.index.map_or(0, |index| index.documents) as Row;
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_unstable_by_key(|&at| rows[at]);
+        let mut scores = vec![0.0_f32; rows.len()];
+        for clause in &scoring.clauses {
+            if let (Some(index), Some(info)) = (self.index, &clause.info) {
+                let mut postings = index.postings(clause.field, info, true)?;
+                for &at in &order {
+                    let row = rows[at];
+                    if row >= first {
+                        break;
+                    }
+                    let found = postings.seek(row);
+                    if postings.docs().get(found) == Some(&row) {
+                        let norm = index.norms[clause.field][row as usize];
+                        scores[at] += scoring.score(clause, norm, postings.freq(found));
+                    }
+                }
+            }
+            if !clause.delta.is_empty() {
+                for &at in &order {
+                    if let Ok(found) = clause
+                        .delta
+                        .binary_search_by_key(&rows[at], |posting| posting.row)
+                    {
+                        let posting = clause.delta[found];
+                        scores[at] += scoring.score(clause, posting.norm, posting.count);
+                    }
+                }
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Rows that carry any word of the query in any searched field, tombstones included.
+    /// rows: number of rows, the length of the answer.
+    pub fn matching(&self, query: &str, rows: usize) -> Result<FixedBitSet> {
+        let mut matching = FixedBitSet::with_capacity(rows);
+        for clause in &self.scoring(query)?.clauses {
+            if let (Some(index), Some(info)) = (self.index, &clause.info) {
+                let mut postings = index.postings(clause.field, info, false)?;
+                while !postings.docs().is_empty() {
+                    for &row in postings.docs() {
+                        matching.insert(row as usize);
+                    }
+                    postings.advance();
+                }
+            }
+            for posting in clause.delta {
+                matching.insert(posting.row as usize);
+            }
+        }
+        Ok(matching)
+    }
+}
+
+/// A posting list of the generation, read once from its first row to its last.
+struct Cursor<'a> {
+    postings: BlockSegmentPostings,
+    at: usize,
+    weight: f32,
+    norms: &'a [u8],
+    lengths: &'a [f32; 256],
+}
+
+impl Cursor<'_> {
+    /// Adds the scores of the rows below `end` to `sums`, whose first entry is row `start`.
+    fn add_until(&mut self, start: Row, end: Row, sums: &mut [f32]) {
+        loop {
+            let docs = &self.postings.docs()[self.at..];
+            let counts = &self.postings.freqs()[self.at..];
+            let inside = if docs.last().is_some_and(|&last| last < end) {
+                docs.len()
+            } else {
+                docs.partition_point(|&row| row < end)
+            };
+            for (&row, &count) in docs[..inside].iter().zip(&counts[..inside]) {
+                let norm = self.norms[row as usize];
+                sums[(row - start) as usize] += term_score(self.weight, self.lengths, norm, count);
+            }
+            if inside < docs.len() || docs.is_empty() {
+                self.at += inside;
+                return;
+            }
+            self.postings.advance();
+            self.at = 0;
+        }
+    }
+
+    /// Passes over the rows below `row`.
+    fn skip_to(&mut self, row: Row) {
+        self.at = self.postings.seek(row);
+    }
+
+    /// Adds the score of one row, which must not lie before earlier ones.
+    fn add_one(&mut self, row: Row, sum: &mut f32) {
+        self.at = self.postings.seek(row);
+        if self.postings.docs().get(self.at) == Some(&row) {
+            let norm = self.norms[row as usize];
+            *sum += term_score(self.weight, self.lengths, norm, self.postings.freq(self.at));
+        }
+    }
+}
+
+thread_local! {
+    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Scores the index window by window. Once the result is full, clauses whose weights together cannot lift
+/// a row over the worst result are looked up only for rows that other clauses brought near enough.
+fn search_index(
+    index: &LexicalIndex,
+    scoring: &Scoring<'_>,
+    best: &mut Best,
+    accept: &impl Fn(Row) -> bool,
+) -> Result<()> {
+    let mut cursors: Vec<Cursor<'_>> = Vec::with_capacity(scoring.clauses.len());
+    for clause in &scoring.clauses {
+        if let Some(info) = &clause.info {
+            cursors.push(Cursor {
+                postings: index.postings(clause.field, info, true)?,
+                at: 0,
+                weight: clause.weight,
+                norms: &index.norms[clause.field],
+                lengths: scoring.lengths[clause.field]
+                    .as_ref()
+                    .expect("built with its clause"),
+            });
+        }
+    }
+    // What the clauses from each place on can add at most; a little above, as sums are rounded.
+    let mut reach = vec![0.0_f32; cursors.len() + 1];
+    for at in (0..cursors.len()).rev() {
+        reach[at] = (reach[at + 1] + cursors[at].weight) * (1.0 + 1e-5);
+    }
+    let mut near: Vec<Row> = Vec::new();
+    SUMS.with_borrow_mut(|sums| {
+        sums.resize(WINDOW_ROWS, 0.0);
+        for start in (0..index.documents).step_by(WINDOW_ROWS) {
+            let end = (start + WINDOW_ROWS).min(index.documents);
+            let sums = &mut sums[..end - start];
+            sums.fill(0.0);
+            let floor = best.floor();
+            // A row that only the clauses from `essential` on carry cannot enter.
+            let essential = reach.partition_point(|&reach| reach >= floor);
+            if essential == 0 {
+                break;
+            }
+            let essential = essential.min(cursors.len());
+            let (first, rest) = cursors.split_at_mut(essential);
+            for cursor in first {
+                cursor.add_until(start as Row, end as Row, sums);
+            }
+            near.clear();
+            let least = floor - reach[essential];
+            near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
+                let row = (start + at) as Row;
+                (sum > 0.0 && sum >= least && accept(row)).then_some(row)
+            }));
+            for (later, cursor) in rest.iter_mut().enumerate() {
+                let least = floor - reach[essential + later];
+                near.retain(|&row| sums[row as usize - start] >= least);
+                // Looking a row up costs about as much as reading a few rows in passing.
+                let passed = cursor.postings.doc_freq() as usize * (end - start) / index.documents;
+                if near.len() * LOOK_UP_COST < passed {
+                    for &row in near.iter() {
+                        cursor.add_one(row, &mut sums[row as usize - start]);
+                    }
+                } else {
+                    cursor.skip_to(start as Row);
+                    cursor.add_until(start as Row, end as Row, sums);
+                }
+            }
+            for &row in near.iter() {
+                let sum = sums[row as usize - start];
+                if best.admits(sum, row) {
+                    best.push(sum, row);
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The best rows so far. Order: score falling, then row rising.
+struct Best {
+    width: usize,
+    rows: Vec<(f32, Row)>,
+    /// Once full: the worst of the best `width`. Rows at or past it cannot enter.
+    worst: Option<(f32, Row)>,
+}
+
+impl Best {
+    fn new(width: usize) -> Self {
+        Self {
+            width,
+            rows: Vec::with_capacity(2 * width.min(1 << 16)),
+            worst: None,
+        }
+    }
+
+    /// Scores below this cannot enter.
+    fn floor(&self) -> f32 {
+        match self.worst {
+            Some((score, _)) => score,
+            None if self.width == 0 => f32::INFINITY,
+            None => f32::MIN_POSITIVE,
+        }
+    }
+
+    fn admits(&self, score: f32, row: Row) -> bool {
+        match self.worst {
+            Some((worst, last)) => score > worst || (score == worst && row < last),
+            None => score > 0.0 && self.width > 0,
+        }
+    }
+
+    fn push(&mut self, score: f32, row: Row) {
+        self.rows.push((score, row));
+        if self.rows.len() >= 2 * self.width {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.rows.len() > self.width {
+            self.rows.select_nth_unstable_by(self.width - 1, better);
+            self.rows.truncate(self.width);
+        }
+        if self.rows.len() == self.width {
+            self.worst = self.rows.iter().copied().max_by(better);
+        }
+    }
+
+    fn into_sorted(mut self) -> Vec<(Row, f32)> {
+        self.rows.sort_unstable_by(better);
+        self.rows.truncate(self.width);
+        self.rows
+            .into_iter()
+            .map(|(score, row)| (row, score))
+            .collect()
+    }
+}
+
+fn better(left: &(f32, Row), right: &(f32, Row)) -> std::cmp::Ordering {
+    right.0.total_cmp(&left.0).then(left.1.cmp(&right.1))
+}

@@ -1,0 +1,251 @@
+//! Worker threads around one earliest-deadline-first queue of chunks.
+//!
+//! A [`Task`] is a state machine that does a small piece of work at each `step`; between two steps a task with a nearer
+//! deadline goes first. Admission runs under the queue's lock, so two requests can never both count on the same free
+//! time.
+
+pub mod clock;
+pub mod queue;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use clock::Clock;
+use queue::{Entry, Leaving, Queue, Work};
+
+/// What a step leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// More to do.
+    Again,
+    /// The task has answered.
+    Done,
+}
+
+/// What a task may want to know about the others before it decides to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pressure {
+    /// Other work waits for a worker.
+    pub others_wait: bool,
+}
+
+/// One request as a state machine.
+pub trait Task: Work + Send {
+    /// Does the next piece of work.
+    fn step(&mut self, pressure: Pressure) -> Step;
+    /// Leaves without being finished; the task tells its caller.
+    fn leave(&mut self, why: Leaving);
+}
+
+impl Work for Box<dyn Task> {
+    fn abandoned(&self) -> bool {
+        (**self).abandoned()
+    }
+    fn remaining_us(&self) -> u64 {
+        (**self).remaining_us()
+    }
+    fn step_us(&self) -> u64 {
+        (**self).step_us()
+    }
+}
+
+/// What admission sees of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Predicted wait before the new work starts, microseconds.
+    pub delay_us: u64,
+    /// Units of work that wait or run.
+    pub in_flight: usize,
+}
+
+struct State {
+    queue: Queue<Box<dyn Task>>,
+    closed: bool,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    work_arrived: Condvar,
+    queue_max: usize,
+}
+
+/// The process's only queue of ranking work and its workers.
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Scheduler {
+    /// Starts `workers` threads (at least one). At most `queue_max` units of work wait or run at a time.
+    ///
+    /// # Errors
+    /// `Internal` if the system refuses a thread.
+    pub fn new(workers: usize, queue_max: usize, clock: Arc<dyn Clock>) -> Result<Self> {
+        let workers = workers.max(1);
+        let shared = Arc::new(Shared {
+            clock,
+            state: Mutex::new(State {
+                queue: Queue::new(workers),
+                closed: false,
+            }),
+            work_arrived: Condvar::new(),
+            queue_max,
+        });
+        let scheduler = Self {
+            shared: Arc::clone(&shared),
+            threads: Mutex::new(Vec::with_capacity(workers)),
+        };
+        for worker in 0..workers {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("rank-{worker}"))
+                .spawn(move || work(&shared, worker))
+                .map_err(|error| Error::Internal(format!("cannot start a worker: {error}")))?;
+            scheduler.threads.lock().push(thread);
+        }
+        Ok(scheduler)
+    }
+
+    /// Admits one unit of work. `admit` sees the load and returns the task, or the error to give the caller; it runs
+    /// under the queue's lock and must be short.
+    ///
+    /// # Errors
+    /// Whatever `admit` returns; `Overloaded` if the queue is full; `NotReady` after [`Scheduler::close`].
+    pub fn submit(
+        &self,
+        deadline_us: u64,
+        admit: impl FnOnce(Load) -> Result<Box<dyn Task>>,
+    ) -> Result<()> {
+        let mut state = self.shared.state.lock();
+        if state.closed {
+            return Err(Error::NotReady("the engine is closed".to_owned()));
+        }
+        let now_us = self.shared.clock.now_us();
+        let load = Load {
+            delay_us: state.queue.delay_us(deadline_us, now_us),
+            in_flight: state.queue.in_flight(),
+        };
+        if load.in_flight >= self.shared.queue_max {
+            return Err(Error::Overloaded {
+                retry_after_ms: retry_after_ms(load.delay_us),
+            });
+        }
+        let task = admit(load)?;
+        state.queue.push(deadline_us, task);
+        drop(state);
+        self.shared.work_arrived.notify_one();
+        Ok(())
+    }
+
+    /// Units of work that wait and units that wait or run.
+    #[must_use]
+    pub fn depth(&self) -> (usize, usize) {
+        let state = self.shared.state.lock();
+        (state.queue.waiting(), state.queue.in_flight())
+    }
+
+    /// Number of workers.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.state.lock().queue.workers()
+    }
+
+    /// Stops: waiting work leaves as abandoned, running steps end, threads are joined. Further work is refused.
+    pub fn close(&self) {
+        let waiting = {
+            let mut state = self.shared.state.lock();
+            state.closed = true;
+            state.queue.drain()
+        };
+        self.shared.work_arrived.notify_all();
+        for mut entry in waiting {
+            entry.work.leave(Leaving::Abandoned);
+        }
+        let threads: Vec<_> = self.threads.lock().drain(..).collect();
+        for thread in threads {
+            // A worker never drops the last owner of the scheduler, but joining oneself would never end.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// When to come back, given the wait that was predicted, milliseconds; at least 1.
+#[must_use]
+pub fn retry_after_ms(delay_us: u64) -> u64 {
+    delay_us.div_ceil(1_000).max(1)
+}
+
+fn work(shared: &Shared, worker: usize) {
+    let mut state = shared.state.lock();
+    loop {
+        let taken = state.queue.take(worker, shared.clock.now_us());
+        if taken.left.is_empty() && taken.next.is_none() {
+            if state.closed {
+                return;
+            }
+            shared.work_arrived.wait(&mut state);
+            continue;
+        }
+        let others_wait = state.queue.waiting() > 0;
+        drop(state);
+        for (mut entry, why) in taken.left {
+            entry.work.leave(why);
+        }
+        let preempted = taken
+            .next
+            .and_then(|entry| run(shared, worker, entry, others_wait));
+        state = shared.state.lock();
+        if let Some(entry) = preempted {
+            if state.closed {
+                drop(state);
+                let mut entry = entry;
+                entry.work.leave(Leaving::Abandoned);
+                state = shared.state.lock();
+            } else {
+                state.queue.put_back(entry);
+            }
+        }
+    }
+}
+
+/// Steps one task until it is done, leaves, or must give way; in the last case it is handed back.
+fn run(
+    shared: &Shared,
+    worker: usize,
+    mut entry: Entry<Box<dyn Task>>,
+    mut others_wait: bool,
+) -> Option<Entry<Box<dyn Task>>> {
+    loop {
+        // A panic ends this request alone: dropping the task answers its caller with an internal error.
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            entry.work.step(Pressure { others_wait })
+        }));
+        match step {
+            Ok(Step::Again) => {}
+            Ok(Step::Done) | Err(_) => return None,
+        }
+        if entry.work.abandoned() {
+            entry.work.leave(Leaving::Abandoned);
+            return None;
+        }
+        let mut state = shared.state.lock();
+        if state.closed || state.queue.should_yield(&entry) {
+            return Some(entry);
+        }
+        state.queue.note_step(worker, &entry, shared.clock.now_us());
+        others_wait = state.queue.waiting() > 0;
+    }
+}

@@ -1,0 +1,341 @@
+//! The earliest-deadline-first queue of chunks: pure state, no threads, time passed in.
+//!
+//! Work that was given up by its caller, or whose deadline has passed, leaves when it reaches the front and before
+//! anything is computed for it. The queue also answers the planner's question: how long would work with this
+//! deadline wait before it starts?
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// What the queue must know about a unit of work.
+pub trait Work {
+    /// The caller went away: computing more would be wasted.
+    fn abandoned(&self) -> bool;
+    /// Predicted work left, microseconds of one core.
+    fn remaining_us(&self) -> u64;
+    /// Predicted length of the next step, microseconds: the longest it holds a worker before it may be preempted.
+    fn step_us(&self) -> u64;
+}
+
+/// Why work left without being finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// Its caller gave up.
+    Abandoned,
+    /// Its deadline passed while it waited.
+    Expired,
+}
+
+/// Work with its deadline.
+#[derive(Debug)]
+pub struct Entry<T> {
+    /// Absolute deadline on the scheduler's clock, microseconds.
+    pub deadline_us: u64,
+    /// Order of arrival; breaks ties, so equal deadlines are served first come, first served.
+    pub arrival: u64,
+    /// The work itself.
+    pub work: T,
+}
+
+impl<T> Entry<T> {
+    fn key(&self) -> (u64, u64) {
+        (self.deadline_us, self.arrival)
+    }
+}
+
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl<T> Eq for Entry<T> {}
+
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Entry<T> {
+    // The heap keeps the greatest on top; the nearest deadline must be the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.key().cmp(&self.key())
+    }
+}
+
+/// What a worker is doing, for the backlog.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    deadline_us: u64,
+    started_us: u64,
+    step_us: u64,
+    remaining_us: u64,
+}
+
+/// The queue and the workers' current steps.
+#[derive(Debug)]
+pub struct Queue<T> {
+    waiting: BinaryHeap<Entry<T>>,
+    running: Vec<Option<Running>>,
+    arrivals: u64,
+}
+
+/// Result of [`Queue::take`].
+#[derive(Debug)]
+pub struct Taken<T> {
+    /// The work to run next; `None` when nothing is left to run.
+    pub next: Option<Entry<T>>,
+    /// Work that left at the front of the queue without being run.
+    pub left: Vec<(Entry<T>, Leaving)>,
+}
+
+impl<T: Work> Queue<T> {
+    /// An empty queue served by `workers` workers (at least one).
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self {
+            waiting: BinaryHeap::new(),
+            running: vec![None; workers.max(1)],
+            arrivals: 0,
+        }
+    }
+
+    /// Number of workers.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Units of work that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Units of work that wait or run.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.waiting.len() + self.running.iter().flatten().count()
+    }
+
+    /// Adds new work.
+    pub fn push(&mut self, deadline_us: u64, work: T) {
+        self.arrivals += 1;
+        self.waiting.push(Entry {
+            deadline_us,
+            arrival: self.arrivals,
+            work,
+        });
+    }
+
+    /// Puts preempted work back; it keeps its place among equal deadlines.
+    pub fn put_back(&mut self, entry: Entry<T>) {
+        self.waiting.push(entry);
+    }
+
+    /// Takes the work with the nearest deadline for `worker`; abandoned and expired work leaves on the way.
+    pub fn take(&mut self, worker: usize, now_us: u64) -> Taken<T> {
+        self.running[worker] = None;
+        let mut left = Vec::new();
+        while let Some(entry) = self.waiting.pop() {
+            if entry.work.abandoned() {
+                left.push((entry, Leaving::Abandoned));
+            } else if entry.deadline_us <= now_us {
+                left.push((entry, Leaving::Expired));
+            } else {
+                self.note_step(worker, &entry, now_us);
+                return Taken {
+                    next: Some(entry),
+                    left,
+                };
+            }
+        }
+        Taken { next: None, left }
+    }
+
+    /// Records that `worker` begins a step of `entry` now.
+    pub fn note_step(&mut self, worker: usize, entry: &Entry<T>, now_us: u64) {
+        self.running[worker] = Some(Running {
+            deadline_us: entry.deadline_us,
+            started_us: now_us,
+            step_us: entry.work.step_us(),
+            remaining_us: entry.work.remaining_us(),
+        });
+    }
+
+    /// True when work with a nearer deadline than `entry` waits: `entry` should give way.
+    #[must_use]
+    pub fn should_yield(&self, entry: &Entry<T>) -> bool {
+        self.waiting
+            .peek()
+            .is_some_and(|first| first.key() < entry.key())
+    }
+
+    /// Predicted wait before new work with this deadline starts, microseconds.
+    ///
+    /// Work with earlier (or equal) deadlines is laid out over the workers, each unit on the worker that is free
+    /// first; a running step with a later deadline only has to end its current chunk.
+    #[must_use]
+    pub fn delay_us(&self, deadline_us: u64, now_us: u64) -> u64 {
+        let mut free_at: Vec<u64> = self
+            .running
+            .iter()
+            .map(|slot| {
+                slot.map_or(0, |running| {
+                    let elapsed = now_us.saturating_sub(running.started_us);
+                    let whole = if running.deadline_us <= deadline_us {
+                        running.remaining_us
+                    } else {
+                        running.step_us
+                    };
+                    whole.saturating_sub(elapsed)
+                })
+            })
+            .collect();
+        for entry in &self.waiting {
+            if entry.deadline_us > deadline_us || entry.work.abandoned() {
+                continue;
+            }
+            if let Some(first) = free_at.iter_mut().min() {
+                *first += entry.work.remaining_us();
+            }
+        }
+        free_at.into_iter().min().unwrap_or(0)
+    }
+
+    /// Everything that waits, for shutting down.
+    pub fn drain(&mut self) -> Vec<Entry<T>> {
+        self.waiting.drain().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Item {
+        name: &'static str,
+        abandoned: bool,
+        remaining_us: u64,
+    }
+
+    impl Work for Item {
+        fn abandoned(&self) -> bool {
+            self.abandoned
+        }
+        fn remaining_us(&self) -> u64 {
+            self.remaining_us
+        }
+        fn step_us(&self) -> u64 {
+            self.remaining_us.min(100)
+        }
+    }
+
+    fn item(name: &'static str, remaining_us: u64) -> Item {
+        Item {
+            name,
+            abandoned: false,
+            remaining_us,
+        }
+    }
+
+    #[test]
+    fn the_nearest_deadline_goes_first_and_ties_keep_their_order() {
+        let mut queue = Queue::new(1);
+        queue.push(300, item("late", 1));
+        queue.push(100, item("first", 1));
+        queue.push(200, item("middle", 1));
+        queue.push(100, item("second", 1));
+        let order: Vec<_> = std::iter::from_fn(|| queue.take(0, 0).next)
+            .map(|entry| entry.work.name)
+            .collect();
+        assert_eq!(order, ["first", "second", "middle", "late"]);
+    }
+
+    #[test]
+    fn abandoned_and_expired_work_leaves_before_it_is_run() {
+        let mut queue = Queue::new(1);
+        queue.push(50, item("expired", 1));
+        let mut gone = item("abandoned", 1);
+        gone.abandoned = true;
+        queue.push(150, gone);
+        queue.push(200, item("alive", 1));
+        let taken = queue.take(0, 100);
+        let left: Vec<_> = taken
+            .left
+            .iter()
+            .map(|(entry, why)| (entry.work.name, *why))
+            .collect();
+        assert_eq!(
+            left,
+            [
+                ("expired", Leaving::Expired),
+                ("abandoned", Leaving::Abandoned)
+            ]
+        );
+        assert_eq!(taken.next.map(|entry| entry.work.name), Some("alive"));
+    }
+
+    #[test]
+    fn work_gives_way_only_to_a_nearer_deadline() {
+        let mut queue = Queue::new(1);
+        queue.push(500, item("running", 10));
+        let running = queue.take(0, 0).next.expect("one entry waits");
+        assert!(!queue.should_yield(&running));
+        queue.push(500, item("same deadline", 10));
+        assert!(!queue.should_yield(&running));
+        queue.push(400, item("nearer", 10));
+        assert!(queue.should_yield(&running));
+        queue.put_back(running);
+        assert_eq!(
+            queue.take(0, 0).next.map(|entry| entry.work.name),
+            Some("nearer")
+        );
+        assert_eq!(
+            queue.take(0, 0).next.map(|entry| entry.work.name),
+            Some("running")
+        );
+    }
+
+    #[test]
+    fn the_delay_counts_only_work_that_would_go_first() {
+        let mut queue = Queue::new(1);
+        queue.push(100, item("before", 30));
+        queue.push(300, item("after", 70));
+        assert_eq!(queue.delay_us(200, 0), 30);
+        assert_eq!(queue.delay_us(300, 0), 100);
+        assert_eq!(queue.delay_us(50, 0), 0);
+    }
+
+    #[test]
+    fn the_delay_is_zero_while_a_worker_is_free() {
+        let mut queue = Queue::new(2);
+        queue.push(100, item("long", 1_000));
+        queue.take(0, 0);
+        assert_eq!(queue.delay_us(200, 0), 0);
+        queue.push(100, item("second", 400));
+        queue.take(1, 0);
+        assert_eq!(queue.delay_us(200, 0), 400);
+        assert_eq!(queue.delay_us(200, 150), 250, "time already spent counts");
+    }
+
+    #[test]
+    fn a_running_step_with_a_later_deadline_only_ends_its_chunk() {
+        let mut queue = Queue::new(1);
+        queue.push(900, item("long", 1_000));
+        queue.take(0, 0);
+        assert_eq!(queue.delay_us(200, 0), 100);
+        assert_eq!(queue.delay_us(900, 0), 1_000);
+    }
+
+    #[test]
+    fn abandoned_work_does_not_count_as_backlog() {
+        let mut queue = Queue::new(1);
+        let mut gone = item("abandoned", 500);
+        gone.abandoned = true;
+        queue.push(100, gone);
+        assert_eq!(queue.delay_us(200, 0), 0);
+    }
+}

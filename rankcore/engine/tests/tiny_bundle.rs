@@ -1,0 +1,328 @@
+//! The models of a real bundle folder, end to end.
+//!
+//! The bundle is `MUSTER_TINY_BUNDLE` (written by `python -m tests.fixtures.tiny_bundle OUT`) with the runtime
+//! `MUSTER_RUNTIME_LIBRARY` (a `libonnxruntime.so`); where these are not set, both come from the checkout's
+//! `.venv`; where there is none, every test skips and says so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use rankcore_engine::bundle::{Bundle, Tier};
+use rankcore_engine::rerank::late;
+use rankcore_engine::wire;
+
+fn places() -> Option<(PathBuf, PathBuf)> {
+    static PLACES: OnceLock<Option<(PathBuf, PathBuf)>> = OnceLock::new();
+    let places = PLACES.get_or_init(|| {
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        match (
+            variable("MUSTER_TINY_BUNDLE"),
+            variable("MUSTER_RUNTIME_LIBRARY"),
+        ) {
+            (Some(bundle), Some(library)) => Some((bundle, library)),
+            _ => from_checkout(),
+        }
+    });
+    if places.is_none() {
+        println!(
+            "skipped: MUSTER_TINY_BUNDLE and MUSTER_RUNTIME_LIBRARY are not set, and there is no .venv"
+        );
+    }
+    places.clone()
+}
+
+/// Writes the bundle with the checkout's own Python and finds the runtime that is installed there.
+fn from_checkout() -> Option<(PathBuf, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let python = root.join(".venv/bin/python");
+    if !python.is_file() {
+        return None;
+    }
+    let bundle = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny-bundle");
+    let written = Command::new(&python)
+        .args(["-m", "tests.fixtures.tiny_bundle"])
+        .arg(&bundle)
+        .current_dir(&root)
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&written.stderr);
+    assert!(
+        written.status.success(),
+        "the tiny bundle was not written: {complaint}"
+    );
+    let library = fs::read_dir(root.join(".venv/lib"))
+        .unwrap()
+        .filter_map(|version| {
+            let capi = version.ok()?.path().join("site-packages/onnxruntime/capi");
+            fs::read_dir(capi).ok()
+        })
+        .flatten()
+        .filter_map(|file| Some(file.ok()?.path()))
+        .find(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("libonnxruntime.so")
+        });
+    Some((bundle, library.expect("onnxruntime carries its library")))
+}
+
+fn open() -> Option<Arc<Bundle>> {
+    let (bundle, library) = places()?;
+    Some(Bundle::open(&bundle, &library).unwrap())
+}
+
+fn product(id: &str, title: &str) -> wire::Product {
+    wire::Product {
+        product_id: id.into(),
+        title: title.into(),
+        ..Default::default()
+    }
+}
+
+fn products() -> Vec<wire::Product> {
+    [
+        "red running shoes",
+        "black leather wallet for men with zip and coin case",
+        "mug",
+        "waterproof hiking boots, brown, with soft rubber sole and long cotton laces for winter travel",
+        "usb-c cable 2m",
+        "zzz 漢字 ???",
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(number, title)| product(&number.to_string(), title))
+    .collect()
+}
+
+/// A copy of the tiny bundle in which one file is changed.
+fn damaged(bundle: &Path, change: impl FnOnce(&Path)) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(bundle, folder.path());
+    change(folder.path());
+    folder
+}
+
+#[test]
+fn golden_cases_of_an_independent_implementation_reproduce() {
+    let Some(bundle) = open() else { return };
+    assert!(bundle.golden.as_ref().unwrap().cases.len() >= 4);
+    assert_eq!(bundle.verify_golden().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_golden_case_that_differs_is_named_with_both_values() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    let folder = damaged(&bundle, |folder| {
+        let path = folder.join("golden.json");
+        let mut golden: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        golden["cases"][1]["late"] = 0.9.into();
+        fs::write(path, golden.to_string()).unwrap();
+    });
+    let complaints = Bundle::open(folder.path(), &library)
+        .unwrap()
+        .verify_golden()
+        .unwrap();
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(complaints[0].starts_with("golden case 1"), "{complaints:?}");
+    assert!(complaints[0].contains("late is 0.1"), "{complaints:?}");
+    assert!(complaints[0].contains("expected 0.9"), "{complaints:?}");
+}
+
+#[test]
+fn vectors_are_unit_length_and_similar_texts_are_near() {
+    let Some(bundle) = open() else { return };
+    let query = bundle.encoder.query("running shoes").unwrap();
+    assert_eq!(query.pieces.len(), 2);
+    assert_eq!(query.tokens.len(), 2);
+    assert!(!query.truncated);
+    let scores = bundle.pair_scores("running shoes", &products()).unwrap();
+    for encoded in bundle.encoder.products(&products()).unwrap() {
+        let norm: f32 = encoded.dense.iter().map(|value| value * value).sum();
+        assert!((norm - 1.0).abs() < 1e-4, "{norm}");
+        assert_eq!(encoded.dense.len(), bundle.dimension);
+        assert_eq!(
+            encoded.tokens.len(),
+            late::packed_len(encoded.token_count, bundle.token_dimension)
+        );
+    }
+    for other in &scores[1..] {
+        assert!(scores[0].dense > other.dense);
+        assert!(scores[0].late > other.late);
+        assert!(scores[0].cross.unwrap() > other.cross.unwrap());
+    }
+}
+
+#[test]
+fn a_product_has_the_same_vectors_whatever_is_encoded_with_it() {
+    let Some(bundle) = open() else { return };
+    let together = bundle.encoder.products(&products()).unwrap();
+    for (product, expected) in products().iter().zip(&together) {
+        let alone = &bundle
+            .encoder
+            .products(std::slice::from_ref(product))
+            .unwrap()[0];
+        assert_eq!(alone.dense, expected.dense);
+        assert_eq!(alone.tokens, expected.tokens);
+        assert_eq!(alone.pieces, expected.pieces);
+        assert_eq!(
+            alone.pieces,
+            bundle.encoder.product_pieces(product).unwrap()
+        );
+    }
+}
+
+#[test]
+fn cross_scores_do_not_depend_on_the_chunking() {
+    let Some(bundle) = open() else { return };
+    let cross = bundle.cross(Tier::CrossSmall).unwrap();
+    let query = bundle.encoder.query("brown hiking boots").unwrap().pieces;
+    let pieces: Vec<Vec<u32>> = products()
+        .iter()
+        .map(|product| bundle.encoder.product_pieces(product).unwrap())
+        .collect();
+    let pieces: Vec<&[u32]> = pieces.iter().map(Vec::as_slice).collect();
+    let together = cross.score(&query, &pieces).unwrap();
+    assert!(together.iter().all(|score| score.is_finite()));
+    for size in [1, 2, 4] {
+        let chunked: Vec<f32> = pieces
+            .chunks(size)
+            .flat_map(|chunk| cross.score(&query, chunk).unwrap())
+            .collect();
+        assert_eq!(together, chunked, "in chunks of {size}");
+    }
+    assert!(cross.score(&query, &[]).unwrap().is_empty());
+}
+
+#[test]
+fn long_and_wordless_texts_are_answered() {
+    let Some(bundle) = open() else { return };
+    let long = bundle.encoder.query(&"shoe ".repeat(200)).unwrap();
+    assert!(long.truncated);
+    assert_eq!(long.pieces.len(), bundle.text.query_tokens_max);
+    assert_eq!(long.tokens.len(), bundle.text.query_tokens_max);
+    let nothing = bundle.encoder.query("\u{200d}").unwrap();
+    assert!(nothing.dense.iter().all(|value| value.is_finite()));
+    let encoded = bundle
+        .encoder
+        .products(&[product("long", &"blue leather coat ".repeat(100))])
+        .unwrap();
+    assert_eq!(encoded[0].token_count, bundle.text.late_tokens_max);
+    assert_eq!(encoded[0].pieces.len(), bundle.text.cross_tokens_max);
+    assert!(bundle.encoder.products(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn many_threads_share_few_sessions_and_get_the_same_answers() {
+    let Some(bundle) = open() else { return };
+    let expected = bundle.encoder.query("red wool scarf").unwrap().dense;
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    assert_eq!(
+                        bundle.encoder.query("red wool scarf").unwrap().dense,
+                        expected
+                    );
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_broken_bundle_is_refused_with_the_name_of_the_file() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    type Change = fn(&Path);
+    let cases: [(&str, &str, Change); 12] = [
+        ("manifest.json", "manifest.json", |path| {
+            fs::remove_file(path).unwrap()
+        }),
+        ("manifest.json", "schema_version is 9", |path| {
+            fs::write(path, r#"{"schema_version": 9, "bundle_id": "x"}"#).unwrap();
+        }),
+        ("text.json", "text.json", |path| {
+            fs::write(path, "{}").unwrap()
+        }),
+        ("lexical.json", "lexical.json", |path| {
+            fs::write(path, "[").unwrap()
+        }),
+        ("plans.json", "no plans", |path| {
+            fs::write(path, r#"{"plans": []}"#).unwrap()
+        }),
+        ("plans.json", "unknown tier", |path| {
+            let text = fs::read_to_string(path).unwrap();
+            fs::write(path, text.replace("\"hybrid\"", "\"medium\"")).unwrap();
+        }),
+        (
+            "cross_small/model.onnx",
+            "no cross_small/model.onnx",
+            |path| {
+                fs::remove_file(path).unwrap();
+            },
+        ),
+        ("cross_small/model.onnx", "cross_small/model.onnx", |path| {
+            fs::write(path, "not a model").unwrap();
+        }),
+        ("encoder/model.onnx", "encoder/model.onnx", |path| {
+            fs::remove_file(path).unwrap()
+        }),
+        ("tokenizer.json", "tokenizer.json", |path| {
+            fs::write(path, "{").unwrap()
+        }),
+        ("tokenizer.json", "[CLS]", |path| {
+            let text = fs::read_to_string(path).unwrap();
+            fs::write(path, text.replace("[CLS]", "[START]")).unwrap();
+        }),
+        ("ranker/late.txt", "ranker/late.txt", |path| {
+            let text = fs::read_to_string(path).unwrap();
+            fs::write(path, &text[..text.len() / 2]).unwrap();
+        }),
+    ];
+    for (file, reason, change) in cases {
+        let folder = damaged(&bundle, |folder| change(&folder.join(file)));
+        let Err(error) = Bundle::open(folder.path(), &library) else {
+            panic!("{file} was damaged and the bundle opened ({reason})");
+        };
+        assert!(
+            error.to_string().contains(reason),
+            "{reason:?} is not in {error}"
+        );
+    }
+}
+
+#[test]
+fn models_of_the_wrong_shape_are_refused() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    // The cross-encoder in the encoder's place: other inputs, other outputs.
+    let folder = damaged(&bundle, |folder| {
+        fs::copy(
+            folder.join("cross_small/model.onnx"),
+            folder.join("encoder/model.onnx"),
+        )
+        .unwrap();
+    });
+    let Err(error) = Bundle::open(folder.path(), &library) else {
+        panic!("a cross-encoder passed as an encoder");
+    };
+    assert!(error.to_string().contains("inputs are"), "{error}");
+}

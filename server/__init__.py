@@ -1,0 +1,1 @@
+"""The service: wiring, gRPC services, the catalogue's log, and the standbys."""

@@ -1,0 +1,395 @@
+"""Wiring: the parts of one replica, each given its own small configuration.
+
+    bundle -> engine -> generation -> Served <- Tailer <- Store <- LogWriter <- CatalogueService.Apply
+                 ^                      ^                   ^
+          RankingService             Renewal           LeaseKeeper -> Health
+
+``Replica`` answers status and health from its first moment; ``load`` makes the parts, in the order of the
+drawing; ``lifecycle`` says when.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import rankcore
+from muster.bundle import Bundle
+from muster.v1 import admin_pb2
+from server import health
+from server.admission import Budget
+from server.catalogue.errors import StoreError
+from server.catalogue.log import LogWriter, LogWriterConfig
+from server.catalogue.store import Store, StoreConfig
+from server.catalogue.tail import Tailer, TailerConfig
+from server.config import Settings
+from server.errors import ReplicaNotReady
+from server.generation.build import BuildJob
+from server.generation.open import open_newest
+from server.generation.renewal import Renewal, RenewalPolicy
+from server.generation.swap import Served
+from server.health import Health
+from server.metrics import Metrics
+from server.rpc import RpcServer
+from server.services.admin import AdminService
+from server.services.catalogue import CatalogueLimits, CatalogueService
+from server.services.ranking import RankingService
+from server.standby.lease import LeaseConfig, LeaseKeeper
+from server.standby.role import keep_role
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_CHECK_S = 0.05
+_PRIMARY_NAME_S = 0.1
+_CATCH_UP_WAIT_S = 0.2
+
+
+class Lag:
+    """How long this replica has been known to be behind the log. One thread calls it.
+
+    A head seen at some time must be applied within the bound after it; under a steady stream of events a
+    replica is always a few behind, and that is no lag.
+    """
+
+    def __init__(self) -> None:
+        self._heads: deque[tuple[float, int]] = deque()
+
+    def behind_s(self, now_s: float, head_sequence: int, applied_sequence: int) -> float:
+        """Note what is known now; seconds since the oldest head was seen that is still not applied."""
+        if not self._heads or self._heads[-1][1] < head_sequence:
+            self._heads.append((now_s, head_sequence))
+        while self._heads and self._heads[0][1] <= applied_sequence:
+            self._heads.popleft()
+        return now_s - self._heads[0][0] if self._heads else 0.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a replica consists of once it is loaded."""
+
+    engine: rankcore.Engine
+    store: Store
+    served: Served
+    tailer: Tailer
+    writer: LogWriter
+    keeper: LeaseKeeper
+    renewal: Renewal
+    catalogue: CatalogueService
+    warm_up_queries: list[str]
+
+
+class Replica:
+    """One replica. Raises: ConfigurationError where the address cannot be taken.
+
+    request_drain: asks the process to drain. fail: called, from any thread, with what it cannot go on after.
+    """
+
+    def __init__(
+        self, settings: Settings, *, request_drain: Callable[[], None], fail: Callable[[BaseException], None]
+    ) -> None:
+        self.settings = settings
+        self.health = Health()
+        self.metrics = Metrics(self._numbers)
+        self.rpc = RpcServer(settings.listen, settings.rpc)
+        self.name = settings.replica_name(self.rpc.port)
+        self.parts: Parts | None = None
+        self._request_drain = request_drain
+        self._fail = fail
+        self._started_at = time.monotonic()
+        self._stopping = threading.Event()
+        self._warm = False
+        self._writable = False
+        self._lag = Lag()
+        self._lag_s = 0.0
+        self._primary = ("", 0, 0.0)
+        self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
+        admin = AdminService(status=self.status, drain=self._drain, rebuild=self._rebuild)
+        self.rpc.methods.add(admin.methods(self.metrics))
+
+    # --- start -------------------------------------------------------------------------------------------
+
+    def load(self, bundle: Bundle, engine: rankcore.Engine) -> Parts:
+        """Open store and generation and make every part; nothing follows, writes or answers yet.
+
+        Raises: StoreError.
+        """
+        settings = self.settings
+        store = Store.open(settings.log_path, StoreConfig(busy_timeout_ms=settings.catalogue.busy_ms))
+        served = Served(engine, open_newest(engine, settings.generations_dir), _reader(store))
+        tailer = Tailer(
+            store,
+            served.apply,
+            applied_sequence=served.generation.applied_sequence(),
+            observe=engine.observe,
+            on_failed=self._fail,
+            config=TailerConfig(poll_ms=settings.catalogue.poll_ms),
+        )
+        keeper = keep_role(
+            store,
+            settings.lock_path,
+            replica=self.name,
+            on_primary=self._became_primary,
+            on_standby=self._became_standby,
+            config=LeaseConfig(ttl_ms=settings.lease.ttl_ms),
+            eligible=lambda: self._warm and tailer.caught_up(),
+        )
+        writer = LogWriter(
+            store,
+            keeper,
+            config=LogWriterConfig(
+                group_events_max=settings.catalogue.group_events_max,
+                queue_events_max=settings.catalogue.queue_events_max,
+            ),
+            on_commit=tailer.wake,
+        )
+        queries = _golden_queries(bundle)[: settings.lifecycle.warm_up_queries]
+        renewal = Renewal(
+            engine,
+            served,
+            BuildJob.of(settings),
+            RenewalPolicy(
+                rebuild=settings.generation.rebuild,
+                delta_products_min=settings.generation.delta_products_min,
+                delta_share_min=settings.generation.delta_share_min,
+                delta_products_max=settings.generation.delta_products_max,
+                quiet_s=settings.generation.quiet_ms / 1000,
+                poll_s=settings.generation.poll_ms / 1000,
+            ),
+            primary=keeper.is_primary,
+            on_swap=lambda: engine.warm_up(queries),
+        )
+        budget = Budget(
+            default_us=settings.ranking.default_deadline_ms * 1000,
+            max_us=settings.ranking.deadline_max_ms * 1000,
+        )
+        catalogue = CatalogueService(
+            writer=writer,
+            products=lambda: served.generation,
+            applied_sequence=lambda: served.generation.applied_sequence(),
+            wait_applied=tailer.wait_applied,
+            read_events=_reader(store),
+            writable=lambda: self._writable and keeper.is_primary(),
+            primary=self._primary_name,
+            budget=budget,
+            limits=CatalogueLimits(
+                watch_streams_max=settings.rpc.watch_streams_max,
+                apply_deadline_us=settings.catalogue.apply_deadline_ms * 1000,
+            ),
+        )
+        self.parts = Parts(engine, store, served, tailer, writer, keeper, renewal, catalogue, queries)
+        self.rpc.methods.add(RankingService(engine, budget).methods(self.metrics))
+        self.rpc.methods.add(catalogue.methods(self.metrics))
+        return self.parts
+
+    def follow(self, give_up: Callable[[], bool]) -> None:
+        """Serve the generation inside, replay the log to its end, and warm up. ``give_up`` ends the wait."""
+        parts = self._loaded()
+        parts.served.start()
+        parts.tailer.start()
+        while not give_up():
+            try:
+                if parts.tailer.wait_caught_up(_CATCH_UP_WAIT_S):
+                    break
+            except StoreError as error:
+                logger.warning("the end of the log cannot be read, trying again: %s", error)
+                time.sleep(_CATCH_UP_WAIT_S)
+        parts.engine.warm_up(parts.warm_up_queries)
+
+    def serve(self) -> None:
+        """Tell clients, compete for the lease where eligible, and keep the generation fresh."""
+        parts = self._loaded()
+        self._warm = True
+        self.health.readable(True)
+        self._monitor.start()
+        parts.writer.start()
+        if self.settings.lease.eligible:
+            parts.keeper.start()
+        parts.renewal.start()
+
+    # --- end ---------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Tell clients that this replica goes; it still answers."""
+        self._stopping.set()
+        self.health.leave()
+
+    def close(self, grace_s: float) -> None:
+        """Finish what runs, write what waits, give the lease back, let go of everything."""
+        if self.parts is not None:
+            self.parts.catalogue.close()
+        self.rpc.stop(grace_s)
+        if self.parts is None:
+            return
+        self.parts.writer.close()
+        self.parts.keeper.stop()
+        self.parts.renewal.stop()
+        self.parts.tailer.stop()
+        self.parts.engine.close()
+        self.parts.store.close()
+
+    # --- what the replica says of itself -----------------------------------------------------------------
+
+    def status(self) -> admin_pb2.StatusResponse:
+        """The state now; while the replica loads, only what is known then."""
+        uptime_ms = int((time.monotonic() - self._started_at) * 1000)
+        response = admin_pb2.StatusResponse(
+            replica=self.name,
+            role=admin_pb2.ROLE_STANDBY,
+            serving=self.health.serving(health.RANKING),
+            uptime_ms=uptime_ms,
+            version=_version(),
+            pid=os.getpid(),
+        )
+        parts = self.parts
+        if parts is None:
+            return response
+        engine = parts.engine.status()
+        generation = parts.served.generation
+        applied_sequence = generation.applied_sequence()
+        response.role = admin_pb2.ROLE_PRIMARY if self._reigns() else admin_pb2.ROLE_STANDBY
+        response.primary = self._primary_name()
+        response.epoch = max(parts.tailer.epoch, self._primary[1])
+        response.applied_sequence = applied_sequence
+        response.head_sequence = max(parts.tailer.head_sequence, applied_sequence)
+        response.staleness_ms = self._staleness_ms(parts)
+        response.products = generation.products()
+        response.delta_products = generation.delta_products()
+        response.bundle_id = parts.engine.bundle_id
+        response.generation_id = generation.generation_id
+        response.in_flight = int(engine["in_flight"])
+        response.building = parts.renewal.building()
+        for plan in engine["plans"]:
+            response.plans.add(
+                tier=str(plan["tier"]),
+                depth=int(plan["depth"]),
+                expected_ndcg=float(plan["expected_ndcg"]),
+                cost_ms=float(plan["cost_ms"]),
+            )
+        return response
+
+    def _numbers(self) -> Mapping[str, Any]:
+        status = self.status()
+        numbers: dict[str, Any] = {
+            "primary": status.role == admin_pb2.ROLE_PRIMARY,
+            "serving": status.serving,
+            "epoch": status.epoch,
+            "head_sequence": status.head_sequence,
+            "applied_sequence": status.applied_sequence,
+            "staleness_s": status.staleness_ms / 1000,
+            "products": status.products,
+            "delta_products": status.delta_products,
+            "in_flight": status.in_flight,
+            "building": status.building,
+        }
+        if self.parts is not None:
+            numbers.update(engine_counters(self.parts.engine.status()))
+        return numbers
+
+    def _staleness_ms(self, parts: Parts) -> int:
+        staleness_s = parts.tailer.staleness_s()
+        if staleness_s is None:
+            return int((time.monotonic() - self._started_at) * 1000)
+        return int(1000 * max(staleness_s, self._lag_s))
+
+    # --- role --------------------------------------------------------------------------------------------
+
+    def _reigns(self) -> bool:
+        return self.parts is not None and self._writable and self.parts.keeper.is_primary()
+
+    def _became_primary(self, epoch: int) -> None:
+        parts = self._loaded()
+        # Patches are checked against the products here, so the whole log must be in before the first write.
+        while parts.keeper.writing_epoch() == epoch and not self._stopping.is_set():
+            if parts.tailer.wait_caught_up(_CATCH_UP_WAIT_S):
+                self._writable = True
+                self.health.writable(True)
+                logger.info("primary of epoch %d", epoch)
+                return
+
+    def _became_standby(self) -> None:
+        self._writable = False
+        self.health.writable(False)
+        logger.info("standby")
+
+    def _primary_name(self) -> str:
+        """Name of the primary by the lease, read from the store at most ten times a second."""
+        parts = self.parts
+        if parts is None:
+            return ""
+        now = time.monotonic()
+        name, epoch, read_at = self._primary
+        if now - read_at > _PRIMARY_NAME_S:
+            try:
+                lease = parts.keeper.lease()
+            except StoreError:
+                lease = None
+            if lease is None or lease.expires_monotonic_ns <= time.monotonic_ns():
+                name = ""
+            else:
+                name = lease.holder.replica
+            epoch = max(epoch, lease.epoch if lease is not None else 0)
+            self._primary = (name, epoch, now)
+        return name
+
+    def _drain(self) -> int:
+        self._request_drain()
+        return int(self.parts.engine.status()["in_flight"]) if self.parts is not None else 0
+
+    def _rebuild(self) -> bool:
+        return self._loaded().renewal.start_build()
+
+    def _watch_health(self) -> None:
+        parts = self._loaded()
+        bound_s = self.settings.catalogue.staleness_max_ms / 1000
+        while not self._stopping.wait(_HEALTH_CHECK_S):
+            tailer = parts.tailer
+            self._lag_s = self._lag.behind_s(
+                time.monotonic(), tailer.head_sequence, parts.served.generation.applied_sequence()
+            )
+            serving = self._lag_s <= bound_s and tailer.failure is None
+            if serving != self.health.serving(health.RANKING):
+                logger.warning("behind the log for %.1f s, serving reads: %s", self._lag_s, serving)
+            self.health.readable(serving)
+
+    def _loaded(self) -> Parts:
+        if self.parts is None:
+            raise ReplicaNotReady("this replica is still starting")
+        return self.parts
+
+
+def engine_counters(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The counters of ``rankcore.Engine.status()`` by the names that ``server.metrics`` publishes."""
+    counters = dict(status["counters"])
+    by_tier = dict(counters.get("by_tier", {}))
+    counters["answered_by_tier"] = by_tier
+    return counters
+
+
+def _reader(store: Store) -> Callable[[int, int], Sequence[bytes]]:
+    def read(first_sequence: int, events_max: int) -> Sequence[bytes]:
+        return store.read_range(first_sequence, events_max=events_max)
+
+    return read
+
+
+def _golden_queries(bundle: Bundle) -> list[str]:
+    """The queries of the golden requests, each once, in order."""
+    if "golden.json" not in bundle.manifest.files:
+        return ["warm up"]
+    return list(dict.fromkeys(str(case["query"]) for case in bundle.json("golden.json")["cases"])) or [
+        "warm up"
+    ]
+
+
+def _version() -> str:
+    try:
+        return version("muster")
+    except PackageNotFoundError:
+        return "0.1.0"

@@ -1,0 +1,1 @@
+"""The live catalogue: the log (`store`, `log`), what follows it (`tail`), and their errors (`errors`)."""

@@ -1,0 +1,228 @@
+"""Follows the log: what any replica has committed reaches this replica's engine within milliseconds.
+
+A thread on its own read connection asks SQLite every few milliseconds whether anything was committed, reads
+what is new and hands it over in sequence. Delivery is at least once and never out of order; the engine skips
+what it has, so a follower can start again from any sequence.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.catalogue.errors import StoreDamaged, StoreError
+from server.catalogue.store import DataVersion, Store
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[list[bytes]], int]
+Observe = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TailerConfig:
+    """poll_ms: from one look to the next. batch_events_max: events handed over at once.
+
+    retry_ms: from a failed look to the next.
+    """
+
+    poll_ms: float = 5.0
+    batch_events_max: int = 1000
+    retry_ms: float = 50.0
+
+
+class Tailer:
+    """Delivers committed events, in sequence, to a callback.
+
+    store: the open store.
+    deliver: takes serialised `SequencedEvent`s, ascending, and returns the sequence applied so far
+    (`Generation.apply`). It runs in the tailer's thread. Whatever it raises ends the tailer, since a replica
+    that skipped an event must not serve.
+    applied_sequence: what `deliver`'s target holds already; the first event delivered is the next one.
+    observe: called with (epoch, head sequence) at every look at the log that succeeded, also when nothing is
+    new, so that staleness can be told; runs in the tailer's thread.
+    on_failed: called once, in the tailer's thread, if it had to end.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        deliver: Deliver,
+        *,
+        applied_sequence: int = 0,
+        observe: Observe | None = None,
+        on_failed: Callable[[BaseException], None] | None = None,
+        config: TailerConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._deliver = deliver
+        self._observe = observe
+        self._on_failed = on_failed
+        self._config = config or TailerConfig()
+        self._clock = clock
+        self._condition = threading.Condition()
+        # Held while events are delivered, so that `switch` falls between two deliveries.
+        self._delivering = threading.Lock()
+        self._applied = applied_sequence
+        self._head = 0
+        self._epoch = 0
+        self._looked_at_s: float | None = None
+        self._woken = False
+        self._stopped = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="log-tailer", daemon=True)
+
+    # --- for the owner -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start following."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End the thread after the delivery in progress. False if it has not ended in time."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def switch(self, deliver: Deliver, applied_sequence: int) -> None:
+        """Follow with another target from now on, between two deliveries: a new generation takes over.
+
+        applied_sequence: what the new target holds; it may be behind or ahead of the old one. Returns once no
+        delivery to the old target is in progress. Waiters of `wait_applied` then wait for the new target.
+        """
+        with self._delivering, self._condition:
+            self._deliver = deliver
+            self._applied = applied_sequence
+            self._woken = True
+            self._condition.notify_all()
+
+    # --- for everybody -----------------------------------------------------------------------------------
+
+    @property
+    def applied_sequence(self) -> int:
+        """Every event up to this one has been delivered and applied."""
+        return self._applied
+
+    @property
+    def head_sequence(self) -> int:
+        """The last event that this replica has seen in the log."""
+        return self._head
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last event seen, or 0."""
+        return self._epoch
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the tailer ended by itself, or None."""
+        return self._failure
+
+    def staleness_s(self) -> float | None:
+        """Seconds since this replica last knew that it had everything or less; None before the first look."""
+        looked_at_s = self._looked_at_s
+        return None if looked_at_s is None else max(0.0, self._clock() - looked_at_s)
+
+    def caught_up(self) -> bool:
+        """All that was in the log at the last look is applied, and the tailer lives."""
+        return self._looked_at_s is not None and self._applied >= self._head and self._failure is None
+
+    def wake(self, head_sequence: int = 0) -> None:
+        """Look now instead of at the next poll. Give it to `LogWriter` as on_commit."""
+        with self._condition:
+            self._woken = True
+            self._condition.notify_all()
+
+    def wait_applied(self, sequence: int, timeout_s: float) -> bool:
+        """Wait until everything up to `sequence` is applied here. False if it was not in time."""
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._applied >= sequence or self._failure is not None or self._stopped,
+                timeout=max(0.0, timeout_s),
+            )
+            return self._applied >= sequence
+
+    def wait_caught_up(self, timeout_s: float) -> bool:
+        """Wait until what is in the log now, read anew, is applied here, as a new primary does first.
+
+        Raises: StoreError if the log cannot be read.
+        """
+        return self.wait_applied(self._store.head().sequence, timeout_s)
+
+    # --- the tailer's thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        version: DataVersion | None = None
+        seen: int | None = None
+        while not self._stopped:
+            pause_s = self._config.poll_ms / 1000
+            try:
+                if version is None:
+                    version, seen = self._store.watch_version(), None
+                # Read before the events: what is committed in between only causes one look too many.
+                current = version.read()
+                if current != seen or self._applied < self._head:
+                    self._look()
+                seen = current
+                self._looked_at_s = self._clock()
+                if self._observe is not None:
+                    self._observe(self._epoch, self._head)
+            except StoreDamaged as damaged:
+                self._fail(damaged)
+                break
+            except StoreError as error:
+                logger.warning("cannot read the log, trying again: %s", error)
+                if version is not None:
+                    version.close()
+                version = None
+                pause_s = self._config.retry_ms / 1000
+            except Exception as error:
+                self._fail(error)
+                break
+            with self._condition:
+                self._condition.wait_for(lambda: self._woken or self._stopped, timeout=pause_s)
+                self._woken = False
+        if version is not None:
+            version.close()
+
+    def _look(self) -> None:
+        # Read before the head: a `switch` in between may be to a target that is ahead of this head.
+        applied = self._applied
+        head = self._store.head()
+        self._head, self._epoch = head.sequence, head.epoch
+        if applied > head.sequence:
+            raise StoreDamaged(
+                f"this replica has applied event {applied}, but the log ends at {head.sequence}; "
+                "generations and log belong to different catalogues, or the log was cut short"
+            )
+        while self._applied < head.sequence and not self._stopped:
+            with self._delivering:
+                events = self._store.read_range(
+                    self._applied + 1, head.sequence, events_max=self._config.batch_events_max
+                )
+                if not events:
+                    raise StoreDamaged(f"event {self._applied + 1} is missing from the log")
+                applied = self._deliver(events)
+                expected = self._applied + len(events)
+                if applied < expected:
+                    raise RuntimeError(
+                        f"events up to {expected} were delivered, but only {applied} are applied"
+                    )
+                with self._condition:
+                    self._applied = expected
+                    self._condition.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        logger.critical("no longer following the log: %s", error)
+        with self._condition:
+            self._failure = error
+            self._condition.notify_all()
+        if self._on_failed is not None:
+            self._on_failed(error)

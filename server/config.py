@@ -1,0 +1,674 @@
+"""Settings of one replica: typed, checked as a whole, read in one order.
+
+The order is default < file (TOML) < environment (``MUSTER_*``) < flag. Nested settings take two underscores
+in the environment: ``MUSTER_LEASE__TTL_MS=800``. ``load`` is the only door; it either returns a frozen
+``Settings`` or raises ``ConfigurationError`` with one sentence for each thing that is wrong. Run
+``python -m server.config`` to print the reference page (``docs/configuration.md``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "MUSTER_"
+NESTED = "__"
+
+
+class ConfigurationError(Exception):
+    """The settings cannot be served. ``problems``: one sentence for each, naming the setting and its
+    source.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def _setting(default: Any, unit: str, description: str, **limits: Any) -> Any:
+    """A field with its unit kept for the reference page."""
+    return Field(default, description=description, json_schema_extra={"unit": unit}, **limits)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RpcSettings(_Section):
+    """The gRPC server."""
+
+    threads: int = _setting(
+        128,
+        "threads",
+        "Handler threads. A thread waits in the ranking core without the interpreter lock while its request"
+        " is ranked, so there should be one for each request that may be in flight within a deadline.",
+        ge=4,
+        le=1024,
+    )
+    watch_streams_max: int = _setting(
+        64,
+        "streams",
+        "Catalogue Watch streams served at once. Each holds a thread (counted apart from `threads`) until its"
+        " caller leaves; one more is answered RESOURCE_EXHAUSTED.",
+        ge=1,
+        le=1024,
+    )
+    requests_in_flight_max: int = _setting(
+        2048,
+        "requests",
+        "Calls of all kinds accepted at once; gRPC itself answers RESOURCE_EXHAUSTED beyond it. A backstop"
+        " for memory: the planner sheds long before.",
+        ge=16,
+        le=65536,
+    )
+    request_bytes_max: int = _setting(
+        8 * 2**20,
+        "bytes",
+        "Largest request message. A larger one is refused with RESOURCE_EXHAUSTED before it is read.",
+        ge=64 * 1024,
+        le=64 * 2**20,
+    )
+    response_bytes_max: int = _setting(
+        16 * 2**20, "bytes", "Largest response message.", ge=64 * 1024, le=64 * 2**20
+    )
+    client_ping_interval_min_ms: int = _setting(
+        50,
+        "milliseconds",
+        "Shortest interval between keepalive pings that is accepted from a client. Clients find a hung"
+        " replica by pinging every 100 to 200 ms, so this must not be above 100.",
+        ge=10,
+        le=100,
+    )
+    reflection: bool = _setting(
+        True,
+        "-",
+        "Serve the gRPC reflection service, so that tools such as grpcurl work without the proto files.",
+    )
+
+
+class RankingSettings(_Section):
+    """Admission and the ranking core."""
+
+    workers: int = _setting(
+        0, "threads", "Worker threads of the ranking core. 0: one for each core of the machine.", ge=0, le=256
+    )
+    default_deadline_ms: int = _setting(
+        200, "milliseconds", "Time budget of a call that brings no deadline of its own.", ge=5, le=60_000
+    )
+    deadline_max_ms: int = _setting(
+        10_000,
+        "milliseconds",
+        "Longest budget the planner is given, whatever the caller allows; bounds how long a call may wait.",
+        ge=10,
+        le=600_000,
+    )
+    reserve_ms: float = _setting(
+        2.0,
+        "milliseconds",
+        "Part of each budget kept for encoding and sending the reply. The planner must finish before it.",
+        ge=0.0,
+        le=100.0,
+    )
+    chunk_pairs: int = _setting(
+        8,
+        "pairs",
+        "Query-product pairs a cross-encoder scores before a request with a nearer deadline may go first.",
+        ge=1,
+        le=256,
+    )
+    queue_max: int = _setting(
+        1024,
+        "requests",
+        "Requests that may wait in the ranking core; one more is answered RESOURCE_EXHAUSTED.",
+        ge=1,
+        le=65536,
+    )
+
+
+class CatalogueSettings(_Section):
+    """The log of the catalogue and its followers."""
+
+    poll_ms: int = _setting(
+        5, "milliseconds", "How often a replica looks for new events in the log.", ge=1, le=1000
+    )
+    busy_ms: int = _setting(
+        2000,
+        "milliseconds",
+        "How long a statement waits for a lock of the store before it fails.",
+        ge=10,
+        le=60_000,
+    )
+    group_events_max: int = _setting(
+        128,
+        "events",
+        "Events committed together by the one writer thread (group commit); a larger batch goes alone.",
+        ge=1,
+        le=10_000,
+    )
+    queue_events_max: int = _setting(
+        8192,
+        "events",
+        "Events that may wait for the writer; above it Apply is answered RESOURCE_EXHAUSTED.",
+        ge=1,
+        le=1_000_000,
+    )
+    apply_deadline_ms: int = _setting(
+        5000, "milliseconds", "Time budget of an Apply call that brings no deadline.", ge=10, le=600_000
+    )
+    staleness_max_ms: int = _setting(
+        2000,
+        "milliseconds",
+        "A replica that is known to be behind the log, or whose tailer has stopped moving, for longer than"
+        " this leaves health until it has caught up. A store that cannot be reached does not count: then"
+        " every replica is equally stale, and stale answers marked as such beat none.",
+        ge=50,
+        le=3_600_000,
+    )
+
+
+class LeaseSettings(_Section):
+    """The right to write."""
+
+    ttl_ms: int = _setting(
+        500,
+        "milliseconds",
+        "Life of the lease. A primary that hangs is replaced after at most this. It is renewed every third of"
+        " it and checked every eighth; it should be at least twice the longest harmless pause.",
+        ge=100,
+        le=60_000,
+    )
+    eligible: bool = _setting(
+        True, "-", "Whether this replica may become primary. False: it only ever follows and serves reads."
+    )
+
+    @property
+    def renew_ms(self) -> float:
+        """Interval between renewals, milliseconds."""
+        return self.ttl_ms / 3
+
+    @property
+    def check_ms(self) -> float:
+        """Interval between looks at the lease of another, milliseconds."""
+        return self.ttl_ms / 8
+
+
+class GenerationSettings(_Section):
+    """When and how index generations are built."""
+
+    rebuild: bool = _setting(
+        True,
+        "-",
+        "Whether this replica starts background builds by itself. AdminService.Rebuild works either way.",
+    )
+    delta_products_min: int = _setting(
+        500,
+        "products",
+        "A build starts only when more products than this have text newer than the generation...",
+        ge=1,
+        le=10_000_000,
+    )
+    delta_share_min: float = _setting(
+        0.05, "share", "...and more than this share of the products of the generation.", ge=0.0, le=1.0
+    )
+    quiet_ms: int = _setting(
+        1500,
+        "milliseconds",
+        "A build waits until no product text has changed for this long, so that a load in progress is built"
+        " once rather than many times.",
+        ge=0,
+        le=600_000,
+    )
+    delta_products_max: int = _setting(
+        50_000,
+        "products",
+        "Above this many products newer than the generation a build starts without waiting for quiet.",
+        ge=100,
+        le=100_000_000,
+    )
+    threads: int = _setting(
+        0,
+        "threads",
+        "Threads that encode products during a build (at low priority). 0: one for each core.",
+        ge=0,
+        le=256,
+    )
+    niceness: int = _setting(
+        10, "nice", "Scheduling priority of the build process, 0 (as the server) to 19 (idle).", ge=0, le=19
+    )
+    keep: int = _setting(
+        2,
+        "generations",
+        "Valid generations kept on disk. The one before the newest is what a replica falls back to when the"
+        " newest turns out to be damaged.",
+        ge=2,
+        le=100,
+    )
+    poll_ms: int = _setting(
+        250, "milliseconds", "How often a replica looks for a newer generation.", ge=10, le=60_000
+    )
+    recall_min: float = _setting(
+        0.98,
+        "recall@100",
+        "Recall of the dense index against an exact scan that the build tunes the index for. The measured"
+        " value is written in the manifest.",
+        ge=0.5,
+        le=1.0,
+    )
+
+
+class LifecycleSettings(_Section):
+    """Start and end of the process."""
+
+    drain_notice_ms: int = _setting(
+        150,
+        "milliseconds",
+        "Time between telling clients through health that the replica leaves and refusing new calls.",
+        ge=0,
+        le=60_000,
+    )
+    drain_grace_ms: int = _setting(
+        3000,
+        "milliseconds",
+        "Time that running calls have to finish during a drain; then they are cancelled.",
+        ge=0,
+        le=600_000,
+    )
+    warm_up_queries: int = _setting(
+        8, "queries", "Golden queries run through every plan before the replica serves.", ge=1, le=1000
+    )
+    verify_golden: bool = _setting(
+        True,
+        "-",
+        "Refuse a bundle whose golden requests do not reproduce on this machine. Turn off only to look into"
+        " such a bundle.",
+    )
+
+
+class MetricsSettings(_Section):
+    """The Prometheus endpoint."""
+
+    listen: str = _setting(
+        "",
+        "host:port",
+        "Address of the HTTP endpoint `/metrics`, for example `127.0.0.1:9461`; port 0 takes a free one. It"
+        " has no authentication: keep it on loopback or a private network. Empty: no endpoint.",
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value:
+            split_address(value)
+        return value
+
+
+class LogSettings(_Section):
+    """What the process writes to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "-", "Least severe level that is written."
+    )
+    format: Literal["text", "json"] = _setting(
+        "text", "-", "One line of text, or one JSON object, per record."
+    )
+
+
+class Settings(BaseSettings):
+    """Every setting of one replica. Frozen; made by ``load``."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=NESTED, allow_inf_nan=False
+    )
+
+    replica: str = _setting(
+        "",
+        "name",
+        "Name of this replica in receipts, status, metrics and the lease; unique among replicas. Empty: the"
+        " host's name and the port it listens on.",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._:\-]*$",
+    )
+    listen: str = _setting(
+        "127.0.0.1:7461",
+        "host:port",
+        "Address of the gRPC services; port 0 takes a free one (see `port_file`). Calls are neither"
+        " encrypted nor authenticated: listen beyond loopback only on a private network.",
+    )
+    bundle: Path = _setting(
+        ...,
+        "folder",
+        "Folder of the model bundle. Required. Relative to the settings file, if it is set there.",
+    )
+    data_dir: Path = _setting(
+        ...,
+        "folder",
+        "Folder of the log, the primary's lock and the generations; made if it is missing. Replicas of one"
+        " machine share it. Required. Relative to the settings file, if it is set there.",
+    )
+    port_file: Path | None = _setting(
+        None, "file", "File that receives `host:port` and a line feed once the replica listens. Absent: none."
+    )
+    rpc: RpcSettings = Field(default_factory=RpcSettings, description="The gRPC server.")
+    ranking: RankingSettings = Field(
+        default_factory=RankingSettings, description="Admission and the ranking core."
+    )
+    catalogue: CatalogueSettings = Field(
+        default_factory=CatalogueSettings, description="The log of the catalogue and its followers."
+    )
+    lease: LeaseSettings = Field(default_factory=LeaseSettings, description="The right to write.")
+    generation: GenerationSettings = Field(
+        default_factory=GenerationSettings, description="When and how index generations are built."
+    )
+    lifecycle: LifecycleSettings = Field(
+        default_factory=LifecycleSettings, description="Start and end of the process."
+    )
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings, description="The Prometheus endpoint.")
+    log: LogSettings = Field(
+        default_factory=LogSettings, description="What the process writes to standard error."
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _relations(self) -> Settings:
+        problems = list(self._broken_relations())
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _broken_relations(self) -> Iterator[str]:
+        """What must hold between settings of different sections."""
+        if not self.lease.renew_ms * 2 < self.lease.ttl_ms:
+            yield "lease.ttl_ms must leave room for two renewals"
+        if not self.catalogue.poll_ms * 4 <= self.lease.ttl_ms:
+            yield (
+                f"catalogue.poll_ms ({self.catalogue.poll_ms}) must be at most a quarter of lease.ttl_ms"
+                f" ({self.lease.ttl_ms}), or a new primary could serve before it has read the log to its end"
+            )
+        if not self.ranking.reserve_ms * 2 <= self.ranking.default_deadline_ms:
+            yield (
+                f"ranking.reserve_ms ({self.ranking.reserve_ms:g}) must be at most half of"
+                f" ranking.default_deadline_ms ({self.ranking.default_deadline_ms}), or no plan could fit"
+            )
+        if not self.ranking.default_deadline_ms <= self.ranking.deadline_max_ms:
+            yield (
+                f"ranking.default_deadline_ms ({self.ranking.default_deadline_ms}) must not be above"
+                f" ranking.deadline_max_ms ({self.ranking.deadline_max_ms})"
+            )
+        if not self.catalogue.staleness_max_ms >= 10 * self.catalogue.poll_ms:
+            yield (
+                f"catalogue.staleness_max_ms ({self.catalogue.staleness_max_ms}) must be at least ten times"
+                f" catalogue.poll_ms ({self.catalogue.poll_ms}), or a healthy replica would leave health"
+            )
+        if not self.generation.delta_products_max > self.generation.delta_products_min:
+            yield (
+                f"generation.delta_products_max ({self.generation.delta_products_max}) must be above"
+                f" generation.delta_products_min ({self.generation.delta_products_min})"
+            )
+        if not self.rpc.requests_in_flight_max >= self.rpc.threads + self.rpc.watch_streams_max:
+            yield (
+                f"rpc.requests_in_flight_max ({self.rpc.requests_in_flight_max}) must be at least rpc.threads"
+                f" + rpc.watch_streams_max ({self.rpc.threads + self.rpc.watch_streams_max})"
+            )
+
+    @property
+    def log_path(self) -> Path:
+        """File of the log."""
+        return self.data_dir / "catalogue.sqlite3"
+
+    @property
+    def lock_path(self) -> Path:
+        """File whose kernel lock the primary of this machine holds."""
+        return self.data_dir / "primary.lock"
+
+    @property
+    def generations_dir(self) -> Path:
+        """Folder of the generations and of ``CURRENT``."""
+        return self.data_dir / "generations"
+
+    def replica_name(self, port: int) -> str:
+        """The configured name, else the host's name and ``port``."""
+        return self.replica or f"{socket.gethostname()}:{port}"
+
+    def describe(self) -> str:
+        """Every setting on one line; logged once at the start. A ``SecretStr`` would show as asterisks."""
+        return " ".join(f"{name}={value!r}" for name, value in _flatten(self.model_dump(mode="json")))
+
+
+def split_address(value: str) -> tuple[str, int]:
+    """``host:port`` (``[::1]:port`` for IPv6) as a pair. Raises: ValueError with the reason."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"must be host:port with a port from 0 to 65535, not {value!r}")
+    return host, int(port)
+
+
+def load(config_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read, merge and check every setting.
+
+    config_path: TOML file; None: no file. overrides: flags, keys dotted ("lease.ttl_ms") or nested; a value
+    of None counts as not given.
+    Raises: ConfigurationError, with every problem found, each naming the setting and where it was set.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if config_path is not None:
+        layers.append((f"file {config_path}", _read_file(Path(config_path))))
+    try:
+        layers.append(("environment", dict(EnvSettingsSource(Settings)())))
+    except SettingsError as error:
+        raise ConfigurationError([f"environment: {error}"]) from error
+    layers.append(("flag", _nested(overrides or {})))
+
+    merged: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    for name, layer in layers:
+        _merge(merged, layer)
+        for key, _ in _flatten(layer):
+            source[key] = (
+                f"environment {PREFIX}{key.upper().replace('.', NESTED)}" if name == "environment" else name
+            )
+    try:
+        return _Merged(**merged)
+    except ValidationError as error:
+        raise ConfigurationError([_problem(detail, source) for detail in error.errors()]) from error
+
+
+class _Merged(Settings):
+    """Settings from the layers ``load`` has merged already: no source but the arguments is read again."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError([f"file {path}: no such file"]) from error
+    except OSError as error:
+        raise ConfigurationError([f"file {path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([f"file {path}: not UTF-8 at byte {error.start}"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError([f"file {path}: not TOML: {error}"]) from error
+    for name in ("bundle", "data_dir", "port_file"):
+        if isinstance(values.get(name), str):
+            values[name] = str(path.parent / Path(values[name]).expanduser())
+    return values
+
+
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in flags.items():
+        if value is None:
+            continue
+        *outer, last = key.split(".")
+        place = result
+        for part in outer:
+            place = place.setdefault(part, {})
+        if isinstance(value, Mapping):
+            _merge(place.setdefault(last, {}), dict(value))
+        else:
+            place[last] = value
+    return result
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _problem(detail: Any, source: Mapping[str, str]) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        return f"{name}: required"
+    if detail["type"] == "extra_forbidden":
+        message = "no such setting"
+    if not name:
+        return message
+    where = source.get(name) or next((text for key, text in source.items() if key.startswith(f"{name}.")), "")
+    given = "" if detail["type"] == "extra_forbidden" else f" = {detail['input']!r}"
+    return f"{name}{given}{f' (from {where})' if where else ''}: {message}"
+
+
+def reference() -> str:
+    """The reference page of all settings, Markdown."""
+    lines = [
+        "# Configuration",
+        "",
+        "Every setting of a replica. Values are read in the order default < file < environment < flag,",
+        "checked as a whole before anything is opened, and logged once at the start with secrets hidden.",
+        "A problem stops the start with exit code 2 and one line for each setting that is wrong, naming",
+        "where it was set.",
+        "",
+        "- file: TOML, given with `--config FILE`; `deploy/replica-1.toml` is a commented example.",
+        "- environment: `MUSTER_` and the name in upper case, sections joined by two underscores:",
+        "  `MUSTER_LEASE__TTL_MS=800`.",
+        "- flag: `--listen`, `--replica`, `--bundle`, `--data-dir`, `--port-file`, and",
+        "  `--set lease.ttl_ms=800` for any other.",
+        "",
+        "This page is generated: `python -m server.config > docs/configuration.md`.",
+        "",
+    ]
+    for section, title, fields in _sections():
+        lines += [f"## {title}", ""]
+        for name, field in fields.items():
+            full = f"{section}.{name}" if section else name
+            limits = _limits(field)
+            lines += [
+                f"### `{full}`",
+                "",
+                f"{_type(field)}, {_unit(field)}; default {_default(field)}{f'; {limits}' if limits else ''}."
+                f" Environment: `{PREFIX}{full.upper().replace('.', NESTED)}`.",
+                "",
+                str(field.description),
+                "",
+            ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sections() -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
+    top = {name: field for name, field in Settings.model_fields.items() if not _is_section(field)}
+    yield "", "The replica", top
+    for name, field in Settings.model_fields.items():
+        if _is_section(field):
+            assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+            yield name, f"`[{name}]` {str(field.description).rstrip('.')}", field.annotation.model_fields
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, _Section)
+
+
+def _unit(field: FieldInfo) -> str:
+    assert isinstance(field.json_schema_extra, dict)
+    unit = str(field.json_schema_extra["unit"])
+    return "no unit" if unit == "-" else unit
+
+
+def _type(field: FieldInfo) -> str:
+    names = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
+    annotation = field.annotation
+    if annotation in names:
+        return names[annotation].capitalize()
+    arguments = getattr(annotation, "__args__", ())
+    if Path in arguments:
+        return "Path"
+    return "One of " + ", ".join(f"`{value}`" for value in arguments)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "none (required)"
+    value = field.default
+    if value is None:
+        return "absent"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if value != "" else "empty"
+
+
+def _limits(field: FieldInfo) -> str:
+    low = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
+    high = next((item.le for item in field.metadata if hasattr(item, "le")), None)
+    return f"from {low} to {high}" if low is not None and high is not None else ""
+
+
+def prepare_data_dir(settings: Settings) -> None:
+    """Make the data folders and prove that they can be written. Raises: ConfigurationError."""
+    for folder in (settings.data_dir, settings.generations_dir):
+        probe = folder / f".write-probe-{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationError(
+                [f"data_dir = {str(settings.data_dir)!r}: {folder} cannot be written: {error.strerror}"]
+            ) from error
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

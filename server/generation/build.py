@@ -1,0 +1,357 @@
+"""Build a generation from the log: ``python -m server.generation.build --config FILE``.
+
+Runs as a process of its own, at low priority, so that a build never competes with requests for the
+interpreter lock and a failure of it cannot touch the service. One build at a time on a machine: a kernel lock
+on ``.building`` decides, and the kernel frees it however the process ends. Products whose text an earlier
+generation of the same bundle holds keep their vectors. The folder is complete, checksummed and on disk before
+it gets its name; ``CURRENT`` is moved last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+import rankcore
+from muster.bundle import read_bundle
+from muster.v1.catalogue_pb2 import Patch, Product, SequencedEvent
+from server import config
+from server.catalogue.store import Store
+from server.generation.index import DenseIndexReport, build_dense_index
+from server.generation.open import (
+    CURRENT,
+    INDEX,
+    MANIFEST,
+    PREFIX,
+    FileDigest,
+    GenerationRefused,
+    Manifest,
+    candidates,
+    check_sizes,
+    newest_valid,
+    read_manifest,
+    sha256,
+)
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".building"
+DENSE_VECTORS = "dense.f32"
+
+EXIT_BUILT = 0
+EXIT_FAILED = 1
+EXIT_BUSY = 75
+
+_READ_EVENTS = 2_000
+_ADD_PRODUCTS = 1_000
+
+Progress = Callable[[str, int, int], None]
+"""Stage, done, total."""
+
+
+class BuildRunning(Exception):
+    """Another process of this machine is building a generation."""
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """What to build, from what, into where. threads 0: one for each core."""
+
+    bundle: str
+    log: str
+    generations: str
+    threads: int
+    recall_min: float
+    keep: int
+    niceness: int
+
+    @classmethod
+    def of(cls, settings: config.Settings) -> BuildJob:
+        """The job that a replica with these settings starts."""
+        return cls(
+            bundle=str(settings.bundle),
+            log=str(settings.log_path),
+            generations=str(settings.generations_dir),
+            threads=settings.generation.threads,
+            recall_min=settings.generation.recall_min,
+            keep=settings.generation.keep,
+            niceness=settings.generation.niceness,
+        )
+
+
+def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -> Path | None:
+    """Build a generation up to the log's present end and make it current.
+
+    Returns: its folder; None where the catalogue is empty, or nothing has changed since the newest one.
+    Raises: BuildRunning; BundleError; StoreError; rankcore.RankError; OSError (a full disk, for one). Nothing
+    is left behind.
+    """
+    generations = Path(job.generations)
+    generations.mkdir(parents=True, exist_ok=True)
+    with building_lock(generations), closing(Store.open(job.log)) as store:
+        for leftover in generations.glob(f"{LOCK}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        bundle_id = read_bundle(job.bundle).bundle_id
+        head = store.head()
+        previous = newest_valid(generations, bundle_id)
+        if head.sequence == 0 or (previous and previous[1].sequence == head.sequence):
+            return None
+        folder = generations / f"{LOCK}-{os.getpid()}"
+        try:
+            return _build_in(folder, job, store, bundle_id, previous[0] if previous else None, progress)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build_in(
+    folder: Path, job: BuildJob, store: Store, bundle_id: str, previous: Path | None, progress: Progress
+) -> Path | None:
+    head = store.head()
+    builder = rankcore.GenerationBuilder(
+        job.bundle,
+        str(folder),
+        runtime_library=rankcore.runtime_library(),
+        threads=job.threads,
+        reuse=str(previous) if previous else None,
+    )
+    batch: list[bytes] = []
+    for done, product in enumerate(live_products(store, head.sequence)):
+        batch.append(product)
+        if len(batch) == _ADD_PRODUCTS:
+            builder.add(batch)
+            batch = []
+            progress("read", done, head.sequence)
+    builder.add(batch)
+    built = builder.finish(lambda done, total: progress("encode", done, total))
+    products, dimension = int(built["products"]), int(built["dimension"])
+    if products == 0:
+        return None
+
+    progress("index", 0, products)
+    dense = folder / DENSE_VECTORS
+    faiss.omp_set_num_threads(job.threads or os.cpu_count() or 1)
+    report = build_dense_index(
+        _dense_vectors(dense, products, dimension), folder / INDEX, recall_min=job.recall_min
+    )
+    dense.unlink()
+    if report.recall_at_100 < job.recall_min:
+        logger.warning(
+            "the dense index finds %.3f of the exact 100, wanted %.3f", report.recall_at_100, job.recall_min
+        )
+
+    name = f"{PREFIX}{bundle_id.rpartition('-')[2][:8]}-{head.sequence}-{secrets.token_hex(4)}"
+    manifest = _manifest(folder, name, bundle_id, head.sequence, head.epoch, built, report)
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    _sync_tree(folder)
+    target = Path(job.generations) / name
+    folder.rename(target)
+    make_current(Path(job.generations), name)
+    remove_old(Path(job.generations), bundle_id, keep=job.keep)
+    progress("done", products, products)
+    logger.info(
+        "generation %s: %d products, %s encoded, %s reused, dense %s, recall %.3f",
+        name,
+        products,
+        built.get("encoded"),
+        built.get("reused"),
+        report.kind,
+        report.recall_at_100,
+    )
+    return target
+
+
+def live_products(store: Store, last_sequence: int) -> Iterator[bytes]:
+    """Every product that is live after ``last_sequence``, serialised, in the order of its last upsert.
+
+    Reads the log twice and keeps a few words for each product: which event wrote it last, and later patches.
+    """
+    written_at: dict[str, int] = {}
+    patches: dict[str, Patch] = {}
+    for sequenced in _events(store, last_sequence):
+        event = sequenced.event
+        change = event.WhichOneof("change")
+        if change == "upsert":
+            written_at[event.upsert.product_id] = sequenced.sequence
+            patches.pop(event.upsert.product_id, None)
+        elif change == "patch" and event.patch.product_id in written_at:
+            patches.setdefault(event.patch.product_id, Patch()).MergeFrom(event.patch)
+        elif change == "delete":
+            written_at.pop(event.delete.product_id, None)
+            patches.pop(event.delete.product_id, None)
+    for sequenced in _events(store, last_sequence):
+        if sequenced.event.WhichOneof("change") != "upsert":
+            continue
+        product = sequenced.event.upsert
+        if written_at.get(product.product_id) != sequenced.sequence:
+            continue
+        patch = patches.get(product.product_id)
+        if patch is not None:
+            _apply(product, patch)
+        yield product.SerializeToString()
+
+
+def _events(store: Store, last_sequence: int) -> Iterator[SequencedEvent]:
+    first = 1
+    while first <= last_sequence:
+        for payload in store.read_range(first, last_sequence, events_max=_READ_EVENTS):
+            yield SequencedEvent.FromString(payload)
+            first += 1
+
+
+def _apply(product: Product, patch: Patch) -> None:
+    for column in ("price", "stock", "rating", "rating_count", "popularity"):
+        if patch.HasField(column):
+            setattr(product, column, getattr(patch, column))
+
+
+def _dense_vectors(path: Path, rows: int, dimension: int) -> np.memmap[Any, np.dtype[np.float32]]:
+    """The builder's vectors, float32 [rows, dimension], memory-mapped; a header before them is skipped."""
+    size, wanted = path.stat().st_size, rows * dimension * 4
+    if size < wanted:
+        raise GenerationRefused(path.parent.name, f"{path.name} has {size} bytes, {wanted} are needed")
+    return np.memmap(path, np.float32, mode="r", offset=size - wanted, shape=(rows, dimension))
+
+
+def _manifest(
+    folder: Path,
+    name: str,
+    bundle_id: str,
+    sequence: int,
+    epoch: int,
+    built: dict[str, Any],
+    report: DenseIndexReport,
+) -> Manifest:
+    files = {
+        path.relative_to(folder).as_posix(): FileDigest(sha256(path), path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return Manifest(
+        generation_id=name,
+        bundle_id=bundle_id,
+        sequence=sequence,
+        epoch=epoch,
+        products=int(built["products"]),
+        dimension=int(built["dimension"]),
+        token_dimension=int(built.get("token_dimension", 0)),
+        recall_at_100=report.recall_at_100,
+        probes=report.probes,
+        files=files,
+    )
+
+
+def make_current(generations: Path, name: str) -> None:
+    """Point CURRENT at ``name``, all or nothing."""
+    draft = generations / f".{CURRENT}-{os.getpid()}"
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(name + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(generations / CURRENT)
+    _sync(generations)
+
+
+def remove_old(generations: Path, bundle_id: str, *, keep: int) -> None:
+    """Keep the newest ``keep`` whole generations of the bundle, and the newest of any other; remove the rest.
+
+    A replica that still serves a removed one keeps its memory maps; the disk is freed when it lets go.
+    """
+    kept: dict[str, int] = {}
+    for folder in candidates(generations):
+        try:
+            manifest = read_manifest(folder)
+            check_sizes(folder, manifest)
+        except GenerationRefused as refused:
+            logger.warning("%s; left for an operator to look at", refused)
+            continue
+        kept[manifest.bundle_id] = kept.get(manifest.bundle_id, 0) + 1
+        if kept[manifest.bundle_id] > (keep if manifest.bundle_id == bundle_id else 1):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def building_lock(generations: Path) -> Iterator[None]:
+    """Hold the machine's build lock. Raises: BuildRunning."""
+    with (generations / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BuildRunning(f"a generation is being built in {generations} already") from error
+        yield
+
+
+def building(generations: Path) -> bool:
+    """Whether a generation is being built on this machine now."""
+    try:
+        with (generations / LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit 0: built, or nothing to build; 75: another build is running; 1: failed; 2: bad settings."""
+    parser = argparse.ArgumentParser(prog="python -m server.generation.build", description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", help="settings file of the replica")
+    source.add_argument("--job", help="the job as JSON, as a replica passes it")
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s build: %(message)s"
+    )
+    try:
+        job = BuildJob(**json.loads(parsed.job)) if parsed.job else BuildJob.of(config.load(parsed.config))
+    except config.ConfigurationError as error:
+        for problem in error.problems:
+            print(f"build: {problem}", file=sys.stderr)
+        return 2
+    os.nice(job.niceness)
+    try:
+        build(job)
+    except BuildRunning as error:
+        logger.info("%s", error)
+        return EXIT_BUSY
+    except Exception:
+        logger.exception("the build failed; nothing was changed")
+        return EXIT_FAILED
+    return EXIT_BUILT
+
+
+def job_arguments(job: BuildJob) -> list[str]:
+    """Command line that runs the job in a process of its own."""
+    return [sys.executable, "-m", "server.generation.build", "--job", json.dumps(asdict(job))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Roles told through standard health checking (``grpc.health.v1``).
+
+The ranking service is SERVING on every replica that has caught up, the catalogue service on the primary
+alone; a standard client that checks health finds the primary without asking us. The Watch of the health
+service does not hold a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from grpc_health.v1 import health, health_pb2
+
+OVERALL = ""
+RANKING = "muster.v1.RankingService"
+CATALOGUE = "muster.v1.CatalogueService"
+ADMIN = "muster.v1.AdminService"
+
+
+class Health:
+    """What this replica says of itself. Thread-safe; only changes are told."""
+
+    def __init__(self) -> None:
+        self.servicer = health.HealthServicer()
+        self._lock = threading.Lock()
+        self._leaving = False
+        self._told: dict[str, bool] = {}
+        for service in (OVERALL, RANKING, CATALOGUE):
+            self._tell(service, False)
+        self._tell(ADMIN, True)
+
+    def readable(self, serving: bool) -> None:
+        """Whether reads are served: this replica is warm and not known to be behind."""
+        with self._lock:
+            if not self._leaving:
+                self._tell(RANKING, serving)
+                self._tell(OVERALL, serving)
+
+    def writable(self, serving: bool) -> None:
+        """Whether writes are served: this replica is the primary."""
+        with self._lock:
+            if not self._leaving:
+                self._tell(CATALOGUE, serving)
+
+    def leave(self) -> None:
+        """Everything is NOT_SERVING from here on; the first step of a drain."""
+        with self._lock:
+            self._leaving = True
+            for service in (CATALOGUE, RANKING, OVERALL, ADMIN):
+                self._tell(service, False)
+
+    def serving(self, service: str) -> bool:
+        """What was last told of ``service``."""
+        with self._lock:
+            return self._told[service]
+
+    def _tell(self, service: str, serving: bool) -> None:
+        if self._told.get(service) is serving:
+            return
+        self._told[service] = serving
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)

@@ -1,0 +1,215 @@
+"""The life of the process: check, bind, verify, load, follow, serve; and on a signal: tell, wait, finish,
+leave.
+
+Start: settings, folders and address are checked first, then the bundle's checksums and golden requests; only
+then are log and generation opened. Whatever fails up to there ends the process with one line for each problem
+and exit code 2, nothing changed. Health says NOT_SERVING until the log is replayed and every plan has run.
+
+End (SIGTERM, SIGINT, ``AdminService.Drain``): health says NOT_SERVING while calls are still answered, so that
+clients move on; then new calls are refused and running ones finish; the lease is given back; exit code 0. A
+second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import rankcore
+from muster.bundle import Bundle, BundleError, read_bundle
+from server import config
+from server.app import Replica
+from server.catalogue.errors import StoreError
+from server.metrics import Endpoint
+
+logger = logging.getLogger(__name__)
+
+EXIT_DRAINED = 0
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+
+# A thread that comes back from the ranking core waits this long for the interpreter lock instead of 5 ms.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class Refused(Exception):
+    """The replica cannot be started as configured. ``problems``: one sentence for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def serve(config_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> int:
+    """Run one replica until it is drained; the body of ``muster serve``. Call it from the main thread.
+
+    overrides: flags; keys dotted, as in ``config.load``. Returns the exit code: 0 drained, 1 failed, 2
+    refused.
+    """
+    try:
+        settings = config.load(config_path, overrides)
+        set_up_logging(settings.log)
+        config.prepare_data_dir(settings)
+        return Life(settings).run()
+    except (config.ConfigurationError, Refused) as error:
+        for problem in error.problems:
+            print(f"muster serve: {problem}", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+class Life:
+    """One run of a replica."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self._settings = settings
+        self._drain = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self) -> int:
+        """Start, wait for the end, drain. Raises: Refused, ConfigurationError."""
+        started = time.monotonic()
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        replica = Replica(self._settings, request_drain=self._drain.set, fail=self._fail)
+        logger.info("settings: %s", self._settings.describe())
+        before = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        endpoint: Endpoint | None = None
+        try:
+            endpoint = self._metrics_endpoint(replica)
+            replica.rpc.start(replica.health)
+            logger.info("replica %s listens on %s", replica.name, replica.rpc.address)
+            self._write_port_file(replica.rpc.address)
+            bundle = verified_bundle(self._settings)
+            engine = verified_engine(self._settings, bundle, replica.name)
+            replica.load(bundle, engine)
+            replica.follow(self._drain.is_set)
+            if not self._drain.is_set():
+                replica.serve()
+                logger.info("serving after %.0f ms", (time.monotonic() - started) * 1000)
+            self._drain.wait()
+            self._leave(replica)
+        except StoreError as error:
+            raise Refused([f"{self._settings.log_path}: {error}"]) from error
+        finally:
+            replica.leave()
+            replica.close(self._settings.lifecycle.drain_grace_ms / 1000)
+            if endpoint is not None:
+                endpoint.close()
+            if self._settings.port_file is not None:
+                self._settings.port_file.unlink(missing_ok=True)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._failure is not None:
+            logger.critical("ended: %s", self._failure)
+            return EXIT_FAILED
+        logger.info("drained")
+        return EXIT_DRAINED
+
+    def _leave(self, replica: Replica) -> None:
+        logger.info("leaving")
+        replica.leave()
+        if self._failure is None:
+            # The event is set already, so this cannot be a wait on it; a second signal ends the process
+            # anyway.
+            time.sleep(self._settings.lifecycle.drain_notice_ms / 1000)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._drain.is_set():
+            os._exit(128 + number)
+        self._drain.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Whatever a part cannot go on after: stop taking work and end, with an exit code that says so."""
+        self._failure = error
+        self._drain.set()
+
+    def _metrics_endpoint(self, replica: Replica) -> Endpoint | None:
+        listen = self._settings.metrics.listen
+        if not listen:
+            return None
+        try:
+            endpoint = Endpoint(replica.metrics, listen)
+        except OSError as error:
+            raise Refused(
+                [f"metrics.listen = {listen!r}: the address cannot be taken: {error.strerror}"]
+            ) from error
+        logger.info("metrics on port %d", endpoint.port)
+        return endpoint
+
+    def _write_port_file(self, address: str) -> None:
+        path = self._settings.port_file
+        if path is None:
+            return
+        draft = path.with_name(f".{path.name}-{os.getpid()}")
+        try:
+            draft.write_text(address + "\n", encoding="utf-8")
+            draft.replace(path)
+        except OSError as error:
+            raise Refused([f"port_file = {str(path)!r}: cannot be written: {error.strerror}"]) from error
+
+
+def verified_bundle(settings: config.Settings) -> Bundle:
+    """The bundle, every file as its manifest declares. Raises: Refused."""
+    try:
+        return read_bundle(settings.bundle)
+    except BundleError as error:
+        raise Refused([f"bundle {settings.bundle} refused: {error}"]) from error
+
+
+def verified_engine(settings: config.Settings, bundle: Bundle, replica: str) -> rankcore.Engine:
+    """An engine whose models give the bundle's golden scores on this machine. Raises: Refused."""
+    try:
+        engine = rankcore.Engine(
+            str(settings.bundle),
+            runtime_library=rankcore.runtime_library(),
+            workers=settings.ranking.workers,
+            replica=replica,
+            chunk_pairs=settings.ranking.chunk_pairs,
+            reserve_ms=settings.ranking.reserve_ms,
+            queue_max=settings.ranking.queue_max,
+        )
+        differing = engine.verify_golden() if settings.lifecycle.verify_golden else []
+    except rankcore.RankError as error:
+        raise Refused([f"bundle {bundle.bundle_id} refused: {error}"]) from error
+    if differing:
+        engine.close()
+        raise Refused(
+            [
+                f"bundle {bundle.bundle_id} refused: its golden requests do not reproduce here: {sentence}"
+                for sentence in differing
+            ]
+        )
+    return engine
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        values = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            values["exception"] = self.formatException(record.exc_info)
+        return json.dumps(values, ensure_ascii=False)
+
+
+def set_up_logging(settings: config.LogSettings) -> None:
+    """One handler, to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.format == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,133 @@
+"""What a replica counts, and the optional Prometheus endpoint.
+
+The gRPC series follow the convention of go-grpc-prometheus. What the ranking core counts is read from it when
+someone looks, so a request pays only for the three gRPC series.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server import config
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.35, 0.5, 1.0, 2.5, 5.0)
+
+
+class Call:
+    """The series of one method, looked up once."""
+
+    def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
+        self._labels = (kind, service, method)
+        self._started = metrics.started.labels(*self._labels)
+        self._seconds = metrics.seconds.labels(*self._labels)
+        self._handled = {
+            code: metrics.handled.labels(*self._labels, _code_name(code)) for code in grpc.StatusCode
+        }
+
+    def start(self) -> float:
+        """Count a call; returns its start for ``finish``."""
+        self._started.inc()
+        return time.perf_counter()
+
+    def finish(self, started: float, code: grpc.StatusCode) -> None:
+        """Count the end of a call."""
+        self._seconds.observe(time.perf_counter() - started)
+        self._handled[code].inc()
+
+
+class Metrics:
+    """The registry of one replica.
+
+    status: what the replica says of itself, numbers by name: the keys of ``_GAUGES`` and ``_COUNTERS``, and
+    "answered_by_tier", numbers by tier. Called at each scrape.
+    """
+
+    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("grpc_type", "grpc_service", "grpc_method")
+        self.started = Counter("grpc_server_started", "Calls begun.", labels, registry=self.registry)
+        self.handled = Counter(
+            "grpc_server_handled", "Calls ended, by status.", (*labels, "grpc_code"), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from the handler's start to its end.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(_ReplicaCollector(status))
+
+    def call(self, kind: str, service: str, method: str) -> Call:
+        """The series of one method. kind: "unary" or "server_stream"."""
+        return Call(self, kind, service, method)
+
+
+_GAUGES = {
+    "primary": ("muster_primary", "1 on the primary, 0 on a standby."),
+    "serving": ("muster_serving", "1 while the read services report SERVING."),
+    "epoch": ("muster_epoch", "Highest epoch seen."),
+    "head_sequence": ("muster_head_sequence", "Highest sequence known to be in the log."),
+    "applied_sequence": ("muster_applied_sequence", "Highest sequence applied here."),
+    "staleness_s": ("muster_staleness_seconds", "Time since the whole log was last known to be applied."),
+    "products": ("muster_products", "Products that can be found."),
+    "delta_products": ("muster_delta_products", "Products whose text is newer than the generation."),
+    "in_flight": ("muster_in_flight", "Requests waiting or running in the ranking core."),
+    "building": ("muster_building", "1 while a generation is being built on this machine."),
+}
+_COUNTERS = {
+    "answered": ("muster_answered", "Requests answered by the ranking core."),
+    "refused": ("muster_refused", "Requests refused at once for load."),
+    "expired": ("muster_expired", "Requests whose budget was spent before an answer existed."),
+    "cancelled": ("muster_cancelled", "Requests whose caller left."),
+}
+
+
+class _ReplicaCollector(Collector):
+    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        values = self._status()
+        for key, (name, text) in _GAUGES.items():
+            if key in values:
+                yield GaugeMetricFamily(name, text, value=float(values[key]))
+        for key, (name, text) in _COUNTERS.items():
+            if key in values:
+                yield CounterMetricFamily(name, text, value=float(values[key]))
+        by_tier = CounterMetricFamily(
+            "muster_answered_by_tier", "Requests answered, by tier.", labels=["tier"]
+        )
+        for tier, count in dict(values.get("answered_by_tier", {})).items():
+            by_tier.add_metric([str(tier)], float(count))
+        yield by_tier
+
+    def describe(self) -> Iterator[Metric]:
+        """Names are known without asking a replica that is not wired yet."""
+        return iter(())
+
+
+class Endpoint:
+    """The HTTP endpoint ``/metrics``. Raises OSError where the address cannot be taken."""
+
+    def __init__(self, metrics: Metrics, listen: str) -> None:
+        host, port = config.split_address(listen)
+        self._server, self._thread = start_http_server(port, addr=host, registry=metrics.registry)
+        self.port = int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=5.0)
+
+
+def _code_name(code: grpc.StatusCode) -> str:
+    return "OK" if code is grpc.StatusCode.OK else "".join(part.title() for part in code.name.split("_"))

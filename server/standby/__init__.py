@@ -1,0 +1,1 @@
+"""Who may write: the lease, the role it gives, and how it changes hands."""

@@ -1,0 +1,47 @@
+"""The failover drill on the real server, five kills, with a bundle that needs no training."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from drills.checks import FailoverLimits
+from drills.cluster import ClusterPlan
+from drills.experiment import Verdict
+from drills.failover import Traffic, run
+from drills.journal import read_history
+from drills.shop import synthetic_shop
+from tests.fixtures.tiny_bundle import build
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("rankcore._native") is None,
+    reason="the ranking core is not built; run `make build`",
+)
+
+
+@pytest.mark.timeout(600)
+def test_five_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path) -> None:
+    bundle = tmp_path / "tiny"
+    build(bundle)
+    judgement, details = run(
+        folder=tmp_path / "journal",
+        shop=synthetic_shop(60, 1, queries=20),
+        plan=ClusterPlan(bundle=bundle, replicas=3),
+        runs=5,
+        seed=1,
+        # What must hold on any machine is judged here; how fast writes are back is the drill's own question.
+        traffic=Traffic(reads_per_s=50, writes_per_s=20, read_deadline_ms=2000),
+        limits=FailoverLimits(rto_ms=5000),
+    )
+    assert judgement.verdict is Verdict.HELD, (judgement.reasons, details["each"])
+    figures = judgement.figures
+    assert (figures["writes_lost"], figures["writes_doubled"], figures["read_errors"]) == (0, 0, 0)
+    assert figures["epochs_monotone"]
+    killed = {
+        record["pid"]
+        for number in range(1, 6)
+        for record in read_history(tmp_path / "journal" / f"run-{number:04d}.jsonl").of("fault")
+    }
+    assert len(killed) == 5

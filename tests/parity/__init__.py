@@ -1,0 +1,1 @@
+"""The Rust core against independent Python: numpy, LightGBM, ONNX Runtime."""

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.catalogue.errors import StoreDamaged, StoreUnavailable
+from server.catalogue.store import Store
+from server.catalogue.tail import Tailer, TailerConfig
+from tests.server.catalogue.conftest import event_ids, new_events, sequences
+
+# Long enough for a busy machine; no test waits for it to pass.
+LONG_S = 30.0
+
+MakeTailer = Callable[..., Tailer]
+
+
+class Target:
+    """An engine that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[list[bytes]] = []
+
+    def __call__(self, events: list[bytes]) -> int:
+        self.deliveries.append(events)
+        return sequences(events)[-1]
+
+    @property
+    def events(self) -> list[bytes]:
+        return [data for delivery in self.deliveries for data in delivery]
+
+
+@pytest.fixture
+def make_tailer(path: Path, store: Store) -> Iterator[MakeTailer]:
+    """Follow through a store of its own, as another replica does."""
+    follower = Store.open(path)
+    tailers = []
+
+    def make(deliver: Callable[[list[bytes]], int], **arguments: object) -> Tailer:
+        tailer = Tailer(follower, deliver, **arguments)  # type: ignore[arg-type]
+        tailers.append(tailer)
+        return tailer
+
+    yield make
+    for tailer in tailers:
+        assert tailer.stop()
+    follower.close()
+
+
+def test_what_was_there_and_what_comes_is_delivered_in_sequence(
+    make_tailer: MakeTailer, store: Store
+) -> None:
+    store.append([new_events("a", "b")], epoch=1)
+    target = Target()
+    tailer = make_tailer(target)
+    tailer.start()
+    assert tailer.wait_applied(2, LONG_S)
+    for name in "cde":
+        store.append([new_events(name)], epoch=1)
+    assert tailer.wait_caught_up(LONG_S)
+    assert event_ids(target.events) == ["a", "b", "c", "d", "e"]
+    assert sequences(target.events) == [1, 2, 3, 4, 5]
+    assert (tailer.applied_sequence, tailer.head_sequence, tailer.epoch) == (5, 5, 1)
+    assert tailer.caught_up()
+
+
+def test_following_resumes_after_the_sequence_that_is_applied(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events(*"abcdef")], epoch=1)
+    target = Target()
+    tailer = make_tailer(target, applied_sequence=4)
+    tailer.start()
+    assert tailer.wait_applied(6, LONG_S)
+    assert event_ids(target.events) == ["e", "f"]
+
+
+def test_a_long_log_comes_in_batches(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events(*(f"{i}" for i in range(25)))], epoch=1)
+    target = Target()
+    tailer = make_tailer(target, config=TailerConfig(batch_events_max=10))
+    tailer.start()
+    assert tailer.wait_applied(25, LONG_S)
+    assert [len(delivery) for delivery in target.deliveries] == [10, 10, 5]
+
+
+def test_every_look_is_observed_even_when_nothing_is_new(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events("a")], epoch=1)
+    seen: list[tuple[int, int]] = []
+    often = threading.Event()
+
+    def observe(epoch: int, head_sequence: int) -> None:
+        seen.append((epoch, head_sequence))
+        if len(seen) == 5:
+            often.set()
+
+    tailer = make_tailer(Target(), observe=observe)
+    assert tailer.staleness_s() is None
+    assert not tailer.caught_up()
+    tailer.start()
+    assert often.wait(LONG_S)
+    assert set(seen) == {(1, 1)}
+    assert tailer.staleness_s() is not None
+
+
+def test_a_wake_is_faster_than_the_next_look(make_tailer: MakeTailer, store: Store) -> None:
+    first = threading.Event()
+    tailer = make_tailer(Target(), config=TailerConfig(poll_ms=3_600_000), observe=lambda *_: first.set())
+    tailer.start()
+    assert first.wait(LONG_S)
+    store.append([new_events("a")], epoch=1)
+    tailer.wake(1)
+    assert tailer.wait_applied(1, LONG_S)
+
+
+def test_waiting_for_what_is_not_written_ends_with_the_time(make_tailer: MakeTailer) -> None:
+    tailer = make_tailer(Target())
+    tailer.start()
+    assert tailer.wait_applied(0, 0.0)
+    assert not tailer.wait_applied(1, 0.02)
+
+
+@pytest.mark.parametrize(("behind", "expected"), [(1, ["b", "c", "d"]), (3, ["d"])])
+def test_a_new_target_gets_what_it_lacks_and_the_old_one_nothing_more(
+    make_tailer: MakeTailer, store: Store, behind: int, expected: list[str]
+) -> None:
+    store.append([new_events("a", "b", "c")], epoch=1)
+    old, new = Target(), Target()
+    tailer = make_tailer(old)
+    tailer.start()
+    assert tailer.wait_applied(3, LONG_S)
+    tailer.switch(new, behind)
+    store.append([new_events("d")], epoch=1)
+    assert tailer.wait_applied(4, LONG_S)
+    assert event_ids(new.events) == expected
+    assert event_ids(old.events) == ["a", "b", "c"]
+
+
+def test_an_unreadable_store_is_tried_again(
+    make_tailer: MakeTailer, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = Store.watch_version, iter([1, 2, 3])
+
+    def watch_version(self: Store) -> object:
+        if next(failures, None) is not None:
+            raise StoreUnavailable("not now")
+        return real(self)
+
+    monkeypatch.setattr(Store, "watch_version", watch_version)
+    store.append([new_events("a")], epoch=1)
+    tailer = make_tailer(Target(), config=TailerConfig(retry_ms=1))
+    tailer.start()
+    assert tailer.wait_applied(1, LONG_S)
+    assert next(failures, None) is None
+
+
+def failing(
+    make_tailer: MakeTailer, deliver: Callable[[list[bytes]], int], **arguments: object
+) -> BaseException:
+    """Start a tailer that ends by itself; its reason."""
+    reasons: list[BaseException] = []
+    ended = threading.Event()
+
+    def on_failed(error: BaseException) -> None:
+        reasons.append(error)
+        ended.set()
+
+    tailer = make_tailer(deliver, on_failed=on_failed, **arguments)
+    tailer.start()
+    assert ended.wait(LONG_S)
+    assert tailer.failure is reasons[0]
+    assert not tailer.caught_up()
+    assert not tailer.wait_applied(10**6, LONG_S)
+    return reasons[0]
+
+
+def test_a_missing_event_ends_following(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events("a", "b", "c")], epoch=1)
+    with store._writes.begin() as transaction:
+        transaction.exec_driver_sql("DELETE FROM log WHERE sequence = 2")
+    target = Target()
+    error = failing(make_tailer, target)
+    assert isinstance(error, StoreDamaged)
+    assert "event 2 is missing" in str(error)
+
+
+def test_a_log_that_ends_before_what_is_applied_ends_following(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events("a")], epoch=1)
+    error = failing(make_tailer, Target(), applied_sequence=5)
+    assert isinstance(error, StoreDamaged)
+    assert "applied event 5, but the log ends at 1" in str(error)
+
+
+def test_a_target_that_fails_ends_following(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events("a")], epoch=1)
+
+    def broken(events: list[bytes]) -> int:
+        raise ValueError("cannot apply")
+
+    assert isinstance(failing(make_tailer, broken), ValueError)
+
+
+def test_a_target_that_skips_events_ends_following(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events("a", "b")], epoch=1)
+    error = failing(make_tailer, lambda events: 1)
+    assert "events up to 2 were delivered, but only 1" in str(error)

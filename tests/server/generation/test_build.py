@@ -1,0 +1,174 @@
+"""What a build reads from the log, that only one runs, and that a failed one leaves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from muster.v1.catalogue_pb2 import Delete, Event, Patch, Product
+from server.catalogue.store import NewEvent, Store
+from server.generation.build import (
+    BuildJob,
+    BuildRunning,
+    build,
+    building,
+    building_lock,
+    live_products,
+    main,
+)
+from server.generation.open import current_name, verify
+from server.standby.lease import Holder
+
+EPOCH = 1
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(tmp_path / "catalogue.sqlite3")
+    holder = Holder("test/1", 1, 1, "boot")
+    claimed = store.claim_lease(holder, expected_epoch=0, ttl_ns=10**12)
+    assert claimed is not None
+    assert claimed.epoch == EPOCH
+    yield store
+    store.close()
+
+
+def append(store: Store, *changes: Product | Patch | Delete) -> int:
+    head = store.head().sequence
+    events = []
+    for number, change in enumerate(changes):
+        event = Event(event_id=f"e{head + number}")
+        if isinstance(change, Product):
+            event.upsert.CopyFrom(change)
+        elif isinstance(change, Patch):
+            event.patch.CopyFrom(change)
+        else:
+            event.delete.CopyFrom(change)
+        events.append(NewEvent.of(event))
+    [appended] = store.append([events], epoch=EPOCH).batches
+    return appended.sequence
+
+
+def product(product_id: str, title: str = "shoe", **columns: object) -> Product:
+    return Product(product_id=product_id, title=title, **columns)  # type: ignore[arg-type]
+
+
+def job(bundle: Path, folder: Path, *, keep: int = 2) -> BuildJob:
+    return BuildJob(
+        bundle=str(bundle),
+        log=str(folder / "catalogue.sqlite3"),
+        generations=str(folder / "generations"),
+        threads=1,
+        recall_min=0.9,
+        keep=keep,
+        niceness=0,
+    )
+
+
+def test_the_log_is_folded_into_what_is_live(store: Store) -> None:
+    head = append(
+        store,
+        product("kept", price=1.0, stock=5),
+        product("deleted"),
+        product("replaced", price=3.0),
+        Patch(product_id="kept", price=2.0),
+        Patch(product_id="kept", stock=0),
+        Patch(product_id="replaced", price=9.0),
+        Delete(product_id="deleted"),
+        Patch(product_id="deleted", price=1.0),
+        product("replaced", title="boot", rating=4.0),
+        product("back"),
+        Delete(product_id="back"),
+        product("back", title="sandal"),
+    )
+    live = [Product.FromString(payload) for payload in live_products(store, head)]
+    assert live == [
+        product("kept", price=2.0, stock=0),
+        product("replaced", title="boot", rating=4.0),
+        product("back", title="sandal"),
+    ]
+
+
+def test_events_after_the_chosen_sequence_are_not_read(store: Store) -> None:
+    first = append(store, product("a", price=1.0))
+    append(store, product("b"), Patch(product_id="a", price=7.0))
+    [only] = live_products(store, first)
+    assert Product.FromString(only) == product("a", price=1.0)
+
+
+def test_a_build_makes_a_valid_generation_and_points_to_it(
+    store: Store, bundle: Path, tmp_path: Path
+) -> None:
+    head = append(store, *(product(f"p{number}", f"red shoe {number}") for number in range(40)))
+    folder = build(job(bundle, tmp_path))
+    assert folder is not None
+    manifest = verify(folder)
+    assert (manifest.products, manifest.sequence, manifest.epoch) == (40, head, EPOCH)
+    assert manifest.generation_id == folder.name == current_name(tmp_path / "generations")
+    assert manifest.recall_at_100 == 1.0
+    assert "dense.f32" not in manifest.files
+    assert build(job(bundle, tmp_path)) is None, "nothing has changed"
+
+
+def test_old_generations_go_when_newer_ones_come(store: Store, bundle: Path, tmp_path: Path) -> None:
+    built = []
+    for number in range(3):
+        append(store, product(f"p{number}", "red shoe"))
+        built.append(build(job(bundle, tmp_path)))
+    left = {path.name for path in (tmp_path / "generations").glob("gen-*")}
+    assert left == {folder.name for folder in built[1:] if folder is not None}
+
+
+def test_an_empty_catalogue_is_not_built(store: Store, bundle: Path, tmp_path: Path) -> None:
+    assert build(job(bundle, tmp_path)) is None
+    append(store, product("a"), Delete(product_id="a"))
+    assert build(job(bundle, tmp_path)) is None
+    assert not list((tmp_path / "generations").glob("gen-*"))
+
+
+def test_only_one_build_runs_on_a_machine(store: Store, bundle: Path, tmp_path: Path) -> None:
+    append(store, product("a"))
+    generations = tmp_path / "generations"
+    generations.mkdir()
+    assert not building(generations)
+    with building_lock(generations):
+        assert building(generations)
+        with pytest.raises(BuildRunning):
+            build(job(bundle, tmp_path))
+    assert not building(generations)
+    assert build(job(bundle, tmp_path)) is not None
+
+
+def test_a_failed_build_leaves_nothing_and_the_old_generation_stays(
+    store: Store, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(store, product("a"))
+    first = build(job(bundle, tmp_path))
+    assert first is not None
+    append(store, product("b"))
+
+    def disk_full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("server.generation.build.build_dense_index", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        build(job(bundle, tmp_path))
+    generations = tmp_path / "generations"
+    assert current_name(generations) == first.name
+    assert sorted(path.name for path in generations.iterdir()) == sorted([".building", "CURRENT", first.name])
+
+
+def test_the_leftovers_of_a_killed_build_are_removed(store: Store, bundle: Path, tmp_path: Path) -> None:
+    append(store, product("a"))
+    leftover = tmp_path / "generations" / ".building-999999"
+    leftover.mkdir(parents=True)
+    (leftover / "products.bin").write_bytes(b"half")
+    assert build(job(bundle, tmp_path)) is not None
+    assert not leftover.exists()
+
+
+def test_bad_settings_end_the_command_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(tmp_path / "none.toml")]) == 2
+    assert "no such file" in capsys.readouterr().err

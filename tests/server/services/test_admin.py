@@ -1,0 +1,42 @@
+"""Status as an operator sees it."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from muster.v1 import admin_pb2
+from tests.server.conftest import Pair
+from tests.server.replica import upsert, wait_until
+
+
+def test_status_tells_role_and_progress(pair: Pair) -> None:
+    sequence = pair.primary.apply(upsert("status", "a status lamp")).sequence
+    primary = pair.primary.status()
+    assert primary.role == admin_pb2.ROLE_PRIMARY
+    assert (primary.replica, primary.primary, primary.pid) == ("a", "a", pair.primary.process.pid)
+    assert primary.applied_sequence >= sequence
+    assert primary.head_sequence >= sequence
+    assert primary.products >= 60
+    assert primary.serving
+    assert not primary.building
+    wait_until(lambda: pair.standby.status().applied_sequence >= sequence, "the standby follows")
+    standby = pair.standby.status()
+    assert standby.role == admin_pb2.ROLE_STANDBY
+    assert (standby.replica, standby.primary) == ("b", "a")
+    assert standby.epoch == primary.epoch >= 1
+    assert standby.bundle_id == primary.bundle_id
+    assert standby.staleness_ms < 2_000
+    assert standby.uptime_ms > 0
+
+
+def test_status_lists_the_plans_with_their_cost(pair: Pair) -> None:
+    plans = pair.primary.status().plans
+    assert {"lexical", "late"} <= {plan.tier for plan in plans}
+    assert all(plan.cost_ms > 0 for plan in plans)
+
+
+def test_bytes_that_are_no_message_are_refused(pair: Pair) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        pair.primary.channel.unary_unary("/muster.v1.AdminService/Status")(b"\x0a\xff", timeout=5)
+    assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)

@@ -1,0 +1,181 @@
+"""Search and Rerank through a real server: answers, receipts, and each way to refuse."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from muster.v1 import ranking_pb2
+from tests.server.conftest import Pair
+from tests.server.replica import patch, upsert
+
+
+def refusal(call: grpc.RpcError) -> tuple[grpc.StatusCode, str, list[str]]:
+    """Code, reason, and the fields that were refused."""
+    status = rpc_status.from_call(call)
+    assert status is not None, call
+    reason, fields = "", []
+    for detail in status.details:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(bad):
+            fields = [violation.field for violation in bad.field_violations]
+    return call.code(), reason, fields
+
+
+def search(
+    pair: Pair, request: ranking_pb2.SearchRequest, timeout: float | None = 5
+) -> ranking_pb2.SearchResponse:
+    return pair.primary.ranking.Search(request, timeout=timeout)
+
+
+def test_every_replica_ranks_and_gives_a_receipt(pair: Pair) -> None:
+    for replica in (pair.primary, pair.standby):
+        answer = replica.ranking.Search(ranking_pb2.SearchRequest(query="red shoe", page_size=5), timeout=5)
+        assert len(answer.results) == 5
+        assert all("red" in result.title for result in answer.results)
+        receipt = answer.receipt
+        assert receipt.replica == replica.name
+        assert receipt.tier != ranking_pb2.TIER_UNSPECIFIED
+        assert receipt.reason != ranking_pb2.REASON_UNSPECIFIED
+        assert receipt.bundle_id == replica.status().bundle_id
+        assert receipt.applied_sequence >= 60
+        assert 0 < receipt.budget_us <= 5_050_000
+
+
+def test_a_call_without_a_deadline_gets_the_configured_one(pair: Pair) -> None:
+    receipt = search(pair, ranking_pb2.SearchRequest(query="red shoe"), timeout=None).receipt
+    assert 150_000 < receipt.budget_us <= 200_000
+
+
+def test_the_absolute_deadline_in_metadata_counts_where_it_is_nearer(pair: Pair) -> None:
+    deadline_us = time.time_ns() // 1000 + 900_000
+    answer = pair.primary.ranking.Search(
+        ranking_pb2.SearchRequest(query="red shoe"),
+        timeout=5,
+        metadata=(("muster-deadline-unix-us", str(deadline_us)),),
+    )
+    assert answer.receipt.budget_us <= 900_000
+
+
+def test_a_deadline_that_has_passed_is_refused_at_once(pair: Pair) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        pair.primary.ranking.Search(
+            ranking_pb2.SearchRequest(query="red shoe"),
+            timeout=5,
+            metadata=(("muster-deadline-unix-us", str(time.time_ns() // 1000 - 1)),),
+        )
+    assert refusal(caught.value) == (grpc.StatusCode.DEADLINE_EXCEEDED, "BUDGET_SPENT", [])
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ranking_pb2.SearchRequest(query=""), "query"),
+        (ranking_pb2.SearchRequest(query="   "), "query"),
+        (ranking_pb2.SearchRequest(query="x" * 1025), "query"),
+        (ranking_pb2.SearchRequest(query="shoe", page_size=101), "page_size"),
+        (ranking_pb2.SearchRequest(query="shoe", offset=901), "offset"),
+        (ranking_pb2.SearchRequest(query="shoe", facets=["colour"]), "facets[0]"),
+        (
+            ranking_pb2.SearchRequest(query="shoe", filter=ranking_pb2.Filter(price_min=float("nan"))),
+            "filter.price_min",
+        ),
+        (
+            ranking_pb2.SearchRequest(query="shoe", filter=ranking_pb2.Filter(price_min=2, price_max=1)),
+            "filter.price_max",
+        ),
+        (
+            ranking_pb2.SearchRequest(
+                query="shoe",
+                filter=ranking_pb2.Filter(
+                    attributes=[ranking_pb2.AttributeFilter(name="nobody", values=["x"])]
+                ),
+            ),
+            "filter.attributes[0].name",
+        ),
+    ],
+)
+def test_a_bad_search_names_its_field(pair: Pair, request_: ranking_pb2.SearchRequest, field: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        search(pair, request_)
+    code, reason, fields = refusal(caught.value)
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+    assert field in fields
+
+
+@pytest.mark.parametrize("method", ["Search", "Rerank"])
+def test_bytes_that_are_no_message_are_refused(pair: Pair, method: str) -> None:
+    call = pair.primary.channel.unary_unary(f"/muster.v1.RankingService/{method}")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff", timeout=5)
+    assert refusal(caught.value)[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+
+
+def test_unknown_fields_of_a_newer_client_are_ignored(pair: Pair) -> None:
+    call = pair.primary.channel.unary_unary("/muster.v1.RankingService/Search")
+    request = ranking_pb2.SearchRequest(query="red shoe").SerializeToString() + b"\xf8\x3f\x01"
+    answer = ranking_pb2.SearchResponse.FromString(call(request, timeout=5))
+    assert answer.results
+
+
+def test_a_budget_too_small_for_any_plan_is_refused(pair: Pair) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        pair.primary.ranking.Search(
+            ranking_pb2.SearchRequest(query="red shoe"),
+            timeout=5,
+            metadata=(("muster-deadline-unix-us", str(time.time_ns() // 1000 + 1_500)),),
+        )
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_search_waits_for_the_sequence_it_asks_for(pair: Pair) -> None:
+    sequence = pair.primary.apply(upsert("waited-for", "purple waited sandal")).sequence
+    answer = pair.standby.ranking.Search(
+        ranking_pb2.SearchRequest(query="purple waited sandal", min_sequence=sequence), timeout=5
+    )
+    assert answer.receipt.applied_sequence >= sequence
+    assert answer.results[0].product_id == "waited-for"
+
+
+def test_a_sequence_that_does_not_come_is_unavailable(pair: Pair) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        search(pair, ranking_pb2.SearchRequest(query="red shoe", min_sequence=10**9), timeout=0.3)
+    assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert pair.primary.status().serving
+
+
+def test_a_price_is_in_the_next_answer_after_its_acknowledgement(pair: Pair) -> None:
+    pair.primary.apply(upsert("priced", "orange priced lamp", price=1.0, stock=1))
+    for price in (2.0, 3.0, 4.0):
+        pair.primary.apply(patch("priced", price=price, stock=int(price)))
+        answer = search(pair, ranking_pb2.SearchRequest(query="orange priced lamp", page_size=1))
+        assert (answer.results[0].price, answer.results[0].stock) == (price, int(price))
+
+
+def test_candidates_are_ordered_and_unknown_ones_are_named(pair: Pair) -> None:
+    ids = ["red-3", "nobody", "red-5", "red-4"]
+    answer = pair.standby.ranking.Rerank(
+        ranking_pb2.RerankRequest(query="shoe 5", product_ids=ids), timeout=5
+    )
+    assert sorted(result.product_id for result in answer.results) == ["red-3", "red-4", "red-5"]
+    assert list(answer.unknown_product_ids) == ["nobody"]
+
+
+def test_a_cancelled_search_leaves_nothing_behind(pair: Pair) -> None:
+    futures = [
+        pair.primary.ranking.Search.future(ranking_pb2.SearchRequest(query="red shoe"), timeout=5)
+        for _ in range(50)
+    ]
+    for future in futures:
+        future.cancel()
+    assert search(pair, ranking_pb2.SearchRequest(query="red shoe")).results
+    give_up_at = time.monotonic() + 10
+    while pair.primary.status().in_flight and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert pair.primary.status().in_flight == 0

@@ -1,0 +1,54 @@
+"""What is counted, under the names that dashboards know."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from typing import Any
+
+import grpc
+from prometheus_client import generate_latest
+
+from muster.v1 import ranking_pb2
+from server.metrics import Metrics
+from tests.server.conftest import Pair
+
+
+def text(metrics: Metrics) -> str:
+    return generate_latest(metrics.registry).decode()
+
+
+def test_a_call_is_counted_at_both_ends_with_its_code() -> None:
+    metrics = Metrics(dict)
+    call = metrics.call("unary", "s", "m")
+    call.finish(call.start(), grpc.StatusCode.OK)
+    call.finish(call.start(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+    call.start()
+    labels = 'grpc_method="m",grpc_service="s",grpc_type="unary"'
+    exposed = text(metrics)
+    assert f"grpc_server_started_total{{{labels}}} 3.0" in exposed
+    assert f"grpc_server_handling_seconds_count{{{labels}}} 2.0" in exposed
+    assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1.0' in exposed
+    assert f'grpc_server_handled_total{{grpc_code="ResourceExhausted",{labels}}} 1.0' in exposed
+
+
+def test_the_replica_s_numbers_are_read_at_each_look() -> None:
+    numbers: dict[str, Any] = {"primary": True, "answered": 2, "answered_by_tier": {"late": 2}}
+    metrics = Metrics(lambda: numbers)
+    assert "muster_primary 1.0" in text(metrics)
+    numbers["primary"] = False
+    exposed = text(metrics)
+    assert "muster_primary 0.0" in exposed
+    assert "muster_answered_total 2.0" in exposed
+    assert 'muster_answered_by_tier_total{tier="late"} 2.0' in exposed
+
+
+def test_a_replica_exposes_its_metrics(pair: Pair) -> None:
+    pair.primary.ranking.Search(ranking_pb2.SearchRequest(query="red shoe"), timeout=5)
+    found = re.search(r"metrics on port (\d+)", pair.primary.log())
+    assert found is not None
+    with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/metrics", timeout=10) as response:
+        exposed = response.read().decode()
+    assert "muster_primary 1.0" in exposed
+    assert re.search(r"muster_answered_total [1-9]", exposed)
+    assert re.search(r'grpc_server_handled_total\{grpc_code="OK",grpc_method="Search".*\} [1-9]', exposed)

@@ -1,0 +1,66 @@
+"""A recipe is refused with the key that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from muster.v1 import catalogue_pb2
+from tests.training.tiny import RECIPE
+from training.folds import fold_of
+from training.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
+from training.text import product_text
+
+
+def test_the_shipped_recipe_is_valid() -> None:
+    recipe = load_recipe(DEFAULT_RECIPE)
+    assert {one.name for one in recipe.judged()} == {"esci", "chorus"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("folds = 2", "folds = 1", "folds must be at least 2"),
+        ("folds = 2", 'folds = "two"', "folds must be a int"),
+        ("folds = 2", "", "folds is missing"),
+        ("folds = 2", "folds = 2\nfold = 3", "fold is not a setting"),
+        ("leaves = 4", "leaves = 4\nleafs = 4", r"rank\.leafs is not a setting"),
+        ('role = "judged"', 'role = "best"', r"must have the role 'judged'"),
+        ("late_depths = [10, 50]", "late_depths = 10", r"plans\.late_depths must be a list"),
+        ("late_depths = [10, 50]", "late_depths = [10, 0.5]", r"plans\.late_depths\[1\]"),
+        ("seed = 5", "seed = ", "line"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(pretrained="x").replace(old, new, 1))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="absent"):
+        load_recipe(tmp_path / "absent.toml")
+
+
+def test_a_query_stays_in_its_fold_whatever_else_there_is() -> None:
+    folds = [fold_of("shop", str(number), 3, 7) for number in range(300)]
+    assert set(folds) == {0, 1, 2}
+    assert folds == [fold_of("shop", str(number), 3, 7) for number in range(300)]
+    assert min(folds.count(fold) for fold in range(3)) > 60
+    assert [fold_of("shop", str(number), 3, 8) for number in range(300)] != folds
+
+
+def test_product_text_follows_the_rule_of_the_bundle() -> None:
+    product = catalogue_pb2.Product(
+        title="Kettle",
+        category=["Home", "Kitchen"],
+        bullets=["Fast", "Quiet"],
+        attributes={"size": "1 l", "colour": "red"},
+    )
+    assert product_text(product, ["title", "brand", "category"]) == "Kettle Home > Kitchen"
+    assert product_text(product, ["bullets", "attributes"]) == "Fast. Quiet colour red, size 1 l"
+    assert product_text(catalogue_pb2.Product(), ["title"]) == ""
+    with pytest.raises(ValueError, match="no product field"):
+        product_text(product, ["price"])

@@ -1,0 +1,6 @@
+"""Training: from a pretrained Transformer and judged queries to a bundle.
+
+Each stage is `python -m training.<stage> --recipe FILE --data DIR --run DIR`; it reads and writes files in
+the run folder: prepare, teacher, distil, quantise, then (with the engine) rank, calibrate, export. `evaluate`
+measures a finished bundle.
+"""

@@ -1,0 +1,188 @@
+"""The model card, and the bundle it goes with.
+
+Everything a card says comes from the files of the run; nothing is typed in by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from muster.bundle import Manifest
+from training.calibrate import baselines
+from training.export import write
+from training.rank import load_lists
+from training.recipe import Recipe
+
+COMMAND = "; ".join(
+    (
+        *(f"python -m training.{stage} --data DIR --run RUN" for stage in ("prepare", "encoder", "teacher")),
+        *(f"python -m training.{stage} --data DIR --run RUN" for stage in ("distil", "quantise")),
+        "python -m training.export --draft --run RUN",
+        *(f"python -m training.{stage} --data DIR --run RUN" for stage in ("rank", "calibrate")),
+        "python -m training.export --run RUN --out BUNDLE",
+    )
+)
+
+
+def write_final(recipe: Recipe, run: Path, out: Path) -> Manifest:
+    """Write the gated and calibrated bundle.
+
+    Raises: FileNotFoundError where a stage has not run; BundleError.
+    """
+    calibration = json.loads((run / "calibration.json").read_text())
+    plans = [
+        {key: value for key, value in plan.items() if key != "kept"}
+        for plan in calibration["plans"]
+        if plan["kept"]
+    ]
+    rankers = {path.stem: path for path in sorted((run / "rank").glob("*.txt"))}
+    used = {plan["tier"] for plan in plans}
+    # The late tier's order decides what a cross-encoder sees, so its ranker stays where that tier is planned.
+    below = {"late"} if "cross_small" in used else set()
+    rankers = {tier: path for tier, path in rankers.items() if tier in used | below}
+    card = make_card(recipe, run, calibration)
+    return write(
+        recipe,
+        run,
+        out,
+        name=recipe.name,
+        plans={"plans": plans},
+        card=card,
+        card_text=card_text(card),
+        rankers=rankers,
+        cross="cross_small" in used,
+    )
+
+
+def make_card(recipe: Recipe, run: Path, calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """The card for machines."""
+    data = json.loads((run / "prepared" / "data.json").read_text())
+    gate = json.loads((run / "rank" / "report.json").read_text())
+    names, lists = load_lists(run / "rank" / "signals.npz")
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "folds": recipe.folds,
+        "pretrained": recipe.pretrained,
+        "licences": recipe.licences,
+        "data": data["sets"],
+        "dropped_for_leakage": data["dropped_for_leakage"],
+        "vocabulary": data["vocabulary"],
+        "quantised": json.loads((run / "onnx" / "report.json").read_text()),
+        "metric": "nDCG@10, linear gain, unjudged = 0, out of fold over the training queries",
+        "gate": gate["rule"],
+        "tiers": gate["tiers"],
+        "untrained": baselines(names, lists),
+        "plans": calibration["plans"],
+        "agreement_with_engine": calibration["agreement_with_engine"],
+        "interval": recipe.plans.interval,
+        "command": COMMAND,
+        "evaluate": "muster evaluate BUNDLE --data DIR/SET --split dev --json",
+    }
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """The card for people, Markdown."""
+    lines = [
+        f"# {card['name']}",
+        "",
+        "Ranks shop products for English queries, in tiers from cheap to dear. Made for retail titles and",
+        "short queries, not for other languages or long text.",
+        "",
+        f"All figures: {card['metric']}; intervals: {card['interval']:.0%} bootstrap over queries.",
+        "",
+        "## What earned its place",
+        "",
+        card["gate"],
+        "",
+        "| tier | earned | against | difference | its ranker against its own score |",
+        "|---|---|---|---|---|",
+    ]
+    for tier, entry in card["tiers"].items():
+        if "ranker" not in entry:
+            lines.append(f"| {tier} | no: {entry['why']} | | | |")
+            continue
+        over = entry.get("over_cheaper")
+        ranker = entry["ranker"]
+        lines.append(
+            f"| {tier} | {_yes(entry['earned'])} | {entry.get('over', '')} | {_gap(over) if over else ''}"
+            f"{', inside the noise' if entry.get('inside_noise') else ''} | "
+            f"{_yes(ranker['earned'])}: {_gap(ranker['over_own_score'])} |"
+        )
+    sets = sorted(next(iter(card["untrained"].values()))["judged"])
+    head = [f"{name}, {setting}" for name in sets for setting in ("catalogue", "judged")]
+    lines += [
+        "",
+        "## Tiers out of fold, beside the untrained scores",
+        "",
+        f"| ranking | {' | '.join(head)} |",
+        f"|---|{'---|' * len(head)}",
+    ]
+    for name, settings in card["untrained"].items():
+        cells = [f"{settings[setting][one]:.3f}" for one in sets for setting in ("catalogue", "judged")]
+        lines.append(f"| ({name}, untrained) | {' | '.join(cells)} |")
+    for tier, entry in card["tiers"].items():
+        if "out_of_fold" in entry:
+            cells = [
+                _interval(entry["out_of_fold"][setting][one])
+                for one in sets
+                for setting in ("catalogue", "judged")
+            ]
+            lines.append(f"| {tier} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## Plans",
+        "",
+        "Expected nDCG@10 is the mean of both settings, each set counting the same. A plan worth no more",
+        "than a cheaper one is left out.",
+        "",
+        "| tier | depth | expected | cost, ms | in the bundle |",
+        "|---|---|---|---|---|",
+    ]
+    for plan in card["plans"]:
+        lines.append(
+            f"| {plan['tier']} | {plan['depth']} | {plan['expected_ndcg']:.3f} "
+            f"[{plan['low']:.3f}, {plan['high']:.3f}] | {plan['cost_ms']:.1f} | {_yes(plan['kept'])} |"
+        )
+    lines += [
+        "",
+        "## Data and licences",
+        "",
+        "| set | products | labels | licence | source |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in card["data"].items():
+        lines.append(f"| {name} | {one['products']} | {one['labels']} | {one['licence']} | {one['source']} |")
+    lines += [f"| {card['pretrained']} | | | {'; '.join(card['licences'])} | pretrained weights |"]
+    lines += [
+        "",
+        "Training queries dropped because an evaluation query has the same words: "
+        f"{card['dropped_for_leakage']}.",
+        "",
+        "## How it was made",
+        "",
+        f"Seed {card['seed']}, {card['folds']} folds.",
+        "",
+        "```",
+        card["command"].replace("; ", "\n"),
+        "```",
+        "",
+        f"Measure it: `{card['evaluate']}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _gap(value: Mapping[str, float]) -> str:
+    return f"{value['difference']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return f"{value['ndcg10']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -1,0 +1,190 @@
+"""One cross-encoder run: the loop that teacher and student share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from training.batches import Specials, by_length, pair_batch, pieces_of
+from training.losses import graded_bce, margin_mse, pairwise_logistic
+from training.networks import CrossEncoder, load_stack, pretrained_folder
+from training.prepare import JudgedQuery, Prepared
+from training.recipe import CrossRecipe, Recipe, RecipeError
+from training.text import product_text
+
+# Puts the untrained score (late interaction times the mix) near 0 for a doubtful product.
+_BIAS = -9.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """One step: a query and candidates. targets: 0 to 1; teacher: raw scores, or None where labelled."""
+
+    query: list[int]
+    products: list[list[int]]
+    targets: list[float]
+    teacher: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Word pieces of every product, cut for the cross-encoder. sets: name to product id to ids."""
+
+    sets: dict[str, dict[str, list[int]]]
+    specials: Specials
+
+    @classmethod
+    def of(cls, recipe: Recipe, prepared: Prepared) -> Pieces:
+        """Tokenise each product once."""
+        sets = {}
+        for name, products in prepared.products.items():
+            texts = [product_text(product, recipe.text.cross_fields) for product in products.values()]
+            rows = pieces_of(prepared.tokenizer, texts, recipe.text.cross_tokens_max)
+            sets[name] = dict(zip(products, rows, strict=True))
+        return cls(sets, Specials.of(prepared.tokenizer))
+
+
+def new_cross(recipe: Recipe, settings: CrossRecipe, prepared: Prepared) -> CrossEncoder:
+    """An untrained cross-encoder on the pretrained layers that the recipe names."""
+    stack = load_stack(
+        pretrained_folder(recipe.pretrained),
+        kept_tokens=prepared.kept_tokens,
+        layers=settings.layers,
+        positions=recipe.text.cross_tokens_max + recipe.text.query_tokens_max + 8,
+    )
+    model = CrossEncoder(stack.shape)
+    model.stack = stack
+    model.head.bias.data.fill_(_BIAS)
+    return model
+
+
+def labelled_groups(
+    recipe: Recipe,
+    settings: CrossRecipe,
+    prepared: Prepared,
+    pieces: Pieces,
+    queries: Sequence[JudgedQuery],
+    chooser: np.random.Generator,
+) -> list[Group]:
+    """Steps from labels: up to `group` judged products of a query, and some random ones as target 0.
+
+    Raises: RecipeError where a gain has no target.
+    """
+    targets = {one.name: one.targets for one in recipe.data}
+    groups = []
+    for query in queries:
+        keys = [key for key in query.gains if key in pieces.sets.get(query.set, {})]
+        if not keys:
+            continue
+        asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
+        everything = list(pieces.sets[query.set])
+        chooser.shuffle(keys)
+        for start in range(0, len(keys), settings.group):
+            chosen = keys[start : start + settings.group]
+            wanted = []
+            for key in chosen:
+                gain = str(float(query.gains[key]))
+                if gain not in targets[query.set]:
+                    raise RecipeError(f"data.{query.set}.targets says nothing of the gain {gain}")
+                wanted.append(targets[query.set][gain])
+            others = [
+                everything[at] for at in chooser.integers(len(everything), size=settings.random_products)
+            ]
+            others = [key for key in others if key not in query.gains]
+            groups.append(
+                Group(
+                    asked,
+                    [pieces.sets[query.set][key] for key in (*chosen, *others)],
+                    wanted + [0.0] * len(others),
+                )
+            )
+    return groups
+
+
+def train_cross(
+    recipe: Recipe,
+    settings: CrossRecipe,
+    prepared: Prepared,
+    groups: Sequence[Group],
+    specials: Specials,
+    *,
+    seed: int,
+    name: str,
+) -> CrossEncoder:
+    """Train one cross-encoder over groups in random order.
+
+    Stops after `epochs`, or after `minutes_max` with the learning rate already brought down: progress through
+    the schedule is whichever of steps and time is further on.
+    Raises: FloatingPointError where the loss is no longer finite.
+    """
+    torch.manual_seed(seed)
+    model = new_cross(recipe, settings, prepared).train()
+    # The word table stays as pretrained: words that no training query has keep their place beside the others.
+    model.stack.words.weight.requires_grad_(False)
+    heads = [model.head.weight, model.head.bias, model.mix]
+    known = {id(one) for one in heads}
+    body = [one for one in model.parameters() if one.requires_grad and id(one) not in known]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": body, "lr": settings.learning_rate, "top": settings.learning_rate},
+            {"params": heads, "lr": settings.head_learning_rate, "top": settings.head_learning_rate},
+        ],
+        weight_decay=0.01,
+    )
+    order = [at for _ in range(settings.epochs) for at in torch.randperm(len(groups)).tolist()]
+    started = time.monotonic()
+    smooth = 0.0
+    bar = tqdm(order, desc=name, mininterval=10)
+    for step, at in enumerate(bar):
+        spent = (time.monotonic() - started) / 60.0 / settings.minutes_max
+        progress = max(step / len(order), spent)
+        if progress >= 1.0:
+            break
+        rate = _rate(progress, settings.warm_up)
+        for part in optimiser.param_groups:
+            part["lr"] = part["top"] * rate
+        loss = group_loss(model, groups[at], specials, settings.bce_weight)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}")
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(body, 1.0)
+        optimiser.step()
+        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+    return model.eval()
+
+
+def group_loss(model: CrossEncoder, group: Group, specials: Specials, bce_weight: float) -> Tensor:
+    """Loss of one step: order and grade where labelled, the teacher's differences where not."""
+    scores = model(*pair_batch(group.query, group.products, specials))
+    if group.teacher is not None:
+        return 0.05 * margin_mse(scores, torch.tensor(group.teacher))
+    targets = torch.tensor(group.targets)
+    return pairwise_logistic(scores, targets) + bce_weight * graded_bce(scores, targets)
+
+
+@torch.inference_mode()
+def score_products(
+    model: CrossEncoder, query: Sequence[int], products: Sequence[Sequence[int]], specials: Specials
+) -> list[float]:
+    """Scores of one query's products, in their order."""
+    scores = [0.0] * len(products)
+    for batch in by_length(products, 64):
+        found = model(*pair_batch(query, [products[at] for at in batch], specials)).tolist()
+        for at, score in zip(batch, found, strict=True):
+            scores[at] = score
+    return scores
+
+
+def _rate(progress: float, warm_up: float) -> float:
+    if progress < warm_up:
+        return progress / warm_up
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warm_up) / (1.0 - warm_up)))

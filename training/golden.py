@@ -1,0 +1,138 @@
+"""Golden requests: a few (query, product) pairs with the scores every server must reproduce.
+
+The reference here is plain Python over ONNX Runtime, written apart from the engine, so that the two check
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from muster.v1 import catalogue_pb2
+from training.batches import Specials, pair_batch, pieces_of, text_batch
+from training.quantise import open_session
+from training.recipe import Text
+from training.text import product_text
+
+# Dynamic int8 scales depend on what else is in a batch, and kernels differ by processor.
+TOLERANCE = {"dense": 0.03, "late": 0.03, "cross": 0.25}
+
+
+class Reference:
+    """The models of a bundle, driven from Python one text at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, text: Text, encoder: Path, cross: Path | None) -> None:
+        self._tokenizer = tokenizer
+        self._text = text
+        self._specials = Specials.of(tokenizer)
+        self._encoder = open_session(encoder)
+        self._cross = open_session(cross) if cross is not None else None
+
+    def encode(self, text: str, tokens_max: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Dense vector [D] and token vectors [tokens, 64], special tokens excluded."""
+        rows = pieces_of(self._tokenizer, [text], tokens_max)
+        ids, mask = text_batch(rows, self._specials)
+        dense, tokens = self._encoder.run(
+            ["dense", "tokens"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        )
+        return dense[0], tokens[0, 1 : 1 + len(rows[0])]
+
+    def scores(self, query: str, product: catalogue_pb2.Product) -> dict[str, float | None]:
+        """dense, late and cross of one pair; cross is None without a cross-encoder."""
+        asked, asked_tokens = self.encode(query, self._text.query_tokens_max)
+        dense, tokens = self.encode(
+            product_text(product, self._text.dense_fields), self._text.dense_tokens_max
+        )
+        tokens = tokens[: self._text.late_tokens_max]
+        late = float((asked_tokens @ tokens.T).max(axis=1).mean()) if len(tokens) else 0.0
+        cross = None
+        if self._cross is not None:
+            batch = pair_batch(
+                pieces_of(self._tokenizer, [query], self._text.query_tokens_max)[0],
+                pieces_of(
+                    self._tokenizer,
+                    [product_text(product, self._text.cross_fields)],
+                    self._text.cross_tokens_max,
+                ),
+                self._specials,
+            )
+            names = ("input_ids", "attention_mask", "token_type_ids")
+            inputs = {name: one.numpy() for name, one in zip(names, batch, strict=True)}
+            cross = float(self._cross.run(["score"], inputs)[0][0])
+        return {"dense": float(asked @ dense), "late": late, "cross": cross}
+
+
+def golden_cases(reference: Reference, pairs: Sequence[tuple[str, catalogue_pb2.Product]]) -> dict[str, Any]:
+    """What golden.json says about these pairs."""
+    cases: list[Mapping[str, Any]] = []
+    for query, product in pairs:
+        scores = reference.scores(query, product)
+        cases.append(
+            {
+                "query": query,
+                "product": MessageToDict(product, preserving_proto_field_name=True),
+                **{name: None if value is None else round(value, 5) for name, value in scores.items()},
+            }
+        )
+    return {"tolerance": TOLERANCE, "cases": cases}
+
+
+def made_up_pairs() -> list[tuple[str, catalogue_pb2.Product]]:
+    """Pairs of our own making: a bundle must not carry extracts of the data it was trained on.
+
+    They cover an exact match, a near miss, a mismatch, a long text that is cut, a product with a title alone,
+    accents and digits, and a query of one letter.
+    """
+
+    def product(key: str, title: str, brand: str = "", **more: Any) -> catalogue_pb2.Product:
+        return catalogue_pb2.Product(product_id=key, title=title, brand=brand, **more)
+
+    kettle = product(
+        "golden-1",
+        "Steel electric kettle 1.7 litre, cordless",
+        "Norhaven",
+        category=["Home & Kitchen", "Kettles"],
+        description="Boils quickly and switches itself off.",
+        price=34.9,
+    )
+    cartridge = product(
+        "golden-2", "Ink cartridge 304 black", "Inkwell", description="Original cartridge for inkjet printers"
+    )
+    cable = product(
+        "golden-3",
+        "USB-C to USB-A cable 2 m braided",
+        "Corda",
+        category=["Electronics", "Cables"],
+        attributes={"length": "2 m"},
+    )
+    shoes = product(
+        "golden-4", "Women's trail running shoes", "Fjellstien", category=["Shoes", "Running"], rating=4.4
+    )
+    long = product(
+        "golden-5",
+        "Office chair with adjustable lumbar support, breathable mesh back, padded armrests and headrest, "
+        "360 degree swivel, gas lift, 5 smooth casters, for desks at home or at work, carries 150 kg, grey",
+        "Sitwell",
+        category=["Furniture", "Office", "Chairs"],
+        description="Easy to assemble. All tools are in the box. Two years of warranty.",
+    )
+    bare = product("golden-6", "Notebook")
+    return [
+        ("electric kettle", kettle),
+        ("kettle descaler", kettle),
+        ("black ink cartridge for printer", cartridge),
+        ("usb c cable 2m", cable),
+        ("running shoes", shoes),
+        ("running shoes", cable),
+        ("ergonomic desk chair without wheels", long),
+        ("a5 notebook", bare),
+        ('café crème 12" laptop', bare),
+        ("x", cartridge),
+    ]

@@ -1,0 +1,377 @@
+"""Rank: LambdaMART for each tier, and which tiers and rankers earned their place.
+
+Signals come from the engine itself, driven with the draft bundle over each judged set's own catalogue; the
+cross-encoder's come from the student that never saw the query's fold. Every figure here is out of fold: a
+query is only ever ranked by models trained without it.
+
+The gate: query by query, the mean of nDCG@10 over the whole catalogue and over the judged products alone;
+the mean difference to the next cheaper way of ranking, each set counting the same, over bootstrap resamples
+of the queries. A ranker enters where the whole two-sided interval of its gain over its tier's own score is
+above 0. A tier enters where its gain over the next cheaper tier that entered is above 0 in at least the
+recipe's share of the resamples (`tier_confidence`), and is marked as inside the noise where the two-sided
+interval holds 0.
+
+Writes `rank/`: signals.npz (taken as it is where it is there: remove it after a change of models),
+out_of_fold.npz (scores of each ranker that earned it), <tier>.txt of the same, trained on all queries, and
+report.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from training.batches import pieces_of
+from training.cross import Pieces, score_products
+from training.engine import open_catalogue
+from training.export import DRAFT
+from training.folds import fold_of
+from training.forest import Rows, score, train_forest, train_linear
+from training.measure import Estimate, best_first, difference, estimate, fast_ndcg
+from training.networks import CrossEncoder, load_cross
+from training.prepare import load_prepared
+from training.recipe import Recipe, stage_arguments
+
+TIERS = ("lexical", "hybrid", "late", "cross_small")
+OWN_SCORE = {"lexical": "bm25", "hybrid": "fused", "late": "late", "cross_small": "cross"}
+SETTINGS = ("catalogue", "judged")
+
+# Signals that a tier does not compute: NaN for its ranker, in training as in service.
+_ABSENT = {
+    "lexical": ("dense", "dense_rank", "fused", "late", "late_share", "late_max_gap", "cross"),
+    "hybrid": ("late", "late_share", "late_max_gap", "cross"),
+    "late": ("cross",),
+    "cross_small": (),
+}
+
+
+@dataclass(frozen=True)
+class CandidateList:
+    """Candidates of one query in one setting.
+
+    values: float64 [n, names] at the late tier, with the out-of-fold cross-encoder score where there is one;
+    gains: [n], 0 to 1, unjudged = 0; ideal: all gains known of the query.
+    """
+
+    set: str
+    query_id: str
+    fold: int
+    setting: str
+    values: NDArray[np.float64]
+    gains: NDArray[np.float64]
+    ideal: NDArray[np.float64]
+
+
+Rankers = Mapping[str, Sequence[NDArray[np.float64]] | None]
+"""Tier to the out-of-fold ranker scores of each list, or None for the tier's own score."""
+
+
+def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
+    """Ask the engine for the signals of every labelled training query. Returns: signal names, lists."""
+    prepared = load_prepared(run)
+    names: list[str] = []
+    lists: list[CandidateList] = []
+    students = _students(recipe, run)
+    pieces = Pieces.of(recipe, prepared) if students else None
+    for one in recipe.judged():
+        products = prepared.products[one.name]
+        queries = [
+            query for query in prepared.of(one.name, "train") if max(query.gains.values(), default=0) > 0
+        ]
+        top = max(gain for query in queries for gain in query.gains.values())
+        with open_catalogue(run / DRAFT, products.values(), cache=run / "catalogues") as catalogue:
+            for query in tqdm(queries, desc=f"signals, {one.name}", mininterval=5):
+                judged = [key for key in query.gains if key in products]
+                for setting in SETTINGS:
+                    found = catalogue.signals(
+                        query.text,
+                        "late",
+                        product_ids=judged if setting == "judged" else None,
+                        width=recipe.rank.width,
+                    )
+                    names = found.names
+                    lists.append(
+                        CandidateList(
+                            one.name,
+                            query.query_id,
+                            fold_of(one.name, query.query_id, recipe.folds, recipe.seed),
+                            setting,
+                            found.values,
+                            np.array([query.gains.get(key, 0.0) / top for key in found.product_ids]),
+                            np.array([gain / top for gain in query.gains.values()]),
+                        )
+                    )
+                    if students and pieces is not None:
+                        asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
+                        lists[-1] = _with_cross(
+                            recipe, names, lists[-1], found.product_ids, asked, pieces, students
+                        )
+    return names, lists
+
+
+def _students(recipe: Recipe, run: Path) -> list[CrossEncoder]:
+    paths = [run / "distil" / f"fold{fold}.pt" for fold in range(recipe.folds)]
+    return [load_cross(path) for path in paths] if all(path.is_file() for path in paths) else []
+
+
+def _with_cross(
+    recipe: Recipe,
+    names: Sequence[str],
+    one: CandidateList,
+    product_ids: Sequence[str],
+    asked: Sequence[int],
+    pieces: Pieces,
+    students: Sequence[CrossEncoder],
+) -> CandidateList:
+    # A cross-encoder only ever sees the best by the tier below; some room is left for that tier's ranker to
+    # order them differently.
+    deepest = max(recipe.plans.cross_depths)
+    order = best_first(one.values[:, names.index("late")])[: deepest + deepest // 4]
+    rows = [pieces.sets[one.set][product_ids[at]] for at in order]
+    values = one.values.copy()
+    values[order, names.index("cross")] = score_products(students[one.fold], asked, rows, pieces.specials)
+    return replace(one, values=values)
+
+
+def order_of(
+    names: Sequence[str], one: CandidateList, at: int, tier: str, depth: int, rankers: Rankers
+) -> NDArray[np.int64]:
+    """Indices of a list's candidates as the engine orders them under a plan.
+
+    at: the list's place in `rankers`. depth: candidates re-ranked; those below keep the cheaper order.
+    """
+
+    def by(of: str) -> NDArray[np.float64]:
+        scores = rankers.get(of)
+        return one.values[:, names.index(OWN_SCORE[of])] if scores is None else scores[at]
+
+    if tier == "lexical":
+        order = best_first(by("lexical"))
+        if one.setting == "catalogue":
+            retrieved = one.values[:, names.index("bm25_rank")] > 0
+            order = order[retrieved[order]]
+        return order
+    if tier == "hybrid":
+        return best_first(by("hybrid"))
+    below = (
+        best_first(one.values[:, names.index("fused")])
+        if tier == "late"
+        else order_of(names, one, at, "late", len(one.gains), rankers)
+    )
+    head = below[:depth]
+    return np.concatenate([head[best_first(by(tier)[head])], below[depth:]])
+
+
+def features(names: Sequence[str], tier: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The signals as a tier's ranker gets them: what the tier does not compute is NaN."""
+    values = values.copy()
+    for name in _ABSENT[tier]:
+        if name in names:
+            values[:, names.index(name)] = np.nan
+    return values
+
+
+def rows_of(
+    names: Sequence[str], lists: Sequence[CandidateList], tier: str, depth: int, rankers: Rankers
+) -> list[NDArray[np.int64]]:
+    """Which candidates of each list a tier's ranker is trained on: those it would be asked to order."""
+    return [order_of(names, one, at, tier, depth, rankers)[:depth] for at, one in enumerate(lists)]
+
+
+def train_tier(
+    recipe: Recipe,
+    names: Sequence[str],
+    lists: Sequence[CandidateList],
+    tier: str,
+    chosen: Sequence[NDArray[np.int64]],
+    *,
+    without: int | None,
+) -> str:
+    """One ranker, trained without one fold (None: on all). Returns a LightGBM text model."""
+    values, gains, groups = [], [], []
+    for one, members in zip(lists, chosen, strict=True):
+        if one.fold == without or len(members) < 2 or not one.gains[members].any():
+            continue
+        values.append(features(names, tier, one.values[members]))
+        gains.append(one.gains[members])
+        groups.append(len(members))
+    rows = Rows(np.concatenate(values), np.concatenate(gains), groups)
+    train = train_linear if recipe.rank.kind == "linear" else train_forest
+    return train(recipe.rank, rows, names, seed=recipe.seed)
+
+
+def out_of_fold(
+    recipe: Recipe,
+    names: Sequence[str],
+    lists: Sequence[CandidateList],
+    tier: str,
+    chosen: Sequence[NDArray[np.int64]],
+) -> list[NDArray[np.float64]]:
+    """Ranker scores of every candidate, each list scored by the ranker that never saw its query."""
+    models = [train_tier(recipe, names, lists, tier, chosen, without=fold) for fold in range(recipe.folds)]
+    return [score(models[one.fold], features(names, tier, one.values)) for one in lists]
+
+
+Measured = dict[str, dict[str, dict[str, float]]]
+"""Setting to set to query to nDCG@10."""
+
+
+def measure(
+    names: Sequence[str], lists: Sequence[CandidateList], tier: str, depth: int, rankers: Rankers
+) -> Measured:
+    """nDCG@10 of one plan over all lists."""
+    found: Measured = {setting: {} for setting in SETTINGS}
+    for at, one in enumerate(lists):
+        order = order_of(names, one, at, tier, depth, rankers)
+        found[one.setting].setdefault(one.set, {})[one.query_id] = fast_ndcg(one.gains, order, one.ideal)
+    return found
+
+
+def both_settings(measured: Measured) -> dict[str, dict[str, float]]:
+    """Set to query to the mean of the two settings."""
+    first, second = (measured[setting] for setting in SETTINGS)
+    return {
+        name: {query: 0.5 * (first[name][query] + second[name][query]) for query in first[name]}
+        for name in first
+    }
+
+
+def train_rankers(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run the stage. Returns what report.json says."""
+    out = run / "rank"
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "signals.npz").is_file():
+        save_lists(out / "signals.npz", *collect(recipe, run))
+    names, lists = load_lists(out / "signals.npz")
+    everything = max(len(one.gains) for one in lists)
+    has_cross = bool(
+        np.isfinite(np.concatenate([one.values[:, names.index("cross")] for one in lists])).any()
+    )
+    rankers: dict[str, Sequence[NDArray[np.float64]] | None] = {}
+    rule = __doc__.split("\n\n")[2].replace("\n", " ").removeprefix("The gate: ")
+    share = f"Here the share is {recipe.plans.tier_confidence:.0%}, the interval {recipe.plans.interval:.0%}."
+    note_on_gate = f" {recipe.plans.gate_note}" if recipe.plans.gate_note else ""
+    report: dict[str, Any] = {"rule": f"{rule[0].upper()}{rule[1:]} {share}{note_on_gate}", "tiers": {}}
+    cheaper: tuple[str, dict[str, dict[str, float]]] | None = None
+    for tier in TIERS:
+        if tier == "cross_small" and not has_cross:
+            report["tiers"][tier] = {"earned": False, "why": "not trained"}
+            continue
+        depth = max(recipe.plans.cross_depths) if tier == "cross_small" else everything
+        own = both_settings(measure(names, lists, tier, depth, rankers))
+        chosen = rows_of(names, lists, tier, min(depth, recipe.rank.rows), rankers)
+        scores = out_of_fold(recipe, names, lists, tier, chosen)
+        ranked = both_settings(measure(names, lists, tier, depth, {**rankers, tier: scores}))
+        gain = _difference(recipe, ranked, own)
+        entry: dict[str, Any] = {"ranker": {"earned": gain.low > 0, "over_own_score": _written(gain)}}
+        best = ranked if gain.low > 0 else own
+        if cheaper is None:
+            entry["earned"] = True
+        else:
+            step = _difference(recipe, best, cheaper[1])
+            # One-sided: below this bound lie the resamples that the recipe lets pass.
+            confidence = 2.0 * recipe.plans.tier_confidence - 1.0
+            likely = difference(
+                best, cheaper[1], seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=confidence
+            )
+            entry |= {
+                "earned": likely.low > 0,
+                "inside_noise": step.low <= 0 <= step.high,
+                "over": cheaper[0],
+                "over_cheaper": _written(step),
+            }
+        rankers[tier] = scores if gain.low > 0 else None
+        if gain.low > 0 and entry["earned"]:
+            text = train_tier(recipe, names, lists, tier, chosen, without=None)
+            (out / f"{tier}.txt").write_text(text)
+        else:
+            (out / f"{tier}.txt").unlink(missing_ok=True)
+        if entry["earned"]:
+            cheaper = (tier, best)
+        measured = measure(names, lists, tier, depth, rankers)
+        entry["out_of_fold"] = {
+            setting: {
+                name: estimate(values, seed=recipe.seed, rounds=recipe.plans.bootstrap).rounded()
+                for name, values in measured[setting].items()
+            }
+            for setting in SETTINGS
+        }
+        report["tiers"][tier] = entry
+        note(f"{tier}: {json.dumps(entry)}")
+    kept = {tier: np.concatenate(scores) for tier, scores in rankers.items() if scores is not None}
+    np.savez_compressed(out / "out_of_fold.npz", **kept)  # type: ignore[arg-type]
+    (out / "report.json").write_text(json.dumps(report, indent=2))
+    return report
+
+
+def load_out_of_fold(path: Path, lists: Sequence[CandidateList]) -> dict[str, Sequence[NDArray[np.float64]]]:
+    """Tier to the out-of-fold ranker scores of each list."""
+    ends = np.cumsum([len(one.gains) for one in lists])[:-1]
+    with np.load(path) as saved:
+        return {tier: np.split(saved[tier], ends) for tier in saved.files}
+
+
+def save_lists(path: Path, names: Sequence[str], lists: Sequence[CandidateList]) -> None:
+    """Write lists for `calibrate`."""
+    head = [[one.set, one.query_id, one.fold, one.setting, len(one.gains), len(one.ideal)] for one in lists]
+    np.savez_compressed(
+        path,
+        head=np.frombuffer(json.dumps({"names": list(names), "lists": head}).encode(), dtype=np.uint8),
+        values=np.concatenate([one.values for one in lists]),
+        gains=np.concatenate([one.gains for one in lists]),
+        ideal=np.concatenate([one.ideal for one in lists]),
+    )
+
+
+def load_lists(path: Path) -> tuple[list[str], list[CandidateList]]:
+    """What `save_lists` wrote. Raises: FileNotFoundError."""
+    with np.load(path) as saved:
+        head = json.loads(saved["head"].tobytes())
+        values, gains, ideal = saved["values"], saved["gains"], saved["ideal"]
+    lists = []
+    row = known = 0
+    for name, query, fold, setting, size, judged in head["lists"]:
+        lists.append(
+            CandidateList(
+                name,
+                query,
+                fold,
+                setting,
+                values[row : row + size],
+                gains[row : row + size],
+                ideal[known : known + judged],
+            )
+        )
+        row, known = row + size, known + judged
+    return head["names"], lists
+
+
+def _difference(
+    recipe: Recipe, better: Mapping[str, Mapping[str, float]], worse: Mapping[str, Mapping[str, float]]
+) -> Estimate:
+    return difference(
+        better, worse, seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=recipe.plans.interval
+    )
+
+
+def _written(gap: Estimate) -> dict[str, float]:
+    return {"difference": round(gap.mean, 4), "low": round(gap.low, 4), "high": round(gap.high, 4)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage."""
+    arguments = stage_arguments("Rankers, and the gate.", argv)
+    train_rankers(arguments.recipe, arguments.run)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
