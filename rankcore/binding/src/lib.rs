@@ -209,6 +209,7 @@ impl Engine {
 #[pymethods]
 impl Engine {
     #[new]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024))]
     fn new(
         py: Python<'_>,

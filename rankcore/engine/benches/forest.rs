@@ -40,7 +40,7 @@ fn bench(criterion: &mut Criterion) {
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
-                if state % 10 == 0 {
+                if state.is_multiple_of(10) {
                     f64::NAN
                 } else {
                     (state >> 40) as f64 / f64::from(1 << 23) - 1.0

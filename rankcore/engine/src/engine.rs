@@ -16,7 +16,9 @@ use crate::generation::Generation;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::{Moment, Parts, Planner, stages};
 use crate::reply::{Cancel, pair};
-use crate::request::{Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source};
+use crate::request::{
+    Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source,
+};
 use crate::retrieve::DenseSearch;
 use crate::schedule::Scheduler;
 use crate::schedule::clock::{Clock, MonotonicClock};
@@ -386,10 +388,12 @@ impl Engine {
                 Arc::clone(&self.services),
                 generation,
                 ask,
-                chosen,
+                Admitted {
+                    chosen,
+                    budget,
+                    costs,
+                },
                 freshness,
-                budget,
-                costs,
                 reply,
             )))
         })?;

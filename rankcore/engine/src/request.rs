@@ -210,6 +210,17 @@ pub struct Budget {
     pub deadline_us: u64,
 }
 
+/// What was decided when a request was let in.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The plan to run, and why.
+    pub chosen: Chosen,
+    /// The time it may take.
+    pub budget: Budget,
+    /// Stage costs that the decision was made with.
+    pub costs: Costs,
+}
+
 /// The answer to one request.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -279,12 +290,15 @@ impl Job {
         services: Arc<Services>,
         generation: Arc<Generation>,
         ask: Ask,
-        chosen: Chosen,
+        admitted: Admitted,
         freshness: Freshness,
-        budget: Budget,
-        costs: Costs,
         reply: Reply,
     ) -> Self {
+        let Admitted {
+            chosen,
+            budget,
+            costs,
+        } = admitted;
         let mut job = Self::prepare(
             services,
             generation,

@@ -247,6 +247,9 @@ impl GenerationBuilder {
     }
 }
 
+/// A product's digest and its vectors, for each product of a run of rows.
+type MadeRows = Vec<([u64; 2], Made)>;
+
 /// Vectors of the products in `rows`, in order, made by `threads` threads.
 fn make(
     models: &dyn Models,
@@ -254,11 +257,11 @@ fn make(
     products: &Ragged<u8>,
     rows: std::ops::Range<usize>,
     threads: usize,
-) -> Result<Vec<([u64; 2], Made)>> {
+) -> Result<MadeRows> {
     let chunks = rows.len().div_ceil(CHUNK);
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
-    let done: Mutex<Vec<Option<Result<Vec<([u64; 2], Made)>>>>> =
+    let done: Mutex<Vec<Option<Result<MadeRows>>>> =
         Mutex::new((0..chunks).map(|_| None).collect());
     let work = || {
         loop {
@@ -292,7 +295,7 @@ fn make_chunk(
     reuse: Option<&Reuse>,
     products: &Ragged<u8>,
     rows: std::ops::Range<usize>,
-) -> Result<Vec<([u64; 2], Made)>> {
+) -> Result<MadeRows> {
     let mut digests = Vec::with_capacity(rows.len());
     let mut fresh = Vec::new();
     for row in rows {

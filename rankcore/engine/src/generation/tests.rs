@@ -591,7 +591,7 @@ proptest! {
         generation.apply(&events(1, changes)).unwrap();
         let rows: Vec<Row> = (0..titles.len())
             .filter_map(|at| generation.row(&format!("p{at}")))
-            .filter(|row| *row as usize % every == 0)
+            .filter(|row| (*row as usize).is_multiple_of(every))
             .collect();
         let mut eligible = FixedBitSet::with_capacity(titles.len() + newer.len());
         for &row in &rows {

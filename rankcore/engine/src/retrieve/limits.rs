@@ -477,7 +477,8 @@ mod tests {
             break_it(&mut broken);
             assert_eq!(fields(&validate_search(&broken)), [field]);
         }
-        let table: [(&str, fn(&mut wire::Filter)); 6] = [
+        type Break = fn(&mut wire::Filter);
+        let table: [(&str, Break); 6] = [
             ("filter.brands", |filter| {
                 filter.brands = vec!["b".into(); 65]
             }),
