@@ -1293,7 +1293,7 @@ mod tests {
             .iter()
             .map(|violation| violation.field.as_str())
             .collect();
-        assert_eq!(fields, ["page_size", "product_ids[1]", "product_ids[2]"]);
+        assert_eq!(fields, ["product_ids[1]", "product_ids[2]", "page_size"]);
     }
 
     #[test]
