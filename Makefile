@@ -8,6 +8,7 @@ BIN := .venv/bin
 RUST_SOURCES := $(shell find rankcore/engine rankcore/binding proto -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.proto' \)) Cargo.toml Cargo.lock
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 export HF_HUB_OFFLINE := 1
 # Extensions of one process must not each start a thread per core; rankcore owns the cores.
 export OMP_NUM_THREADS ?= 1

@@ -1,7 +1,8 @@
 """The ranking core: retrieval, re-ranking in chunks, a planner that prices time, one queue of work.
 
-Written in Rust; bytes of ``muster.v1`` messages go in and out, and everything that takes time runs without the
-interpreter lock. One ``Engine`` per process opens a bundle, opens or makes a ``Generation``, serves it, and answers.
+Written in Rust; bytes of ``muster.v1`` messages go in and out, and everything that takes time runs without
+the interpreter lock. One ``Engine`` per process opens a bundle, opens or makes a ``Generation``, serves it,
+and answers.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ DenseSearch: TypeAlias = Callable[
     [NDArray[np.float32], int, NDArray[np.uint8] | None], tuple[NDArray[np.int64], NDArray[np.float32]]
 ]
 """Finds the rows nearest to a query: ``(query float32 [D], L2-normalised; k; eligible bitmap or None)`` to
-``(rows int64 [n], cosines float32 [n])``, best first, n at most k. Bit i % 8 of byte i // 8 of the bitmap tells whether
-row i may be returned. Called from the engine's own threads, several at a time."""
+``(rows int64 [n], cosines float32 [n])``, best first, n at most k. Bit i % 8 of byte i // 8 of the bitmap
+tells whether row i may be returned. Called from the engine's own threads, several at a time."""
 
 
 def runtime_library() -> str:

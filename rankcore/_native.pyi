@@ -4,6 +4,31 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "BundleError",
+    "Cancel",
+    "Cancelled",
+    "DeadlineExceeded",
+    "Engine",
+    "Generation",
+    "GenerationBuilder",
+    "GenerationError",
+    "InvalidRequest",
+    "Models",
+    "NotReady",
+    "Overloaded",
+    "PackedTokens",
+    "RankError",
+    "Snapshot",
+    "cpu_features",
+    "forest_score",
+    "maxsim",
+    "maxsim_kernel",
+    "maxsim_reference",
+    "product_text",
+    "validate_apply",
+]
+
 class RankError(Exception): ...
 
 class InvalidRequest(RankError):
@@ -52,7 +77,7 @@ class Engine:
         *,
         runtime_library: str,
         workers: int = 0,
-        replica: str = "",
+        replica: str = ...,
         chunk_pairs: int = 8,
         reserve_ms: float = 2.0,
         queue_max: int = 1024,
@@ -65,7 +90,8 @@ class Engine:
         self,
         path: str,
         dense: Callable[
-            [NDArray[np.float32], int, NDArray[np.uint8] | None], tuple[NDArray[np.int64], NDArray[np.float32]]
+            [NDArray[np.float32], int, NDArray[np.uint8] | None],
+            tuple[NDArray[np.int64], NDArray[np.float32]],
         ]
         | None,
     ) -> Generation: ...
