@@ -121,6 +121,8 @@ class Experiment(Generic[S]):
 
     before_s, during_s, after_s: seconds of base load ahead of the fault, between fault and rollback, and
     after it.
+    settle_s: seconds that the base load may go on beyond before_s until the steady state is reached; the
+    fault waits for it.
     collect: reads what only the subject can tell (its log) into the journal, once the load has ended.
     """
 
@@ -135,8 +137,13 @@ class Experiment(Generic[S]):
     before_s: float
     during_s: float
     after_s: float
+    settle_s: float = 0.0
     needs: tuple[Need, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+SETTLE_STEP_S = 0.5
+"""Pause between two looks at a steady state that has not been reached yet."""
 
 
 def missing_needs(needs: Sequence[Need]) -> list[str]:
@@ -183,8 +190,14 @@ def conduct(
             journal.write("phase", phase="before")
             load.start()
             sleep(experiment.before_s)
-            doubts += probe("before")
+            doubts = probe("before")
+            settling_s = 0.0
+            while doubts and settling_s < experiment.settle_s:
+                sleep(SETTLE_STEP_S)
+                settling_s += SETTLE_STEP_S
+                doubts = probe("before")
             if not doubts:
+                journal.write("steady")
                 journal.write("phase", phase="during")
                 try:
                     done = experiment.fault.inject(subject)

@@ -211,6 +211,7 @@ def experiment(*, seed: int, bundle: Path | None, during_s: float = 2.0) -> Expe
         before_s=1.5,
         during_s=during_s,
         after_s=1.2,
+        settle_s=10.0,
         needs=(bundle_need(bundle),),
     )
 

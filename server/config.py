@@ -251,7 +251,11 @@ class GenerationSettings(_Section):
         le=256,
     )
     niceness: int = _setting(
-        10, "nice", "Scheduling priority of the build process, 0 (as the server) to 19 (idle).", ge=0, le=19
+        10,
+        "nice",
+        "Scheduling priority of building and warming up a generation, 0 (as the server) to 19 (idle).",
+        ge=0,
+        le=19,
     )
     keep: int = _setting(
         2,

@@ -306,6 +306,13 @@ def building(generations: Path) -> bool:
     return False
 
 
+def step_back(niceness: int) -> None:
+    """Lowers the scheduling priority of the calling thread, and of what it starts, to `niceness`; never
+    raises it.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
 def _sync_tree(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         _sync(path)
@@ -336,7 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             print(f"build: {problem}", file=sys.stderr)
         return 2
-    os.nice(job.niceness)
+    step_back(job.niceness)
     try:
         build(job)
     except BuildRunning as error:

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import server
-from server.generation.build import EXIT_BUILT, EXIT_BUSY, BuildJob, building, job_arguments
+from server.generation.build import (
+    EXIT_BUILT,
+    EXIT_BUSY,
+    BuildJob,
+    building,
+    job_arguments,
+    step_back,
+)
 from server.generation.open import GenerationRefused, Opener, current_name, open_one
 from server.generation.swap import Served
 
@@ -174,6 +181,8 @@ class Renewal:
             self._retry_s = min(2 * self._retry_s, _RETRY_S_MAX)
 
     def _run(self) -> None:
+        # Opening and warming up a generation takes a core for a while, beside requests with deadlines.
+        step_back(self._job.niceness)
         while not self._stopping.wait(self._policy.poll_s):
             try:
                 self.look()

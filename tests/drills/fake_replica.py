@@ -52,12 +52,24 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5.0)
         self._lock = threading.Lock()
-        self._database.execute("PRAGMA journal_mode=WAL")
+        self._switch_to_wal()
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS log "
             "(sequence INTEGER PRIMARY KEY, epoch INTEGER, event_id TEXT, body BLOB)"
         )
         self._database.execute("CREATE TABLE IF NOT EXISTS reign (epoch INTEGER)")
+
+    def _switch_to_wal(self) -> None:
+        # The switch needs the file alone and does not wait for it: replicas that start together try again.
+        give_up_s = time.monotonic() + 5.0
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() >= give_up_s:
+                    raise
+                time.sleep(0.01)
 
     def query(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -113,6 +113,15 @@ def test_each_broken_promise_deviates(records: list[Record], sentence: str) -> N
     assert any(sentence in reason for reason in judgement.reasons), judgement.reasons
 
 
+def test_reads_that_failed_before_the_steady_state_do_not_count() -> None:
+    steady: Record = {"kind": "steady", "at_s": 0.2}
+    settled = history([read(0.1, status="DeadlineExceeded"), steady, *GOOD])
+    assert judge_failover(settled).verdict is Verdict.HELD
+    assert judge_failover(settled).figures["reads"] == 2
+    unsettled = history([read(0.25, status="DeadlineExceeded"), steady, *GOOD])
+    assert judge_failover(unsettled).verdict is Verdict.DEVIATED
+
+
 @pytest.mark.parametrize("records", [without(END), without(killed(0.3))])
 def test_a_history_without_its_log_or_its_fault_says_nothing(records: list[Record]) -> None:
     assert judge_failover(history(records)).verdict is Verdict.INCONCLUSIVE
@@ -219,11 +228,18 @@ def test_refused_requests_count_as_offered_and_missed() -> None:
     assert "50 RESOURCE_EXHAUSTED" in judgement.reasons[0]
 
 
-def test_a_generator_that_was_late_makes_the_storm_inconclusive() -> None:
-    reads = [read(0.01 * n, late_s=0.02 if n < 6 else 0.0) for n in range(100)]
+def test_a_generator_that_was_late_is_a_doubt_where_answers_missed_their_time() -> None:
+    reads = [
+        read(0.01 * n, late_s=0.02 if n < 6 else 0.0, took_s=0.06 if n < 8 else 0.03) for n in range(100)
+    ]
     judgement = judge_storm(history([HEADER, *reads]), StormLimits())
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert "the load generator was the bottleneck" in judgement.reasons[0]
+
+
+def test_a_generator_that_was_late_cannot_spoil_a_storm_answered_in_time() -> None:
+    reads = [read(0.01 * n, late_s=0.02, took_s=0.03) for n in range(100)]
+    assert judge_storm(history([HEADER, *reads]), StormLimits()).verdict is Verdict.HELD
 
 
 def test_a_storm_without_requests_is_inconclusive() -> None:

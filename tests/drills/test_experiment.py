@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from drills.experiment import (
+    SETTLE_STEP_S,
     Experiment,
     Finding,
     Inconclusive,
@@ -114,6 +115,17 @@ def test_a_probe_that_fails_decides_by_its_phase(conducted: Conducted, ill_in: s
     assert "'is well' did not hold" in judgement.reasons[0]
     assert "rollback" in diary.events
     assert ("inject" in diary.events) == (ill_in != "before")
+
+
+def test_the_fault_waits_for_the_steady_state(conducted: Conducted) -> None:
+    findings = iter([False, False, True, True, True])
+    late = Probe[Diary]("is well", lambda diary: Finding(next(findings), "asked"))
+    patient = replace(EXPERIMENT, probes=(late,), settle_s=2 * SETTLE_STEP_S)
+    assert conducted(patient, Diary()).verdict is Verdict.HELD
+    findings = iter([False, False, True])
+    diary = Diary()
+    assert conducted(replace(patient, settle_s=SETTLE_STEP_S), diary).verdict is Verdict.INCONCLUSIVE
+    assert "inject" not in diary.events
 
 
 def test_a_judge_that_found_a_deviation_is_not_overruled_by_healthy_probes(conducted: Conducted) -> None:

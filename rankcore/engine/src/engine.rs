@@ -14,6 +14,7 @@ use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
+use crate::plan::price::Price;
 use crate::plan::{Moment, Parts, Planner, stages};
 use crate::reply::{Cancel, pair};
 use crate::request::{
@@ -151,6 +152,7 @@ const BUDGET_MAX_US: u64 = 3_600_000_000;
 pub struct Engine {
     services: Arc<Services>,
     scheduler: Arc<Scheduler>,
+    price: Price,
     serving: Arc<ArcSwapOption<Generation>>,
     progress: Arc<Progress>,
     observed: Mutex<Observed>,
@@ -202,6 +204,7 @@ impl Engine {
         let engine = Self {
             services,
             scheduler,
+            price: Price::default(),
             serving: Arc::new(ArcSwapOption::empty()),
             progress: Arc::new(Progress::default()),
             observed: Mutex::new(Observed {
@@ -376,14 +379,16 @@ impl Engine {
         self.scheduler.submit(budget.deadline_us, |load| {
             let now_us = clock.now_us();
             let costs = self.services.costs.at(now_us);
+            let planner = &self.services.planner;
+            let scale = planner.scale(&shape, &costs);
             let moment = Moment {
                 budget_us: budget.deadline_us.saturating_sub(now_us),
                 delay_us: load.delay_us,
                 parts,
                 weight: 1.0,
-                price: PRICE,
+                price: self.price.at(now_us, load.backlog_us, &scale),
             };
-            let chosen = self.services.planner.choose(&shape, &moment, &costs)?;
+            let chosen = planner.choose(&shape, &moment, &costs)?;
             Ok(Box::new(Job::new(
                 Arc::clone(&self.services),
                 generation,
@@ -664,7 +669,8 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         let (queued, in_flight) = self.scheduler.depth();
-        let costs = self.services.costs.at(self.services.clock.now_us());
+        let now_us = self.services.clock.now_us();
+        let costs = self.services.costs.at(now_us);
         let products = self
             .serving
             .load()
@@ -678,6 +684,7 @@ impl Engine {
             page: 10,
             chunk_pairs: self.services.chunk_pairs,
         };
+        let scale = self.services.planner.scale(&shape, &costs);
         let (part_failures, last_part_failure) = self.services.failures.seen();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Status {
@@ -717,7 +724,7 @@ impl Engine {
             failed: count(&self.counters.failed),
             part_failures,
             last_part_failure,
-            price: PRICE,
+            price: self.price.at(now_us, self.scheduler.backlog_us(), &scale),
         }
     }
 
@@ -770,9 +777,6 @@ impl Drop for Engine {
         self.close();
     }
 }
-
-/// Price of a core millisecond; the planner takes it as an argument.
-const PRICE: f64 = 0.0;
 
 /// Measured runs of each plan and query in a warm-up.
 const WARM_UP_ROUNDS: usize = 2;

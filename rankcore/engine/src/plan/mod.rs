@@ -6,12 +6,14 @@
 
 pub mod cost;
 pub mod pace;
+pub mod price;
 
 use crate::bundle::{PlanSpec, Tier};
 use crate::error::{Error, Result};
 use crate::schedule::retry_after_ms;
 use crate::wire;
 use cost::{Costs, Estimate, Stage};
+use price::Scale;
 
 /// What decides a request's cost besides the plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -208,6 +210,26 @@ impl Planner {
             }
         }
         best
+    }
+
+    /// What the price is counted in, for requests of this shape: see [`price`].
+    #[must_use]
+    pub fn scale(&self, shape: &Shape, costs: &Costs) -> Scale {
+        let cost_us = |plan: &PlanSpec| -> f64 {
+            stages(plan, shape, costs)
+                .into_iter()
+                .map(|(_, estimate)| estimate.mean_us)
+                .sum()
+        };
+        let (cheapest, best) = (&self.plans[0], self.best());
+        let best_us = cost_us(best);
+        let more_ms = (best_us - cost_us(cheapest)) / 1_000.0;
+        let gain = best.expected_ndcg - cheapest.expected_ndcg;
+        Scale {
+            // Where the best plan is not dearer, a price has nothing to decide.
+            slope: if more_ms > 0.0 { gain / more_ms } else { 0.0 },
+            target_us: best_us,
+        }
     }
 
     /// Expected nDCG of work that got as far as `depth` candidates of `tier` out of lists of `width`, as a share of the

@@ -58,6 +58,8 @@ impl Work for Box<dyn Task> {
 pub struct Load {
     /// Predicted wait before the new work starts, microseconds.
     pub delay_us: u64,
+    /// Predicted work that waits or runs, whatever its deadline, microseconds a worker.
+    pub backlog_us: u64,
     /// Units of work that wait or run.
     pub in_flight: usize,
 }
@@ -128,6 +130,7 @@ impl Scheduler {
         let now_us = self.shared.clock.now_us();
         let load = Load {
             delay_us: state.queue.delay_us(deadline_us, now_us),
+            backlog_us: state.queue.backlog_us(now_us),
             in_flight: state.queue.in_flight(),
         };
         if load.in_flight >= self.shared.queue_max {
@@ -147,6 +150,13 @@ impl Scheduler {
     pub fn depth(&self) -> (usize, usize) {
         let state = self.shared.state.lock();
         (state.queue.waiting(), state.queue.in_flight())
+    }
+
+    /// Predicted work that waits or runs, microseconds a worker.
+    #[must_use]
+    pub fn backlog_us(&self) -> u64 {
+        let state = self.shared.state.lock();
+        state.queue.backlog_us(self.shared.clock.now_us())
     }
 
     /// Number of workers.
@@ -188,7 +198,13 @@ pub fn retry_after_ms(delay_us: u64) -> u64 {
     delay_us.div_ceil(1_000).max(1)
 }
 
+/// How far ranking steps back behind the threads that read and write messages, as a step of the scheduling priority.
+/// With all cores busy a request that is read late is ranked late too, and one that must be refused at once is not.
+const NICENESS: i32 = 5;
+
 fn work(shared: &Shared, worker: usize) {
+    // On Linux this is the priority of one thread. A system that refuses it serves all the same.
+    let _ = rustix::process::nice(NICENESS);
     let mut state = shared.state.lock();
     loop {
         let taken = state.queue.take(worker, shared.clock.now_us());

@@ -204,6 +204,22 @@ impl<T: Work> Queue<T> {
         free_at.into_iter().min().unwrap_or(0)
     }
 
+    /// Predicted work that waits or runs, whatever its deadline, microseconds a worker.
+    #[must_use]
+    pub fn backlog_us(&self, now_us: u64) -> u64 {
+        let running = self.running.iter().flatten().map(|running| {
+            running
+                .remaining_us
+                .saturating_sub(now_us.saturating_sub(running.started_us))
+        });
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|entry| !entry.work.abandoned())
+            .map(|entry| entry.work.remaining_us());
+        running.chain(waiting).sum::<u64>() / self.running.len() as u64
+    }
+
     /// Everything that waits, for shutting down.
     pub fn drain(&mut self) -> Vec<Entry<T>> {
         self.waiting.drain().collect()
@@ -331,11 +347,21 @@ mod tests {
     }
 
     #[test]
+    fn the_backlog_is_all_work_shared_among_the_workers() {
+        let mut queue = Queue::new(2);
+        queue.push(100, item("running", 1_000));
+        queue.take(0, 0);
+        queue.push(900, item("waiting", 400));
+        assert_eq!(queue.backlog_us(0), 700);
+        assert_eq!(queue.backlog_us(600), 400, "time already spent counts");
+    }
+
+    #[test]
     fn abandoned_work_does_not_count_as_backlog() {
         let mut queue = Queue::new(1);
         let mut gone = item("abandoned", 500);
         gone.abandoned = true;
         queue.push(100, gone);
-        assert_eq!(queue.delay_us(200, 0), 0);
+        assert_eq!((queue.delay_us(200, 0), queue.backlog_us(0)), (0, 0));
     }
 }

@@ -1,0 +1,172 @@
+//! The price of a core's millisecond: what a request must gain, in nDCG, to take it from the others.
+//!
+//! The service wants the greatest total quality under one constraint: no more work per second than the cores can do. The
+//! price is that constraint's dual variable. It is raised while the backlog stands above its target and lowered while it
+//! stands below (dual ascent; compare DCAF, Jiang et al. 2020, arXiv:2006.09684), so that under overload requests fall
+//! back to cheaper plans in order of worth long before any must be refused. A second, immediate term answers a burst
+//! before the dual variable has moved.
+//!
+//! Both are counted in units of the slope between the cheapest and the best plan, so the same constants serve bundles
+//! whose plans differ by a factor of a hundred in cost or in worth.
+
+use parking_lot::Mutex;
+
+/// Time in which a backlog of twice the target raises the price by one unit, microseconds.
+const RISE_US: f64 = 100_000.0;
+/// Units that each further target's worth of backlog adds at once.
+const AT_ONCE: f64 = 0.5;
+/// Most units that the slow term reaches: at one unit the best plan is worth no more than the cheapest.
+const LEVEL_MAX: f64 = 2.0;
+/// Backlogs are counted up to so many targets, so that one stall does not take seconds to forget.
+const EXCESS_MAX: f64 = 4.0;
+/// Between two requests the backlog is taken to have stood at most so long as the second one found it, microseconds.
+const HELD_US: u64 = 20_000;
+
+/// How dear time is, relative to the plans at hand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    /// Gain per cost between the cheapest and the best plan, nDCG per millisecond.
+    pub slope: f64,
+    /// Backlog of one worker that keeps it busy without making anybody wait long, microseconds.
+    pub target_us: f64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    level: f64,
+    seen_us: u64,
+}
+
+/// The price as it develops. Shared by all requests of an engine.
+#[derive(Debug, Default)]
+pub struct Price(Mutex<State>);
+
+impl Price {
+    /// The price at `now_us`, nDCG per millisecond, given the predicted work that waits or runs, microseconds a worker.
+    #[must_use]
+    pub fn at(&self, now_us: u64, backlog_us: u64, scale: &Scale) -> f64 {
+        #[allow(clippy::cast_precision_loss)]
+        let excess = (backlog_us as f64 / scale.target_us.max(1.0) - 1.0).min(EXCESS_MAX);
+        let mut state = self.0.lock();
+        let mut passed_us = now_us.saturating_sub(state.seen_us);
+        if excess > 0.0 {
+            passed_us = passed_us.min(HELD_US);
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let step = excess * passed_us as f64 / RISE_US;
+        state.level = (state.level + step).clamp(0.0, LEVEL_MAX);
+        state.seen_us = state.seen_us.max(now_us);
+        (state.level + AT_ONCE * excess.max(0.0)) * scale.slope
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALE: Scale = Scale {
+        slope: 0.01,
+        target_us: 5_000.0,
+    };
+
+    #[test]
+    fn time_is_free_while_nothing_waits() {
+        let price = Price::default();
+        for now_us in [0, 1_000, 10_000_000] {
+            assert!(price.at(now_us, 0, &SCALE).abs() < f64::EPSILON);
+        }
+    }
+
+    #[test]
+    fn a_burst_is_priced_at_once() {
+        let price = Price::default();
+        assert!(price.at(0, 15_000, &SCALE) >= SCALE.slope);
+    }
+
+    #[test]
+    fn a_lasting_backlog_raises_the_price_until_the_best_plan_no_longer_pays() {
+        let price = Price::default();
+        let mut last = 0.0;
+        for step in 1..=40_u64 {
+            let now = price.at(step * 10_000, 6_000, &SCALE);
+            assert!(now >= last);
+            last = now;
+        }
+        assert!(last > 0.5 * SCALE.slope, "{last}");
+        let peak = price.at(100_000_000, 1_000_000_000, &SCALE);
+        assert!(peak <= (LEVEL_MAX + AT_ONCE * EXCESS_MAX) * SCALE.slope);
+    }
+
+    #[test]
+    fn the_price_is_forgotten_soon_after_the_storm() {
+        let price = Price::default();
+        for step in 1..=200_u64 {
+            let _ = price.at(step * 10_000, 50_000, &SCALE);
+        }
+        assert!(price.at(2_250_000, 0, &SCALE).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn one_request_after_a_pause_does_not_price_the_pause() {
+        let price = Price::default();
+        let _ = price.at(0, 0, &SCALE);
+        let _ = price.at(60_000_000, 5_500, &SCALE);
+        assert!(price.at(60_000_001, 0, &SCALE) < 0.1 * SCALE.slope);
+    }
+
+    /// A worker, Poisson arrivals, two plans: 0.3 ms for 0.70, 5 ms for 0.74. Returns mean quality, dear share and the
+    /// longest backlog met, microseconds, over ten seconds.
+    fn served(arrivals_per_s: f64, priced: bool) -> (f64, f64, u64) {
+        let scale = Scale {
+            slope: 0.04 / 4.7,
+            target_us: 5_000.0,
+        };
+        let price = Price::default();
+        let mut random = 42_u64;
+        let (mut now_us, mut backlog_us, mut longest_us) = (0.0_f64, 0.0_f64, 0.0_f64);
+        let (mut count, mut dear) = (0_u32, 0_u32);
+        while now_us < 10_000_000.0 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            #[allow(clippy::cast_precision_loss)]
+            let uniform = ((random >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+            let gap_us = -uniform.ln() * 1e6 / arrivals_per_s;
+            now_us += gap_us;
+            backlog_us = (backlog_us - gap_us).max(0.0);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let asked = if priced {
+                price.at(now_us as u64, backlog_us as u64, &scale)
+            } else {
+                0.0
+            };
+            let takes_dear = 0.74 - asked * 5.0 > 0.70 - asked * 0.3;
+            backlog_us += if takes_dear { 5_000.0 } else { 300.0 };
+            longest_us = longest_us.max(backlog_us);
+            count += 1;
+            dear += u32::from(takes_dear);
+        }
+        let share = f64::from(dear) / f64::from(count);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        (0.70 + 0.04 * share, share, longest_us as u64)
+    }
+
+    #[test]
+    fn under_overload_the_spare_time_still_buys_quality_and_the_backlog_stays_short() {
+        // 1,000 a second: cheap plans for all take 0.3 of the worker; the rest pays for at most 149 dear ones.
+        let (_, dear, longest_us) = served(1_000.0, true);
+        assert!(dear > 0.8 * 0.149, "{dear}");
+        assert!(longest_us < 25_000, "{longest_us}");
+        let (_, _, unpriced_us) = served(1_000.0, false);
+        assert!(
+            unpriced_us > 1_000_000,
+            "without a price the backlog grows without end"
+        );
+    }
+
+    #[test]
+    fn a_light_load_is_served_in_full() {
+        let (_, dear, _) = served(40.0, true);
+        assert!(dear > 0.95, "{dear}");
+    }
+}
