@@ -20,8 +20,8 @@ import numpy as np
 
 from training.engine import Catalogue, open_catalogue
 from training.export import write_draft
-from training.forest import score
 from training.measure import best_first, difference, fast_ndcg
+from training.models.forest import score
 from training.prepare import load_prepared
 from training.rank import (
     CandidateList,

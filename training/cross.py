@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.batches import Specials, by_length, pair_batch, pieces_of
+from training.data.batches import Specials, by_length, pair_batch, pieces_of
+from training.data.text import product_text
 from training.losses import graded_bce, margin_mse, pairwise_logistic
-from training.networks import CrossEncoder, load_stack, pretrained_folder
+from training.models.networks import CrossEncoder, load_stack, pretrained_folder
 from training.prepare import JudgedQuery, Prepared
 from training.recipe import CrossRecipe, Recipe, RecipeError
-from training.text import product_text
 
 # Puts the untrained score (late interaction times the mix) near 0 for a doubtful product.
 _BIAS = -9.0

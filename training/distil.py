@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from training.batches import pieces_of
 from training.cross import Group, Pieces, labelled_groups, score_products, train_cross
-from training.folds import fold_of
-from training.networks import load_cross, save_model
+from training.data.batches import pieces_of
+from training.data.folds import fold_of
+from training.models.networks import load_cross, save_model
 from training.prepare import Prepared, load_prepared
 from training.recipe import Recipe, stage_arguments
 from training.teacher import training_queries

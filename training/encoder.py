@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.batches import Specials, by_length, pieces_of, text_batch
-from training.networks import Encoder, load_stack, pretrained_folder, save_model, unit
+from training.data.batches import Specials, by_length, pieces_of, text_batch
+from training.data.text import product_text
+from training.models.networks import Encoder, load_stack, pretrained_folder, save_model, unit
 from training.prepare import load_prepared
 from training.recipe import Recipe, stage_arguments
-from training.text import product_text
 
 
 def principal_components(vectors: Tensor, dimension: int) -> Tensor:

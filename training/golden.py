@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from muster.v1 import catalogue_pb2
-from training.batches import Specials, pair_batch, pieces_of, text_batch
+from training.data.batches import Specials, pair_batch, pieces_of, text_batch
+from training.data.text import product_text
 from training.quantise import open_session
 from training.recipe import Text
-from training.text import product_text
 
 # Dynamic int8 scales depend on what else is in a batch, and kernels differ by processor.
 TOLERANCE = {"dense": 0.03, "late": 0.03, "cross": 0.25}

@@ -23,9 +23,9 @@ from tokenizers import Tokenizer
 
 from muster.products import read_judgements, read_products
 from muster.v1 import catalogue_pb2
-from training.networks import pretrained_folder
+from training.data.text import product_text
+from training.models.networks import pretrained_folder
 from training.recipe import DataSet, Recipe, RecipeError, stage_arguments
-from training.text import product_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _COUNTED_TOKENS_MAX = 96

@@ -21,11 +21,11 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from training.batches import Specials, pair_batch, pieces_of, text_batch
-from training.networks import CrossEncoder, Encoder, load_cross, load_encoder
+from training.data.batches import Specials, pair_batch, pieces_of, text_batch
+from training.data.text import product_text
+from training.models.networks import CrossEncoder, Encoder, load_cross, load_encoder
 from training.prepare import load_prepared
 from training.recipe import Recipe, stage_arguments
-from training.text import product_text
 
 
 def export_encoder(encoder: Encoder, path: Path) -> None:

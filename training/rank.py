@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.batches import pieces_of
 from training.cross import Pieces, score_products
+from training.data.batches import pieces_of
+from training.data.folds import fold_of
 from training.engine import open_catalogue
 from training.export import DRAFT
-from training.folds import fold_of
-from training.forest import Rows, score, train_forest, train_linear
 from training.measure import Estimate, best_first, difference, estimate, fast_ndcg
-from training.networks import CrossEncoder, load_cross
+from training.models.forest import Rows, score, train_forest, train_linear
+from training.models.networks import CrossEncoder, load_cross
 from training.prepare import load_prepared
 from training.recipe import Recipe, stage_arguments
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-DEFAULT_RECIPE = Path(__file__).with_name("recipe.toml")
+DEFAULT_RECIPE = Path(__file__).parent / "configs" / "muster_base.toml"
 
 
 class RecipeError(Exception):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from training.cross import Pieces, labelled_groups, train_cross
-from training.folds import fold_of
-from training.networks import save_model
+from training.data.folds import fold_of
+from training.models.networks import save_model
 from training.prepare import JudgedQuery, Prepared, load_prepared
 from training.recipe import Recipe, stage_arguments
 

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.training.conftest import Workplace
-from training.networks import pretrained_folder
+from training.models.networks import pretrained_folder
 from training.prepare import JudgedQuery, find_leaks, load_prepared, prepare
 from training.recipe import RecipeError
 

@@ -8,9 +8,9 @@ import pytest
 
 from muster.v1 import catalogue_pb2
 from tests.training.tiny import RECIPE
-from training.folds import fold_of
+from training.data.folds import fold_of
+from training.data.text import product_text
 from training.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
-from training.text import product_text
 
 
 def test_the_shipped_recipe_is_valid() -> None:

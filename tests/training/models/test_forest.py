@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import Workplace
-from training.forest import Rows, merge_forests, score, train_forest, train_linear
+from training.models.forest import Rows, merge_forests, score, train_forest, train_linear
 from training.recipe import RankRecipe
 
 NAMES = ("bm25", "late", "price_log")

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.training.conftest import Workplace
-from training.batches import Specials, pair_batch, pieces_of, text_batch
-from training.networks import load_cross, load_encoder, load_stack, pretrained_folder
+from training.data.batches import Specials, pair_batch, pieces_of, text_batch
+from training.models.networks import load_cross, load_encoder, load_stack, pretrained_folder
 from training.prepare import load_prepared
 from training.quantise import open_session
 

@@ -1,0 +1,1 @@
+"""Networks and tree ensembles; no stage, no file but their own."""
