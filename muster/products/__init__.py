@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from muster.products.columns import ColumnMap, builtin_maps, choose_map, load_map
     from muster.products.errors import ColumnMapError, DownloadError, ProductError, ProductFileError
-    from muster.products.judgements import Judgements, read_judgements
-    from muster.products.readers import product_file, read_products, rows_expected
+    from muster.products.judgements import Judgements, gain_of, read_judgements
+    from muster.products.readers import product_file, read_products, read_rows, rows_expected
 
 __all__ = [
     "ColumnMap",
@@ -24,18 +24,20 @@ __all__ = [
     "ProductFileError",
     "builtin_maps",
     "choose_map",
+    "gain_of",
     "load_map",
     "product_file",
     "read_judgements",
     "read_products",
+    "read_rows",
     "rows_expected",
 ]
 
 _HOMES = {
     "columns": ("ColumnMap", "builtin_maps", "choose_map", "load_map"),
     "errors": ("ColumnMapError", "DownloadError", "ProductError", "ProductFileError"),
-    "judgements": ("Judgements", "read_judgements"),
-    "readers": ("product_file", "read_products", "rows_expected"),
+    "judgements": ("Judgements", "gain_of", "read_judgements"),
+    "readers": ("product_file", "read_products", "read_rows", "rows_expected"),
 }
 
 

@@ -2,21 +2,19 @@
 
 A folder holds `queries.parquet` (query_id, query, split) and `labels.parquet` (query_id, product_id and one
 of gain, rating or label). Gains are linear: ESCI's official ones (Exact 1, Substitute 0.1, Complement 0.01,
-Irrelevant 0), or a rating of 0 to 3 as it stands.
+Irrelevant 0), or a rating of 0 to 3 as it stands. Files that are named may also be CSV, TSV or JSONL.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from muster.products.errors import ProductFileError
+from muster.products.readers import read_rows
 
 LABEL_GAINS: Mapping[str, float] = {
     "Exact": 1.0,
@@ -66,7 +64,7 @@ def read_judgements(
     labels_path = Path(labels) if labels is not None else folder / "labels.parquet"
     texts: dict[str, str] = {}
     splits: set[str] = set()
-    for row, values in _rows(queries_path, ("query_id", "query"), ("split",)):
+    for row, values in read_rows(queries_path, ("query_id", "query"), ("split",)):
         text = values["query"]
         if values["query_id"] is None or not isinstance(text, str) or not text.strip():
             raise ProductFileError(
@@ -86,22 +84,27 @@ def read_judgements(
             queries_path, f"no query belongs to the split {split!r} (splits: {known})", "Name another split"
         )
     gains: dict[str, dict[str, float]] = {key: {} for key in texts}
-    for row, values in _rows(labels_path, ("query_id", "product_id"), ("gain", "rating", "label")):
+    for row, values in read_rows(labels_path, ("query_id", "product_id"), ("gain", "rating", "label")):
         judged = gains.get(str(values["query_id"]))
         if judged is not None:
-            judged[str(values["product_id"])] = _gain(labels_path, row, values)
+            judged[str(values["product_id"])] = gain_of(labels_path, row, values)
     return Judgements(queries=texts, gains=gains)
 
 
-def _gain(path: Path, row: int, values: Mapping[str, Any]) -> float:
+def gain_of(path: Path, row: int, values: Mapping[str, Any]) -> float:
+    """The gain of one judged row: of its `gain`, its `rating` or its `label`, the first that is not empty.
+
+    Raises: ProductFileError naming `path` and `row`.
+    """
     for column in ("gain", "rating"):
         value = values.get(column)
-        if value is not None:
-            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if value is not None and value != "":
+            gain = _number(value)
+            if not math.isfinite(gain) or gain < 0:
                 raise ProductFileError(
                     path, f"{value!r} is not a gain", "Gains are finite and >= 0", row=row, column=column
                 )
-            return float(value)
+            return gain
     label = values.get("label")
     if isinstance(label, str) and label in LABEL_GAINS:
         return LABEL_GAINS[label]
@@ -113,31 +116,11 @@ def _gain(path: Path, row: int, values: Mapping[str, Any]) -> float:
     )
 
 
-def _rows(
-    path: Path, needed: tuple[str, ...], optional: tuple[str, ...]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _number(value: object) -> float:
+    # A CSV file holds its numbers as text.
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
     try:
-        file = pq.ParquetFile(path)
-    except FileNotFoundError as error:
-        raise ProductFileError(
-            path, "there is no such file", "Name a folder with queries and labels"
-        ) from error
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ProductFileError(
-            path, "not a complete Parquet file", "It looks damaged or half-written: write or copy it again"
-        ) from error
-    with file:
-        names = list(file.schema_arrow.names)
-        for column in needed:
-            if column not in names:
-                raise ProductFileError(path, "the file has no such column", "Add it", column=column)
-        row = 0
-        try:
-            for batch in file.iter_batches(columns=[name for name in (*needed, *optional) if name in names]):
-                for values in batch.to_pylist():
-                    row += 1
-                    yield row, values
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ProductFileError(
-                path, "the file is damaged after this row", "Write or copy it again", row=row
-            ) from error
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,11 +26,16 @@ LINE_BYTES_MAX = 16 * 1024 * 1024
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".tsv")
 _JSONL = (".jsonl", ".ndjson")
+# Names the columns of a file once they are known, and hears which of them to read.
+_Bind = Callable[[list[str]], Sequence[str]]
 _FOLDER_FILES = ("products.parquet", "products.jsonl", "products.csv", "corpus.jsonl", "product.csv")
 
 
 def read_products(
-    path: str | Path, mapping: ColumnMap | str | Path | None = None
+    path: str | Path,
+    mapping: ColumnMap | str | Path | None = None,
+    *,
+    where: Mapping[str, str] | None = None,
 ) -> Iterator[catalogue_pb2.Product]:
     """Read the products of a file, in file order.
 
@@ -38,19 +43,39 @@ def read_products(
     corpus.jsonl.
     mapping: a column map, the name of a built-in one, or the path of a TOML file. None: recognised by the
     columns.
+    where: column to value; rows that have another value there are passed over, and count for nothing.
     Raises: ProductFileError at the first fault; ColumnMapError. Nothing is read before the first product is
     asked for.
     """
     path = product_file(path)
     column_map = load_map(mapping) if isinstance(mapping, str | Path) else mapping
-    suffix = path.suffix.lower()
-    if suffix in _PARQUET:
-        rows = _parquet(path, column_map)
-    elif suffix in _CSV:
-        rows = _csv(path, column_map)
-    else:
-        rows = _jsonl(path, column_map)
-    return _unique(path, rows)
+    return _unique(path, _products(path, column_map, where or {}), where or {})
+
+
+def read_rows(
+    path: str | Path,
+    needed: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    where: Mapping[str, str] | None = None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read columns of a Parquet, CSV, TSV or JSONL file (.json counts as JSONL) as they stand.
+
+    needed, optional: columns; a file without one of `needed` is refused. In a JSONL file a row may leave
+    values out, and the first row tells the columns. where: as in `read_products`.
+    Returns: pairs of the row's number, from 1, and column to value; a column that the file lacks is left out.
+    Raises: ProductFileError at the first fault.
+    """
+    path = _known_file(Path(path), (*_PARQUET, *_CSV, *_JSONL, ".json"))
+    wanted = where or {}
+
+    def bind(columns: list[str]) -> Sequence[str]:
+        _need(path, (*needed, *wanted), columns)
+        return [name for name in dict.fromkeys((*needed, *optional, *wanted)) if name in columns]
+
+    for row, values in _rows(path, bind, None):
+        if _meets(values, wanted):
+            yield row, {name: values[name] for name in (*needed, *optional) if name in values}
 
 
 def product_file(path: str | Path) -> Path:
@@ -66,15 +91,7 @@ def product_file(path: str | Path) -> Path:
         raise ProductFileError(
             path, f"the folder holds none of {', '.join(_FOLDER_FILES)}", "Name the product file itself"
         )
-    if not path.is_file():
-        raise ProductFileError(path, "there is no such file", "Check the path")
-    if path.suffix.lower() not in _PARQUET + _CSV + _JSONL:
-        raise ProductFileError(
-            path,
-            f"unknown kind of file {path.suffix or '(no suffix)'!r}",
-            "Use .parquet, .csv, .tsv or .jsonl",
-        )
-    return path
+    return _known_file(path, _PARQUET + _CSV + _JSONL)
 
 
 def rows_expected(path: str | Path) -> int | None:
@@ -91,8 +108,58 @@ def rows_expected(path: str | Path) -> int | None:
     return None
 
 
+def _known_file(path: Path, suffixes: Collection[str]) -> Path:
+    if not path.is_file():
+        raise ProductFileError(path, "there is no such file", "Check the path")
+    if path.suffix.lower() not in suffixes:
+        raise ProductFileError(
+            path,
+            f"unknown kind of file {path.suffix or '(no suffix)'!r}",
+            "Use .parquet, .csv, .tsv or .jsonl",
+        )
+    return path
+
+
+def _rows(path: Path, bind: _Bind, delimiter: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    suffix = path.suffix.lower()
+    if suffix in _PARQUET:
+        return _parquet(path, bind)
+    if suffix in _CSV:
+        return _csv(path, bind, delimiter)
+    return _jsonl(path, bind)
+
+
+def _need(path: Path, needed: Sequence[str], columns: Collection[str]) -> None:
+    for column in needed:
+        if column not in columns:
+            present = ", ".join(sorted(columns)[:20]) or "none"
+            raise ProductFileError(
+                path, "the file has no such column", f"Add it (the file has: {present})", column=column
+            )
+
+
+def _meets(values: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    return all(str(values.get(column)) == wanted for column, wanted in where.items())
+
+
+def _products(
+    path: Path, column_map: ColumnMap | None, where: Mapping[str, str]
+) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
+    bound: list[tuple[RowConverter, str | None]] = []
+
+    def bind(columns: list[str]) -> Sequence[str]:
+        bound.append(_bind(path, column_map, columns))
+        _need(path, tuple(where), columns)
+        return list(dict.fromkeys((*bound[0][0].columns, *where)))
+
+    for row, values in _rows(path, bind, column_map.delimiter if column_map is not None else None):
+        if _meets(values, where):
+            converter, id_column = bound[0]
+            yield row, id_column, _convert(path, converter, row, values)
+
+
 def _unique(
-    path: Path, rows: Iterator[tuple[int, str | None, catalogue_pb2.Product]]
+    path: Path, rows: Iterator[tuple[int, str | None, catalogue_pb2.Product]], where: Mapping[str, str]
 ) -> Iterator[catalogue_pb2.Product]:
     first_row: dict[str, int] = {}
     for row, column, product in rows:
@@ -107,7 +174,12 @@ def _unique(
             )
         yield product
     if not first_row:
-        raise ProductFileError(path, "the file holds no products", "Check that it was written to its end")
+        condition = " and ".join(f"{column} {value!r}" for column, value in where.items())
+        raise ProductFileError(
+            path,
+            "the file holds no products" + (f" with {condition}" if condition else ""),
+            "Name a value that occurs" if condition else "Check that it was written to its end",
+        )
 
 
 def _bind(path: Path, column_map: ColumnMap | None, columns: list[str]) -> tuple[RowConverter, str | None]:
@@ -138,9 +210,7 @@ def _unreadable(path: Path, error: OSError) -> ProductFileError:
 # -- Parquet ----------------------------------------------------------
 
 
-def _parquet(
-    path: Path, column_map: ColumnMap | None
-) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
+def _parquet(path: Path, bind: _Bind) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -152,9 +222,9 @@ def _parquet(
             "It looks damaged or half-written: write or copy it again",
         ) from error
     with file:
-        converter, id_column = _bind(path, column_map, list(file.schema_arrow.names))
+        columns = list(bind(list(file.schema_arrow.names)))
         row = 0
-        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=converter.columns)
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
         while True:
             try:
                 batch = next(batches, None)
@@ -173,7 +243,7 @@ def _parquet(
                 raise _broken_parquet_text(path, batch, row) from error
             for values in rows:
                 row += 1
-                yield row, id_column, _convert(path, converter, row, values)
+                yield row, values
 
 
 def _broken_parquet_text(path: Path, batch: pa.RecordBatch, rows_before: int) -> ProductFileError:
@@ -221,7 +291,7 @@ def _decoded_lines(path: Path, file: IO[bytes], progress: list[int]) -> Iterator
             ) from error
 
 
-def _csv(path: Path, column_map: ColumnMap | None) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
+def _csv(path: Path, bind: _Bind, delimiter: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(LINE_BYTES_MAX)
     try:
         file = path.open("rb")
@@ -229,7 +299,6 @@ def _csv(path: Path, column_map: ColumnMap | None) -> Iterator[tuple[int, str | 
         raise _unreadable(path, error) from error
     with file:
         progress = [-1]  # the header is row 0
-        delimiter = column_map.delimiter if column_map is not None and column_map.delimiter else None
         if delimiter is None:
             head = file.readline(LINE_BYTES_MAX)
             file.seek(0)
@@ -237,8 +306,6 @@ def _csv(path: Path, column_map: ColumnMap | None) -> Iterator[tuple[int, str | 
             delimiter = "\t" if tabs else ","
         reader = csv.reader(_decoded_lines(path, file, progress), delimiter=delimiter, strict=True)
         header: list[str] | None = None
-        converter: RowConverter | None = None
-        id_column: str | None = None
         while True:
             try:
                 fields = next(reader, None)
@@ -259,7 +326,7 @@ def _csv(path: Path, column_map: ColumnMap | None) -> Iterator[tuple[int, str | 
                         path, "two columns have this name", "Rename one of them", column=min(repeated)
                     )
                 progress[0] = 0
-                converter, id_column = _bind(path, column_map, header)
+                bind(header)
                 continue
             if not fields:
                 continue
@@ -272,8 +339,7 @@ def _csv(path: Path, column_map: ColumnMap | None) -> Iterator[tuple[int, str | 
                     "The file may be half-written, or a delimiter stands unquoted inside a value",
                     row=row,
                 )
-            assert converter is not None
-            yield row, id_column, _convert(path, converter, row, dict(zip(header, fields, strict=True)))
+            yield row, dict(zip(header, fields, strict=True))
         if header is None:
             raise ProductFileError(path, "the file is empty", "Check that it was written to its end")
 
@@ -281,16 +347,13 @@ def _csv(path: Path, column_map: ColumnMap | None) -> Iterator[tuple[int, str | 
 # -- JSONL ----------------------------------------------------------
 
 
-def _jsonl(
-    path: Path, column_map: ColumnMap | None
-) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
+def _jsonl(path: Path, bind: _Bind) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = path.open("rb")
     except OSError as error:
         raise _unreadable(path, error) from error
     with file:
-        converter: RowConverter | None = None
-        id_column: str | None = None
+        bound = False
         row = 0
         while raw := file.readline(LINE_BYTES_MAX + 1):
             row += 1
@@ -304,9 +367,10 @@ def _jsonl(
             values = _json_row(path, raw, row)
             if values is None:
                 continue
-            if converter is None:
-                converter, id_column = _bind(path, column_map, list(values))
-            yield row, id_column, _convert(path, converter, row, values)
+            if not bound:
+                bind(list(values))
+                bound = True
+            yield row, values
 
 
 def _json_row(path: Path, raw: bytes, row: int) -> dict[str, Any] | None:

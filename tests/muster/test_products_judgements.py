@@ -60,6 +60,17 @@ def test_other_files_may_be_named(tmp_path: Path) -> None:
     assert found.gains["1"] == {"P": 1.0}
 
 
+def test_named_files_may_be_text(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"query_id": 1, "query": "tea"}\n{"query_id": 2, "query": "mate"}\n')
+    (tmp_path / "l.csv").write_text("query_id,product_id,gain,label\n1,P,0.5,\n2,P,,Exact\n")
+    found = read_judgements(tmp_path, queries=tmp_path / "q.jsonl", labels=tmp_path / "l.csv")
+    assert found.gains == {"1": {"P": 0.5}, "2": {"P": 1.0}}
+    (tmp_path / "l.csv").write_text("query_id,product_id,gain\n1,P,0.5\n1,R,much\n")
+    with pytest.raises(ProductFileError, match="'much' is not a gain") as caught:
+        read_judgements(tmp_path, queries=tmp_path / "q.jsonl", labels=tmp_path / "l.csv")
+    assert (caught.value.row, caught.value.column) == (2, "gain")
+
+
 @pytest.mark.parametrize(
     ("label", "words"),
     [

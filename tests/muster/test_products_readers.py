@@ -19,6 +19,7 @@ from muster.products import (
     ProductFileError,
     product_file,
     read_products,
+    read_rows,
     rows_expected,
 )
 from muster.v1 import catalogue_pb2
@@ -190,6 +191,50 @@ def test_damage_is_told_with_row_and_column(
     assert (found.row, found.column) == (row, column)
     assert words in found.problem
     assert row is None or f"row {row}" in str(found)
+
+
+ROWS_AS_TEXT = {
+    "p.csv": "product_id,title,locale\n1,tea,us\n1,thé,fr\n2,mate,us\n",
+    "p.jsonl": "\n".join(
+        json.dumps(dict(zip(("product_id", "title", "locale"), row, strict=True)))
+        for row in (("1", "tea", "us"), ("1", "thé", "fr"), ("2", "mate", "us"))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
+def test_a_condition_passes_rows_over_before_they_count(tmp_path: Path, name: str) -> None:
+    if name in ROWS_AS_TEXT:
+        path = write(tmp_path / name, ROWS_AS_TEXT[name])
+    else:
+        titles = [("1", "tea", "us"), ("1", "thé", "fr"), ("2", "mate", "us")]
+        rows = [{"product_id": key, "title": title, "locale": locale} for key, title, locale in titles]
+        path = write_parquet(tmp_path / name, rows)
+    assert [product.title for product in read_products(path, where={"locale": "us"})] == ["tea", "mate"]
+    with pytest.raises(ProductFileError, match="already used"):
+        read(path)
+    with pytest.raises(ProductFileError, match="no products with locale 'de'"):
+        list(read_products(path, where={"locale": "de"}))
+    with pytest.raises(ProductFileError, match=r"no such column.*has: locale, product_id, title") as caught:
+        list(read_products(path, where={"country": "us"}))
+    assert caught.value.column == "country"
+    # Row numbers are those of the file.
+    assert list(read_rows(path, ("title",), ("absent",), where={"locale": "us"})) == [
+        (1, {"title": "tea"}),
+        (3, {"title": "mate"}),
+    ]
+
+
+def test_rows_are_refused_where_a_needed_column_is_absent(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.json", '{"sentence": "a"}\n')
+    assert list(read_rows(path, ("sentence",))) == [(1, {"sentence": "a"})]
+    with pytest.raises(ProductFileError, match="no such column") as caught:
+        list(read_rows(path, ("label",)))
+    assert caught.value.column == "label"
+    with pytest.raises(ProductFileError, match="no such file"):
+        list(read_rows(tmp_path / "gone.csv", ("label",)))
+    with pytest.raises(ProductFileError, match="unknown kind"):
+        list(read_rows(write(tmp_path / "p.txt", "x"), ("label",)))
 
 
 def test_the_torn_end_of_a_jsonl_file_is_recognised(tmp_path: Path) -> None:
