@@ -23,7 +23,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a stack: layers, width, heads, inner width, vocabulary, positions."""
+    """Sizes of a stack: layers, width, heads, inner width, vocabulary, positions.
+
+    heads and inner are those of the whole layers; a pruned stack says what each of its layers has left in
+    heads_by_layer and inner_by_layer (empty: the same everywhere). A head is width / heads wide, however many
+    are left. Raises: ValueError where the sizes contradict each other.
+    """
 
     layers: int
     width: int
@@ -32,36 +37,65 @@ class Shape:
     vocabulary: int
     positions: int
     epsilon: float = 1e-12
+    heads_by_layer: tuple[int, ...] = ()
+    inner_by_layer: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"a width of {self.width} cannot be shared by {self.heads} heads")
+        for name, sizes, most in (
+            ("heads_by_layer", self.heads_by_layer, self.heads),
+            ("inner_by_layer", self.inner_by_layer, self.inner),
+        ):
+            if sizes and len(sizes) != self.layers:
+                raise ValueError(f"{name} names {len(sizes)} layers, not {self.layers}")
+            if any(not 1 <= size <= most for size in sizes):
+                raise ValueError(f"{name} is {list(sizes)}: each must be between 1 and {most}")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    def heads_at(self, layer: int) -> int:
+        """Heads of one layer."""
+        return self.heads_by_layer[layer] if self.heads_by_layer else self.heads
+
+    def inner_at(self, layer: int) -> int:
+        """Inner width of one layer."""
+        return self.inner_by_layer[layer] if self.inner_by_layer else self.inner
 
 
 class Layer(nn.Module):
-    """One Transformer layer, post-norm."""
+    """One Transformer layer, post-norm. at: which layer of the shape."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, at: int = 0) -> None:
         super().__init__()
-        self.heads = shape.heads
-        self.query = nn.Linear(shape.width, shape.width)
-        self.key = nn.Linear(shape.width, shape.width)
-        self.value = nn.Linear(shape.width, shape.width)
-        self.mix = nn.Linear(shape.width, shape.width)
+        self.heads = shape.heads_at(at)
+        self.head_width = shape.head_width
+        attended = self.heads * self.head_width
+        self.query = nn.Linear(shape.width, attended)
+        self.key = nn.Linear(shape.width, attended)
+        self.value = nn.Linear(shape.width, attended)
+        self.mix = nn.Linear(attended, shape.width)
         self.mix_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
-        self.widen = nn.Linear(shape.width, shape.inner)
-        self.narrow = nn.Linear(shape.inner, shape.width)
+        self.widen = nn.Linear(shape.width, shape.inner_at(at))
+        self.narrow = nn.Linear(shape.inner_at(at), shape.width)
         self.norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.dropout = nn.Dropout(0.0)
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
         """states: [B, T, H]; bias: [B, 1, 1, T], 0 where attended, very negative where padded."""
-        batch, length, width = states.shape
+        batch, length, _ = states.shape
 
         def split(projected: Tensor) -> Tensor:
-            return projected.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            return projected.view(batch, length, self.heads, self.head_width).transpose(1, 2)
 
         query, key, value = split(self.query(states)), split(self.key(states)), split(self.value(states))
         weights = torch.softmax(
-            query @ key.transpose(2, 3) * (1.0 / math.sqrt(width // self.heads)) + bias, dim=-1
+            query @ key.transpose(2, 3) * (1.0 / math.sqrt(self.head_width)) + bias, dim=-1
         )
-        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
+        mixed = (weights @ value).transpose(1, 2).reshape(batch, length, self.heads * self.head_width)
         states = self.mix_norm(states + self.dropout(self.mix(mixed)))
         out: Tensor = self.norm(states + self.dropout(self.narrow(F.gelu(self.widen(states)))))
         return out
@@ -77,7 +111,7 @@ class Stack(nn.Module):
         self.positions = nn.Embedding(shape.positions, shape.width)
         self.kinds = nn.Embedding(2, shape.width)
         self.norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
-        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.layers = nn.ModuleList(Layer(shape, at) for at in range(shape.layers))
         self.words_int8: Tensor | None = None
         self.words_scale: Tensor | None = None
 
