@@ -1,23 +1,23 @@
-"""One cross-encoder run: the loop that teacher and student share."""
+"""One cross-encoder run on our own layers: its steps, its losses, its scores."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.data.batches import Specials, by_length, pair_batch, pieces_of
 from training.data.text import product_text
+from training.loop import LoopSettings, ParameterGroup, device_of, train
 from training.losses import graded_bce, margin_mse, pairwise_logistic
 from training.models.networks import CrossEncoder, load_stack, pretrained_folder
 from training.prepare import JudgedQuery, Prepared
 from training.recipe import CrossRecipe, Recipe, RecipeError
+from training.tracking import Tracker
 
 # Puts the untrained score (late interaction times the mix) near 0 for a doubtful product.
 _BIAS = -9.0
@@ -117,57 +117,67 @@ def train_cross(
     *,
     seed: int,
     name: str,
+    checkpoint: Path | None = None,
+    tracker: Tracker | None = None,
 ) -> CrossEncoder:
     """Train one cross-encoder over groups in random order.
 
     Stops after `epochs`, or after `minutes_max` with the learning rate already brought down: progress through
-    the schedule is whichever of steps and time is further on.
-    Raises: FloatingPointError where the loss is no longer finite.
+    the schedule is whichever of steps and time is further on. checkpoint: see `training.loop.train`.
+    Raises: FloatingPointError where the loss is no longer finite; CheckpointError; DeviceMemoryError.
     """
     torch.manual_seed(seed)
-    model = new_cross(recipe, settings, prepared).train()
+    model = new_cross(recipe, settings, prepared)
     # The word table stays as pretrained: words that no training query has keep their place beside the others.
     model.stack.words.weight.requires_grad_(False)
     heads = [model.head.weight, model.head.bias, model.mix]
     known = {id(one) for one in heads}
     body = [one for one in model.parameters() if one.requires_grad and id(one) not in known]
-    optimiser = torch.optim.AdamW(
+    train(
+        model,
+        groups,
+        lambda group: group_loss(model, group, specials, settings.bce_weight),
         [
-            {"params": body, "lr": settings.learning_rate, "top": settings.learning_rate},
-            {"params": heads, "lr": settings.head_learning_rate, "top": settings.head_learning_rate},
+            ParameterGroup(body, settings.learning_rate),
+            ParameterGroup(heads, settings.head_learning_rate, clipped=False),
         ],
-        weight_decay=0.01,
+        loop_settings(settings, name),
+        name=name,
+        seed=seed,
+        checkpoint=checkpoint,
+        about={"layers": str(settings.layers), "pretrained": recipe.pretrained},
+        tracker=tracker,
     )
-    order = [at for _ in range(settings.epochs) for at in torch.randperm(len(groups)).tolist()]
-    started = time.monotonic()
-    smooth = 0.0
-    bar = tqdm(order, desc=name, mininterval=10)
-    for step, at in enumerate(bar):
-        spent = (time.monotonic() - started) / 60.0 / settings.minutes_max
-        progress = max(step / len(order), spent)
-        if progress >= 1.0:
-            break
-        rate = _rate(progress, settings.warm_up)
-        for part in optimiser.param_groups:
-            part["lr"] = part["top"] * rate
-        loss = group_loss(model, groups[at], specials, settings.bce_weight)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}")
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(body, 1.0)
-        optimiser.step()
-        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-    return model.eval()
+    return model
+
+
+def loop_settings(settings: CrossRecipe, name: str) -> LoopSettings:
+    """How the recipe wants a run to be trained. Raises: RecipeError naming the setting."""
+    try:
+        return LoopSettings(
+            epochs=settings.epochs,
+            accumulate=settings.accumulate,
+            warm_up=settings.warm_up,
+            weight_decay=settings.weight_decay,
+            dropout=settings.dropout,
+            clip_norm=settings.clip_norm,
+            precision=settings.precision,
+            checkpointing=settings.checkpointing,
+            minutes_max=settings.minutes_max,
+            device=settings.device,
+            checkpoint_steps=settings.checkpoint_steps,
+        )
+    except ValueError as error:
+        raise RecipeError(f"{name}: {error}") from error
 
 
 def group_loss(model: CrossEncoder, group: Group, specials: Specials, bce_weight: float) -> Tensor:
     """Loss of one step: order and grade where labelled, the teacher's differences where not."""
-    scores = model(*pair_batch(group.query, group.products, specials))
+    device = device_of(model)
+    scores = model(*(one.to(device) for one in pair_batch(group.query, group.products, specials)))
     if group.teacher is not None:
-        return 0.05 * margin_mse(scores, torch.tensor(group.teacher))
-    targets = torch.tensor(group.targets)
+        return 0.05 * margin_mse(scores, torch.tensor(group.teacher, device=device))
+    targets = torch.tensor(group.targets, device=device)
     return pairwise_logistic(scores, targets) + bce_weight * graded_bce(scores, targets)
 
 
@@ -182,9 +192,3 @@ def score_products(
         for at, score in zip(batch, found, strict=True):
             scores[at] = score
     return scores
-
-
-def _rate(progress: float, warm_up: float) -> float:
-    if progress < warm_up:
-        return progress / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - warm_up) / (1.0 - warm_up)))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+ROLES = ("judged", "pairs", "queries", "classes", "behaviour")
+FORMATS = ("", "tables", "beir", "esci", "pairs", "classes", "sequences")
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "muster_base.toml"
 
 
@@ -19,12 +21,17 @@ class RecipeError(Exception):
 
 @dataclass(frozen=True)
 class DataSet:
-    """One folder of products, queries and labels.
+    """One folder (or file) of products, queries and labels, of classed texts, or of behaviour.
 
     name: as in metrics. folder: below the data folder. map: column map of its products, "" to recognise it.
-    where: keep only rows of all three files in which this column has this value ("" for no condition).
+    where: keep only rows of all its files in which this column has this value ("" for no condition).
     role: "judged" (many labels a query: ranking is measured on it), "pairs" (single labels: training only),
-    "queries" (query texts only). targets: gain as in the file to what a cross-encoder should say, 0 to 1.
+    "queries" (query texts only), "classes" (texts with a class each), "behaviour" (what each user chose).
+    targets: gain as in the file to what a cross-encoder should say, 0 to 1; a gain that is not among them is
+    refused (none: any gain may occur, but no cross-encoder can learn from it).
+    format: one of "tables", "beir", "esci", "pairs", "classes", "sequences" (`training/data/adapters.py`);
+    "" to recognise it. classes: the classes that must occur, none to take those found in training.
+    grades: gain as in the file to its name, where judgements are classes: the teacher's report by class.
     """
 
     name: str
@@ -35,6 +42,24 @@ class DataSet:
     map: str = ""
     where: dict[str, str] = field(default_factory=dict)
     targets: dict[str, float] = field(default_factory=dict)
+    format: str = ""
+    classes: list[str] = field(default_factory=list)
+    grades: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SplitRecipe:
+    """How queries without a split get one, and what counts as a leak between splits.
+
+    train, dev, test: shares, together 1; used only for sets whose files name no split. near_duplicate:
+    Jaccard similarity of two texts' words, above 0 and at most 1 (the same words), from which on a training
+    text is dropped because of one outside training.
+    """
+
+    train: float = 0.8
+    dev: float = 0.1
+    test: float = 0.1
+    near_duplicate: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -51,10 +76,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which word pieces stay. tokens_max: size of the new vocabulary; count_min: in the product texts."""
+    """Which word pieces stay. tokens_max: size of the new vocabulary; count_min: in the product texts.
+
+    added_max: at most so many single characters that the pretrained vocabulary lacks are added to it (part of
+    tokens_max), the commonest first; 0: none. added_count_min: how often such a character must occur.
+    """
 
     tokens_max: int
     count_min: int
+    added_max: int = 0
+    added_count_min: int = 2
 
 
 @dataclass(frozen=True)
@@ -73,12 +104,77 @@ class EncoderRecipe:
 
 
 @dataclass(frozen=True)
+class PartRecipe:
+    """One part of `unlabelled`. steps: optimiser steps that it gets, 0 switches it off. weight: of its loss."""
+
+    steps: int = 0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class UnlabelledRecipe:
+    """How the pretrained encoder is adapted to the catalogues before its projection is fitted.
+
+    structure: a title against the rest of its product. synthetic: queries made from attributes. pseudo: the
+    ensemble's grades for unlabelled queries. masked: guessing hidden words. dropout: a text against itself.
+    labels: the labelled training pairs (with fold-wise encoders beside the one that ships).
+    layers: how many layers, from the top, are trained. batch: queries a step. hard_negatives: mined a query.
+    candidates: products a query in `pseudo` and `labels`. temperature: of cosines. late_weight: of the
+    late-interaction score's loss beside the dense one's. masked_share: of the words that are hidden. drop:
+    dropout rate in the part `dropout`. learning_rate, head_learning_rate: at their height. warm_up: share of
+    the steps. train_words: whether the word table learns too (for vocabularies with added characters). keep_share: of the pretrained
+    weights in the average that is written, 0 to below 1. held_out: share of the products and texts that only
+    the dev curve sees. precision, device, checkpoint_steps, minutes_max (of each encoder): of the training
+    loop, see `training/loop.py`.
+    """
+
+    structure: PartRecipe = field(default_factory=PartRecipe)
+    synthetic: PartRecipe = field(default_factory=PartRecipe)
+    pseudo: PartRecipe = field(default_factory=PartRecipe)
+    masked: PartRecipe = field(default_factory=PartRecipe)
+    dropout: PartRecipe = field(default_factory=PartRecipe)
+    labels: PartRecipe = field(default_factory=PartRecipe)
+    layers: int = 6
+    batch: int = 16
+    hard_negatives: int = 1
+    candidates: int = 8
+    temperature: float = 0.05
+    late_weight: float = 0.5
+    masked_share: float = 0.15
+    drop: float = 0.1
+    learning_rate: float = 2e-5
+    head_learning_rate: float = 1e-3
+    warm_up: float = 0.1
+    keep_share: float = 0.3
+    held_out: float = 0.05
+    train_words: bool = False
+    precision: str = "auto"
+    device: str = "auto"
+    checkpoint_steps: int = 100
+    minutes_max: float = 10.0
+
+    def parts(self) -> dict[str, PartRecipe]:
+        """Name to part, of those that are switched on."""
+        named = {name: getattr(self, name) for name in UNLABELLED_PARTS}
+        return {name: part for name, part in named.items() if part.steps > 0}
+
+
+UNLABELLED_PARTS = ("structure", "synthetic", "pseudo", "masked", "dropout", "labels")
+
+
+@dataclass(frozen=True)
 class CrossRecipe:
     """One cross-encoder run.
 
     layers: of the pretrained stack, from 0. epochs over the labelled queries. group: judged products a step,
     random_products: others beside them. pairs: unlabelled (query, product) pairs a teacher scores (0 for a
     teacher itself). minutes_max: training stops there whatever is left.
+    dropout: rate of every dropout layer, 0 to below 1. weight_decay: L2, decoupled (AdamW). clip_norm: the
+    largest norm of the gradient, 0 for no limit. accumulate: steps whose gradients make one update.
+    precision: "off" (float32), "bf16", "fp16" (CUDA alone) or "auto" (bf16 where the processor computes in
+    it). checkpointing: layers are computed again in the backward pass, which saves memory for a third more
+    time. device: "auto" (a CUDA GPU where there is one), "cpu" or "cuda". checkpoint_steps: updates between
+    two checkpoints, 0 for none; a run that was killed goes on from the last one.
     """
 
     layers: list[int]
@@ -91,6 +187,191 @@ class CrossRecipe:
     bce_weight: float
     pairs: int
     minutes_max: float
+    dropout: float = 0.0
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    accumulate: int = 1
+    precision: str = "off"
+    checkpointing: bool = False
+    device: str = "auto"
+    checkpoint_steps: int = 200
+
+
+TEACHER_KINDS = ("cross", "bi")
+TUNINGS = ("full", "lora", "adalora", "adapter")
+
+
+@dataclass(frozen=True)
+class TeacherRecipe(CrossRecipe):
+    """The teachers: one for each fold and seed, on any Hugging Face encoder. What CrossRecipe says, and:
+
+    pretrained: folder, installed package or hub name of the encoder, "" for the recipe's own. layers: [] for
+    all of them. kind: "cross" (query and product read together) or "bi" (each alone, then compared).
+    losses: "pairwise", "listwise", "graded" to weight; none: pairwise 1 and graded `bce_weight`.
+    tuning: "full"; "lora"; "adalora" (ranks moved to where they matter); "adapter" (IA3: learned rescaling
+    vectors). rank, alpha: of lora and adalora; alpha / rank scales what they add. target_modules: names of
+    the layers they change, none for all linear layers (adapter: peft's choice for the model). freeze_words:
+    the word table stays as pretrained. seeds: teachers a fold, averaged. product_tokens_max: of a product's
+    text, 0 for `text.cross_tokens_max`.
+    dev_share: share of a fold's training queries set aside for early stopping, 0 to below 1; the weights that
+    did best on them are kept. patience: evaluations without a better nDCG@10 on them before training stops, 0
+    for never. evaluate_steps: updates between two evaluations, 0 for only before and after. evaluate_queries,
+    evaluate_products: at most so many queries a split, and judged products a query, in an evaluation.
+    """
+
+    precision: str = "auto"
+    pretrained: str = ""
+    kind: str = "cross"
+    losses: dict[str, float] = field(default_factory=dict)
+    tuning: str = "full"
+    rank: int = 8
+    alpha: float = 16.0
+    target_modules: list[str] = field(default_factory=list)
+    freeze_words: bool = True
+    seeds: int = 1
+    product_tokens_max: int = 0
+    dev_share: float = 0.0
+    patience: int = 0
+    evaluate_steps: int = 0
+    evaluate_queries: int = 20
+    evaluate_products: int = 16
+
+    def weights(self) -> dict[str, float]:
+        """Loss to its weight."""
+        return self.losses or {"pairwise": 1.0, "graded": self.bce_weight}
+
+
+@dataclass(frozen=True)
+class TrackingRecipe:
+    """Where the curves of training go beside `curves.jsonl`.
+
+    to: any of "tensorboard" (left out where it is not installed), "wandb", "mlflow". project: their name for
+    the collection of runs.
+    """
+
+    to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    project: str = "muster"
+
+
+@dataclass(frozen=True)
+class AugmentRecipe:
+    """How many edited pairs to add, kind by kind; `training/data/edits.py` says what each does to the label.
+
+    word, typo, case: the query with a synonym, a slip of the keyboard, other capitals. product: another one
+    of the shelf. colour, size, quantity, brand, price: the product with another one. back_off: queries made
+    from a product's type, brand and colour. Each is a share of the labelled training pairs of a set, 0 or
+    above; 0 switches the kind off, and changes nothing that the others make.
+    fallen, related: targets, 0 to 1: of the right type but not as asked, and of the same shelf only.
+    neighbours: other products that a back-off query is judged with. group: products that an edited query is
+    judged with, at most. share_max: edited pairs at most, of all kinds, as a share of the labelled pairs that
+    a model is trained on.
+    """
+
+    word: float = 0.0
+    typo: float = 0.0
+    case: float = 0.0
+    product: float = 0.0
+    colour: float = 0.0
+    size: float = 0.0
+    quantity: float = 0.0
+    brand: float = 0.0
+    price: float = 0.0
+    back_off: float = 0.0
+    fallen: float = 0.25
+    related: float = 0.1
+    neighbours: int = 3
+    group: int = 8
+    share_max: float = 0.5
+
+    def shares(self) -> dict[str, float]:
+        """Kind to share, of all kinds."""
+        return {kind: float(getattr(self, kind)) for kind in AUGMENT_KINDS}
+
+
+AUGMENT_KINDS = (
+    "word",
+    "typo",
+    "case",
+    "product",
+    "colour",
+    "size",
+    "quantity",
+    "brand",
+    "price",
+    "back_off",
+)
+
+
+@dataclass(frozen=True)
+class RecoveryRecipe:
+    """Distillation of a changed model towards the whole one.
+
+    steps: optimiser steps at most. batch: texts a step, or products of a cross-encoder's query. short_share:
+    of the steps that see short texts alone, 0 to 1 (they cost a fifth). minutes_max: training stops there,
+    with the learning rate brought down. learning_rate: at its height.
+    """
+
+    steps: int = 600
+    batch: int = 32
+    short_share: float = 0.5
+    learning_rate: float = 3e-4
+    minutes_max: float = 4.0
+
+
+@dataclass(frozen=True)
+class PruneVariant:
+    """A smaller form of one model. model: "encoder" or "cross_small".
+
+    layers, heads, inner: shares that stay, above 0 and at most 1: of the layers, then of the attention heads
+    and of the feed-forward neurons of those.
+    """
+
+    name: str
+    model: str = "encoder"
+    layers: float = 1.0
+    heads: float = 1.0
+    inner: float = 1.0
+
+
+@dataclass(frozen=True)
+class PruneRecipe:
+    """Which smaller models to make, and which of them to use.
+
+    variants: none: the stage does nothing. ship: model to the variant that takes its place from `quantise`
+    on. choose_layers: "measured" (drop what changes the outputs least) or "spread" (even distances). sample:
+    texts by which importance is measured and the rest is refitted. inner_multiple: neurons stay in blocks of
+    this many. recovery: afterwards; 0 steps for none.
+    """
+
+    variants: list[PruneVariant] = field(default_factory=list)
+    ship: dict[str, str] = field(default_factory=dict)
+    choose_layers: str = "measured"
+    sample: int = 256
+    inner_multiple: int = 32
+    recovery: RecoveryRecipe = field(default_factory=RecoveryRecipe)
+
+
+@dataclass(frozen=True)
+class QuantiseRecipe:
+    """int8: which range of the weights it covers, and when a model is trained to bear it.
+
+    ranges: tried in order, the one with the least change of the outputs on the calibration texts is kept:
+    "max" (nothing is cut off), "percentile" (of the weights' sizes, a row at a time), "mse" (least squared
+    error of each row, weighted by how large its inputs are). percentile: 0 to 100. calibration_texts: how
+    many. weight_bits: 7, or 8 where every processor that serves has VNNI. loss_max: share of the nDCG@10 that
+    may be lost before `recovery` runs with rounding in the forward pass. activations: how that rounding
+    treats a layer's inputs: "tensor" (one scale, as ONNX Runtime), "token" (one a token) or "none".
+    """
+
+    ranges: list[str] = field(default_factory=lambda: ["max", "percentile", "mse"])
+    percentile: float = 99.9
+    calibration_texts: int = 256
+    weight_bits: int = 7
+    loss_max: float = 0.005
+    activations: str = "tensor"
+    recovery: RecoveryRecipe = field(
+        default_factory=lambda: RecoveryRecipe(steps=300, learning_rate=3e-5, minutes_max=4.0)
+    )
 
 
 @dataclass(frozen=True)
@@ -156,11 +437,17 @@ class Recipe:
     text: Text
     vocabulary: Vocabulary
     encoder: EncoderRecipe
-    teacher: CrossRecipe
+    teacher: TeacherRecipe
     cross_small: CrossRecipe
     rank: RankRecipe
     plans: PlanRecipe
     lexical: Lexical
+    splits: SplitRecipe = field(default_factory=SplitRecipe)
+    unlabelled: UnlabelledRecipe = field(default_factory=UnlabelledRecipe)
+    prune: PruneRecipe = field(default_factory=PruneRecipe)
+    quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
+    tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
 
     def judged(self) -> list[DataSet]:
         """The sets on which ranking is measured."""
@@ -175,15 +462,61 @@ def load_recipe(path: str | Path = DEFAULT_RECIPE) -> Recipe:
         raise RecipeError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {error}") from error
+    return checked_recipe(value)
+
+
+def checked_recipe(value: Mapping[str, Any]) -> Recipe:
+    """A recipe from tables as TOML gives them. Raises: RecipeError naming the key."""
     recipe: Recipe = _build(Recipe, value, "")
     if recipe.folds < 2:
         raise RecipeError("folds must be at least 2")
     if not recipe.judged():
         raise RecipeError("data: at least one set must have the role 'judged'")
     for one in recipe.data:
-        if one.role not in ("judged", "pairs", "queries"):
-            raise RecipeError(f"data.{one.name}: role must be judged, pairs or queries")
+        if one.role not in ROLES:
+            raise RecipeError(f"data.{one.name}: role must be one of {', '.join(ROLES)}")
+        if one.format not in FORMATS:
+            raise RecipeError(f"data.{one.name}: format must be one of {', '.join(FORMATS[1:])}, or left out")
+    names = [one.name for one in recipe.data]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"data: two sets are called {next(n for n in names if names.count(n) > 1)!r}")
+    _check_teacher(recipe)
+    _check_augment(recipe.augment)
+    shares = (recipe.splits.train, recipe.splits.dev, recipe.splits.test)
+    if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6:
+        raise RecipeError(f"splits: train, dev and test are shares that sum to 1, not {shares}")
+    if not 0.0 < recipe.splits.near_duplicate <= 1.0:
+        raise RecipeError("splits.near_duplicate must be above 0 and at most 1")
     return recipe
+
+
+def _check_teacher(recipe: Recipe) -> None:
+    teacher = recipe.teacher
+    for name, value, known in (("kind", teacher.kind, TEACHER_KINDS), ("tuning", teacher.tuning, TUNINGS)):
+        if value not in known:
+            raise RecipeError(f"teacher.{name} must be one of {', '.join(known)}, not {value!r}")
+    for name, least in (("seeds", 1), ("rank", 1), ("evaluate_queries", 1), ("evaluate_products", 2)):
+        if getattr(teacher, name) < least:
+            raise RecipeError(f"teacher.{name} must be at least {least}")
+    if not 0.0 <= teacher.dev_share < 1.0:
+        raise RecipeError("teacher.dev_share must be at least 0 and below 1")
+    if teacher.patience and not (teacher.dev_share and teacher.evaluate_steps):
+        raise RecipeError("teacher.patience needs dev_share and evaluate_steps above 0")
+    for one in recipe.data:
+        if one.grades and set(one.grades) != set(one.targets):
+            raise RecipeError(f"data.{one.name}.grades must name the same gains as targets")
+
+
+def _check_augment(augment: AugmentRecipe) -> None:
+    for name, share in {**augment.shares(), "share_max": augment.share_max}.items():
+        if share < 0.0:
+            raise RecipeError(f"augment.{name} must be at least 0")
+    for name in ("fallen", "related"):
+        if not 0.0 <= getattr(augment, name) <= 1.0:
+            raise RecipeError(f"augment.{name} must be between 0 and 1")
+    for name in ("neighbours", "group"):
+        if getattr(augment, name) < 1:
+            raise RecipeError(f"augment.{name} must be at least 1")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -19,6 +19,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+# In a list of kept tokens: no row of the checkpoint, but one to be made.
+NEW_ROW = -1
+NEW_ROW_SPREAD = 1.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,8 @@ class Stack(nn.Module):
         self.kinds = nn.Embedding(2, shape.width)
         self.norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.layers = nn.ModuleList(Layer(shape, at) for at in range(shape.layers))
+        # Gradient checkpointing: layers are computed again in the backward pass instead of kept.
+        self.checkpointing = False
         self.words_int8: Tensor | None = None
         self.words_scale: Tensor | None = None
 
@@ -138,7 +146,10 @@ class Stack(nn.Module):
         bias = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -1e4
         states = self.embed(input_ids, kinds)
         for layer in self.layers:
-            states = layer(states, bias)
+            if self.checkpointing and torch.is_grad_enabled():
+                states = checkpoint(layer, states, bias, use_reentrant=False)
+            else:
+                states = layer(states, bias)
         return states
 
 
@@ -164,6 +175,36 @@ class Encoder(nn.Module):
         mask = attention_mask.to(torch.float32)[..., None]
         dense = (states * mask).sum(1) / mask.sum(1)
         return unit(dense), unit(self.project(states))
+
+
+def meeting_score(
+    query_states: Tensor, query: Tensor, product_states: Tensor, product: Tensor, mix: Tensor
+) -> Tensor:
+    """Late interaction and the cosine of the means, mixed: meaningful before any training.
+
+    query_states, product_states: float32 [B, S, H] and [B, T, H], one and the same where both texts were read
+    together; query, product: float32 [B, S], [B, T], 1 where a token belongs to that text; mix: float32 [2].
+    Returns: float32 [B]. A query or product without tokens has no late interaction or mean to speak of, but a
+    finite score.
+    """
+    device = query_states.device.type
+    if torch.is_autocast_enabled(device):
+        # Cosines near 1 are told apart by their third digit, which half precision has not got.
+        with torch.autocast(device, enabled=False):
+            whole_states = query_states.float()
+            others = whole_states if product_states is query_states else product_states.float()
+            return meeting_score(whole_states, query, others, product, mix)
+    query_vectors = unit(query_states)
+    product_vectors = query_vectors if product_states is query_states else unit(product_states)
+    similar = query_vectors @ product_vectors.transpose(1, 2) + (product[:, None, :] - 1.0) * 4.0
+    best = similar.amax(dim=2)
+    words = query.sum(1).clamp(min=1.0)
+    late = (best * query).sum(1) / words
+    mean_query = (query_states * query[..., None]).sum(1) / words[:, None]
+    mean_product = (product_states * product[..., None]).sum(1) / product.sum(1).clamp(min=1.0)[:, None]
+    whole = (unit(mean_query) * unit(mean_product)).sum(1)
+    score: Tensor = mix[0] * late + mix[1] * whole
+    return score
 
 
 class CrossEncoder(nn.Module):
@@ -198,15 +239,8 @@ class CrossEncoder(nn.Module):
         following = torch.cat([token_type_ids[:, 1:], torch.ones_like(token_type_ids[:, :1])], dim=1)
         query = query * (1.0 - following.to(torch.float32))
         query = torch.cat([torch.zeros_like(query[:, :1]), query[:, 1:]], dim=1)
-        vectors = unit(states)
-        similar = vectors @ vectors.transpose(1, 2) + (product[:, None, :] - 1.0) * 4.0
-        best = similar.amax(dim=2)
-        words = query.sum(1).clamp(min=1.0)
-        late = (best * query).sum(1) / words
-        mean_query = (states * query[..., None]).sum(1) / words[:, None]
-        mean_product = (states * product[..., None]).sum(1) / product.sum(1).clamp(min=1.0)[:, None]
-        whole = (unit(mean_query) * unit(mean_product)).sum(1)
-        scores: Tensor = self.mix[0] * late + self.mix[1] * whole + self.head(states[:, 0]).squeeze(1)
+        met = meeting_score(states, query, states, product, self.mix)
+        scores: Tensor = met + self.head(states[:, 0]).squeeze(1)
         return scores
 
 
@@ -235,8 +269,9 @@ def load_stack(
 ) -> Stack:
     """A stack with the weights of a Hugging Face BERT checkpoint.
 
-    kept_tokens: old token ids, in the order of the new vocabulary. layers: which layers to keep, in order;
-    None: all. positions: how many positions to keep.
+    kept_tokens: old token ids, in the order of the new vocabulary, and NEW_ROW for tokens that the checkpoint
+    lacks: their rows are drawn (`new_rows`), the same ones at every call. layers: which layers to keep, in
+    order; None: all. positions: how many positions to keep.
     """
     config = json.loads((folder / "config.json").read_text())
     chosen = list(range(config["num_hidden_layers"])) if layers is None else list(layers)
@@ -253,7 +288,7 @@ def load_stack(
     )
     stack = Stack(shape)
     state = {
-        "words.weight": weights["embeddings.word_embeddings.weight"][list(kept_tokens)],
+        "words.weight": _word_table(folder, weights["embeddings.word_embeddings.weight"], kept_tokens),
         "positions.weight": weights["embeddings.position_embeddings.weight"][: shape.positions],
         "kinds.weight": weights["embeddings.token_type_embeddings.weight"],
         "norm.weight": weights["embeddings.LayerNorm.weight"],
@@ -275,6 +310,33 @@ def load_stack(
                 state[f"layers.{new}.{ours}.{part}"] = weights[f"encoder.layer.{old}.{theirs}.{part}"]
     stack.load_state_dict({key: value.to(torch.float32) for key, value in state.items()})
     return stack
+
+
+def new_rows(alike: Tensor, count: int, spread: float = NEW_ROW_SPREAD) -> Tensor:
+    """Rows for words that a table lacks: the mean of its rows of the same kind, and noise to tell them apart.
+
+    alike: [n, H], n at least 2. spread: of the noise, in standard deviations of `alike` along each axis.
+    Returns: float32 [count, H]; a longer draw starts with the shorter one.
+    """
+    rows = alike.to(torch.float32)
+    noise = torch.stack(
+        [torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(at)) for at in range(count)]
+    )
+    return rows.mean(0) + spread * rows.std(0) * noise
+
+
+def _word_table(folder: Path, table: Tensor, kept_tokens: Sequence[int]) -> Tensor:
+    new = [at for at, token in enumerate(kept_tokens) if token == NEW_ROW]
+    if not new:
+        return table[list(kept_tokens)]
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    # Added characters are Chinese before all else, and nearest to what the checkpoint knows of Chinese.
+    alike = [token for word, token in vocabulary.items() if len(word) == 1 and "\u3400" <= word <= "\u9fff"]
+    if len(alike) < 2:
+        alike = [token for token in kept_tokens if token != NEW_ROW]
+    words = table[[max(token, 0) for token in kept_tokens]].to(torch.float32)
+    words[new] = new_rows(table[alike], len(new))
+    return words
 
 
 def save_model(path: Path, model: Encoder | CrossEncoder, **extra: object) -> None:
