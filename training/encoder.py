@@ -1,8 +1,10 @@
-"""Encoder: the pretrained stack, and a projection that keeps late interaction in few dimensions.
+"""Encoder: the adapted or pretrained stack, and a projection that keeps late interaction in few dimensions.
 
-The stack stays frozen. The projection starts at the principal components of the catalogue's token vectors
-and is then trained so that the late-interaction score of any (query, product) pair in the small space equals
-the one in the full space. Writes `encoder.pt`.
+The stack is that of `adapted.pt` where the recipe adapts it (`training.unlabelled`), else the pretrained one;
+it stays frozen here. The projection starts at the principal components of the catalogue's token vectors and
+is then trained so that the late-interaction score of any (query, product) pair in the small space equals the
+one in the full space. Writes `encoder.pt`, and, where the stack learnt from labels, `encoder-fold<k>.pt`,
+which saw no label of fold k: out-of-fold figures need it.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.data.batches import Specials, by_length, pieces_of, text_batch
 from training.data.text import product_text
-from training.models.networks import Encoder, load_stack, pretrained_folder, save_model, unit
-from training.prepare import load_prepared
+from training.models.networks import Encoder, save_model, unit
+from training.prepare import Prepared, load_prepared
 from training.recipe import Recipe, stage_arguments
+from training.unlabelled import adapted_stack, saw_labels, start_stack
 
 
 def principal_components(vectors: Tensor, dimension: int) -> Tensor:
@@ -47,15 +50,32 @@ def late_scores(query: Tensor, query_mask: Tensor, products: Tensor, product_mas
 
 
 def train_encoder(recipe: Recipe, run: Path) -> Encoder:
-    """Run the stage. Returns the encoder that was written."""
-    torch.manual_seed(recipe.seed)
+    """Run the stage. Returns the encoder that ships.
+
+    Raises: FileNotFoundError where the recipe adapts the encoder and that stage has not run; RecipeError
+    where it ran with another recipe.
+    """
     prepared = load_prepared(run)
-    stack = load_stack(
-        pretrained_folder(recipe.pretrained),
-        kept_tokens=prepared.kept_tokens,
-        layers=None,
-        positions=recipe.text.dense_tokens_max + recipe.text.query_tokens_max + 8,
-    )
+    # The one that ships comes last: where it is, those of the folds are as well.
+    folds = range(recipe.folds) if saw_labels(recipe, run) else range(0)
+    for fold in folds:
+        save_model(encoder_path(run, fold), _encoder(recipe, prepared, run, fold))
+    for old in run.glob("encoder-fold*.pt"):
+        if old not in {encoder_path(run, fold) for fold in folds}:
+            old.unlink()
+    encoder = _encoder(recipe, prepared, run, None)
+    save_model(encoder_path(run, None), encoder)
+    return encoder
+
+
+def encoder_path(run: Path, fold: int | None) -> Path:
+    """The encoder that ships (None), or the one that saw no label of a fold."""
+    return run / ("encoder.pt" if fold is None else f"encoder-fold{fold}.pt")
+
+
+def _encoder(recipe: Recipe, prepared: Prepared, run: Path, fold: int | None) -> Encoder:
+    torch.manual_seed(recipe.seed)
+    stack = adapted_stack(recipe, prepared, run, fold) or start_stack(recipe, prepared)
     encoder = Encoder(stack.shape, recipe.encoder.token_dimension).eval()
     encoder.stack = stack
     products = [one for name in prepared.products for one in prepared.products[name].values()]
@@ -78,7 +98,6 @@ def train_encoder(recipe: Recipe, run: Path) -> Encoder:
     encoder.project.weight.data.copy_(components)
     if recipe.encoder.steps:
         _fit_projection(recipe, encoder, query_states, product_states, chooser)
-    save_model(run / "encoder.pt", encoder)
     return encoder
 
 
