@@ -1,50 +1,57 @@
-"""Prepare: products, queries and labels of every data set as one checked table set, and the vocabulary.
+"""Prepare: products, queries, labels, classes and behaviour as one checked table set, and the vocabulary.
 
 Writes `prepared/` in the run folder: products.parquet (set, product_id, serialised Product), judgements.json,
-tokenizer.json (the pretrained one, cut to the language of the catalogues), vocabulary.json (old token ids in
-new order) and data.json (counts, and what the leakage check found).
+classes.parquet and sequences.parquet where the recipe has such sets, tokenizer.json (the pretrained one, cut
+to the language of the data), vocabulary.json (old token ids in new order, -1 for added characters), data.json
+(counts, lengths, hashes, and what the leakage check found) and data_card.md (the same for people). The folder
+is complete or absent: it is written beside its place and then renamed.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
+from tqdm import tqdm  # type: ignore[import-untyped]
 
-from muster.products import read_judgements, read_products
+from muster.products.errors import ProductError
 from muster.v1 import catalogue_pb2
-from training.data.text import product_text
-from training.models.networks import pretrained_folder
+from training.data.adapters import read_set
+from training.data.card import card_markdown, leakage_facts, set_facts
+from training.data.checks import check_tables
+from training.data.leakage import Text, alike, find_leaks
+from training.data.splits import split_of
+from training.data.tables import DEV, TEST, TRAIN, ClassText, DataTables, JudgedQuery, UserSequence
+from training.data.vocabulary import cut_vocabulary
+from training.models.networks import NEW_ROW
 from training.recipe import DataSet, Recipe, RecipeError, stage_arguments
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_COUNTED_TOKENS_MAX = 96
-
-
-@dataclass(frozen=True)
-class JudgedQuery:
-    """One query with what is known about its products. gains: product id to gain, as in the file."""
-
-    set: str
-    query_id: str
-    split: str
-    text: str
-    gains: Mapping[str, float]
+__all__ = [
+    "ClassText",
+    "JudgedQuery",
+    "Prepared",
+    "UserSequence",
+    "load_classes",
+    "load_prepared",
+    "load_sequences",
+    "prepare",
+]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` wrote. products: set name to product id to product."""
+    """What `prepare` wrote. products: set name to product id to product.
+
+    kept_tokens: old token ids in the order of the new vocabulary, -1 for characters that were added.
+    """
 
     products: Mapping[str, Mapping[str, catalogue_pb2.Product]]
     queries: Sequence[JudgedQuery]
@@ -59,64 +66,50 @@ class Prepared:
 def prepare(recipe: Recipe, data: Path, run: Path) -> dict[str, Any]:
     """Read, check and write everything. Returns what data.json says.
 
-    Raises: ProductFileError; RecipeError where a query of the training split is also in another split.
+    Raises: ProductFileError naming file, row and column; RecipeError where the recipe asks for what the data
+    does not hold.
     """
-    out = run / "prepared"
-    out.mkdir(parents=True, exist_ok=True)
-    products: dict[str, dict[str, catalogue_pb2.Product]] = {}
-    queries: list[JudgedQuery] = []
-    for one in recipe.data:
-        folder = _filtered(one, data / one.folder, out / "filtered" / one.name)
-        if one.role != "queries":
-            products[one.name] = {
-                product.product_id: product for product in read_products(folder, one.map or None)
-            }
-        queries.extend(_read_queries(one, folder))
-    leaks = find_leaks(queries)
-    # A pair that repeats a judged dev query would let the models see dev: it is dropped, and counted.
-    queries = [query for query in queries if (query.set, query.query_id) not in leaks]
-    if not any(query.split == "train" and query.gains for query in queries):
-        raise RecipeError("no labelled training query is left")
-    tokenizer, kept = cut_vocabulary(
-        recipe, (product for table in products.values() for product in table.values()), queries
+    tables = {
+        one.name: _with_splits(recipe, one, read_set(one, data))
+        for one in tqdm(recipe.data, desc="reading sets", disable=None)
+    }
+    texts = []
+    for found in tables.values():
+        texts += [Text(one.set, one.query_id, one.split, one.text) for one in found.queries]
+        texts += [Text(one.set, one.text_id, one.split, one.text) for one in found.classes]
+    dev, test = ([text for text in texts if text.split == split] for split in (DEV, TEST))
+    near_duplicate = recipe.splits.near_duplicate
+    leaks, shared = find_leaks(texts, near_duplicate), alike(dev, test, near_duplicate)
+    # A training text that repeats one of dev would let the models see dev: it is dropped, and counted.
+    dropped = {(leak.train.set, leak.train.key) for leak in leaks}
+    for found in tables.values():
+        found.queries = [one for one in found.queries if (one.set, one.query_id) not in dropped]
+        found.classes = [one for one in found.classes if (one.set, one.text_id) not in dropped]
+    check_tables(recipe, tables)
+    vocabulary, kept = cut_vocabulary(
+        recipe,
+        (product for found in tables.values() for product in found.products.values()),
+        (query for found in tables.values() for query in found.queries),
+        (text.text for found in tables.values() for text in found.classes),
     )
-    rows = [
-        (name, key, one.SerializeToString()) for name, table in products.items() for key, one in table.items()
-    ]
-    columns = list(zip(*rows, strict=True))
-    pq.write_table(
-        pa.table({"set": columns[0], "product_id": columns[1], "product": columns[2]}),
-        out / "products.parquet",
-        compression="zstd",
-    )
-    (out / "judgements.json").write_text(
-        json.dumps([vars(query) | {"gains": dict(query.gains)} for query in queries])
-    )
-    (out / "tokenizer.json").write_text(tokenizer)
-    (out / "vocabulary.json").write_text(json.dumps(kept))
+    tokenizer = Tokenizer.from_str(vocabulary)
     summary: dict[str, Any] = {
         "sets": {
-            one.name: {
-                "products": len(products.get(one.name, {})),
-                "queries": dict(Counter(query.split for query in queries if query.set == one.name)),
-                "labels": sum(len(query.gains) for query in queries if query.set == one.name),
-                "licence": one.licence,
-                "source": one.source,
-            }
-            for one in recipe.data
+            one.name: set_facts(recipe, one, tables[one.name], tokenizer, data)
+            for one in tqdm(recipe.data, desc="counting", disable=None)
         },
         "dropped_for_leakage": len(leaks),
+        "leakage": leakage_facts(leaks, shared, near_duplicate),
         "vocabulary": len(kept),
+        "vocabulary_added": sum(token == NEW_ROW for token in kept),
     }
-    (out / "data.json").write_text(json.dumps(summary, indent=2))
+    _write(run / "prepared", recipe, tables, vocabulary, kept, summary)
     return summary
 
 
 def load_prepared(run: Path) -> Prepared:
     """What `prepare` wrote. Raises: FileNotFoundError, saying which stage comes first."""
-    folder = run / "prepared"
-    if not (folder / "data.json").is_file():
-        raise FileNotFoundError(f"{folder} is not complete: run `python -m training.prepare` first")
+    folder = _complete(run)
     products: dict[str, dict[str, catalogue_pb2.Product]] = {}
     for row in pq.read_table(folder / "products.parquet").to_pylist():
         products.setdefault(row["set"], {})[row["product_id"]] = catalogue_pb2.Product.FromString(
@@ -127,111 +120,100 @@ def load_prepared(run: Path) -> Prepared:
     return Prepared(products, queries, tokenizer, json.loads((folder / "vocabulary.json").read_text()))
 
 
-def find_leaks(queries: Iterable[JudgedQuery]) -> set[tuple[str, str]]:
-    """Training queries (set, id) whose words are those of a query outside the training split."""
-    queries = list(queries)
-    kept_out = {_words(query.text) for query in queries if query.split != "train"}
-    return {
-        (query.set, query.query_id)
-        for query in queries
-        if query.split == "train" and _words(query.text) in kept_out
-    }
+def load_classes(run: Path) -> list[ClassText]:
+    """The classed texts that `prepare` wrote, none where the recipe has no such set.
 
-
-def cut_vocabulary(
-    recipe: Recipe, products: Iterable[catalogue_pb2.Product], queries: Iterable[JudgedQuery]
-) -> tuple[str, list[int]]:
-    """Cut the pretrained WordPiece vocabulary to what products and queries use.
-
-    Kept: special tokens, single ASCII and Latin-1 characters (so any such word still has pieces), the pieces
-    of all queries, then the commonest pieces of the products. Returns: the tokenizer as JSON, and old token
-    ids in the order of the new ones.
+    Raises: FileNotFoundError, saying which stage comes first.
     """
-    folder = pretrained_folder(recipe.pretrained)
-    value = json.loads((folder / "tokenizer.json").read_text())
-    value["padding"] = value["truncation"] = None
-    whole = Tokenizer.from_str(json.dumps(value))
-    vocabulary: dict[str, int] = value["model"]["vocab"]
-    counts: Counter[int] = Counter()
-    texts = [product_text(one, ("title", "brand", "category", "description", "bullets")) for one in products]
-    for encoding in whole.encode_batch(texts, add_special_tokens=False):
-        counts.update(encoding.ids[:_COUNTED_TOKENS_MAX])
-    asked: set[int] = set()
-    for encoding in whole.encode_batch([query.text for query in queries], add_special_tokens=False):
-        asked.update(encoding.ids)
-    kept = {vocabulary[token] for token in SPECIAL_TOKENS}
-    kept |= {
-        number
-        for token, number in vocabulary.items()
-        if len(token.removeprefix("##")) == 1 and ord(token[-1]) < 0x250
-    }
-    kept |= asked
-    for number, count in counts.most_common():
-        if len(kept) >= recipe.vocabulary.tokens_max or count < recipe.vocabulary.count_min:
-            break
-        kept.add(number)
-    order = sorted(kept)
-    renumbered = {old: new for new, old in enumerate(order)}
-    value["model"]["vocab"] = {
-        token: renumbered[number]
-        for token, number in sorted(vocabulary.items(), key=lambda item: item[1])
-        if number in renumbered
-    }
-    value["added_tokens"] = [
-        one | {"id": renumbered[one["id"]]} for one in value["added_tokens"] if one["id"] in renumbered
-    ]
-    processor = value.get("post_processor") or {}
-    for special in processor.get("special_tokens", {}).values():
-        special["ids"] = [renumbered[number] for number in special["ids"]]
-    for part in ("cls", "sep"):
-        if part in processor:
-            processor[part] = [processor[part][0], renumbered[processor[part][1]]]
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")), order
+    path = _complete(run) / "classes.parquet"
+    return [ClassText(**row) for row in pq.read_table(path).to_pylist()] if path.is_file() else []
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(sorted(re.findall(r"\w+", text.lower())))
+def load_sequences(run: Path) -> list[UserSequence]:
+    """The behaviour that `prepare` wrote, none where the recipe has no such set.
+
+    Raises: FileNotFoundError, saying which stage comes first.
+    """
+    path = _complete(run) / "sequences.parquet"
+    if not path.is_file():
+        return []
+    rows = pq.read_table(path).to_pylist()
+    return [UserSequence(row["set"], row["user_id"], tuple(row["items"])) for row in rows]
 
 
-def _filtered(one: DataSet, folder: Path, out: Path) -> Path:
-    if not one.where:
-        return folder
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("products.parquet", "queries.parquet", "labels.parquet"):
-        table = pq.read_table(folder / name)
-        for column, wanted in one.where.items():
-            if column not in table.column_names:
-                raise RecipeError(f"data.{one.name}.where: {folder / name} has no column {column!r}")
-            table = table.filter(pc.equal(table[column], wanted))
-        pq.write_table(table, out / name)
-    return out
+def _complete(run: Path) -> Path:
+    folder = run / "prepared"
+    if not (folder / "data.json").is_file():
+        raise FileNotFoundError(f"{folder} is not complete: run `python -m training.prepare` first")
+    return folder
 
 
-def _read_queries(one: DataSet, folder: Path) -> list[JudgedQuery]:
-    table = pq.read_table(folder / "queries.parquet")
-    splits = sorted(set(table["split"].to_pylist())) if "split" in table.column_names else ["train"]
-    found = []
-    for split in splits:
-        if one.role == "queries":
-            rows = (
-                table.filter(pc.equal(table["split"], split)).to_pylist()
-                if "split" in table.column_names
-                else table.to_pylist()
-            )
-            found += [JudgedQuery(one.name, str(row["query_id"]), split, row["query"], {}) for row in rows]
-            continue
-        judgements = read_judgements(folder, split)
-        found += [
-            JudgedQuery(one.name, key, split, text, dict(judgements.gains[key]))
-            for key, text in judgements.queries.items()
-        ]
+def _with_splits(recipe: Recipe, one: DataSet, found: DataTables) -> DataTables:
+    """Give each query and text without a split one."""
+
+    def chosen(text: str) -> str:
+        # Nothing is measured on texts that nobody judged, so none of them needs to be held out.
+        return TRAIN if one.role == "queries" else split_of(text, recipe.splits, recipe.seed)
+
+    found.queries = [each if each.split else replace(each, split=chosen(each.text)) for each in found.queries]
+    found.classes = [each if each.split else replace(each, split=chosen(each.text)) for each in found.classes]
+    found.queries.sort(key=lambda query: query.split)
     return found
+
+
+def _write(
+    folder: Path,
+    recipe: Recipe,
+    tables: Mapping[str, DataTables],
+    tokenizer: str,
+    kept: Sequence[int],
+    summary: Mapping[str, Any],
+) -> None:
+    part = folder.with_name(f"{folder.name}.part")
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    text = pa.string()
+    products = [
+        {"set": name, "product_id": key, "product": product.SerializeToString()}
+        for name, found in tables.items()
+        for key, product in found.products.items()
+    ]
+    schema = pa.schema({"set": text, "product_id": text, "product": pa.binary()})
+    pq.write_table(pa.Table.from_pylist(products, schema), part / "products.parquet", compression="zstd")
+    classes = [vars(one) for found in tables.values() for one in found.classes]
+    if classes:
+        schema = pa.schema(dict.fromkeys(("set", "text_id", "split", "text", "label"), text))
+        pq.write_table(pa.Table.from_pylist(classes, schema), part / "classes.parquet", compression="zstd")
+    sequences = [vars(one) for found in tables.values() for one in found.sequences]
+    if sequences:
+        schema = pa.schema({"set": text, "user_id": text, "items": pa.list_(text)})
+        rows = pa.Table.from_pylist(sequences, schema)
+        pq.write_table(rows, part / "sequences.parquet", compression="zstd")
+    queries = [query for found in tables.values() for query in found.queries]
+    (part / "judgements.json").write_text(
+        json.dumps([vars(query) | {"gains": dict(query.gains)} for query in queries])
+    )
+    (part / "tokenizer.json").write_text(tokenizer)
+    (part / "vocabulary.json").write_text(json.dumps(kept))
+    (part / "data_card.md").write_text(card_markdown(recipe.name, summary))
+    (part / "data.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False))
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    arguments = stage_arguments("Prepare the data sets and the vocabulary.", argv)
-    print(json.dumps(prepare(arguments.recipe, arguments.data, arguments.run), indent=2))
+    try:
+        arguments = stage_arguments("Prepare the data sets and the vocabulary.", argv)
+        summary = prepare(arguments.recipe, arguments.data, arguments.run)
+    except (RecipeError, ProductError, OSError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    print(card_markdown(arguments.recipe.name, summary))
     return 0
 
 

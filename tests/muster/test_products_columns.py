@@ -38,7 +38,7 @@ def test_every_builtin_map_is_valid(name: str) -> None:
 
 
 def test_the_builtin_maps_are_those_promised() -> None:
-    assert builtin_maps() == ["beir", "chorus", "esci", "plain", "wands"]
+    assert builtin_maps() == ["beir", "chorus", "esci", "escirelease", "plain", "wands"]
 
 
 @pytest.mark.parametrize(
