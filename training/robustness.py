@@ -241,7 +241,7 @@ def robustness(
                 "difference": round(gap.mean, 4),
                 "low": round(gap.low, 4),
                 "high": round(gap.high, 4),
-                "inside_noise": bool(gap.low <= 0.0 <= gap.high),
+                "inside_noise": round(gap.low, 4) <= 0.0 <= round(gap.high, 4),
             }
         return found
 
