@@ -781,6 +781,14 @@ def evaluate(context: typer.Context) -> None:
     raise typer.Exit(module.main(list(context.args)) or 0)
 
 
+@app.command(context_settings=_PASS_ON)
+@reported
+def label(context: typer.Context) -> None:
+    """Which pairs to judge next, and judging: suggest, ask or merge; --help lists all."""
+    module = _room("training.label", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
+
+
 @drill_app.command("list")
 @reported
 def drill_list(as_json: Json = False) -> None:

@@ -45,6 +45,7 @@ from training.data.mining import (
     structure_example,
     synthetic_example,
 )
+from training.data.tables import TRAIN, UNLABELLED
 from training.loop import (
     DEVICES,
     PRECISIONS,
@@ -66,7 +67,7 @@ from training.models.networks import (
     save_model,
     unit,
 )
-from training.prepare import JudgedQuery, Prepared, load_prepared
+from training.prepare import JudgedQuery, Prepared, load_classes, load_prepared
 from training.recipe import (
     DEFAULT_RECIPE,
     PartRecipe,
@@ -156,12 +157,17 @@ def _uses_labels(recipe: Recipe, run: Path) -> bool:
 
 @dataclass
 class Examples:
-    """Draws the batches of each part. fold: whose queries are never seen; None: none is left out."""
+    """Draws the batches of each part.
+
+    fold: whose queries are never seen; None: none is left out. loose: texts that belong to no product.
+    pseudo: held out or not, to graded queries.
+    """
 
     recipe: Recipe
     prepared: Prepared
     pool: Pool
     fold: int | None
+    loose: Sequence[str]
     pseudo: Mapping[bool, Sequence[Example]]
 
     def batch(self, part: str, chooser: np.random.Generator, *, held_out: bool) -> list[Example]:
@@ -187,27 +193,22 @@ class Examples:
         return found
 
     def texts(self, chooser: np.random.Generator, *, held_out: bool) -> list[list[int]]:
-        """Word pieces of titles, product texts and unlabelled queries, for the parts without pairs."""
+        """Word pieces of titles, product texts and unlabelled texts, for the parts without pairs."""
         settings = self.recipe.unlabelled
-        queries = self._query_texts(held_out)
+        queries = [text for text in self.loose if self.pool.is_held_out(text) == held_out]
+        # Where there are more texts than products (short sentences), they are what there is to learn from.
+        share = max(0.25, len(self.loose) / (len(self.loose) + 2 * len(self.pool.rows)))
         rows: list[list[int]] = []
         while len(rows) < settings.batch:
-            luck = chooser.random()
-            if queries and luck < 0.25:
+            if queries and chooser.random() < share:
                 row = self.pool.asked(queries[int(chooser.integers(len(queries)))])
             else:
                 key = self.pool.draw(chooser, held_out=held_out)
-                row = self.pool.rows[key] if luck < 0.7 else self.pool.asked(self.pool.products[key].title)
+                title = self.pool.products[key].title
+                row = self.pool.asked(title) if chooser.random() < 0.5 else self.pool.rows[key]
             if row:
                 rows.append(row)
         return rows
-
-    def _query_texts(self, held_out: bool) -> list[str]:
-        return [
-            query.text
-            for query in unlabelled_queries(self.recipe, self.prepared)
-            if self.pool.is_held_out(query.text) == held_out
-        ]
 
     def _labelled(self, chooser: np.random.Generator, held_out: bool) -> list[Example]:
         settings = self.recipe.unlabelled
@@ -240,9 +241,20 @@ class Examples:
 
 
 def unlabelled_queries(recipe: Recipe, prepared: Prepared) -> list[JudgedQuery]:
-    """Training queries of the sets on which no ranking is measured: texts are seen, labels are not."""
+    """Queries whose texts may be seen: nobody judged them, or no ranking is measured on their set."""
     measured = {one.name for one in recipe.judged()}
-    return [query for query in prepared.queries if query.split == "train" and query.set not in measured]
+    return [
+        query
+        for query in prepared.queries
+        if query.split == UNLABELLED or (query.split == TRAIN and query.set not in measured)
+    ]
+
+
+def loose_texts(recipe: Recipe, prepared: Prepared, run: Path) -> list[str]:
+    """Texts that belong to no product: unlabelled queries, and classed texts without their class."""
+    found = [query.text for query in unlabelled_queries(recipe, prepared)]
+    found += [one.text for one in load_classes(run) if one.split in (TRAIN, UNLABELLED)]
+    return list(dict.fromkeys(found))
 
 
 def pseudo_examples(
@@ -491,7 +503,9 @@ def adapt(
     pseudo: Mapping[bool, Sequence[Example]] = {}
     if "pseudo" in parts:
         pseudo = pseudo_examples(recipe, prepared, run, pool, fold, np.random.default_rng(seed))
-    learner = Learner(recipe, encoder, Examples(recipe, prepared, pool, fold, pseudo))
+    learner = Learner(
+        recipe, encoder, Examples(recipe, prepared, pool, fold, loose_texts(recipe, prepared, run), pseudo)
+    )
     steps = [Step(part, number) for part, one in parts.items() for number in range(one.steps)]
     steps = [Step(one.part, number) for number, one in enumerate(steps)]
     name = "adapting" if fold is None else f"adapting, fold {fold}"

@@ -15,6 +15,7 @@ import torch
 from tests.training.conftest import Workplace
 from training.data.folds import fold_of
 from training.data.mining import Pool
+from training.data.tables import ClassText
 from training.encoder import train_encoder
 from training.models.networks import Encoder, load_encoder
 from training.prepare import load_prepared
@@ -28,6 +29,7 @@ from training.unlabelled import (
     compared,
     ensemble,
     learn_unlabelled,
+    loose_texts,
     start_stack,
 )
 
@@ -74,7 +76,7 @@ def no_note(_: str) -> None:
 def examples_of(recipe: Recipe, run: Path, fold: int | None) -> Examples:
     prepared = load_prepared(run)
     pool = Pool(recipe, prepared, held_out=0.2)
-    return Examples(recipe, prepared, pool, fold, {})
+    return Examples(recipe, prepared, pool, fold, loose_texts(recipe, prepared, run), {})
 
 
 def test_with_every_part_off_nothing_is_written_and_the_encoder_is_the_pretrained_one(
@@ -304,3 +306,18 @@ def test_the_word_table_learns_only_where_it_is_asked_to(workplace: Workplace, r
     stack = adapted_stack(recipe, prepared, run, None)
     assert stack is not None
     assert not torch.equal(stack.words.weight, start_stack(recipe, prepared).words.weight)
+
+
+def test_classed_texts_are_read_without_their_class_and_only_those_of_training(
+    workplace: Workplace, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [
+        ClassText("news", str(number), split, text, label)
+        for number, (split, text, label) in enumerate(
+            [("train", "one", "a"), ("unlabelled", "two", None), ("dev", "three", "a"), ("test", "four", "b")]
+        )
+    ]
+    monkeypatch.setattr("training.unlabelled.load_classes", lambda _: texts)
+    found = loose_texts(workplace.recipe, load_prepared(run), run)
+    assert {"one", "two"} <= set(found)
+    assert not {"three", "four"} & set(found)
