@@ -28,6 +28,7 @@ role = "judged"
 licence = "made up"
 source = "synthetic"
 targets = {{ "0.0" = 0.0, "1.0" = 0.3, "2.0" = 0.7, "3.0" = 1.0 }}
+grades = {{ "0.0" = "wrong", "1.0" = "poor", "2.0" = "fair", "3.0" = "right" }}
 
 [text]
 dense_fields = ["title", "brand", "category"]
@@ -59,6 +60,8 @@ warm_up = 0.1
 bce_weight = 0.3
 pairs = 0
 minutes_max = 1.0
+precision = "off"
+evaluate_steps = 8
 
 [cross_small]
 layers = [0]
@@ -95,6 +98,15 @@ bootstrap = 200
 interval = 0.95
 tier_confidence = 0.8
 
+[quantise]
+ranges = ["max", "mse"]
+calibration_texts = 32
+
+[quantise.recovery]
+steps = 6
+batch = 8
+learning_rate = 0.0001
+
 [lexical]
 boosts = {{ title = 2.0, brand = 1.0, category = 1.0, bullets = 1.0, description = 1.0, attributes = 1.0 }}
 rrf_k = 60
@@ -110,6 +122,12 @@ def write_pretrained(folder: Path, words: list[str]) -> Path:
     tokens = list(dict.fromkeys([*tokens, *words]))
     folder.mkdir(parents=True)
     config = {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "vocab_size": len(tokens),
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "pad_token_id": 0,
         "num_hidden_layers": LAYERS,
         "hidden_size": WIDTH,
         "num_attention_heads": 2,
