@@ -11,6 +11,8 @@ pairs: sentence1, sentence2 and label (1 the same, 0 not); the first asks, the s
 classes: sentence or text, and label, category, topic or sentiment.
 sequences: user_id and items.
 
+For the role "queries" any of them gives only its texts (both sentences of a pair).
+
 pairs and classes are one file with a column `split`, or a folder with one file a split (train.*, dev.*,
 test.*, unlabeled.*, or as FewCLUE names them); sequences are one file.
 """
@@ -56,7 +58,23 @@ def read_set(one: DataSet, data: Path) -> DataTables:
             f"data.{one.name}.folder: {path} does not exist. Check the folder passed as --data, or take the "
             "set out of the recipe"
         )
-    return _READERS[one.format or _recognised(one, path)](one, path)
+    found = _READERS[one.format or _recognised(one, path)](one, path)
+    return _texts_alone(one, found) if one.role == "queries" else found
+
+
+def _texts_alone(one: DataSet, found: DataTables) -> DataTables:
+    """What the role "queries" leaves of a set: its texts, whatever they were published for."""
+    if not found.products and not found.classes:
+        return found
+    texts = [(query.split, query.text) for query in found.queries]
+    texts += [(TRAIN if text.split == UNLABELLED else text.split, text.text) for text in found.classes]
+    # The second sentence of a pair is of the split of its first; held out wins.
+    splits = dict.fromkeys(found.products, TRAIN)
+    splits |= {key: query.split for query in found.queries for key in query.gains if query.split != TRAIN}
+    texts += [(splits[key], product.title) for key, product in found.products.items()]
+    known = {f"{split or 'all'}-{_digest(text)}": (split, text) for split, text in texts}
+    queries = [JudgedQuery(one.name, key, split, text, {}) for key, (split, text) in known.items()]
+    return DataTables(queries=queries, files=found.files)
 
 
 def _recognised(one: DataSet, path: Path) -> str:

@@ -169,6 +169,24 @@ def test_sentence_pairs_become_queries_products_and_labels(tmp_path: Path) -> No
     }
 
 
+def test_the_role_queries_leaves_only_the_texts(tmp_path: Path) -> None:
+    found = read(tmp_path, {"pairs.csv": PAIRS}, folder="pairs.csv", role="queries")
+    assert not found.products
+    assert sorted((one.split, one.text, dict(one.gains)) for one in found.queries) == sorted(
+        [
+            ("train", "你好吗", {}),
+            ("dev", "你好吗", {}),
+            ("dev", "你还好吗", {}),
+            ("train", "今天几号", {}),
+            ("train", "天气如何", {}),
+        ]
+    )
+    rows = {"c.csv": "text,label,split\na,x,train\nb,,unlabeled\nc,y,dev\n"}
+    found = read(tmp_path, rows, folder="c.csv", role="queries", format="classes")
+    assert [(one.split, one.text) for one in found.queries] == [("train", "a"), ("train", "b"), ("dev", "c")]
+    assert not found.classes
+
+
 def test_pairs_and_classes_may_come_as_one_file_a_split(tmp_path: Path) -> None:
     files = {
         "train_few_all.json": '{"sentence": "好", "label": "Positive"}\n'
