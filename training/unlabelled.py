@@ -34,7 +34,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.cross import Pieces, score_products
 from training.data.batches import text_batch
 from training.data.folds import fold_of
 from training.data.mining import (
@@ -46,6 +45,7 @@ from training.data.mining import (
     synthetic_example,
 )
 from training.data.tables import TRAIN, UNLABELLED
+from training.data.text import product_text
 from training.loop import (
     DEVICES,
     PRECISIONS,
@@ -61,7 +61,6 @@ from training.measure import Estimate, best_first, difference, estimate, ndcg_by
 from training.models.networks import (
     Encoder,
     Stack,
-    load_cross,
     load_stack,
     pretrained_folder,
     save_model,
@@ -76,7 +75,7 @@ from training.recipe import (
     UnlabelledRecipe,
     load_recipe,
 )
-from training.teacher import training_queries
+from training.teacher import Teachers, member_folder, training_queries
 from training.tracking import Tracker, open_tracker
 from training.vectors import Vectors, encode
 
@@ -110,6 +109,8 @@ def fingerprint(recipe: Recipe, prepared: Prepared) -> str:
         "targets": {one.name: one.targets for one in recipe.data},
         "tokens": hashlib.sha256(json.dumps(list(prepared.kept_tokens)).encode()).hexdigest(),
         "products": {name: len(table) for name, table in prepared.products.items()},
+        "queries": len(prepared.queries),
+        "labels": sum(len(query.gains) for query in prepared.queries),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -149,7 +150,7 @@ def saw_labels(recipe: Recipe, run: Path) -> bool:
 def _uses_labels(recipe: Recipe, run: Path) -> bool:
     # A teacher in the run folder saw labels, and `pseudo` hands on what it learnt.
     parts = recipe.unlabelled.parts()
-    return "labels" in parts or ("pseudo" in parts and _teacher_path(run, 0).is_file())
+    return "labels" in parts or ("pseudo" in parts and _has_teachers(recipe, run))
 
 
 # -- examples ----------------------------------------------------------
@@ -263,7 +264,7 @@ def pseudo_examples(
     """Unlabelled queries with products that share words with them, graded by an ensemble.
 
     The ensemble is the mean of standardised scores: the pretrained encoder's dense and late scores, word
-    overlap, and the cross-encoder of every teacher in the run (of a fold: the one that never saw its labels).
+    overlap, and, where they are trained, the teachers' (of a fold: those that never saw its labels).
     Targets are the softmax of that mean, times a sharpness of 2. Each query meets the products of one set,
     the one whose best product shares most with it.
     Returns: held out or not, to examples.
@@ -302,8 +303,7 @@ def pseudo_examples(
         projected=False,
         half=half,
     )
-    crosses = [load_cross(path) for path in _teachers(recipe, run, fold)]
-    pieces = Pieces.of(recipe, prepared) if crosses else None
+    teachers = Teachers(recipe, run) if _has_teachers(recipe, run) else None
     made: dict[bool, list[Example]] = {False: [], True: []}
     for at, (query, asked, keys) in enumerate(found):
         overlap = pool.overlap.scores(query.text)
@@ -312,10 +312,11 @@ def pseudo_examples(
             vectors.late_scores(texts.tokens[at], keys),
             np.array([overlap[pool.overlap.at[key]] for key in keys], dtype=np.float32),
         ]
-        for cross in crosses:
-            assert pieces is not None
-            rows = [pieces.sets[key.split("/", 1)[0]][key.split("/", 1)[1]] for key in keys]
-            scores.append(np.array(score_products(cross, asked, rows, pieces.specials), dtype=np.float32))
+        if teachers is not None:
+            offered = [product_text(pool.products[key], recipe.text.cross_fields) for key in keys]
+            unseen = fold if fold is not None else teachers.fold_for(query)
+            said = teachers.score(query.text, offered, fold=unseen)
+            scores.append(np.array(said, dtype=np.float32))
         graded = ensemble(scores)
         targets = torch.softmax(torch.from_numpy(graded) * _PSEUDO_SHARPNESS, dim=0).tolist()
         example = Example(asked, frozenset(), keys, [pool.rows[key] for key in keys], targets, open=False)
@@ -780,13 +781,8 @@ def _path(run: Path, fold: int | None) -> Path:
     return run / ("adapted.pt" if fold is None else f"adapted-fold{fold}.pt")
 
 
-def _teacher_path(run: Path, fold: int) -> Path:
-    return run / "teacher" / f"fold{fold}.pt"
-
-
-def _teachers(recipe: Recipe, run: Path, fold: int | None) -> list[Path]:
-    folds = range(recipe.folds) if fold is None else [fold]
-    return [_teacher_path(run, one) for one in folds if _teacher_path(run, one).is_file()]
+def _has_teachers(recipe: Recipe, run: Path) -> bool:
+    return all(member_folder(run, fold, 0).is_dir() for fold in range(recipe.folds))
 
 
 def _made_with(path: Path) -> str | None:
