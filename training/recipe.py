@@ -136,7 +136,7 @@ class PlanRecipe:
 
 @dataclass(frozen=True)
 class Lexical:
-    """BM25 field boosts, and fusion; see the bundle's lexical.json."""
+    """BM25F field boosts, and fusion; see the bundle's lexical.json."""
 
     boosts: dict[str, float]
     rrf_k: int
