@@ -26,7 +26,7 @@ from typing import Any
 
 import rankcore
 from muster.bundle import Bundle, BundleError, read_bundle
-from server import config
+from server import affinity, config
 from server.app import Replica
 from server.catalogue.errors import StoreError
 from server.metrics import Endpoint
@@ -78,6 +78,8 @@ class Life:
         """Start, wait for the end, drain. Raises: Refused, ConfigurationError."""
         started = time.monotonic()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        if self._settings.rpc.home_core:
+            affinity.stay(affinity.home_core(self._settings.replica or self._settings.listen))
         replica = Replica(self._settings, request_drain=self._drain.set, fail=self._fail)
         logger.info("settings: %s", self._settings.describe())
         before = {
@@ -90,7 +92,8 @@ class Life:
             logger.info("replica %s listens on %s", replica.name, replica.rpc.address)
             self._write_port_file(replica.rpc.address)
             bundle = verified_bundle(self._settings)
-            engine = verified_engine(self._settings, bundle, replica.name)
+            with affinity.roaming():
+                engine = verified_engine(self._settings, bundle, replica.name)
             replica.load(bundle, engine)
             replica.follow(self._drain.is_set)
             if not self._drain.is_set():
