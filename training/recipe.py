@@ -99,6 +99,7 @@ class RankRecipe:
 
     kind: "linear" (a weighted sum of `features`, with L2 `linear_l2`) or "lambdamart" (all signals; the rest
     of this table). rows: candidates of a retrieved list that are learnt from. seeds: ensembles averaged.
+    splits: whose queries the gate and the expected nDCG of the plans are measured on, out of fold.
     monotone: signal to 1 (never counts against a product) or -1 (never for it).
     """
 
@@ -115,6 +116,7 @@ class RankRecipe:
     features: list[str]
     linear_l2: float
     rows: int
+    splits: list[str] = field(default_factory=lambda: ["train"])
 
 
 @dataclass(frozen=True)
