@@ -2,9 +2,9 @@
 
 Signals come from the engine itself, driven with the draft bundle over each judged set's own catalogue; the
 cross-encoder's come from the student that never saw the query's fold. Every figure here is out of fold: a
-query is only ever ranked by models trained without it. Folds are made over the queries of all the splits that
-the recipe names (`rank.splits`); the rankers that ship are trained on the split `train` alone, so a measurement
-on another split stays one of unseen queries.
+query is only ever ranked by models trained without it. Folds are made over the queries of all the splits
+that the recipe names (`rank.splits`); the rankers that ship are trained on the split `train` alone, so a
+measurement on another split stays one of unseen queries.
 
 The gate: query by query, the mean of nDCG@10 over the whole catalogue and over the judged products alone;
 the mean difference to the next cheaper way of ranking, each set counting the same, over bootstrap resamples
@@ -14,8 +14,8 @@ recipe's share of the resamples (`tier_confidence`), and is marked as inside the
 interval holds 0.
 
 Writes `rank/`: signals.npz (taken as it is where it is there: remove it after a change of models),
-out_of_fold.npz (scores of each ranker that earned it), <tier>.txt of the same, trained on the whole split `train`, and
-report.json.
+out_of_fold.npz (scores of each ranker that earned it), <tier>.txt of the same, trained on the whole split
+`train`, and report.json.
 """
 
 from __future__ import annotations
