@@ -97,6 +97,12 @@ class RpcSettings(_Section):
         ge=10,
         le=100,
     )
+    home_core: bool = _setting(
+        True,
+        "-",
+        "Keep the threads that read and write messages on one core, chosen by the replica's name. They take"
+        " turns anyway (the interpreter lock), and turns on one core cost less than half.",
+    )
     reflection: bool = _setting(
         True,
         "-",

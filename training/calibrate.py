@@ -1,9 +1,9 @@
 """Calibrate: what each plan is worth on queries it has not seen, and what it costs on this machine.
 
-Worth is the out-of-fold nDCG@10 of the training queries, the mean of both settings (whole catalogue, judged
-products alone), each set counting the same. Cost is the engine's median time for one query on one core; a
-server measures its own at warm-up, so this only has to be in proportion. A plan that is worth no more than a
-cheaper one is left out. Writes `calibration.json`.
+Worth is the out-of-fold nDCG@10 of the queries that the gate saw, the mean of both settings (whole catalogue,
+judged products alone), each set counting the same. Cost is the engine's median time for one query on one
+core; a server measures its own at warm-up, so this only has to be in proportion. A plan that is worth no more
+than a cheaper one is left out. Writes `calibration.json`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ def _drive(
     times: dict[tuple[str, int], list[float]] = {plan: [] for plan in plans}
     same: dict[str, list[float]] = {tier: [] for tier, _ in plans}
     for one in recipe.judged():
-        texts = {query.query_id: query.text for query in prepared.of(one.name, "train")}
+        texts = {
+            query.query_id: query.text
+            for split in recipe.rank.splits
+            for query in prepared.of(one.name, split)
+        }
         with open_catalogue(
             bundle, prepared.products[one.name].values(), cache=run / "catalogues"
         ) as catalogue:
@@ -126,7 +130,7 @@ def _agreement(
 ) -> float:
     """Share of the engine's first ten that this room's own ordering of the same signals has there too."""
     found = catalogue.signals(query, "late", product_ids=None, width=recipe.plans.width)
-    one = CandidateList("", "", 0, "catalogue", found.values, np.zeros(len(found.values)), np.ones(1))
+    one = CandidateList("", "", "", 0, "catalogue", found.values, np.zeros(len(found.values)), np.ones(1))
     ranker = None
     if tier in trained:
         ranker = [score(trained[tier].read_text(), features(names, tier, found.values))]
@@ -138,7 +142,7 @@ def _agreement(
 
 
 def baselines(names: Sequence[str], lists: Sequence[CandidateList]) -> dict[str, dict[str, dict[str, float]]]:
-    """nDCG@10 of the untrained scores on the training queries: score to setting to set to mean."""
+    """nDCG@10 of the untrained scores on the same queries: score to setting to set to mean."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for one in lists:
         for name in ("bm25", "dense", "fused", "late"):

@@ -72,7 +72,8 @@ def make_card(recipe: Recipe, run: Path, calibration: Mapping[str, Any]) -> dict
         "dropped_for_leakage": data["dropped_for_leakage"],
         "vocabulary": data["vocabulary"],
         "quantised": json.loads((run / "onnx" / "report.json").read_text()),
-        "metric": "nDCG@10, linear gain, unjudged = 0, out of fold over the training queries",
+        "metric": "nDCG@10, linear gain, unjudged = 0, out of fold over the queries of the splits "
+        + " and ".join(recipe.rank.splits),
         "gate": gate["rule"],
         "tiers": gate["tiers"],
         "untrained": baselines(names, lists),

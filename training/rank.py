@@ -2,7 +2,9 @@
 
 Signals come from the engine itself, driven with the draft bundle over each judged set's own catalogue; the
 cross-encoder's come from the student that never saw the query's fold. Every figure here is out of fold: a
-query is only ever ranked by models trained without it.
+query is only ever ranked by models trained without it. Folds are made over the queries of all the splits
+that the recipe names (`rank.splits`); the rankers that ship are trained on the split `train` alone, so a
+measurement on another split stays one of unseen queries.
 
 The gate: query by query, the mean of nDCG@10 over the whole catalogue and over the judged products alone;
 the mean difference to the next cheaper way of ranking, each set counting the same, over bootstrap resamples
@@ -12,8 +14,8 @@ recipe's share of the resamples (`tier_confidence`), and is marked as inside the
 interval holds 0.
 
 Writes `rank/`: signals.npz (taken as it is where it is there: remove it after a change of models),
-out_of_fold.npz (scores of each ranker that earned it), <tier>.txt of the same, trained on all queries, and
-report.json.
+out_of_fold.npz (scores of each ranker that earned it), <tier>.txt of the same, trained on the whole split
+`train`, and report.json.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class CandidateList:
 
     set: str
     query_id: str
+    split: str
     fold: int
     setting: str
     values: NDArray[np.float64]
@@ -75,7 +78,10 @@ Rankers = Mapping[str, Sequence[NDArray[np.float64]] | None]
 
 
 def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
-    """Ask the engine for the signals of every labelled training query. Returns: signal names, lists."""
+    """Ask the engine for the signals of every labelled query of the recipe's splits.
+
+    Returns: signal names, lists.
+    """
     prepared = load_prepared(run)
     names: list[str] = []
     lists: list[CandidateList] = []
@@ -84,7 +90,10 @@ def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
     for one in recipe.judged():
         products = prepared.products[one.name]
         queries = [
-            query for query in prepared.of(one.name, "train") if max(query.gains.values(), default=0) > 0
+            query
+            for split in recipe.rank.splits
+            for query in prepared.of(one.name, split)
+            if max(query.gains.values(), default=0) > 0
         ]
         top = max(gain for query in queries for gain in query.gains.values())
         with open_catalogue(run / DRAFT, products.values(), cache=run / "catalogues") as catalogue:
@@ -102,6 +111,7 @@ def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
                         CandidateList(
                             one.name,
                             query.query_id,
+                            query.split,
                             fold_of(one.name, query.query_id, recipe.folds, recipe.seed),
                             setting,
                             found.values,
@@ -195,10 +205,14 @@ def train_tier(
     *,
     without: int | None,
 ) -> str:
-    """One ranker, trained without one fold (None: on all). Returns a LightGBM text model."""
+    """One ranker, trained without one fold (None: on the split `train`, to ship).
+
+    Returns a LightGBM text model.
+    """
     values, gains, groups = [], [], []
     for one, members in zip(lists, chosen, strict=True):
-        if one.fold == without or len(members) < 2 or not one.gains[members].any():
+        kept_out = one.split != "train" if without is None else one.fold == without
+        if kept_out or len(members) < 2 or not one.gains[members].any():
             continue
         values.append(features(names, tier, one.values[members]))
         gains.append(one.gains[members])
@@ -321,7 +335,10 @@ def load_out_of_fold(path: Path, lists: Sequence[CandidateList]) -> dict[str, Se
 
 def save_lists(path: Path, names: Sequence[str], lists: Sequence[CandidateList]) -> None:
     """Write lists for `calibrate`."""
-    head = [[one.set, one.query_id, one.fold, one.setting, len(one.gains), len(one.ideal)] for one in lists]
+    head = [
+        [one.set, one.query_id, one.split, one.fold, one.setting, len(one.gains), len(one.ideal)]
+        for one in lists
+    ]
     np.savez_compressed(
         path,
         head=np.frombuffer(json.dumps({"names": list(names), "lists": head}).encode(), dtype=np.uint8),
@@ -338,11 +355,12 @@ def load_lists(path: Path) -> tuple[list[str], list[CandidateList]]:
         values, gains, ideal = saved["values"], saved["gains"], saved["ideal"]
     lists = []
     row = known = 0
-    for name, query, fold, setting, size, judged in head["lists"]:
+    for name, query, split, fold, setting, size, judged in head["lists"]:
         lists.append(
             CandidateList(
                 name,
                 query,
+                split,
                 fold,
                 setting,
                 values[row : row + size],

@@ -382,6 +382,7 @@ class RankRecipe:
 
     kind: "linear" (a weighted sum of `features`, with L2 `linear_l2`) or "lambdamart" (all signals; the rest
     of this table). rows: candidates of a retrieved list that are learnt from. seeds: ensembles averaged.
+    splits: whose queries the gate and the expected nDCG of the plans are measured on, out of fold.
     monotone: signal to 1 (never counts against a product) or -1 (never for it).
     """
 
@@ -398,6 +399,7 @@ class RankRecipe:
     features: list[str]
     linear_l2: float
     rows: int
+    splits: list[str] = field(default_factory=lambda: ["train"])
 
 
 @dataclass(frozen=True)
@@ -419,7 +421,7 @@ class PlanRecipe:
 
 @dataclass(frozen=True)
 class Lexical:
-    """BM25 field boosts, and fusion; see the bundle's lexical.json."""
+    """BM25F field boosts, and fusion; see the bundle's lexical.json."""
 
     boosts: dict[str, float]
     rrf_k: int

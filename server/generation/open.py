@@ -234,7 +234,6 @@ class DenseIndex:
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        faiss.omp_set_num_threads(1)
         self._index = _SWIG.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if self._index.d != manifest.dimension or self._index.ntotal != manifest.products:
             raise GenerationRefused(
@@ -253,6 +252,8 @@ class DenseIndex:
 
         query: float32 [D], L2-normalised. eligible: bitmap, bit i of byte i / 8 is row i; None: all rows.
         """
+        # OpenMP keeps this for each thread that calls; a worker's own team would take cores from the others.
+        faiss.omp_set_num_threads(1)
         parameters: Any = None
         if eligible is not None:
             selector = faiss.IDSelectorBitmap(eligible.size, faiss.swig_ptr(eligible))

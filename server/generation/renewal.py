@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import server
+from server import affinity
 from server.generation.build import (
     EXIT_BUILT,
     EXIT_BUSY,
@@ -183,6 +184,7 @@ class Renewal:
     def _run(self) -> None:
         # Opening and warming up a generation takes a core for a while, beside requests with deadlines.
         step_back(self._job.niceness)
+        affinity.roam()
         while not self._stopping.wait(self._policy.poll_s):
             try:
                 self.look()

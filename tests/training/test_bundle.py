@@ -98,7 +98,9 @@ def test_orders_worked_out_here_are_the_engines(workplace: Workplace) -> None:
     with open_catalogue(workplace.run / DRAFT, products, cache=workplace.run / "catalogues") as catalogue:
         for query in list(judged.queries.values())[:5]:
             found = catalogue.signals(query, "late", product_ids=None, width=50)
-            one = CandidateList("", "", 0, "catalogue", found.values, np.zeros(len(found.values)), np.ones(1))
+            one = CandidateList(
+                "", "", "", 0, "catalogue", found.values, np.zeros(len(found.values)), np.ones(1)
+            )
             for tier, depth in (("lexical", 0), ("hybrid", 0), ("late", 50), ("late", 10)):
                 order = order_of(found.names, one, 0, tier, depth, {})
                 ours = [found.product_ids[at] for at in order[:10]]

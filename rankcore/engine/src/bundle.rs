@@ -23,7 +23,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// A way to rank, from cheap to dear.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Tier {
-    /// BM25.
+    /// BM25F.
     Lexical,
     /// Lexical and dense retrieval, fused.
     Hybrid,
@@ -100,7 +100,7 @@ impl<'de> Deserialize<'de> for Tier {
     }
 }
 
-/// Weight of each text field in BM25.
+/// Factor of the occurrences in each text field, before they saturate together in BM25F; 0: not searched.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct Boosts {
     /// Of the title.
@@ -155,7 +155,7 @@ fn rrf_k() -> f64 {
 /// `lexical.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct LexicalConfig {
-    /// BM25 field weights.
+    /// BM25F field weights.
     pub boosts: Boosts,
     /// Fusion with the dense results.
     pub fusion: Fusion,
@@ -222,7 +222,7 @@ pub struct Bundle {
     pub id: String,
     /// How products become text.
     pub text: TextConfig,
-    /// BM25 weights and fusion.
+    /// BM25F field weights and fusion.
     pub lexical: LexicalConfig,
     /// Plans whose tiers earned their place, in the order of the file.
     pub plans: Vec<PlanSpec>,

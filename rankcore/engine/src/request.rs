@@ -652,7 +652,7 @@ impl Job {
         }
     }
 
-    /// BM25 of candidates that only dense retrieval found.
+    /// BM25F of candidates that only dense retrieval found.
     fn complete_bm25(&mut self) -> Result<()> {
         if self.bm25_complete {
             return Ok(());

@@ -24,9 +24,9 @@ macro_rules! signals {
 }
 
 signals! {
-    /// BM25 score over the boosted text fields; 0 where no word matches.
+    /// BM25F score over the boosted text fields; 0 where no word matches.
     Bm25 = "bm25",
-    /// BM25 as a share of the best candidate's.
+    /// BM25F as a share of the best candidate's.
     Bm25Share = "bm25_share",
     /// 1 / place in the lexical list; 0 if not on it.
     Bm25Rank = "bm25_rank",
@@ -175,7 +175,7 @@ pub struct Reading {
     pub text: bool,
     /// It reads a live column.
     pub live: bool,
-    /// It reads BM25 of candidates that need not be on the lexical list.
+    /// It reads BM25F of candidates that need not be on the lexical list.
     pub bm25: bool,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -55,6 +56,20 @@ def test_only_eligible_rows_are_found(count: int, tmp_path: Path) -> None:
     found, _ = DenseIndex(path, manifest(count, report.probes))(rows[0], 50, bitmap)
     assert len(found) == 50
     assert eligible[found].all()
+
+
+def test_a_search_takes_one_core_on_whatever_thread_it_runs(tmp_path: Path) -> None:
+    rows, path = vectors(20), tmp_path / "faiss.index"
+    build_dense_index(rows, path, recall_min=0.95)
+    index = DenseIndex(path, manifest(20, 0))
+
+    def team_after_a_search() -> int:
+        faiss.omp_set_num_threads(2)
+        index(rows[0], 5, None)
+        return int(faiss.omp_get_max_threads())
+
+    with ThreadPoolExecutor(1) as worker:
+        assert worker.submit(team_after_a_search).result() == 1
 
 
 def test_fewer_are_returned_where_fewer_exist(tmp_path: Path) -> None:

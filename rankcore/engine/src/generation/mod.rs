@@ -45,7 +45,7 @@ pub trait Models: Send + Sync {
     fn bundle_id(&self) -> &str;
     /// How products become text.
     fn text(&self) -> &TextConfig;
-    /// BM25 weights.
+    /// BM25F field weights.
     fn lexical(&self) -> &LexicalConfig;
     /// Dimensions of a dense vector.
     fn dimension(&self) -> usize;
@@ -619,7 +619,7 @@ impl Generation {
         }
     }
 
-    /// The `width` best live rows by BM25 with scores above 0, best first, ties by row.
+    /// The `width` best live rows by BM25F with scores above 0, best first, ties by row.
     /// eligible: rows that may be returned; absent: any.
     pub fn lexical(
         &self,
@@ -632,7 +632,7 @@ impl Generation {
             .search(query, width, &live.live, eligible)
     }
 
-    /// BM25 of the given rows, in their order; 0 where no word of the query matches.
+    /// BM25F of the given rows, in their order; 0 where no word of the query matches.
     pub fn lexical_score(&self, query: &str, rows: &[Row]) -> Result<Vec<f32>> {
         let live = self.live.read();
         self.searched(&live).scores(query, rows)

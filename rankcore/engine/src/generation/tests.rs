@@ -6,7 +6,7 @@ use wire::event::Change as Wire;
 
 use super::*;
 use crate::bundle::{Boosts, Fusion, FusionKind, FusionWeights};
-use crate::retrieve::lexical::query_stems;
+use crate::retrieve::lexical::{field_texts, for_each_stem, query_stems};
 use crate::text::{ProductFields, words};
 
 const DIMENSION: usize = 16;
@@ -212,7 +212,13 @@ fn exact(products: &[wire::Product], models: &Fake) -> Arc<Exact> {
 }
 
 fn built(products: &[wire::Product]) -> (tempfile::TempDir, Arc<Generation>) {
-    let models = fake();
+    built_with(fake(), products)
+}
+
+fn built_with(
+    models: Arc<Fake>,
+    products: &[wire::Product],
+) -> (tempfile::TempDir, Arc<Generation>) {
     let dir = tempfile::tempdir().unwrap();
     build_files(dir.path(), &models, products, None);
     let nearest = exact(products, &models);
@@ -258,6 +264,49 @@ fn named(generation: &Generation, rows: &[(Row, f32)]) -> Vec<(String, u32)> {
     rows.iter()
         .map(|&(row, score)| (generation.render(row).unwrap().product_id, score.to_bits()))
         .collect()
+}
+
+/// BM25F of each product, written down from the formula. Fields must have at most 40 words: up to there the
+/// index keeps lengths exactly. boosts: title, brand, category, bullets, description, attributes.
+fn bm25f(products: &[wire::Product], query: &str, boosts: [f32; 6]) -> Vec<f64> {
+    let (k1, b) = (0.9, 0.75);
+    let fields: Vec<[Vec<String>; 6]> = products
+        .iter()
+        .map(|product| {
+            field_texts(product).map(|text| {
+                let mut stems = Vec::new();
+                for_each_stem(&text, |stem| stems.push(stem.to_owned()));
+                assert!(stems.len() <= 40);
+                stems
+            })
+        })
+        .collect();
+    let documents = products.len() as f64;
+    let mut scores = vec![0.0; products.len()];
+    for stem in query_stems(query) {
+        let mut frequencies = vec![0.0; products.len()];
+        let mut most_carriers = 0_usize;
+        for (field, &boost) in boosts.iter().enumerate().filter(|(_, boost)| **boost > 0.0) {
+            let words: usize = fields.iter().map(|fields| fields[field].len()).sum();
+            let mean = words as f64 / documents;
+            let mut carriers = 0;
+            for (frequency, fields) in frequencies.iter_mut().zip(&fields) {
+                let length = fields[field].len() as f64;
+                let count = fields[field].iter().filter(|word| **word == stem).count();
+                if count > 0 {
+                    carriers += 1;
+                    *frequency += f64::from(boost) * count as f64 / (1.0 - b + b * length / mean);
+                }
+            }
+            most_carriers = most_carriers.max(carriers);
+        }
+        let carriers = most_carriers as f64;
+        let idf = (1.0 + (documents - carriers + 0.5) / (carriers + 0.5)).ln();
+        for (score, x) in scores.iter_mut().zip(frequencies) {
+            *score += idf * (k1 + 1.0) * x / (x + k1);
+        }
+    }
+    scores
 }
 
 const WORDS: [&str; 12] = [
@@ -570,30 +619,67 @@ proptest! {
     }
 
     #[test]
+    fn scores_are_bm25f_of_the_live_products(
+        before in prop::collection::vec(any_product(), 0..12),
+        changes in prop::collection::vec(any_change(), 0..20),
+        query in phrase(4),
+        boosts in prop::array::uniform6(prop::sample::select(&[0.0_f32, 0.25, 1.0, 4.0][..])),
+    ) {
+        let query = format!("{query} acme home colour red");
+        let mut models = fake();
+        let [title, brand, category, bullets, description, attributes] = boosts;
+        Arc::get_mut(&mut models).unwrap().lexical.boosts =
+            Boosts { title, brand, category, bullets, description, attributes };
+        let (_dir, generation) = built_with(models, &distinct(before));
+        generation.apply(&events(1, changes)).unwrap();
+        let products = all_products(&generation);
+        let rows: Vec<Row> = products
+            .iter()
+            .map(|product| generation.row(&product.product_id).unwrap())
+            .collect();
+        let expected = bm25f(&products, &query, boosts);
+        let scores = generation.lexical_score(&query, &rows).unwrap();
+        for (score, expected) in scores.iter().zip(&expected) {
+            prop_assert!((f64::from(*score) - expected).abs() < 1e-5 * (1.0 + expected));
+        }
+        let found = generation.lexical(&query, 100, None).unwrap();
+        prop_assert_eq!(found.len(), expected.iter().filter(|&&score| score > 0.0).count());
+        for (row, score) in found {
+            let at = rows.iter().position(|known| *known == row).unwrap();
+            prop_assert_eq!(score.to_bits(), scores[at].to_bits());
+        }
+    }
+
+    #[test]
     fn the_best_rows_are_those_of_an_exhaustive_scoring(
-        titles in prop::collection::vec(phrase(6), 150..400),
-        newer in prop::collection::vec(phrase(6), 0..40),
+        texts in prop::collection::vec((phrase(6), phrase(2), phrase(12)), 150..400),
+        newer in prop::collection::vec((phrase(6), phrase(2), phrase(12)), 0..40),
         query in phrase(6),
         width in 1_usize..40,
         every in 1_usize..4,
     ) {
-        let products: Vec<_> = titles
-            .iter()
-            .enumerate()
-            .map(|(at, title)| product(&format!("p{at}"), title))
-            .collect();
+        // Some fields stay empty, so that a word is rare in one field and common in another.
+        let worded = |at: usize, (title, brand, description): &(String, String, String)| {
+            wire::Product {
+                brand: if at.is_multiple_of(5) { brand.clone() } else { String::new() },
+                description: if at.is_multiple_of(3) { description.clone() } else { String::new() },
+                ..product(&format!("p{at}"), title)
+            }
+        };
+        let products: Vec<_> =
+            texts.iter().enumerate().map(|(at, texts)| worded(at, texts)).collect();
         let (_dir, generation) = built(&products);
         let changes = newer
             .iter()
             .enumerate()
-            .map(|(at, title)| Wire::Upsert(product(&format!("p{}", at * 7), title)))
+            .map(|(at, texts)| Wire::Upsert(worded(at * 7, texts)))
             .collect();
         generation.apply(&events(1, changes)).unwrap();
-        let rows: Vec<Row> = (0..titles.len())
+        let rows: Vec<Row> = (0..texts.len())
             .filter_map(|at| generation.row(&format!("p{at}")))
             .filter(|row| (*row as usize).is_multiple_of(every))
             .collect();
-        let mut eligible = FixedBitSet::with_capacity(titles.len() + newer.len());
+        let mut eligible = FixedBitSet::with_capacity(texts.len() + newer.len());
         for &row in &rows {
             eligible.insert(row as usize);
         }
@@ -609,8 +695,8 @@ proptest! {
 }
 
 #[test]
-fn scores_are_bm25_over_the_boosted_fields() {
-    let mut branded = product("b", "oak table");
+fn fields_are_weighed_before_occurrences_saturate() {
+    let mut branded = product("b", "oak lamp");
     branded.brand = "Lamp".into();
     let products = [
         product("a", "red lamp lamp"),
@@ -618,23 +704,40 @@ fn scores_are_bm25_over_the_boosted_fields() {
         product("c", "chair"),
     ];
     let (_dir, generation) = built(&products);
-    let score = |boost: f64, carriers: f64, count: f64, length: f64, mean: f64| {
-        let idf = (1.0 + (3.0 - carriers + 0.5) / (carriers + 0.5)).ln();
-        boost * idf * 2.2 * count / (count + 1.2 * (0.25 + 0.75 * length / mean))
-    };
+    // The title has two carriers, the brand one; the greater number counts for both.
+    let weight = (1.0 + (3.0 - 2.0 + 0.5) / (2.0 + 0.5_f64)).ln() * 1.9;
+    // Mean lengths: 2 words of title, a third of a word of brand.
+    let first = 3.0 * 2.0 / (0.25 + 0.75 * 3.0 / 2.0);
+    let second = 3.0 / (0.25 + 0.75 * 2.0 / 2.0) + 2.0 / (0.25 + 0.75 * 1.0 * 3.0);
     let found = generation.lexical("Lamps", 10, None).unwrap();
-    let expected = [
-        (0, score(3.0, 1.0, 2.0, 3.0, 2.0)),
-        (1, score(2.0, 1.0, 1.0, 1.0, 1.0 / 3.0)),
-    ];
+    let expected = [(0, first), (1, second)];
     assert_eq!(found.len(), 2);
-    for ((row, score), (expected_row, expected)) in found.iter().zip(expected) {
+    for ((row, score), (expected_row, frequency)) in found.iter().zip(expected) {
+        let expected = weight * frequency / (frequency + 0.9);
         assert_eq!(*row, expected_row);
         assert!(
-            (f64::from(*score) - expected).abs() < 1e-4,
+            (f64::from(*score) - expected).abs() < 1e-5,
             "{score} {expected}"
         );
     }
+}
+
+#[test]
+fn two_words_of_a_query_beat_one_word_in_every_field() {
+    let mut repeated = product("repeated", "lamp stand");
+    repeated.brand = "lamp".into();
+    repeated.category = vec!["lamp".into()];
+    repeated.bullets = vec!["lamp".into()];
+    repeated.description = "lamp lamp lamp".into();
+    let (_dir, generation) = built(&[
+        repeated,
+        product("both", "oak lamp"),
+        product("other", "oak chair"),
+    ]);
+    assert_eq!(
+        found(&generation, "oak lamp"),
+        ["both", "repeated", "other"]
+    );
 }
 
 #[test]

@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 pub enum Stage {
     /// Tokenising and encoding the query; unit: one word of it.
     Encode,
-    /// Filter and BM25 retrieval; unit: one word of the query.
+    /// Filter and BM25F retrieval; unit: one word of the query.
     Lexical,
     /// Dense retrieval and fusion; unit: one candidate of the width.
     Dense,
-    /// BM25 of candidates that the caller brought; unit: one candidate.
+    /// BM25F of candidates that the caller brought; unit: one candidate.
     Score,
     /// Dense scores and fusion of candidates that the caller brought; unit: one candidate.
     Vectors,

@@ -1,13 +1,27 @@
-//! BM25 over the text fields: the generation's tantivy index and, beside it, a small inverted index in
+//! BM25F over the text fields: the generation's tantivy index and, beside it, a small inverted index in
 //! memory for rows that are newer, scored with one set of statistics.
+//!
+//! For each distinct stem of the query,
+//!
+//! ```text
+//! x      = sum over fields of boost x occurrences / (1 - b + b x length / mean length)
+//! score += idf x (k1 + 1) x x / (x + k1)        idf = ln(1 + (N - df + 0.5) / (df + 0.5))
+//! ```
+//!
+//! so fields are weighed before occurrences saturate: a word that stands in many fields counts as one word
+//! found often, where a sum of one BM25 a field would reward it as many words found. N is the number of live
+//! products; mean lengths are over all of them, those without the field included; df is the greatest number
+//! of live carriers in any one field with a boost (as in Lucene's `CombinedFieldQuery`), because the exact
+//! number of carriers in all would need a pass over the postings. One b holds for all fields.
 //!
 //! The statistics are those of the live products alone: rows that were replaced or deleted leave the
 //! counts as well as the results, so a score is the same before and after changes are folded into a new
-//! generation. Scores of a row are summed in one fixed order of clauses, so they agree to the last bit
-//! whether the row lies in the generation or in the delta.
+//! generation. Sums run in one fixed order, of stems and of fields within a stem, so they agree to the last
+//! bit whether the row lies in the generation or in the delta.
 //!
-//! Source: Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond"; k1 = 1.2,
-//! b = 0.75 as in Lucene; clauses are skipped as in Turtle & Flood 1995 (MaxScore).
+//! Source: Robertson, Zaragoza & Taylor 2004, "Simple BM25 Extension to Multiple Weighted Fields";
+//! Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond", 3.6. Stems are
+//! skipped as in Turtle & Flood 1995 (MaxScore).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -48,8 +62,12 @@ const FIELD_COUNT: usize = FIELDS.len();
 /// Distinct words of a query that are looked up; of longer queries the rarest count.
 pub const QUERY_WORDS_MAX: usize = 32;
 
-const K1: f32 = 1.2;
+/// How soon occurrences saturate: at a weighted frequency of k1, half of what a stem can score is reached.
+const K1: f32 = 0.9;
+/// How much of a field's length counts, from 0 (nothing) to 1 (occurrences become shares).
 const B: f32 = 0.75;
+/// More than what a sum of [`QUERY_WORDS_MAX`] scores can be off by, as a share of it.
+const ROUNDING: f32 = 1e-5;
 const WORD_BYTES_MAX: usize = 100;
 const KNOWN_STEMS_MAX: usize = 1 << 16;
 const ANALYSER: &str = "muster_en";
@@ -494,13 +512,19 @@ impl LexicalDelta {
     }
 }
 
-/// One (stem, field) of a query that some live product carries.
+/// Where a stem stands in one field.
 struct Clause<'a> {
     field: usize,
-    /// boost x idf x (k1 + 1); also the upper bound of the clause's score.
-    weight: f32,
     info: Option<TermInfo>,
     delta: &'a [Posting],
+}
+
+/// A distinct stem of a query that some live product carries in a field with a boost.
+struct Carried<'a> {
+    /// idf x (k1 + 1): what no row can exceed, as occurrences saturate.
+    weight: f32,
+    /// In the order of [`FIELDS`].
+    clauses: Vec<Clause<'a>>,
 }
 
 /// What is searched: a generation's index, if there is one, and its delta.
@@ -514,26 +538,40 @@ pub struct Lexical<'a> {
     pub boosts: &'a [f32; FIELD_COUNT],
 }
 
-/// A query against the live statistics, its clauses by falling weight.
+/// A query against the live statistics, its stems by falling weight.
 struct Scoring<'a> {
-    clauses: Vec<Clause<'a>>,
-    /// For each field, the part of BM25's denominator that depends on the length's code.
-    lengths: [Option<Box<[f32; 256]>>; FIELD_COUNT],
+    stems: Vec<Carried<'a>>,
+    /// For each field that a clause reads: the weight of one occurrence, by the code of the field's length.
+    occurrence: [Option<Box<[f32; 256]>>; FIELD_COUNT],
 }
 
 impl Scoring<'_> {
-    fn score(&self, clause: &Clause<'_>, norm: u8, count: u32) -> f32 {
-        let lengths = self.lengths[clause.field]
+    fn occurrence(&self, clause: &Clause<'_>) -> &[f32; 256] {
+        self.occurrence[clause.field]
             .as_ref()
-            .expect("built with its clause");
-        term_score(clause.weight, lengths, norm, count)
+            .expect("built with its clause")
     }
 }
 
+/// A field's part of a row's weighted frequency.
 #[inline]
-fn term_score(weight: f32, lengths: &[f32; 256], norm: u8, count: u32) -> f32 {
-    let count = count as f32;
-    weight * (count / (count + lengths[norm as usize]))
+fn weighted(occurrence: &[f32; 256], norm: u8, count: u32) -> f32 {
+    count as f32 * occurrence[norm as usize]
+}
+
+/// A stem's part of a row's score. frequency: the weighted one of all fields.
+#[inline]
+fn stem_score(weight: f32, frequency: f32) -> f32 {
+    weight * (frequency / (frequency + K1))
+}
+
+/// Adds the scores of one stem to `sums` and leaves the weighted frequencies at 0 for the next stem.
+/// Rows without the stem have a frequency of 0 and get 0: to pass over all rows is faster than to branch.
+fn settle(weight: f32, frequencies: &mut [f32], sums: &mut [f32]) {
+    for (frequency, sum) in frequencies.iter_mut().zip(sums) {
+        *sum += stem_score(weight, *frequency);
+        *frequency = 0.0;
+    }
 }
 
 impl<'a> Lexical<'a> {
@@ -545,7 +583,7 @@ impl<'a> Lexical<'a> {
     fn scoring(&self, query: &str) -> Result<Scoring<'a>> {
         const NONE: &[Posting] = &[];
         let documents = self.documents() as u64;
-        let mut words: Vec<(u64, Vec<Clause<'a>>)> = Vec::new();
+        let mut stems: Vec<(u64, Carried<'a>)> = Vec::new();
         for stem in query_stems(query) {
             let mut clauses = Vec::new();
             let mut most_common = 0;
@@ -553,8 +591,7 @@ impl<'a> Lexical<'a> {
             let delta = self.delta.terms.get(&key);
             let removed = self.delta.removed.get(&key);
             for field in 0..FIELD_COUNT {
-                let boost = self.boosts[field];
-                if boost <= 0.0 {
+                if self.boosts[field] <= 0.0 {
                     continue;
                 }
                 let info = match self.index {
@@ -569,48 +606,48 @@ impl<'a> Lexical<'a> {
                     continue;
                 }
                 most_common = most_common.max(carriers);
-                let others = documents.saturating_sub(carriers) as f32;
-                let rarity = (1.0 + (others + 0.5) / (carriers as f32 + 0.5)).ln();
                 clauses.push(Clause {
                     field,
-                    weight: boost * rarity * (K1 + 1.0),
                     info,
                     delta: newer,
                 });
             }
             if !clauses.is_empty() {
-                words.push((most_common, clauses));
+                let others = documents.saturating_sub(most_common) as f32;
+                let rarity = (1.0 + (others + 0.5) / (most_common as f32 + 0.5)).ln();
+                let weight = rarity * (K1 + 1.0);
+                stems.push((most_common, Carried { weight, clauses }));
             }
         }
-        if words.len() > QUERY_WORDS_MAX {
-            words.sort_by_key(|(carriers, _)| *carriers);
-            words.truncate(QUERY_WORDS_MAX);
+        if stems.len() > QUERY_WORDS_MAX {
+            stems.sort_by_key(|(carriers, _)| *carriers);
+            stems.truncate(QUERY_WORDS_MAX);
         }
-        let mut clauses: Vec<Clause<'a>> =
-            words.into_iter().flat_map(|(_, clauses)| clauses).collect();
-        clauses.sort_by(|left, right| right.weight.total_cmp(&left.weight));
-        let mut lengths: [Option<Box<[f32; 256]>>; FIELD_COUNT] = Default::default();
-        for clause in &clauses {
-            if lengths[clause.field].is_none() {
-                lengths[clause.field] = Some(self.length_part(clause.field));
+        let mut stems: Vec<Carried<'a>> = stems.into_iter().map(|(_, stem)| stem).collect();
+        stems.sort_by(|left, right| right.weight.total_cmp(&left.weight));
+        let mut occurrence: [Option<Box<[f32; 256]>>; FIELD_COUNT] = Default::default();
+        for clause in stems.iter().flat_map(|stem| &stem.clauses) {
+            if occurrence[clause.field].is_none() {
+                occurrence[clause.field] = Some(self.occurrence_weights(clause.field));
             }
         }
-        Ok(Scoring { clauses, lengths })
+        Ok(Scoring { stems, occurrence })
     }
 
-    fn length_part(&self, field: usize) -> Box<[f32; 256]> {
+    /// boost / (1 - b + b x length / mean length), by the code of the length.
+    fn occurrence_weights(&self, field: usize) -> Box<[f32; 256]> {
         let words = self
             .index
             .map_or(0, |index| index.inverted[field].total_num_tokens())
             + self.delta.words[field];
         let words = words.saturating_sub(self.delta.removed_words[field]);
         let mean = (words as f32 / self.documents().max(1) as f32).max(f32::MIN_POSITIVE);
-        let mut part = Box::new([0.0; 256]);
-        for (code, value) in part.iter_mut().enumerate() {
+        let mut weights = Box::new([0.0; 256]);
+        for (code, weight) in weights.iter_mut().enumerate() {
             let length = FieldNormReader::id_to_fieldnorm(code as u8) as f32;
-            *value = K1 * (1.0 - B + B * length / mean);
+            *weight = self.boosts[field] / (1.0 - B + B * length / mean);
         }
-        part
+        weights
     }
 
     /// The `width` best live rows, best first, ties by row. Scores are above 0.
@@ -638,8 +675,9 @@ impl<'a> Lexical<'a> {
     fn search_delta(&self, scoring: &Scoring<'_>, best: &mut Best, accept: &impl Fn(Row) -> bool) {
         let first = self.index.map_or(0, |index| index.documents) as Row;
         let Some(last) = scoring
-            .clauses
+            .stems
             .iter()
+            .flat_map(|stem| &stem.clauses)
             .filter_map(|clause| clause.delta.last())
             .map(|posting| posting.row)
             .max()
@@ -647,11 +685,16 @@ impl<'a> Lexical<'a> {
             return;
         };
         let mut scores = vec![0.0_f32; (last - first) as usize + 1];
-        for clause in &scoring.clauses {
-            for posting in clause.delta {
-                scores[(posting.row - first) as usize] +=
-                    scoring.score(clause, posting.norm, posting.count);
+        let mut frequencies = scores.clone();
+        for stem in &scoring.stems {
+            for clause in &stem.clauses {
+                let occurrence = scoring.occurrence(clause);
+                for posting in clause.delta {
+                    frequencies[(posting.row - first) as usize] +=
+                        weighted(occurrence, posting.norm, posting.count);
+                }
             }
+            settle(stem.weight, &mut frequencies, &mut scores);
         }
         for (at, score) in scores.into_iter().enumerate() {
             let row = first + at as Row;
@@ -661,39 +704,44 @@ impl<'a> Lexical<'a> {
         }
     }
 
-    /// BM25 of the given rows, in their order; 0 where no word matches.
+    /// BM25F of the given rows, in their order; 0 where no word matches.
     pub fn scores(&self, query: &str, rows: &[Row]) -> Result<Vec<f32>> {
         let scoring = self.scoring(query)?;
         let first = self.index.map_or(0, |index| index.documents) as Row;
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_unstable_by_key(|&at| rows[at]);
         let mut scores = vec![0.0_f32; rows.len()];
-        for clause in &scoring.clauses {
-            if let (Some(index), Some(info)) = (self.index, &clause.info) {
-                let mut postings = index.postings(clause.field, info, true)?;
-                for &at in &order {
-                    let row = rows[at];
-                    if row >= first {
-                        break;
+        let mut frequencies = scores.clone();
+        for stem in &scoring.stems {
+            for clause in &stem.clauses {
+                let occurrence = scoring.occurrence(clause);
+                if let (Some(index), Some(info)) = (self.index, &clause.info) {
+                    let mut postings = index.postings(clause.field, info, true)?;
+                    for &at in &order {
+                        let row = rows[at];
+                        if row >= first {
+                            break;
+                        }
+                        let found = postings.seek(row);
+                        if postings.docs().get(found) == Some(&row) {
+                            let norm = index.norms[clause.field][row as usize];
+                            frequencies[at] += weighted(occurrence, norm, postings.freq(found));
+                        }
                     }
-                    let found = postings.seek(row);
-                    if postings.docs().get(found) == Some(&row) {
-                        let norm = index.norms[clause.field][row as usize];
-                        scores[at] += scoring.score(clause, norm, postings.freq(found));
+                }
+                if !clause.delta.is_empty() {
+                    for &at in &order {
+                        if let Ok(found) = clause
+                            .delta
+                            .binary_search_by_key(&rows[at], |posting| posting.row)
+                        {
+                            let posting = clause.delta[found];
+                            frequencies[at] += weighted(occurrence, posting.norm, posting.count);
+                        }
                     }
                 }
             }
-            if !clause.delta.is_empty() {
-                for &at in &order {
-                    if let Ok(found) = clause
-                        .delta
-                        .binary_search_by_key(&rows[at], |posting| posting.row)
-                    {
-                        let posting = clause.delta[found];
-                        scores[at] += scoring.score(clause, posting.norm, posting.count);
-                    }
-                }
-            }
+            settle(stem.weight, &mut frequencies, &mut scores);
         }
         Ok(scores)
     }
@@ -702,7 +750,8 @@ impl<'a> Lexical<'a> {
     /// rows: number of rows, the length of the answer.
     pub fn matching(&self, query: &str, rows: usize) -> Result<FixedBitSet> {
         let mut matching = FixedBitSet::with_capacity(rows);
-        for clause in &self.scoring(query)?.clauses {
+        let scoring = self.scoring(query)?;
+        for clause in scoring.stems.iter().flat_map(|stem| &stem.clauses) {
             if let (Some(index), Some(info)) = (self.index, &clause.info) {
                 let mut postings = index.postings(clause.field, info, false)?;
                 while !postings.docs().is_empty() {
@@ -724,14 +773,15 @@ impl<'a> Lexical<'a> {
 struct Cursor<'a> {
     postings: BlockSegmentPostings,
     at: usize,
-    weight: f32,
     norms: &'a [u8],
-    lengths: &'a [f32; 256],
+    occurrence: &'a [f32; 256],
 }
 
 impl Cursor<'_> {
-    /// Adds the scores of the rows below `end` to `sums`, whose first entry is row `start`.
-    fn add_until(&mut self, start: Row, end: Row, sums: &mut [f32]) {
+    /// Adds the weighted frequencies of the rows below `end` to `frequencies`, whose first entry is row
+    /// `start`. False: there is none.
+    fn add_until(&mut self, start: Row, end: Row, frequencies: &mut [f32]) -> bool {
+        let mut any = false;
         loop {
             let docs = &self.postings.docs()[self.at..];
             let counts = &self.postings.freqs()[self.at..];
@@ -740,13 +790,14 @@ impl Cursor<'_> {
             } else {
                 docs.partition_point(|&row| row < end)
             };
+            any |= inside > 0;
             for (&row, &count) in docs[..inside].iter().zip(&counts[..inside]) {
                 let norm = self.norms[row as usize];
-                sums[(row - start) as usize] += term_score(self.weight, self.lengths, norm, count);
+                frequencies[(row - start) as usize] += weighted(self.occurrence, norm, count);
             }
             if inside < docs.len() || docs.is_empty() {
                 self.at += inside;
-                return;
+                return any;
             }
             self.postings.advance();
             self.at = 0;
@@ -758,84 +809,130 @@ impl Cursor<'_> {
         self.at = self.postings.seek(row);
     }
 
-    /// Adds the score of one row, which must not lie before earlier ones.
-    fn add_one(&mut self, row: Row, sum: &mut f32) {
+    /// Adds the weighted frequency of one row, which must not lie before earlier ones.
+    fn add_one(&mut self, row: Row, frequency: &mut f32) {
         self.at = self.postings.seek(row);
         if self.postings.docs().get(self.at) == Some(&row) {
             let norm = self.norms[row as usize];
-            *sum += term_score(self.weight, self.lengths, norm, self.postings.freq(self.at));
+            *frequency += weighted(self.occurrence, norm, self.postings.freq(self.at));
         }
     }
 }
 
-thread_local! {
-    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+/// The posting lists of one stem, in the order of [`FIELDS`].
+struct StemCursors<'a> {
+    weight: f32,
+    fields: Vec<Cursor<'a>>,
 }
 
-/// Scores the index window by window. Once the result is full, clauses whose weights together cannot lift
-/// a row over the worst result are looked up only for rows that other clauses brought near enough.
+/// What is known of the rows of one window.
+#[derive(Default)]
+struct Window {
+    /// Of the stem at hand; 0 between two stems.
+    frequencies: Vec<f32>,
+    /// Scores of the stems so far.
+    sums: Vec<f32>,
+    /// Rows that may still enter the result.
+    near: Vec<Row>,
+}
+
+thread_local! {
+    static WINDOW: RefCell<Window> = RefCell::default();
+}
+
+/// Scores the index window by window. Once the result is full, stems whose weights together cannot lift a
+/// row over the worst result are looked up only for rows that other stems brought near enough.
 fn search_index(
     index: &LexicalIndex,
     scoring: &Scoring<'_>,
     best: &mut Best,
     accept: &impl Fn(Row) -> bool,
 ) -> Result<()> {
-    let mut cursors: Vec<Cursor<'_>> = Vec::with_capacity(scoring.clauses.len());
-    for clause in &scoring.clauses {
-        if let Some(info) = &clause.info {
-            cursors.push(Cursor {
-                postings: index.postings(clause.field, info, true)?,
-                at: 0,
-                weight: clause.weight,
-                norms: &index.norms[clause.field],
-                lengths: scoring.lengths[clause.field]
-                    .as_ref()
-                    .expect("built with its clause"),
-            });
+    let mut stems: Vec<StemCursors<'_>> = Vec::with_capacity(scoring.stems.len());
+    for stem in &scoring.stems {
+        let mut fields = Vec::with_capacity(stem.clauses.len());
+        for clause in &stem.clauses {
+            if let Some(info) = &clause.info {
+                fields.push(Cursor {
+                    postings: index.postings(clause.field, info, true)?,
+                    at: 0,
+                    norms: &index.norms[clause.field],
+                    occurrence: scoring.occurrence(clause),
+                });
+            }
+        }
+        if !fields.is_empty() {
+            let weight = stem.weight;
+            stems.push(StemCursors { weight, fields });
         }
     }
-    // What the clauses from each place on can add at most; a little above, as sums are rounded.
-    let mut reach = vec![0.0_f32; cursors.len() + 1];
-    for at in (0..cursors.len()).rev() {
-        reach[at] = (reach[at + 1] + cursors[at].weight) * (1.0 + 1e-5);
+    // What the stems from each place on can add at most; a little above, as sums are rounded.
+    let mut reach = vec![0.0_f32; stems.len() + 1];
+    for at in (0..stems.len()).rev() {
+        reach[at] = (reach[at + 1] + stems[at].weight) * (1.0 + ROUNDING);
     }
-    let mut near: Vec<Row> = Vec::new();
-    SUMS.with_borrow_mut(|sums| {
+    WINDOW.with_borrow_mut(|window| {
+        let Window {
+            frequencies,
+            sums,
+            near,
+        } = window;
+        frequencies.resize(WINDOW_ROWS, 0.0);
         sums.resize(WINDOW_ROWS, 0.0);
         for start in (0..index.documents).step_by(WINDOW_ROWS) {
             let end = (start + WINDOW_ROWS).min(index.documents);
+            let frequencies = &mut frequencies[..end - start];
             let sums = &mut sums[..end - start];
             sums.fill(0.0);
             let floor = best.floor();
-            // A row that only the clauses from `essential` on carry cannot enter.
+            // A row that only the stems from `essential` on have cannot enter.
             let essential = reach.partition_point(|&reach| reach >= floor);
             if essential == 0 {
                 break;
             }
-            let essential = essential.min(cursors.len());
-            let (first, rest) = cursors.split_at_mut(essential);
-            for cursor in first {
-                cursor.add_until(start as Row, end as Row, sums);
+            let essential = essential.min(stems.len());
+            let (first, rest) = stems.split_at_mut(essential);
+            for stem in first {
+                let mut any = false;
+                for cursor in &mut stem.fields {
+                    any |= cursor.add_until(start as Row, end as Row, frequencies);
+                }
+                if any {
+                    settle(stem.weight, frequencies, sums);
+                }
             }
+            // What a row must have before the stems from a place on, or it cannot enter.
+            let least = |place: usize| floor * (1.0 - ROUNDING) - reach[place];
             near.clear();
-            let least = floor - reach[essential];
+            let enough = least(essential);
             near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
                 let row = (start + at) as Row;
-                (sum > 0.0 && sum >= least && accept(row)).then_some(row)
+                (sum > 0.0 && sum >= enough && accept(row)).then_some(row)
             }));
-            for (later, cursor) in rest.iter_mut().enumerate() {
-                let least = floor - reach[essential + later];
-                near.retain(|&row| sums[row as usize - start] >= least);
-                // Looking a row up costs about as much as reading a few rows in passing.
-                let passed = cursor.postings.doc_freq() as usize * (end - start) / index.documents;
-                if near.len() * LOOK_UP_COST < passed {
-                    for &row in near.iter() {
-                        cursor.add_one(row, &mut sums[row as usize - start]);
-                    }
-                } else {
-                    cursor.skip_to(start as Row);
-                    cursor.add_until(start as Row, end as Row, sums);
+            for (later, stem) in rest.iter_mut().enumerate() {
+                let enough = least(essential + later);
+                near.retain(|&row| sums[row as usize - start] >= enough);
+                if near.is_empty() {
+                    break;
                 }
+                for cursor in &mut stem.fields {
+                    // Looking a row up costs about as much as reading a few rows in passing.
+                    let passed =
+                        cursor.postings.doc_freq() as usize * (end - start) / index.documents;
+                    if near.len() * LOOK_UP_COST < passed {
+                        for &row in near.iter() {
+                            cursor.add_one(row, &mut frequencies[row as usize - start]);
+                        }
+                    } else {
+                        cursor.skip_to(start as Row);
+                        cursor.add_until(start as Row, end as Row, frequencies);
+                    }
+                }
+                for &row in near.iter() {
+                    let at = row as usize - start;
+                    sums[at] += stem_score(stem.weight, frequencies[at]);
+                }
+                frequencies.fill(0.0);
             }
             for &row in near.iter() {
                 let sum = sums[row as usize - start];
