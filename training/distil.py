@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.cross import Group, Pieces, labelled_groups, score_products, train_cross
+from training.cross import Group, Pieces, labelled_groups, train_cross
 from training.data.batches import pieces_of
-from training.data.folds import fold_of
-from training.models.networks import load_cross, save_model
+from training.data.text import product_text
+from training.models.networks import save_model
 from training.prepare import Prepared, load_prepared
 from training.recipe import Recipe, stage_arguments
-from training.teacher import training_queries
+from training.teacher import Teachers, training_queries
+from training.tracking import open_tracker
 
 
 def distil(recipe: Recipe, run: Path) -> Path:
@@ -38,8 +40,21 @@ def distil(recipe: Recipe, run: Path) -> Path:
         if settings.pairs:
             groups += teacher_groups(recipe, run, prepared, pieces, fold, chooser)
         name = "student" if fold is None else f"student, fold {fold}"
-        model = train_cross(recipe, settings, prepared, groups, pieces.specials, seed=seed, name=name)
+        checkpoint = run / "distil" / f"{'student' if fold is None else f'fold{fold}'}.checkpoint"
+        with open_tracker(recipe.tracking, run, f"distil/{checkpoint.stem}") as tracker:
+            model = train_cross(
+                recipe,
+                settings,
+                prepared,
+                groups,
+                pieces.specials,
+                seed=seed,
+                name=name,
+                checkpoint=checkpoint,
+                tracker=tracker,
+            )
         save_model(path, model)
+        checkpoint.unlink(missing_ok=True)
     return run / "cross_small.pt"
 
 
@@ -53,31 +68,23 @@ def teacher_groups(
 ) -> list[Group]:
     """Steps from teachers: training queries with products of any set, half of them sharing a word.
 
-    fold: use only the teacher that never saw this fold; None: each query is scored by the teacher that never
-    saw it (unlabelled queries by the first).
+    fold: use only the teachers that never saw this fold; None: each query is scored by the teachers that
+    never saw it (unlabelled queries by all of them). The scale is that of `training.teacher.Teachers`.
     Raises: FileNotFoundError, saying which stage comes first.
     """
     settings = recipe.cross_small
     queries = [query for query in prepared.queries if query.split == "train"]
-    names = list(pieces.sets)
-    pool = [row for name in names for row in pieces.sets[name].values()]
+    places = [(name, key) for name in pieces.sets for key in pieces.sets[name]]
+    pool = [pieces.sets[name][key] for name, key in places]
     holders: dict[int, list[int]] = {}
     for at, row in enumerate(pool):
         for piece in set(row):
             holders.setdefault(piece, []).append(at)
-    models = {}
+    teachers = Teachers(recipe, run)
     groups = []
     size = settings.group
-    for _ in range(max(1, settings.pairs // size)):
+    for _ in tqdm(range(max(1, settings.pairs // size)), desc="teachers' scores", mininterval=10):
         query = queries[int(chooser.integers(len(queries)))]
-        which = fold
-        if which is None:
-            which = fold_of(query.set, query.query_id, recipe.folds, recipe.seed) if query.gains else 0
-        if which not in models:
-            path = run / "teacher" / f"fold{which}.pt"
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing: run `python -m training.teacher` first")
-            models[which] = load_cross(path)
         asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
         if not asked:
             continue
@@ -87,9 +94,14 @@ def teacher_groups(
         chosen = [int(at) for at in chooser.integers(len(pool), size=size // 4)]
         if near:
             chosen += [near[int(at)] for at in chooser.integers(len(near), size=size - len(chosen))]
-        rows = [pool[at] for at in dict.fromkeys(chosen)]
-        scores = score_products(models[which], asked, rows, pieces.specials)
-        groups.append(Group(asked, rows, [], scores))
+        drawn = list(dict.fromkeys(chosen))
+        texts = [
+            product_text(prepared.products[name][key], recipe.text.cross_fields)
+            for name, key in (places[at] for at in drawn)
+        ]
+        which = teachers.fold_for(query) if fold is None else fold
+        scores = teachers.score(query.text, texts, fold=which)
+        groups.append(Group(asked, [pool[at] for at in drawn], [], scores))
     return groups
 
 

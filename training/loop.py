@@ -5,7 +5,8 @@ machine and number of threads: a checkpoint holds the weights that are trained, 
 the step, all random states and the best weights so far, and the order of the steps follows from the seed
 alone. Two things break that promise. Where `minutes_max` is what brings the learning rate down, the schedule
 follows the clock; the time spent is kept in the checkpoint, so a killed run gets no more time than one that
-was not, but the two differ. And on CUDA some kernels add in no fixed order.
+was not (but for what came after its last checkpoint), and the two differ. And on CUDA some kernels add in no
+fixed order.
 """
 
 from __future__ import annotations
@@ -347,7 +348,12 @@ class _Run:
         """Share of the run that lies behind."""
         done = self.step / self.steps_total
         limit = self.settings.minutes_max
-        return max(done, self.minutes() / limit) if limit else done
+        # In whole hundredths: a run that is in good time follows its steps alone, and is the same each time.
+        return max(done, math.floor(100.0 * self.minutes() / limit) / 100.0) if limit else done
+
+    def start_clock(self) -> None:
+        """Time counts from the first update on."""
+        self._started = time.monotonic()
 
     def keep_if_best(self, value: float) -> None:
         """Take note of a watched figure."""
@@ -461,9 +467,12 @@ def _loop(
 
     run.model.train()
     stopped = "finished"
+    if run.step == 0:
+        measure()
+        run.start_clock()
     with tqdm(total=run.steps_total, initial=run.step, desc=run.name, mininterval=10) as bar:
         while True:
-            if run.step == 0 or (settings.evaluate_steps and run.step % settings.evaluate_steps == 0):
+            if settings.evaluate_steps and run.step % settings.evaluate_steps == 0:
                 measure()
             due = settings.checkpoint_steps and run.step % settings.checkpoint_steps == 0
             if checkpoint is not None and due and run.step > saved_at:
@@ -560,7 +569,10 @@ def _recomputed(model: nn.Module, wanted: bool, name: str) -> Iterator[None]:
         yield
         return
     stacks = [one for one in model.modules() if isinstance(one, Stack)]
-    others = [one for one in model.modules() if getattr(one, "supports_gradient_checkpointing", False)][:1]
+    # Hugging Face's name for it; the outermost model sees to the modules inside.
+    others: list[Any] = [one for one in model.modules() if hasattr(one, "activation_checkpointing_enable")][
+        :1
+    ]
     if not stacks and not others:
         raise ValueError(
             f"{name}: checkpointing is set, and this model cannot recompute its layers: switch it off"
@@ -568,14 +580,14 @@ def _recomputed(model: nn.Module, wanted: bool, name: str) -> Iterator[None]:
     for one in stacks:
         one.checkpointing = True
     for other in others:
-        other.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        other.activation_checkpointing_enable({"use_reentrant": False})
     try:
         yield
     finally:
         for one in stacks:
             one.checkpointing = False
         for other in others:
-            other.gradient_checkpointing_disable()  # type: ignore[operator]
+            other.activation_checkpointing_disable()
 
 
 def _write_whole(path: Path, value: Mapping[str, Any], name: str, step: int) -> None:

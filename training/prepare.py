@@ -142,7 +142,10 @@ def load_sequences(run: Path) -> list[UserSequence]:
 
 
 def _complete(run: Path) -> Path:
-    folder = run / "prepared"
+    folder, part, old = _places(run / "prepared")
+    if old.exists() and not folder.exists() and (part / "data.json").is_file():
+        # Killed between the two renames: what was written is complete, only not yet in its place.
+        part.rename(folder)
     if not (folder / "data.json").is_file():
         raise FileNotFoundError(f"{folder} is not complete: run `python -m training.prepare` first")
     return folder
@@ -161,6 +164,11 @@ def _with_splits(recipe: Recipe, one: DataSet, found: DataTables) -> DataTables:
     return found
 
 
+def _places(folder: Path) -> tuple[Path, Path, Path]:
+    """The folder, where it is written, and where the older one waits until the new one is in its place."""
+    return folder, folder.with_name(f"{folder.name}.part"), folder.with_name(f"{folder.name}.old")
+
+
 def _write(
     folder: Path,
     recipe: Recipe,
@@ -169,8 +177,7 @@ def _write(
     kept: Sequence[int],
     summary: Mapping[str, Any],
 ) -> None:
-    part = folder.with_name(f"{folder.name}.part")
-    old = folder.with_name(f"{folder.name}.old")
+    folder, part, old = _places(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     text = pa.string()

@@ -105,7 +105,7 @@ class EncoderRecipe:
 
 @dataclass(frozen=True)
 class PartRecipe:
-    """One part of `unlabelled`. steps: optimiser steps that it gets, 0 switches it off. weight: of its loss."""
+    """One part of `unlabelled`. steps: optimiser steps it gets, 0 switches it off. weight: of its loss."""
 
     steps: int = 0
     weight: float = 1.0
@@ -119,13 +119,15 @@ class UnlabelledRecipe:
     ensemble's grades for unlabelled queries. masked: guessing hidden words. dropout: a text against itself.
     labels: the labelled training pairs (with fold-wise encoders beside the one that ships).
     layers: how many layers, from the top, are trained. batch: queries a step. hard_negatives: mined a query.
-    candidates: products a query in `pseudo` and `labels`. temperature: of cosines. late_weight: of the
-    late-interaction score's loss beside the dense one's. masked_share: of the words that are hidden. drop:
-    dropout rate in the part `dropout`. learning_rate, head_learning_rate: at their height. warm_up: share of
-    the steps. train_words: whether the word table learns too (for vocabularies with added characters). keep_share: of the pretrained
-    weights in the average that is written, 0 to below 1. held_out: share of the products and texts that only
-    the dev curve sees. precision, device, checkpoint_steps, minutes_max (of each encoder): of the training
-    loop, see `training/loop.py`.
+    candidates: products a query in `pseudo` and `labels`. temperature: of cosines. dense_weight, late_weight:
+    of the losses of the dense and of the late-interaction score. stay_weight: of 1 - cosine between a dense
+    vector and the pretrained encoder's, so that late interaction can learn what would hurt retrieval (0: off;
+    else a step takes half as long again). masked_share: of the words that are hidden. drop: dropout rate in
+    the part `dropout`. learning_rate, head_learning_rate: at their height. warm_up: share of the steps.
+    train_words: whether the word table learns too (for vocabularies with added characters). keep_share: of
+    the pretrained weights in the average that is written, 0 to below 1. held_out: share of the products and
+    texts that only the dev curve sees. precision, device, checkpoint_steps, minutes_max (of each encoder): of
+    the training loop, see `training/loop.py`.
     """
 
     structure: PartRecipe = field(default_factory=PartRecipe)
@@ -139,7 +141,9 @@ class UnlabelledRecipe:
     hard_negatives: int = 1
     candidates: int = 8
     temperature: float = 0.05
+    dense_weight: float = 1.0
     late_weight: float = 0.5
+    stay_weight: float = 0.0
     masked_share: float = 0.15
     drop: float = 0.1
     learning_rate: float = 2e-5
@@ -198,6 +202,8 @@ class CrossRecipe:
 
 
 TEACHER_KINDS = ("cross", "bi")
+# Names in `training.losses.ranking`, which needs torch and so is not asked here.
+RANKING_LOSSES = ("pairwise", "listwise", "graded")
 TUNINGS = ("full", "lora", "adalora", "adapter")
 
 
@@ -502,6 +508,12 @@ def _check_teacher(recipe: Recipe) -> None:
     for name, least in (("seeds", 1), ("rank", 1), ("evaluate_queries", 1), ("evaluate_products", 2)):
         if getattr(teacher, name) < least:
             raise RecipeError(f"teacher.{name} must be at least {least}")
+    for name in teacher.losses:
+        if name not in RANKING_LOSSES:
+            known = ", ".join(RANKING_LOSSES)
+            raise RecipeError(f"teacher.losses: no loss is called {name!r}; known: {known}")
+    if max(teacher.weights().values()) <= 0.0 or min(teacher.weights().values()) < 0.0:
+        raise RecipeError("teacher.losses: weights must be at least 0, and one above it")
     if not 0.0 <= teacher.dev_share < 1.0:
         raise RecipeError("teacher.dev_share must be at least 0 and below 1")
     if teacher.patience and not (teacher.dev_share and teacher.evaluate_steps):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,16 @@ def test_a_kill_while_writing_leaves_the_older_one_as_it_was(
         with pytest.raises(OSError, match="No space left"):
             prepare(workplace.recipe, workplace.data, tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "prepared").iterdir()} == before
+    prepare(workplace.recipe, workplace.data, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+def test_a_kill_between_the_renames_is_made_good(workplace: Workplace, tmp_path: Path) -> None:
+    prepare(workplace.recipe, workplace.data, tmp_path)
+    folder = tmp_path / "prepared"
+    shutil.copytree(folder, tmp_path / "prepared.part")
+    folder.rename(tmp_path / "prepared.old")
+    assert len(load_prepared(tmp_path).products["shop"]) == 240
     prepare(workplace.recipe, workplace.data, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
 

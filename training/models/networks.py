@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
 # In a list of kept tokens: no row of the checkpoint, but one to be made.
 NEW_ROW = -1
+# Without noise new words look alike. Of Chinese question pairs told apart by an English model that lacked
+# most of their characters, AUC on the training pairs: .680 at 0, .689 at .1, .743 at 1, .735 at 2.
 NEW_ROW_SPREAD = 1.0
 
 
@@ -187,13 +188,6 @@ def meeting_score(
     Returns: float32 [B]. A query or product without tokens has no late interaction or mean to speak of, but a
     finite score.
     """
-    device = query_states.device.type
-    if torch.is_autocast_enabled(device):
-        # Cosines near 1 are told apart by their third digit, which half precision has not got.
-        with torch.autocast(device, enabled=False):
-            whole_states = query_states.float()
-            others = whole_states if product_states is query_states else product_states.float()
-            return meeting_score(whole_states, query, others, product, mix)
     query_vectors = unit(query_states)
     product_vectors = query_vectors if product_states is query_states else unit(product_states)
     similar = query_vectors @ product_vectors.transpose(1, 2) + (product[:, None, :] - 1.0) * 4.0
@@ -239,6 +233,14 @@ class CrossEncoder(nn.Module):
         following = torch.cat([token_type_ids[:, 1:], torch.ones_like(token_type_ids[:, :1])], dim=1)
         query = query * (1.0 - following.to(torch.float32))
         query = torch.cat([torch.zeros_like(query[:, :1]), query[:, 1:]], dim=1)
+        device = states.device.type
+        if torch.is_autocast_enabled(device):
+            # Cosines near 1 are told apart by their third digit, which half precision has not got.
+            with torch.autocast(device, enabled=False):
+                return self._scores(states.float(), query, product)
+        return self._scores(states, query, product)
+
+    def _scores(self, states: Tensor, query: Tensor, product: Tensor) -> Tensor:
         met = meeting_score(states, query, states, product, self.mix)
         scores: Tensor = met + self.head(states[:, 0]).squeeze(1)
         return scores
