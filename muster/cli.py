@@ -783,6 +783,14 @@ def evaluate(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASS_ON)
 @reported
+def train(context: typer.Context) -> None:
+    """Trains, measures and exports a bundle: --data DIR --out BUNDLE [--recipe FILE]; --help lists all."""
+    module = _room("training.train", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
+
+
+@app.command(context_settings=_PASS_ON)
+@reported
 def label(context: typer.Context) -> None:
     """Which pairs to judge next, and judging: suggest, ask or merge; --help lists all."""
     module = _room("training.label", "Install what training needs with `make build-all`")

@@ -1,0 +1,191 @@
+"""Train: every stage from the data to a bundle, one process a stage, taken up again where it was interrupted.
+
+    muster train --data DIR --out BUNDLE [--recipe FILE] [--run DIR]
+
+Writes `stages.json` in the run folder: for each stage that has ended, its seconds and the most memory it held.
+A stage that is there is not run again; a run folder belongs to the recipe that it was begun with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from training.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
+
+STAGES = (
+    "prepare",
+    "augment",
+    "teacher",
+    "unlabelled",
+    "encoder",
+    "distil",
+    "prune",
+    "quantise",
+    "draft",
+    "rank",
+    "calibrate",
+    "export",
+)
+RECORD = "stages.json"
+EXIT_BAD_INPUT = 2
+
+
+class TrainingFailed(Exception):
+    """A stage ended with an error; what the stages before it wrote is intact."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained. out: folder of the bundle, which must not exist yet."""
+
+    recipe: Path
+    data: Path
+    run: Path
+    out: Path
+
+
+def command(order: Order, stage: str) -> list[str]:
+    """Command line of one stage."""
+    module = "export" if stage == "draft" else stage
+    line = [
+        sys.executable,
+        "-m",
+        f"training.{module}",
+        "--recipe",
+        str(order.recipe),
+        "--run",
+        str(order.run),
+    ]
+    if stage == "draft":
+        return [*line, "--draft"]
+    if stage == "export":
+        return [*line, "--out", str(order.out)]
+    return [*line, "--data", str(order.data)]
+
+
+def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run the stages that have not ended yet. Returns what stages.json says.
+
+    Raises: RecipeError where the recipe cannot be read, the run folder was begun with another recipe, or the
+    bundle's folder exists; TrainingFailed naming the stage, its exit code and how to go on.
+    """
+    load_recipe(order.recipe)
+    if not order.data.is_dir():
+        raise RecipeError(
+            f"--data {order.data} is not a folder; it holds one folder for each set of the recipe"
+        )
+    if order.out.exists():
+        raise RecipeError(f"--out {order.out} exists already; name another folder, or remove it")
+    order.run.mkdir(parents=True, exist_ok=True)
+    record = _record(order)
+    for number, stage in enumerate(STAGES, start=1):
+        if stage in record["stages"]:
+            note(f"{number}/{len(STAGES)} {stage}: done before")
+            continue
+        note(f"{number}/{len(STAGES)} {stage}")
+        record["stages"][stage] = _run(order, stage)
+        _write(order.run / RECORD, record)
+        done = record["stages"][stage]
+        note(f"{number}/{len(STAGES)} {stage}: {done['seconds']:.0f} s, at most {done['memory_max_mib']} MiB")
+    return record
+
+
+def _record(order: Order) -> dict[str, Any]:
+    digest = hashlib.sha256(order.recipe.read_bytes()).hexdigest()
+    path = order.run / RECORD
+    if not path.is_file():
+        return {"recipe_sha256": digest, "stages": {}}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if record["recipe_sha256"] != digest:
+        raise RecipeError(
+            f"{order.run} was begun with another recipe than {order.recipe}: name a new folder with --run, or "
+            "remove that one to begin again"
+        )
+    # Only what is missing is made again, so a bundle can be written to another place.
+    record["stages"].pop("export", None)
+    return record
+
+
+def _run(order: Order, stage: str) -> dict[str, Any]:
+    began_s = time.monotonic()
+    process = subprocess.Popen(command(order, stage), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        # wait4 tells the memory of this one child; the resource module only knows the largest of all.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if process.returncode != 0:
+        raise TrainingFailed(
+            f"the stage {stage} ended with code {process.returncode}; see what it wrote above. "
+            f"What was made before is kept in {order.run}: the same command goes on from there"
+        )
+    return {
+        "seconds": round(time.monotonic() - began_s, 1),
+        "memory_max_mib": usage.ru_maxrss // 1024,
+        "ended_unix_s": int(time.time()),
+    }
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it from a command line. Returns 0; 1 where a stage failed; 2 where it cannot begin as asked."""
+    parser = argparse.ArgumentParser(
+        prog="muster train", description="Train every model of a bundle, measure, gate and export it."
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle to be written")
+    parser.add_argument(
+        "--recipe", type=Path, default=DEFAULT_RECIPE, help="TOML file (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        help="folder for everything in between (default: run/training/<name of the recipe>)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the record of the stages as JSON")
+    parsed = parser.parse_args(argv)
+    console = Console(stderr=True)
+    try:
+        run = parsed.run or Path("run") / "training" / load_recipe(parsed.recipe).name
+        order = Order(parsed.recipe, parsed.data, run, parsed.out)
+        record = train(order, note=lambda text: console.print(text, highlight=False))
+    except RecipeError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except TrainingFailed as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    if parsed.json:
+        print(json.dumps({"bundle": str(order.out), "run": str(order.run), **record}))
+        return 0
+    table = Table("stage", "seconds", "MiB at most", box=None)
+    for stage, done in record["stages"].items():
+        table.add_row(stage, f"{done['seconds']:.0f}", str(done["memory_max_mib"]))
+    Console().print(table)
+    print(f"bundle {order.out}; its card: {order.out / 'card.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
