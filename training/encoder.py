@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.data.batches import Specials, by_length, pieces_of, text_batch
 from training.data.text import product_text
+from training.loop import Drawn, LoopSettings, ParameterGroup, train
 from training.models.networks import Encoder, save_model, unit
 from training.prepare import Prepared, load_prepared
 from training.recipe import Recipe, stage_arguments
@@ -120,32 +120,43 @@ def _fit_projection(
     products: Sequence[Tensor],
     chooser: torch.Generator,
 ) -> None:
-    weight = encoder.project.weight
-    optimiser = torch.optim.AdamW([weight], lr=recipe.encoder.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.encoder.steps)
-    losses: list[float] = []
-    started = time.monotonic()
-    for _ in range(recipe.encoder.steps):
-        asked = _stacked(queries, recipe.encoder.batch_products, chooser)
-        offered = _stacked(products, 2 * recipe.encoder.batch_products, chooser)
+    size = recipe.encoder.batch_products
+    seed = int(torch.randint(2**31, (1,), generator=chooser))
+
+    def draw(generator: torch.Generator) -> tuple[Stacked, Stacked]:
+        return _stacked(queries, size, generator), _stacked(products, 2 * size, generator)
+
+    def loss_of(batch: tuple[Stacked, Stacked]) -> Tensor:
+        weight = encoder.project.weight
+        asked, offered = (tuple(one.to(weight.device) for one in part) for part in batch)
         with torch.no_grad():
             wanted = late_scores(*asked, *offered)
         got = late_scores(unit(asked[0] @ weight.T), asked[1], unit(offered[0] @ weight.T), offered[1])
         # Only differences between products of one query change an order.
         gap = (got - got.mean(1, keepdim=True)) - (wanted - wanted.mean(1, keepdim=True))
-        loss = gap.pow(2).mean() + 0.1 * (got - wanted).pow(2).mean()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
+        return gap.pow(2).mean() + 0.1 * (got - wanted).pow(2).mean()
+
+    outcome = train(
+        encoder.project,
+        Drawn(recipe.encoder.steps, draw, seed=seed),
+        loss_of,
+        [ParameterGroup([encoder.project.weight], recipe.encoder.learning_rate)],
+        LoopSettings(warm_up=0.0, weight_decay=0.0, clip_norm=0.0, precision="off"),
+        name="projection",
+        seed=seed,
+    )
+    losses = [value for _, _, name, value in outcome.curves if name == "loss"]
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    seconds = round(time.monotonic() - started, 1)
+    seconds = round(60.0 * outcome.minutes, 1)
     print(json.dumps({"projection_loss_first": first, "projection_loss_last": last, "seconds": seconds}))
 
 
-def _stacked(rows: Sequence[Tensor], count: int, chooser: torch.Generator) -> tuple[Tensor, Tensor]:
+Stacked = tuple[Tensor, Tensor]
+"""Vectors, float32 [rows, longest, H], and which of them are real, bool [rows, longest]."""
+
+
+def _stacked(rows: Sequence[Tensor], count: int, chooser: torch.Generator) -> Stacked:
     drawn = [rows[i] for i in torch.randint(len(rows), (count,), generator=chooser).tolist()]
     longest = max(len(one) for one in drawn)
     vectors = torch.zeros(count, longest, drawn[0].shape[1])

@@ -493,6 +493,8 @@ def _loop(
                 run.loss_sum, run.loss_count = 0.0, 0
             bar.set_postfix(loss=f"{run.smooth:.4f}", refresh=False)
             bar.update()
+    if run.loss_count:
+        note("train", "loss", run.loss_sum / run.loss_count)
     measure()
     if watch is not None and run.best_weights:
         run.take_best()

@@ -510,8 +510,8 @@ def _check_teacher(recipe: Recipe) -> None:
             raise RecipeError(f"teacher.{name} must be at least {least}")
     for name in teacher.losses:
         if name not in RANKING_LOSSES:
-            known = ", ".join(RANKING_LOSSES)
-            raise RecipeError(f"teacher.losses: no loss is called {name!r}; known: {known}")
+            names = ", ".join(RANKING_LOSSES)
+            raise RecipeError(f"teacher.losses: no loss is called {name!r}; known: {names}")
     if max(teacher.weights().values()) <= 0.0 or min(teacher.weights().values()) < 0.0:
         raise RecipeError("teacher.losses: weights must be at least 0, and one above it")
     if not 0.0 <= teacher.dev_share < 1.0:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -204,8 +205,9 @@ def _train_member(recipe: Recipe, run: Path, prepared: Prepared, fold: int, numb
     scorer, tokenizer = _new(recipe)
     reader = _Reader(recipe, prepared, tokenizer, scorer)
     queries = training_queries(recipe, prepared, fold)
-    dev = [query for query in queries if _is_dev(recipe, query)]
-    taught = [query for query in queries if not _is_dev(recipe, query)]
+    dev = _set_aside(recipe, queries)
+    kept_out = {(query.set, query.query_id) for query in dev}
+    taught = [query for query in queries if (query.set, query.query_id) not in kept_out]
     chooser = np.random.default_rng(seed)
     groups = labelled_groups(recipe, settings, reader.prepared, reader.pieces, taught, chooser)
     loop = replace(
@@ -300,12 +302,16 @@ def _tuned(settings: TeacherRecipe, scorer: PairScorer, updates: int) -> Tuning:
         raise RecipeError(f"teacher: {error}") from error
 
 
-def _is_dev(recipe: Recipe, query: JudgedQuery) -> bool:
-    share = recipe.teacher.dev_share
-    judged = {one.name for one in recipe.judged()}
-    return (
-        query.set in judged and fold_of(query.set, query.query_id, 10_000, recipe.seed + 1) < share * 10_000
-    )
+def _set_aside(recipe: Recipe, queries: Sequence[JudgedQuery]) -> list[JudgedQuery]:
+    """The recipe's share of each judged set's queries with a relevant product, by their identity alone."""
+    if not recipe.teacher.dev_share:
+        return []
+    chosen = []
+    for one in recipe.judged():
+        of_set = [query for query in queries if query.set == one.name and max(query.gains.values()) > 0]
+        of_set.sort(key=lambda query: fold_of(query.set, query.query_id, 2**32, recipe.seed + 1))
+        chosen += of_set[: math.ceil(recipe.teacher.dev_share * len(of_set))]
+    return chosen
 
 
 def _sample(recipe: Recipe, asked: Sequence[Asked], seed: int) -> list[Asked]:

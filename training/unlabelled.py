@@ -19,6 +19,7 @@ of them, into `unlabelled/ablation.json` and leaves the encoders as they are.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import hashlib
 import json
@@ -373,6 +374,10 @@ class Learner(nn.Module):
         for parameter in self.body:
             parameter.requires_grad_(True)
         self.head = [self.turn.weight, self.turn.bias, self.bias]
+        # What dense vectors are held to; in a list, so that it is no part of what is trained.
+        self.pretrained: list[Stack] = []
+        if settings.stay_weight > 0:
+            self.pretrained.append(copy.deepcopy(encoder.stack).requires_grad_(False))
 
     def step(self, step: Step) -> Tensor:
         """Weighted loss of one step of training."""
@@ -408,15 +413,23 @@ class Learner(nn.Module):
         specials = self.examples.pool.specials
         ids, mask = (one.to(self.bias.device) for one in text_batch(rows, specials))
         states = self.encoder.stack(ids, mask).float()
-        share = mask.to(torch.float32)[..., None]
-        dense = unit((states * share).sum(1) / share.sum(1))
+        dense = _dense(states, mask)
         words = (mask > 0) & (ids != specials.start) & (ids != specials.end)
         return dense, unit(states), words
 
+    def _moved(self, rows: Sequence[Sequence[int]], dense: Tensor) -> Tensor:
+        """How far dense vectors of texts [B, H] are from the pretrained encoder's: mean of 1 - cosine."""
+        pretrained = self.pretrained[0].to(dense.device)
+        ids, mask = (one.to(dense.device) for one in text_batch(rows, self.examples.pool.specials))
+        with torch.no_grad():
+            before = _dense(pretrained(ids, mask).float(), mask)
+        return (1.0 - (dense * before).sum(1)).mean()
+
     def _compared(self, batch: Sequence[Example], allowed: list[list[bool]], *, ordered: bool) -> Tensor:
         settings = self.recipe.unlabelled
-        dense, tokens, words = self._states([one.query for one in batch])
-        offered, product_tokens, product_words = self._states([row for one in batch for row in one.rows])
+        queries, products = [one.query for one in batch], [row for one in batch for row in one.rows]
+        dense, tokens, words = self._states(queries)
+        offered, product_tokens, product_words = self._states(products)
         permitted = torch.tensor(allowed, device=dense.device)
         targets = torch.zeros(permitted.shape, device=dense.device)
         start = 0
@@ -430,7 +443,7 @@ class Learner(nn.Module):
         shown = words[:, None, :].to(best.dtype)
         late = (best * shown).sum(2) / shown.sum(2).clamp(min=1.0)
         total = dense.new_zeros(())
-        for scores, weight in ((dense @ offered.T, 1.0), (late, settings.late_weight)):
+        for scores, weight in ((dense @ offered.T, settings.dense_weight), (late, settings.late_weight)):
             if weight == 0.0:
                 continue
             scaled = scores.float() / settings.temperature
@@ -438,6 +451,9 @@ class Learner(nn.Module):
             if ordered:
                 orders = [pairwise_logistic(scaled[at, a:b], targets[at, a:b]) for at, a, b in spans]
                 total = total + weight * torch.stack(orders).mean()
+        if self.pretrained:
+            moved = self._moved(queries, dense) + self._moved(products, offered)
+            total = total + settings.stay_weight * moved
         return total
 
     def _masked(self, rows: Sequence[Sequence[int]], draws: torch.Generator) -> Tensor:
@@ -476,6 +492,12 @@ class Learner(nn.Module):
                 one.p = share
                 one.train(was_training)
         return paired_info_nce(first, second, temperature=settings.temperature)
+
+
+def _dense(states: Tensor, mask: Tensor) -> Tensor:
+    """Unit mean of the states [B, T, H] that mask [B, T] shows, as `Encoder.forward`. Returns: [B, H]."""
+    share = mask.to(torch.float32)[..., None]
+    return unit((states * share).sum(1) / share.sum(1))
 
 
 def adapt(
@@ -752,6 +774,9 @@ def check(recipe: Recipe) -> None:
             ("candidates", settings.candidates >= 2, "at least 2"),
             ("hard_negatives", settings.hard_negatives >= 0, "0 or above"),
             ("temperature", settings.temperature > 0, "above 0"),
+            ("dense_weight", settings.dense_weight >= 0, "0 or above"),
+            ("late_weight", settings.late_weight >= 0, "0 or above"),
+            ("stay_weight", settings.stay_weight >= 0, "0 or above"),
             ("keep_share", 0 <= settings.keep_share < 1, "at least 0 and below 1"),
             ("held_out", 0 < settings.held_out < 1, "between 0 and 1"),
             ("masked_share", 0 < settings.masked_share < 1, "between 0 and 1"),

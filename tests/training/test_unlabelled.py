@@ -32,6 +32,7 @@ from training.unlabelled import (
     loose_texts,
     start_stack,
 )
+from training.vectors import encode
 
 PARTS = ("structure", "synthetic", "pseudo", "masked", "dropout", "labels")
 
@@ -321,3 +322,24 @@ def test_classed_texts_are_read_without_their_class_and_only_those_of_training(
     found = loose_texts(workplace.recipe, load_prepared(run), run)
     assert {"one", "two"} <= set(found)
     assert not {"three", "four"} & set(found)
+
+
+def test_dense_vectors_stay_where_they_were_while_late_interaction_learns(
+    workplace: Workplace, run: Path
+) -> None:
+    def moved(stay_weight: float) -> float:
+        settings: dict[str, Any] = {"keep_share": 0.0, "dense_weight": 0.0, "stay_weight": stay_weight}
+        recipe = with_parts(workplace.recipe, "labels", steps=8, **settings)
+        learn_unlabelled(recipe, run, no_note)
+        examples = examples_of(recipe, run, None)
+        found = []
+        for stack in (adapted_stack(recipe, examples.prepared, run, None), None):
+            encoder = Encoder(start_stack(recipe, examples.prepared).shape, 1)
+            encoder.stack = stack or start_stack(recipe, examples.prepared)
+            rows = dict(list(examples.pool.rows.items())[:50])
+            found.append(encode(encoder, rows, examples.pool.specials, projected=False, tokens=False).dense)
+        return float((1.0 - (found[0] * found[1]).sum(1)).mean())
+
+    free, held = moved(0.0), moved(50.0)
+    assert free > 1e-4
+    assert held < 0.5 * free
