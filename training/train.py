@@ -2,8 +2,8 @@
 
     muster train --data DIR --out BUNDLE [--recipe FILE] [--run DIR]
 
-Writes `stages.json` in the run folder: for each stage that has ended, its seconds and the most memory it held.
-A stage that is there is not run again; a run folder belongs to the recipe that it was begun with.
+Writes `stages.json` in the run folder: for each stage that has ended, its seconds and the most memory it
+held. A stage that is there is not run again; a run folder belongs to the recipe that it was begun with.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def _record(order: Order) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record["recipe_sha256"] != digest:
         raise RecipeError(
-            f"{order.run} was begun with another recipe than {order.recipe}: name a new folder with --run, or "
-            "remove that one to begin again"
+            f"{order.run} was begun with another recipe than {order.recipe}: name a new folder with --run, "
+            "or remove that one to begin again"
         )
     # Only what is missing is made again, so a bundle can be written to another place.
     record["stages"].pop("export", None)
