@@ -223,6 +223,7 @@ class TeacherRecipe(CrossRecipe):
     did best on them are kept. patience: evaluations without a better nDCG@10 on them before training stops, 0
     for never. evaluate_steps: updates between two evaluations, 0 for only before and after. evaluate_queries,
     evaluate_products: at most so many queries a split, and judged products a query, in an evaluation.
+    augmented: learn from the edited pairs of `training.augment` as well.
     """
 
     precision: str = "auto"
@@ -241,6 +242,7 @@ class TeacherRecipe(CrossRecipe):
     evaluate_steps: int = 0
     evaluate_queries: int = 20
     evaluate_products: int = 16
+    augmented: bool = False
 
     def weights(self) -> dict[str, float]:
         """Loss to its weight."""

@@ -1,8 +1,8 @@
 """Teacher: for each fold, and each seed, an encoder trained on the other folds' labels.
 
 Any Hugging Face encoder, reading query and product together ("cross") or apart ("bi"); losses, tuning and
-training as the recipe's `[teacher]` says. Augmented pairs are used where `training.augment` has run. A fold's
-teachers never see its labels: not in training, not to stop early, not to standardise what they say.
+training as the recipe's `[teacher]` says. A fold's teachers never see its labels: not in training, not to
+stop early, not to standardise what they say.
 
 Writes `teacher/fold<k>-seed<s>/` (a Hugging Face folder with adapters merged, and the score's own weights),
 `teacher/fold<k>-seed<s>.parquet` (its scores of the fold it never saw), `teacher/untrained.parquet` (those of
@@ -31,6 +31,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from training.augment import augmented_groups, load_augmented
 from training.classes import write_classes
 from training.cross import Group, Pieces, labelled_groups, loop_settings
 from training.data.batches import Specials, pieces_of
@@ -210,6 +211,9 @@ def _train_member(recipe: Recipe, run: Path, prepared: Prepared, fold: int, numb
     taught = [query for query in queries if (query.set, query.query_id) not in kept_out]
     chooser = np.random.default_rng(seed)
     groups = labelled_groups(recipe, settings, reader.prepared, reader.pieces, taught, chooser)
+    if settings.augmented:
+        rows = load_augmented(run)
+        groups += augmented_groups(recipe, settings, reader.prepared, reader.pieces, taught, rows, chooser)
     loop = replace(
         loop_settings(settings, "teacher"),
         evaluate_steps=settings.evaluate_steps,

@@ -19,6 +19,7 @@ from torch import Tensor
 import training.teacher
 from tests.training.conftest import Workplace
 from tests.training.tiny import RECIPE
+from training.augment import augment
 from training.data.folds import fold_of
 from training.data.text import product_text
 from training.losses import weighted_loss
@@ -237,6 +238,17 @@ def test_several_seeds_make_an_ensemble(workplace: Workplace, run: Path) -> None
     assert any(not torch.equal(one, weights(run, 0, 1)[name]) for name, one in weights(run, 0).items())
     report = json.loads((run / "teacher" / "report.json").read_text())
     assert len(report["each_seed"]) == 2 and len(report["members"]) == 4
+
+
+def test_edited_pairs_are_learnt_from_where_the_recipe_says(workplace: Workplace, run: Path) -> None:
+    recipe = with_teacher(workplace.recipe, augmented=True)
+    with pytest.raises(FileNotFoundError, match=r"training\.augment"):
+        train_teachers(recipe, run)
+    recipe = replace(recipe, augment=replace(recipe.augment, typo=0.5))
+    augment(recipe, run, note=lambda _: None)
+    train_teachers(recipe, run)
+    steps = [about_scorer(member_folder(one, 0, 0)).about["steps"] for one in (workplace.run, run)]
+    assert steps[0] < steps[1]
 
 
 def test_training_stops_early_on_queries_set_aside(workplace: Workplace, run: Path) -> None:
