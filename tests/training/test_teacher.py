@@ -332,7 +332,7 @@ def test_a_setting_that_cannot_be_done_is_named(
         ("seeds = 0", r"teacher\.seeds must be at least 1"),
         ("patience = 2", r"teacher\.patience needs dev_share and evaluate_steps"),
         ("dev_share = 1.0", r"teacher\.dev_share"),
-        ("losses = { pairwize = 1.0 }", r"teacher\.losses: 'pairwize' is none of"),
+        ("losses = { pairwize = 1.0 }", r"teacher\.losses: no loss is called 'pairwize'"),
         ("losses = { graded = 0.0 }", r"teacher\.losses"),
     ],
 )
