@@ -12,13 +12,14 @@ second signal ends the process at once.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
 import os
+import queue
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,7 @@ EXIT_REFUSED = 2
 # A thread that comes back from the ranking core waits at most this long for the interpreter lock, not 5 ms.
 # Shorter ones cost more in turns taken than they save: at 0.5 ms a call took a fifth more processor time.
 _SWITCH_INTERVAL_S = 0.002
+_LOOK_UP_S = 0.2
 
 
 class Refused(Exception):
@@ -68,12 +70,41 @@ def serve(config_path: Path | str | None, overrides: Mapping[str, Any] | None = 
         return EXIT_REFUSED
 
 
+class End:
+    """The end of a run: asked for by a signal, an operator or a part that failed; awaited by the main thread.
+
+    A signal's handler runs in the middle of whatever the main thread does. It must not take a lock that the
+    main thread may just hold, as ``threading.Event`` does while it begins to wait: that end would never come.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        # Its put may interrupt its own get.
+        self._wishes: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ask(self) -> None:
+        """Safe from any thread and from a signal's handler; idempotent."""
+        self._asked = True
+        self._wishes.put(None)
+
+    def asked(self) -> bool:
+        """Whether the end was asked for."""
+        return self._asked
+
+    def wait(self) -> None:
+        """Return once the end was asked for."""
+        while not self._asked:
+            # A signal that comes right before the wait does not interrupt it, so it looks up now and then.
+            with contextlib.suppress(queue.Empty):
+                self._wishes.get(timeout=_LOOK_UP_S)
+
+
 class Life:
     """One run of a replica."""
 
     def __init__(self, settings: config.Settings) -> None:
         self._settings = settings
-        self._drain = threading.Event()
+        self._end = End()
         self._failure: BaseException | None = None
 
     def run(self) -> int:
@@ -82,7 +113,7 @@ class Life:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if self._settings.rpc.home_core:
             affinity.stay(affinity.home_core(self._settings.replica or self._settings.listen))
-        replica = Replica(self._settings, request_drain=self._drain.set, fail=self._fail)
+        replica = Replica(self._settings, request_drain=self._end.ask, fail=self._fail)
         logger.info("settings: %s", self._settings.describe())
         before = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
@@ -97,14 +128,14 @@ class Life:
             with affinity.roaming():
                 engine = verified_engine(self._settings, bundle, replica.name)
             replica.load(bundle, engine)
-            replica.follow(self._drain.is_set)
-            if not self._drain.is_set():
+            replica.follow(self._end.asked)
+            if not self._end.asked():
                 replica.serve()
                 # What was made so far stays; looking through it again and again would stop all threads.
                 gc.collect()
                 gc.freeze()
                 logger.info("serving after %.0f ms", (time.monotonic() - started) * 1000)
-            self._drain.wait()
+            self._end.wait()
             self._leave(replica)
         except StoreError as error:
             raise Refused([f"{self._settings.log_path}: {error}"]) from error
@@ -127,19 +158,18 @@ class Life:
         logger.info("leaving")
         replica.leave()
         if self._failure is None:
-            # The event is set already, so this cannot be a wait on it; a second signal ends the process
-            # anyway.
+            # A second signal ends the process in the middle of this.
             time.sleep(self._settings.lifecycle.drain_notice_ms / 1000)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._drain.is_set():
+        if self._end.asked():
             os._exit(128 + number)
-        self._drain.set()
+        self._end.ask()
 
     def _fail(self, error: BaseException) -> None:
         """Whatever a part cannot go on after: stop taking work and end, with an exit code that says so."""
         self._failure = error
-        self._drain.set()
+        self._end.ask()
 
     def _metrics_endpoint(self, replica: Replica) -> Endpoint | None:
         listen = self._settings.metrics.listen

@@ -16,6 +16,7 @@ from muster.bundle.checksums import bundle_digest
 from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
 from server.generation.build import BuildJob, build
 from server.generation.open import current_name
+from server.lifecycle import End
 from tests.server.replica import (
     NOT_SERVING,
     Replica,
@@ -138,6 +139,20 @@ def test_a_drain_tells_health_first_and_ends_with_code_0(bundle: Path, tmp_path:
         assert replica.process.wait(timeout=30) == 0
         assert not replica.port_file.exists()
         assert "Traceback" not in replica.log()
+
+
+def test_a_signal_at_any_moment_of_the_wait_ends_it() -> None:
+    end = End()
+    before = signal.signal(signal.SIGALRM, lambda number, frame: end.ask())
+    try:
+        for number in range(500):
+            end = End()
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + number % 60))
+            end.wait()
+            assert end.asked()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_an_operator_can_drain_and_a_standby_takes_the_lease(bundle: Path, tmp_path: Path) -> None:

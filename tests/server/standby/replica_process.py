@@ -51,7 +51,8 @@ def main(folder: Path, name: str, *options: str) -> None:
         on_standby=lambda: print("standby", flush=True),
     )
     writer = LogWriter(store, keeper)
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    # Not in the handler itself: the main thread may just hold the event's lock.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stopping.set).start())
     signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=keeper.step_down).start())
     writer.start()
     keeper.start()
