@@ -169,10 +169,9 @@ def clue(tmp_path_factory: pytest.TempPathFactory) -> Clue:
         pytest.skip(str(error))
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("clue")
-    # Zero-shot: what `unlabelled` adds takes minutes, and the sets of texts alone serve only that stage.
+    # Zero-shot: what `unlabelled` adds takes minutes.
     recipe = replace(
         recipe,
-        data=[one for one in recipe.data if one.role != "queries"],
         unlabelled=UnlabelledRecipe(),
         encoder=replace(recipe.encoder, sample=300, steps=50),
     )

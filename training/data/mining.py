@@ -224,7 +224,7 @@ def title_query(product: catalogue_pb2.Product, chooser: np.random.Generator) ->
 def labelled_example(
     pool: Pool, query: JudgedQuery, chooser: np.random.Generator, *, candidates: int
 ) -> Example | None:
-    """A judged query with some of its judged products, best and others in turn; None where it has none.
+    """A judged query with some of its judged products, the best among them; None where it has none.
 
     Raises: RecipeError where a gain has no target.
     """
@@ -254,6 +254,8 @@ def labelled_example(
         [key for key, _ in graded],
         [pool.rows[key] for key, _ in graded],
         [target for _, target in graded],
+        # Products of several grades have an order to learn; a single one needs others to be told from.
+        open=len({target for _, target in graded}) < 2,
     )
 
 

@@ -118,6 +118,14 @@ def test_a_labelled_example_keeps_the_best_and_grades_them_by_the_recipe(
     assert len(one.keys) == 4
     assert one.targets == [wanted[key] for key in one.keys]
     assert one.targets[0] == max(wanted.values())
+    assert one.open == (len(set(one.targets)) == 1)
+    single = labelled_example(
+        pool,
+        JudgedQuery("shop", "q", "train", query.text, {next(iter(query.gains)): 3.0}),
+        np.random.default_rng(4),
+        candidates=4,
+    )
+    assert single is not None and single.open
 
 
 def test_a_gain_without_a_target_is_named(pool: Pool) -> None:
