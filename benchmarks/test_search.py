@@ -58,8 +58,9 @@ def test_each_plan(
     serving = services.serve(request.config.getoption("--plan-size"), plan)
     seed = request.config.getoption("--seed")
     rounds = measure(benchmark, serving, callers=callers, deadline_ms=UNHURRIED_MS, seed=seed)
-    executed = {name for one in rounds for name in one.plans}
-    assert {name.partition("@")[0] for name in executed} == {plan["tier"]}
+    executed = {name.partition("@")[0] for one in rounds for name in one.plans}
+    # Where others wait, a request that lags behind its prediction stops with the order it has.
+    assert plan["tier"] in executed if callers > 1 else executed == {plan["tier"]}
 
 
 @pytest.mark.benchmark(group="size")
