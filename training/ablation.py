@@ -34,6 +34,7 @@ from training.data.batches import pieces_of
 from training.data.edits import mistyped
 from training.data.folds import fold_of
 from training.data.lexicon import whole_text, words_of
+from training.data.whole_files import write_report, write_text
 from training.measure import Estimate, difference, ndcg_by_query
 from training.models.networks import CrossEncoder
 from training.prepare import JudgedQuery, Prepared, load_prepared
@@ -169,7 +170,7 @@ def ablate(
         if not path.is_file():
             started = time.monotonic()
             values = _run(variant, prepared, pieces[_text_key(variant.recipe)], rows, typos, fold, seed)
-            _write(
+            write_report(
                 path,
                 {
                     "variant": variant.name,
@@ -192,10 +193,8 @@ def ablate(
         BASE: {condition: round(_mean(found[BASE], condition), 4) for condition in (CLEAN, TYPOS)},
         "variants": [_compared(one, found, made, recipe.seed) for one in variants if one.name != BASE],
     }
-    _write(folder / "report.json", report)
-    part = folder / "table.txt.part"
-    part.write_text(table(report), encoding="utf-8")
-    part.replace(folder / "table.txt")
+    write_report(folder / "report.json", report)
+    write_text(folder / "table.txt", table(report))
     return report
 
 
@@ -394,13 +393,6 @@ def _fingerprint(variant: Variant, rows: Sequence[Augmented], fold: int, seed: i
         if row.kind in variant.kinds:
             digest.update(f"{row.set}\t{row.query}\t{row.target}\t".encode() + row.product)
     return digest.hexdigest()[:20]
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2))
-    part.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

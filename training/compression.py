@@ -33,6 +33,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from training.data.whole_files import write_report, write_text
 from training.measure import best_first, difference, fast_ndcg
 from training.models.hub import PairScorer, load_scorer
 from training.models.networks import CrossEncoder, load_stack
@@ -146,8 +147,8 @@ def compression(recipe: Recipe, run: Path, *, rounds: int = ROUNDS) -> dict[str,
         "interval": recipe.plans.interval,
         "missing": missing,
     }
-    _write(run / "compression" / "report.json", json.dumps(report, indent=2))
-    _write(run / "compression" / "table.txt", table(report))
+    write_report(run / "compression" / "report.json", report)
+    write_text(run / "compression" / "table.txt", table(report))
     return report
 
 
@@ -375,13 +376,6 @@ def torch_request(scorer: PairScorer, *, seed: int) -> Request:
             torch.set_num_threads(threads)
 
     return run
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.rename(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from training.data.batches import Specials, pair_batch, text_batch
+from training.data.whole_files import write_report
 from training.encoder import encoder_path
 from training.models.networks import CrossEncoder, Encoder, load_cross, load_encoder, save_model
 from training.models.pruning import (
@@ -86,10 +87,7 @@ def prune(recipe: Recipe, run: Path) -> dict[str, Any]:
             teacher = load_model(source, variant.model)
             made.append(_made(recipe, path, teacher, variant, batches, texts, recipe.seed + 201 + number))
         report[variant.name] = made[0] | judge.judged(variant)
-        path = run / "prune" / "report.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(report, indent=2))
-        part.rename(path)
+        write_report(run / "prune" / "report.json", report)
     return report
 
 
@@ -239,10 +237,7 @@ def _made(
         "recovery": recovered,
         "recovery_kept": kept,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = notes.with_suffix(".part")
-    part.write_text(json.dumps(made, indent=2))
-    part.rename(notes)
+    write_report(notes, made)
     save_model(path, smaller)
     return made
 

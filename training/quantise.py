@@ -29,6 +29,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from training.data.batches import pair_batch, text_batch
+from training.data.whole_files import write_report
 from training.models.networks import CrossEncoder, Encoder
 from training.models.pruning import Batch, cross_seen, encoder_seen, outputs
 from training.models.rounding import (
@@ -281,10 +282,7 @@ def quantise(recipe: Recipe, run: Path) -> dict[str, Any]:
         models = [load_model(path, name) for path in paths]
         files = onnx_files(run, name, len(models) - 1)
         report[name] = _quantise(recipe, models, files, texts, lists, products)
-    path = run / "onnx" / "report.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=2))
-    part.rename(path)
+    write_report(run / "onnx" / "report.json", report)
     return report
 
 

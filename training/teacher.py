@@ -37,6 +37,7 @@ from training.cross import Group, Pieces, labelled_groups, loop_settings
 from training.data.batches import Specials, pieces_of
 from training.data.folds import fold_of
 from training.data.text import product_text
+from training.data.whole_files import write_text
 from training.loop import Figures, ParameterGroup, chosen_device, chosen_precision, half_precision, train
 from training.losses import weighted_loss
 from training.measure import Estimate, best_first, difference, estimate, fast_ndcg
@@ -501,9 +502,7 @@ def write_report(recipe: Recipe, run: Path) -> dict[str, Any]:
             report["classes"][one.name] = write_classes(
                 folder, one, whole.gains[here].tolist(), standard[here], fold_numbers[here]
             )
-    part = folder / "report.json.part"
-    part.write_text(json.dumps(report, indent=2))
-    part.replace(folder / "report.json")
+    write_text(folder / "report.json", json.dumps(report, indent=2))
     return report
 
 

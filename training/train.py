@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from training.data.whole_files import write_report
 from training.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
 
 STAGES = (
@@ -97,7 +98,7 @@ def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
             continue
         note(f"{number}/{len(STAGES)} {stage}")
         record["stages"][stage] = _run(order, stage)
-        _write(order.run / RECORD, record)
+        write_report(order.run / RECORD, record)
         done = record["stages"][stage]
         note(f"{number}/{len(STAGES)} {stage}: {done['seconds']:.0f} s, at most {done['memory_max_mib']} MiB")
     return record
@@ -140,12 +141,6 @@ def _run(order: Order, stage: str) -> dict[str, Any]:
         "memory_max_mib": usage.ru_maxrss // 1024,
         "ended_unix_s": int(time.time()),
     }
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,6 +47,7 @@ from training.data.mining import (
 )
 from training.data.tables import TRAIN, UNLABELLED
 from training.data.text import product_text
+from training.data.whole_files import write_report
 from training.loop import (
     DEVICES,
     PRECISIONS,
@@ -706,13 +707,13 @@ def learn_unlabelled(recipe: Recipe, run: Path, note: Callable[[str], None] = pr
         save_model(path, encoder, made_with=made_with, saw_labels=bool(folds))
         report["encoders"][name] = told
         report.pop("judged_out_of_fold", None)
-        _write(path_of_report, report)
+        write_report(path_of_report, report)
         checkpoint.unlink(missing_ok=True)
     if "judged_out_of_fold" not in report:
         before = zero_shot(recipe, prepared, pool)
         after = merged([one["after"] for one in report["encoders"].values() if "after" in one])
         report["judged_out_of_fold"] = compared(recipe, before, after)
-        _write(path_of_report, report)
+        write_report(path_of_report, report)
     note(json.dumps(report["judged_out_of_fold"]))
     return files
 
@@ -759,7 +760,7 @@ def ablation(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> 
             "judged_out_of_fold": compared(recipe, before, merged(measured)),
             "curves": curves,
         }
-        _write(path, told)
+        write_report(path, told)
         note(f"{name}: {json.dumps(told[name]['judged_out_of_fold'])}")
     return told
 
@@ -815,13 +816,6 @@ def _made_with(path: Path) -> str | None:
         return None
     found = torch.load(path, weights_only=True).get("made_with")
     return None if found is None else str(found)
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1))
-    part.rename(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
