@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.augment import Augmented, augmented_groups, edited_rows
-from training.cross import Pieces, labelled_groups, score_products, train_cross
+from training.cross import Pieces, labelled_groups, new_cross, score_products, train_cross
 from training.data.batches import pieces_of
 from training.data.edits import mistyped
 from training.data.folds import fold_of
@@ -43,6 +43,7 @@ from training.recipe import (
     DEFAULT_RECIPE,
     Recipe,
     RecipeError,
+    StudentRecipe,
     checked_recipe,
     load_recipe,
 )
@@ -73,13 +74,20 @@ def student_recipe(recipe: Recipe, *, layers: int, minutes: float) -> Recipe:
     if layers < 1 or minutes <= 0.0:
         raise RecipeError("layers must be at least 1 and minutes above 0")
     student = replace(
-        recipe.cross_small,
-        layers=recipe.cross_small.layers[:layers],
+        _student(recipe),
+        layers=_student(recipe).layers[:layers],
+        start="pretrained",
         pairs=0,
         minutes_max=minutes,
         checkpoint_steps=0,
     )
     return replace(recipe, cross_small=student)
+
+
+def _student(recipe: Recipe) -> StudentRecipe:
+    if recipe.cross_small is None:
+        raise RecipeError("the recipe has no [cross_small], on whose settings the ablation trains")
+    return recipe.cross_small
 
 
 def switched(recipe: Recipe, switch: str) -> Recipe:
@@ -181,14 +189,14 @@ def ablate(
                 },
             )
         done = json.loads(path.read_text())
-        stopped += done["minutes"] >= variant.recipe.cross_small.minutes_max
+        stopped += done["minutes"] >= _student(variant.recipe).minutes_max
         _merge(found[variant.name].setdefault(seed, {}), done["values"])
     report: dict[str, Any] = {
         "seeds": seeds,
         "folds": recipe.folds,
         "minutes": minutes,
         "stopped_by_time": stopped,
-        "layers": base.cross_small.layers,
+        "layers": _student(base).layers,
         "queries": {name: len(queries) for name, queries in found[BASE][0][CLEAN].items()},
         BASE: {condition: round(_mean(found[BASE], condition), 4) for condition in (CLEAN, TYPOS)},
         "variants": [_compared(one, found, made, recipe.seed) for one in variants if one.name != BASE],
@@ -245,16 +253,16 @@ def _run(
     fold: int,
     seed: int,
 ) -> Values:
-    recipe, settings = variant.recipe, variant.recipe.cross_small
+    recipe, settings = variant.recipe, _student(variant.recipe)
     queries = training_queries(recipe, prepared, fold)
     chooser = np.random.default_rng([recipe.seed, seed, fold])
     groups = labelled_groups(recipe, settings, prepared, pieces, queries, chooser)
     if variant.kinds:
         groups += _groups(recipe, prepared, pieces, rows, variant.kinds, fold, seed)
     model = train_cross(
+        new_cross(recipe, settings, prepared),
         recipe,
         settings,
-        prepared,
         groups,
         pieces.specials,
         seed=recipe.seed + 1000 * seed + fold,
@@ -275,7 +283,7 @@ def _groups(
     chooser = np.random.default_rng([recipe.seed, seed, recipe.folds if fold is None else fold, 1])
     queries = training_queries(recipe, prepared, fold)
     return list(
-        augmented_groups(recipe, recipe.cross_small, prepared, pieces, queries, rows, chooser, kinds=kinds)
+        augmented_groups(recipe, _student(recipe), prepared, pieces, queries, rows, chooser, kinds=kinds)
     )
 
 

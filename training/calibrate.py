@@ -26,13 +26,12 @@ from training.prepare import load_prepared
 from training.rank import (
     CandidateList,
     both_settings,
-    features,
     load_lists,
     load_out_of_fold,
     measure,
     order_of,
 )
-from training.recipe import Recipe, stage_arguments
+from training.recipe import CROSS_TIERS, Recipe, stage_arguments
 
 _TIMED_QUERIES = 40
 _COMPARED_QUERIES = 12
@@ -40,7 +39,7 @@ _COMPARED_QUERIES = 12
 
 def candidate_plans(recipe: Recipe, earned: Sequence[str]) -> list[tuple[str, int]]:
     """(tier, depth) of every plan worth measuring, cheapest first."""
-    depths = {"late": recipe.plans.late_depths, "cross_small": recipe.plans.cross_depths}
+    depths = {"late": recipe.plans.late_depths} | dict.fromkeys(CROSS_TIERS, recipe.plans.cross_depths)
     return [(tier, depth) for tier in earned for depth in depths.get(tier, [0])]
 
 
@@ -133,7 +132,7 @@ def _agreement(
     one = CandidateList("", "", "", 0, "catalogue", found.values, np.zeros(len(found.values)), np.ones(1))
     ranker = None
     if tier in trained:
-        ranker = [score(trained[tier].read_text(), features(names, tier, found.values))]
+        ranker = [score(trained[tier].read_text(), one.signals(names, tier))]
     depth = recipe.plans.late_depths[-1] if tier == "late" else 0
     order = order_of(names, one, 0, tier, depth, {tier: ranker})
     ours = {found.product_ids[at] for at in order[:10]}

@@ -19,7 +19,6 @@ Writes `compression/report.json`, `compression/table.txt`, and the models that w
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,13 +29,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from safetensors.torch import load_file
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.data.whole_files import write_report, write_text
 from training.measure import best_first, difference, fast_ndcg
-from training.models.hub import PairScorer, load_scorer
-from training.models.networks import CrossEncoder, load_stack
+from training.models.hub import PairScorer, as_cross_encoder, load_scorer
 from training.models.pruning import parameters
 from training.prepare import load_prepared
 from training.prune import MODELS, check_prune, load_model, pruned_file, whole_file, whole_files
@@ -235,7 +232,8 @@ class _Maker:
         for model in MODELS:
             paths = whole_files(recipe, run, model)
             if not paths[0].is_file():
-                missing.append(f"{model}: `python -m training.distil` has not run")
+                if model in recipe.students():
+                    missing.append(f"{model}: `python -m training.distil` has not run")
                 continue
             exported = onnx_files(run, model, len(paths) - 1)
             ready = model not in recipe.prune.ship and all(path.is_file() for path in exported)
@@ -268,7 +266,7 @@ class _Maker:
         for form, files in (("float32", plain), ("int8", ready)):
             sessions = [open_session(path) for path in files[1:] or files]
             quality = quality_of(self._recipe, self._lists, self._products, sessions, self._texts.specials)
-            for score in ("cross",) if model == "cross_small" else ("late", "dense"):
+            for score in ("late", "dense") if model == "encoder" else ("cross",):
                 request = session_request(
                     open_session(files[0]), score, models[0].stack.shape.positions, seed=self._recipe.seed
                 )
@@ -284,7 +282,7 @@ class _Maker:
             return [], ["teacher: `python -m training.teacher` has not run, so no share of it is known"]
         quality = teacher_quality(self._lists, Scored.read(scores), scores)
         scorer, _ = load_scorer(folder)
-        own = as_cross_encoder(folder, scorer)
+        own = as_cross_encoder(folder, scorer, positions=max(PAIR_TOKENS, 64))
         if own is None:
             request = torch_request(scorer, seed=self._recipe.seed)
             size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -310,23 +308,6 @@ def teacher_quality(lists: Sequence[JudgedList], scored: Scored, path: Path) -> 
         order = best_first(np.array([known[pair] for pair in pairs]))
         found.setdefault(one.set, {})[one.query_id] = fast_ndcg(one.gains, order, one.gains)
     return found
-
-
-def as_cross_encoder(folder: Path, scorer: PairScorer) -> CrossEncoder | None:
-    """A teacher as a stack of ours, to be exported like the others; None where it is built otherwise."""
-    config = json.loads((folder / "config.json").read_text())
-    if scorer.kind != "cross" or config.get("model_type") != "bert":
-        return None
-    if config.get("hidden_act") != "gelu":
-        return None
-    words = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
-    positions = max(PAIR_TOKENS, 64)
-    stack = load_stack(folder, kept_tokens=range(len(words)), layers=None, positions=positions)
-    made = CrossEncoder(stack.shape)
-    made.stack = stack
-    made.head.load_state_dict(scorer.head.state_dict())
-    made.mix.data.copy_(scorer.mix.data)
-    return made.eval()
 
 
 def session_request(

@@ -51,13 +51,18 @@ class Pieces:
         return cls(sets, Specials.of(prepared.tokenizer))
 
 
+def positions_of(recipe: Recipe) -> int:
+    """Positions of a cross-encoder: the longest pair, its special tokens, and some room."""
+    return recipe.text.cross_tokens_max + recipe.text.query_tokens_max + 8
+
+
 def new_cross(recipe: Recipe, settings: CrossRecipe, prepared: Prepared) -> CrossEncoder:
     """An untrained cross-encoder on the pretrained layers that the recipe names."""
     stack = load_stack(
         pretrained_folder(recipe.pretrained),
         kept_tokens=prepared.kept_tokens,
         layers=settings.layers,
-        positions=recipe.text.cross_tokens_max + recipe.text.query_tokens_max + 8,
+        positions=positions_of(recipe),
     )
     model = CrossEncoder(stack.shape)
     model.stack = stack
@@ -109,9 +114,9 @@ def labelled_groups(
 
 
 def train_cross(
+    model: CrossEncoder,
     recipe: Recipe,
     settings: CrossRecipe,
-    prepared: Prepared,
     groups: Sequence[Group],
     specials: Specials,
     *,
@@ -120,14 +125,13 @@ def train_cross(
     checkpoint: Path | None = None,
     tracker: Tracker | None = None,
 ) -> CrossEncoder:
-    """Train one cross-encoder over groups in random order.
+    """Train a cross-encoder over groups in random order; it is changed in place.
 
     Stops after `epochs`, or after `minutes_max` with the learning rate already brought down: progress through
     the schedule is whichever of steps and time is further on. checkpoint: see `training.loop.train`.
     Raises: FloatingPointError where the loss is no longer finite; CheckpointError; DeviceMemoryError.
     """
     torch.manual_seed(seed)
-    model = new_cross(recipe, settings, prepared)
     # The word table stays as pretrained: words that no training query has keep their place beside the others.
     model.stack.words.weight.requires_grad_(False)
     heads = [model.head.weight, model.head.bias, model.mix]

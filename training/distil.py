@@ -1,8 +1,9 @@
-"""Distil: the small cross-encoder, from labels and from the teachers' scores of unlabelled pairs.
+"""Distil: cross-encoders small enough to serve, from labels and from teachers' scores of unlabelled pairs.
 
-For each fold a student that saw neither the fold's labels nor a teacher that did, to measure what the tier is
-worth on unseen queries; then the student that ships, trained on all of them. Writes `distil/fold<k>.pt` and
-`cross_small.pt`; what is there is not trained again.
+For each cross tier of the recipe, and each fold, a student that saw neither the fold's labels nor a teacher
+that did, to measure what the tier is worth on unseen queries; then the student that ships, trained on all of
+them. A student starts from pretrained layers, or from those of the teachers with the same labels. Writes
+`distil/<tier>.fold<k>.pt` and `<tier>.pt`; what is there is not trained again.
 """
 
 from __future__ import annotations
@@ -12,55 +13,130 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.cross import Group, Pieces, labelled_groups, train_cross
+from training.augment import augmented_groups, load_augmented
+from training.cross import Group, Pieces, labelled_groups, new_cross, positions_of, train_cross
 from training.data.batches import pieces_of
 from training.data.text import product_text
-from training.models.networks import save_model
+from training.models.hub import as_cross_encoder, load_scorer
+from training.models.networks import CrossEncoder, save_model
 from training.prepare import Prepared, load_prepared
-from training.recipe import Recipe, stage_arguments
-from training.teacher import Teachers, training_queries
+from training.recipe import Recipe, RecipeError, StudentRecipe, stage_arguments
+from training.teacher import Teachers, member_folder, training_queries
 from training.tracking import open_tracker
 
 
-def distil(recipe: Recipe, run: Path) -> Path:
-    """Run the stage. Returns the file of the student that ships."""
+def distil(recipe: Recipe, run: Path) -> list[Path]:
+    """Run the stage. Returns the files of the students that ship, the smaller first.
+
+    Raises: FileNotFoundError naming the stage that comes first; RecipeError; what the training loop raises.
+    """
     prepared = load_prepared(run)
     pieces = Pieces.of(recipe, prepared)
-    settings = recipe.cross_small
-    for fold in (*range(recipe.folds), None):
-        path = run / ("cross_small.pt" if fold is None else f"distil/fold{fold}.pt")
-        if path.is_file():
-            continue
-        seed = recipe.seed + 100 + (recipe.folds if fold is None else fold)
+    for number, (tier, settings) in enumerate(recipe.students().items()):
+        for fold in (*range(recipe.folds), None):
+            path = student_file(run, tier, fold)
+            if path.is_file():
+                continue
+            seed = recipe.seed + 100 * (number + 1) + (recipe.folds if fold is None else fold)
+            save_model(path, _student(recipe, run, prepared, pieces, tier, settings, fold, seed))
+            _checkpoint(run, tier, fold).unlink(missing_ok=True)
+    return [student_file(run, tier, None) for tier in recipe.students()]
+
+
+def student_file(run: Path, tier: str, fold: int | None) -> Path:
+    """The student that ships (None), or the one that saw no label of a fold."""
+    return run / (f"{tier}.pt" if fold is None else f"distil/{tier}.fold{fold}.pt")
+
+
+def _checkpoint(run: Path, tier: str, fold: int | None) -> Path:
+    return run / "distil" / f"{student_file(run, tier, fold).stem}.checkpoint"
+
+
+def _student(
+    recipe: Recipe,
+    run: Path,
+    prepared: Prepared,
+    pieces: Pieces,
+    tier: str,
+    settings: StudentRecipe,
+    fold: int | None,
+    seed: int,
+) -> CrossEncoder:
+    if settings.start == "teacher":
+        model = taught(recipe, run, prepared, settings, fold)
+    else:
+        model = new_cross(recipe, settings, prepared)
+    if settings.trains():
         chooser = np.random.default_rng(seed)
         queries = training_queries(recipe, prepared, fold)
-        groups = labelled_groups(recipe, settings, prepared, pieces, queries, chooser)
+        groups = []
+        if settings.epochs:
+            groups = labelled_groups(recipe, settings, prepared, pieces, queries, chooser)
+        if settings.augmented:
+            rows = load_augmented(run)
+            groups += augmented_groups(recipe, settings, prepared, pieces, queries, rows, chooser)
         if settings.pairs:
-            groups += teacher_groups(recipe, run, prepared, pieces, fold, chooser)
-        name = "student" if fold is None else f"student, fold {fold}"
-        checkpoint = run / "distil" / f"{'student' if fold is None else f'fold{fold}'}.checkpoint"
+            groups += teacher_groups(recipe, run, settings, prepared, pieces, fold, chooser)
+        checkpoint = _checkpoint(run, tier, fold)
         with open_tracker(recipe.tracking, run, f"distil/{checkpoint.stem}") as tracker:
             model = train_cross(
+                model,
                 recipe,
                 settings,
-                prepared,
                 groups,
                 pieces.specials,
                 seed=seed,
-                name=name,
+                name=tier if fold is None else f"{tier}, fold {fold}",
                 checkpoint=checkpoint,
                 tracker=tracker,
             )
-        save_model(path, model)
-        checkpoint.unlink(missing_ok=True)
-    return run / "cross_small.pt"
+    return averaged(model, new_cross(recipe, settings, prepared), settings.keep_share)
+
+
+def taught(
+    recipe: Recipe, run: Path, prepared: Prepared, settings: StudentRecipe, fold: int | None
+) -> CrossEncoder:
+    """The layers of the teacher with the same labels, over the bundle's words; of several seeds, their mean.
+
+    Teachers of one start lie in one valley, so the mean of their weights is a model (Wortsman et al. 2022,
+    arXiv:2203.05482). Raises: FileNotFoundError naming the stage; RecipeError for an encoder of another kind.
+    """
+    found = []
+    for seed in range(recipe.teacher.seeds):
+        folder = member_folder(run, fold, seed)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing: run `python -m training.teacher` first")
+        scorer, _ = load_scorer(folder)
+        made = as_cross_encoder(
+            folder,
+            scorer,
+            positions=positions_of(recipe),
+            kept_tokens=prepared.kept_tokens,
+            layers=settings.layers,
+        )
+        if made is None:
+            raise RecipeError(f"{folder} is no BERT, so no student can start from its layers")
+        found.append(made)
+    for number, other in enumerate(found[1:], start=2):
+        found[0] = averaged(found[0], other, 1.0 / number)
+    return found[0]
+
+
+def averaged(model: CrossEncoder, other: CrossEncoder, share: float) -> CrossEncoder:
+    """A model with `share` of another's weights, 0 to 1, and the rest of its own; it is changed in place."""
+    with torch.no_grad():
+        for own, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            own.lerp_(theirs, share)
+    return model
 
 
 def teacher_groups(
     recipe: Recipe,
     run: Path,
+    settings: StudentRecipe,
     prepared: Prepared,
     pieces: Pieces,
     fold: int | None,
@@ -72,7 +148,6 @@ def teacher_groups(
     never saw it (unlabelled queries by all of them). The scale is that of `training.teacher.Teachers`.
     Raises: FileNotFoundError, saying which stage comes first.
     """
-    settings = recipe.cross_small
     queries = [query for query in prepared.queries if query.split == "train"]
     places = [(name, key) for name in pieces.sets for key in pieces.sets[name]]
     pool = [pieces.sets[name][key] for name, key in places]
@@ -107,8 +182,9 @@ def teacher_groups(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    arguments = stage_arguments("The small cross-encoder.", argv)
-    print(distil(arguments.recipe, arguments.run))
+    arguments = stage_arguments("Cross-encoders small enough to serve.", argv)
+    for path in distil(arguments.recipe, arguments.run):
+        print(path)
     return 0
 
 

@@ -35,6 +35,7 @@ from training.data.folds import fold_of
 from training.data.overlap import WordOverlap
 from training.data.sheet import read_sheet, write_sheet
 from training.data.text import product_text
+from training.distil import student_file
 from training.measure import CUTOFF
 from training.models.networks import CrossEncoder, load_cross, load_encoder
 from training.prepare import JudgedQuery, Prepared, load_prepared
@@ -222,15 +223,15 @@ def _chosen_sets(recipe: Recipe, prepared: Prepared, sets: Sequence[str]) -> lis
 
 
 def _crosses(recipe: Recipe, run: Path) -> dict[int, CrossEncoder]:
-    """Students by fold, -1 for the one that ships, which scores what no fold covers; perhaps none."""
-    if not (run / "cross_small.pt").is_file():
+    """The dearest students by fold, -1: the one that ships, for what no fold covers; perhaps none."""
+    trained = [tier for tier in recipe.students() if student_file(run, tier, None).is_file()]
+    if not trained:
         return {}
-    found = {-1: load_cross(run / "cross_small.pt")}
-    for fold in range(recipe.folds):
-        path = run / "distil" / f"fold{fold}.pt"
-        if path.is_file():
-            found[fold] = load_cross(path)
-    return found
+    paths = {
+        -1 if fold is None else fold: student_file(run, trained[-1], fold)
+        for fold in (None, *range(recipe.folds))
+    }
+    return {fold: load_cross(path) for fold, path in paths.items() if path.is_file()}
 
 
 def _vectors(recipe: Recipe, prepared: Prepared, run: Path, name: str) -> Vectors:

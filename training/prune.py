@@ -1,4 +1,4 @@
-"""Prune: smaller forms of the encoder and of the small cross-encoder, recovered against the whole ones.
+"""Prune: smaller forms of the encoder and of the cross-encoders, recovered against the whole ones.
 
 Structure alone is pruned (whole layers, attention heads, feed-forward neurons), since only that makes a
 processor faster; words were already cut by `prepare`. Each variant of the recipe is made from the whole
@@ -25,6 +25,7 @@ import torch
 
 from training.data.batches import Specials, pair_batch, text_batch
 from training.data.whole_files import write_report
+from training.distil import student_file
 from training.encoder import encoder_path
 from training.models.networks import CrossEncoder, Encoder, load_cross, load_encoder, save_model
 from training.models.pruning import (
@@ -54,10 +55,10 @@ from training.quality import (
     share_kept,
     text_encoder,
 )
-from training.recipe import PruneRecipe, PruneVariant, Recipe, RecipeError, stage_arguments
+from training.recipe import CROSS_TIERS, PruneRecipe, PruneVariant, Recipe, RecipeError, stage_arguments
 from training.recover import RecoveryTexts, recover
 
-MODELS = ("encoder", "cross_small")
+MODELS = ("encoder", *CROSS_TIERS)
 _BATCH = 16
 
 Model = TypeVar("Model", bound=Encoder | CrossEncoder)
@@ -120,7 +121,7 @@ def whole_file(run: Path, model: str, fold: int | None = None) -> Path:
     """Where training wrote a model. fold: the one that saw no label of that fold; None: what ships."""
     if model == "encoder":
         return encoder_path(run, fold)
-    return run / "cross_small.pt" if fold is None else run / "distil" / f"fold{fold}.pt"
+    return student_file(run, model, fold)
 
 
 def pruned_file(run: Path, variant: str, fold: int | None = None) -> Path:
@@ -153,7 +154,7 @@ def model_files(recipe: Recipe, run: Path, model: str) -> list[Path]:
 
 
 def load_model(path: Path, model: str) -> Encoder | CrossEncoder:
-    """A model of either kind as saved. model: "encoder" or "cross_small"."""
+    """A model of either kind as saved. model: "encoder" or a cross tier."""
     return load_encoder(path) if model == "encoder" else load_cross(path)
 
 
@@ -190,7 +191,7 @@ def _batches(recipe: Recipe, variant: PruneVariant, texts: RecoveryTexts) -> lis
     """Inputs by which what matters is measured: the same for every fold and variant."""
     chooser = np.random.default_rng(recipe.seed + 200)
     sample = recipe.prune.sample
-    if variant.model == "cross_small":
+    if variant.model != "encoder":
         groups = [texts.draw_group(_BATCH, chooser) for _ in range(max(1, sample // _BATCH))]
         return [pair_batch(*group, texts.specials) for group in groups]
     rows = texts.draw_products(sample, chooser) + texts.draw_queries(sample, chooser)
@@ -278,7 +279,7 @@ class _Judge:
             for fold in numbers
         ]
         models = [load_model(path, model) for path in paths]
-        if model == "cross_small":
+        if model != "encoder":
             return quality_of(self._recipe, lists, products, models, self._specials)
         encoders = [text_encoder(one, self._specials) for one in models]
         vectors = product_vectors(self._recipe, lists, products, encoders)

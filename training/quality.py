@@ -126,13 +126,15 @@ def torch_scorer(cross: CrossEncoder, specials: Specials) -> ScorePairs:
 
 
 def onnx_scorer(session: onnxruntime.InferenceSession, specials: Specials) -> ScorePairs:
-    """A cross-encoder as exported."""
+    """A cross-encoder as exported, one pair at a time as served: the scales of int8 depend on a batch."""
     names = ("input_ids", "attention_mask", "token_type_ids")
 
     def run(query: Sequence[int], products: Rows) -> list[float]:
-        batch = pair_batch(query, products, specials)
-        inputs = {name: one.numpy() for name, one in zip(names, batch, strict=True)}
-        scores: list[float] = session.run(["score"], inputs)[0].tolist()
+        scores = []
+        for product in products:
+            batch = pair_batch(query, [product], specials)
+            inputs = {name: one.numpy() for name, one in zip(names, batch, strict=True)}
+            scores.append(float(session.run(["score"], inputs)[0][0]))
         return scores
 
     return run

@@ -5,7 +5,7 @@ Weights use 7 of the 8 bits by default (reduce_range): processors with AVX2 but 
 little the outputs change on calibration texts. Where int8 still loses more nDCG than the recipe allows, the
 model is trained on with the rounding in its forward pass, and that form is kept if it is better.
 
-Writes `onnx/encoder.onnx` and, where trained, `onnx/cross_small.onnx`, `onnx/<model>.fold<k>.onnx` where
+Writes `onnx/encoder.onnx`, `onnx/<tier>.onnx` of each trained cross tier, `onnx/<model>.fold<k>.onnx` where
 there are fold-wise models (to measure with), and `onnx/report.json`. A variant that `prune.ship` names takes
 the place of the whole model.
 """

@@ -1,10 +1,10 @@
 """Rank: LambdaMART for each tier, and which tiers and rankers earned their place.
 
-Signals come from the engine itself, driven with the draft bundle over each judged set's own catalogue; the
-cross-encoder's come from the student that never saw the query's fold. Every figure here is out of fold: a
-query is only ever ranked by models trained without it. Folds are made over the queries of all the splits
-that the recipe names (`rank.splits`); the rankers that ship are trained on the split `train` alone, so a
-measurement on another split stays one of unseen queries.
+Signals come from the engine itself, driven with the draft bundle over each judged set's own catalogue; those
+of a cross-encoder come from the student that never saw the query's fold, in int8 as it would be served. Every
+figure here is out of fold: a query is only ever ranked by models trained without it. Folds are made over the
+queries of all the splits that the recipe names (`rank.splits`); the rankers that ship are trained on the
+split `train` alone, so a measurement on another split stays one of unseen queries.
 
 The gate: query by query, the mean of nDCG@10 over the whole catalogue and over the judged products alone;
 the mean difference to the next cheaper way of ranking, each set counting the same, over bootstrap resamples
@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.cross import Pieces, score_products
+from training.cross import Pieces
 from training.data.batches import pieces_of
 from training.data.folds import fold_of
 from training.engine import open_catalogue
 from training.export import DRAFT
 from training.measure import Estimate, best_first, difference, estimate, fast_ndcg
 from training.models.forest import Rows, score, train_forest, train_linear
-from training.models.networks import CrossEncoder, load_cross
 from training.prepare import load_prepared
-from training.recipe import Recipe, stage_arguments
+from training.quality import ScorePairs, onnx_scorer
+from training.quantise import onnx_files, open_session
+from training.recipe import CROSS_TIERS, Recipe, stage_arguments
 
-TIERS = ("lexical", "hybrid", "late", "cross_small")
-OWN_SCORE = {"lexical": "bm25", "hybrid": "fused", "late": "late", "cross_small": "cross"}
+TIERS = ("lexical", "hybrid", "late", *CROSS_TIERS)
+OWN_SCORE = {"lexical": "bm25", "hybrid": "fused", "late": "late"} | dict.fromkeys(CROSS_TIERS, "cross")
 SETTINGS = ("catalogue", "judged")
 
 # Signals that a tier does not compute: NaN for its ranker, in training as in service.
@@ -51,7 +52,6 @@ _ABSENT = {
     "lexical": ("dense", "dense_rank", "fused", "late", "late_share", "late_max_gap", "cross"),
     "hybrid": ("late", "late_share", "late_max_gap", "cross"),
     "late": ("cross",),
-    "cross_small": (),
 }
 
 
@@ -59,8 +59,9 @@ _ABSENT = {
 class CandidateList:
     """Candidates of one query in one setting.
 
-    values: float64 [n, names] at the late tier, with the out-of-fold cross-encoder score where there is one;
-    gains: [n], 0 to 1, unjudged = 0; ideal: all gains known of the query.
+    values: float64 [n, names] at the late tier, the signal `cross` unknown. gains: [n], 0 to 1, unjudged = 0.
+    ideal: all gains known of the query. crosses: tier to the out-of-fold scores of its cross-encoder, [n],
+    NaN where it would never be asked.
     """
 
     set: str
@@ -71,6 +72,21 @@ class CandidateList:
     values: NDArray[np.float64]
     gains: NDArray[np.float64]
     ideal: NDArray[np.float64]
+    crosses: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def signals(self, names: Sequence[str], tier: str) -> NDArray[np.float64]:
+        """The signals as a tier has them, [n, names]: what it does not compute is NaN."""
+        values = self.values.copy()
+        for name in _ABSENT.get(tier, ()):
+            if name in names:
+                values[:, names.index(name)] = np.nan
+        if tier in self.crosses:
+            values[:, names.index("cross")] = self.crosses[tier]
+        return values
+
+    def own(self, names: Sequence[str], tier: str) -> NDArray[np.float64]:
+        """The score that a tier orders by where it has no ranker, [n]."""
+        return self.signals(names, tier)[:, names.index(OWN_SCORE[tier])]
 
 
 Rankers = Mapping[str, Sequence[NDArray[np.float64]] | None]
@@ -85,8 +101,8 @@ def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
     prepared = load_prepared(run)
     names: list[str] = []
     lists: list[CandidateList] = []
-    students = _students(recipe, run)
-    pieces = Pieces.of(recipe, prepared) if students else None
+    pieces = Pieces.of(recipe, prepared)
+    students = _students(recipe, run, pieces)
     for one in recipe.judged():
         products = prepared.products[one.name]
         queries = [
@@ -119,36 +135,42 @@ def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
                             np.array([gain / top for gain in query.gains.values()]),
                         )
                     )
-                    if students and pieces is not None:
-                        asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
-                        lists[-1] = _with_cross(
-                            recipe, names, lists[-1], found.product_ids, asked, pieces, students
-                        )
+                    asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
+                    rows = [pieces.sets[one.name][key] for key in found.product_ids]
+                    lists[-1] = _with_crosses(recipe, names, lists[-1], asked, rows, students)
     return names, lists
 
 
-def _students(recipe: Recipe, run: Path) -> list[CrossEncoder]:
-    paths = [run / "distil" / f"fold{fold}.pt" for fold in range(recipe.folds)]
-    return [load_cross(path) for path in paths] if all(path.is_file() for path in paths) else []
+def _students(recipe: Recipe, run: Path, pieces: Pieces) -> dict[str, list[ScorePairs]]:
+    """Tier to its exported students, one a fold."""
+    return {
+        tier: [
+            onnx_scorer(open_session(path), pieces.specials)
+            for path in onnx_files(run, tier, recipe.folds)[1:]
+        ]
+        for tier in recipe.students()
+        if onnx_files(run, tier, 0)[0].is_file()
+    }
 
 
-def _with_cross(
+def _with_crosses(
     recipe: Recipe,
     names: Sequence[str],
     one: CandidateList,
-    product_ids: Sequence[str],
     asked: Sequence[int],
-    pieces: Pieces,
-    students: Sequence[CrossEncoder],
+    rows: Sequence[Sequence[int]],
+    students: Mapping[str, Sequence[ScorePairs]],
 ) -> CandidateList:
     # A cross-encoder only ever sees the best by the tier below; some room is left for that tier's ranker to
-    # order them differently.
+    # order them differently, towards what retrieval put first.
     deepest = max(recipe.plans.cross_depths)
-    order = best_first(one.values[:, names.index("late")])[: deepest + deepest // 4]
-    rows = [pieces.sets[one.set][product_ids[at]] for at in order]
-    values = one.values.copy()
-    values[order, names.index("cross")] = score_products(students[one.fold], asked, rows, pieces.specials)
-    return replace(one, values=values)
+    heads = (best_first(one.own(names, tier))[: deepest + deepest // 4] for tier in ("late", "hybrid"))
+    chosen = np.unique(np.concatenate(list(heads)))
+    crosses = {}
+    for tier, folds in students.items():
+        crosses[tier] = np.full(len(one.gains), np.nan)
+        crosses[tier][chosen] = folds[one.fold](asked, [rows[at] for at in chosen])
+    return replace(one, crosses=crosses)
 
 
 def order_of(
@@ -161,7 +183,7 @@ def order_of(
 
     def by(of: str) -> NDArray[np.float64]:
         scores = rankers.get(of)
-        return one.values[:, names.index(OWN_SCORE[of])] if scores is None else scores[at]
+        return one.own(names, of) if scores is None else scores[at]
 
     if tier == "lexical":
         order = best_first(by("lexical"))
@@ -178,15 +200,6 @@ def order_of(
     )
     head = below[:depth]
     return np.concatenate([head[best_first(by(tier)[head])], below[depth:]])
-
-
-def features(names: Sequence[str], tier: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The signals as a tier's ranker gets them: what the tier does not compute is NaN."""
-    values = values.copy()
-    for name in _ABSENT[tier]:
-        if name in names:
-            values[:, names.index(name)] = np.nan
-    return values
 
 
 def rows_of(
@@ -214,7 +227,7 @@ def train_tier(
         kept_out = one.split != "train" if without is None else one.fold == without
         if kept_out or len(members) < 2 or not one.gains[members].any():
             continue
-        values.append(features(names, tier, one.values[members]))
+        values.append(one.signals(names, tier)[members])
         gains.append(one.gains[members])
         groups.append(len(members))
     rows = Rows(np.concatenate(values), np.concatenate(gains), groups)
@@ -231,7 +244,7 @@ def out_of_fold(
 ) -> list[NDArray[np.float64]]:
     """Ranker scores of every candidate, each list scored by the ranker that never saw its query."""
     models = [train_tier(recipe, names, lists, tier, chosen, without=fold) for fold in range(recipe.folds)]
-    return [score(models[one.fold], features(names, tier, one.values)) for one in lists]
+    return [score(models[one.fold], one.signals(names, tier)) for one in lists]
 
 
 Measured = dict[str, dict[str, dict[str, float]]]
@@ -266,9 +279,6 @@ def train_rankers(recipe: Recipe, run: Path, note: Callable[[str], None] = print
         save_lists(out / "signals.npz", *collect(recipe, run))
     names, lists = load_lists(out / "signals.npz")
     everything = max(len(one.gains) for one in lists)
-    has_cross = bool(
-        np.isfinite(np.concatenate([one.values[:, names.index("cross")] for one in lists])).any()
-    )
     rankers: dict[str, Sequence[NDArray[np.float64]] | None] = {}
     rule = __doc__.split("\n\n")[2].replace("\n", " ").removeprefix("The gate: ")
     share = f"Here the share is {recipe.plans.tier_confidence:.0%}, the interval {recipe.plans.interval:.0%}."
@@ -276,10 +286,10 @@ def train_rankers(recipe: Recipe, run: Path, note: Callable[[str], None] = print
     report: dict[str, Any] = {"rule": f"{rule[0].upper()}{rule[1:]} {share}{note_on_gate}", "tiers": {}}
     cheaper: tuple[str, dict[str, dict[str, float]]] | None = None
     for tier in TIERS:
-        if tier == "cross_small" and not has_cross:
+        if tier in CROSS_TIERS and not all(tier in one.crosses for one in lists):
             report["tiers"][tier] = {"earned": False, "why": "not trained"}
             continue
-        depth = max(recipe.plans.cross_depths) if tier == "cross_small" else everything
+        depth = max(recipe.plans.cross_depths) if tier in CROSS_TIERS else everything
         own = both_settings(measure(names, lists, tier, depth, rankers))
         chosen = rows_of(names, lists, tier, min(depth, recipe.rank.rows), rankers)
         scores = out_of_fold(recipe, names, lists, tier, chosen)
@@ -339,12 +349,16 @@ def save_lists(path: Path, names: Sequence[str], lists: Sequence[CandidateList])
         [one.set, one.query_id, one.split, one.fold, one.setting, len(one.gains), len(one.ideal)]
         for one in lists
     ]
+    tiers = sorted({tier for one in lists for tier in one.crosses})
+    crosses = {f"cross:{tier}": np.concatenate([one.crosses[tier] for one in lists]) for tier in tiers}
     np.savez_compressed(
         path,
+        allow_pickle=False,
         head=np.frombuffer(json.dumps({"names": list(names), "lists": head}).encode(), dtype=np.uint8),
         values=np.concatenate([one.values for one in lists]),
         gains=np.concatenate([one.gains for one in lists]),
         ideal=np.concatenate([one.ideal for one in lists]),
+        **crosses,
     )
 
 
@@ -353,6 +367,9 @@ def load_lists(path: Path) -> tuple[list[str], list[CandidateList]]:
     with np.load(path) as saved:
         head = json.loads(saved["head"].tobytes())
         values, gains, ideal = saved["values"], saved["gains"], saved["ideal"]
+        crosses = {
+            name.removeprefix("cross:"): saved[name] for name in saved.files if name.startswith("cross:")
+        }
     lists = []
     row = known = 0
     for name, query, split, fold, setting, size, judged in head["lists"]:
@@ -366,6 +383,7 @@ def load_lists(path: Path) -> tuple[list[str], list[CandidateList]]:
                 values[row : row + size],
                 gains[row : row + size],
                 ideal[known : known + judged],
+                {tier: scores[row : row + size] for tier, scores in crosses.items()},
             )
         )
         row, known = row + size, known + judged

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 ROLES = ("judged", "pairs", "queries", "classes", "behaviour")
@@ -201,6 +202,30 @@ class CrossRecipe:
     checkpoint_steps: int = 200
 
 
+STARTS = ("pretrained", "teacher")
+CROSS_TIERS = ("cross_small", "cross_large")
+
+
+@dataclass(frozen=True)
+class StudentRecipe(CrossRecipe):
+    """A cross-encoder that may ship, one for each fold and one of all labels. What CrossRecipe says, and:
+
+    start: "pretrained" (the layers named, of the pretrained stack), or "teacher" (those of the teacher that
+    saw the same labels, so that 0 epochs and 0 pairs ship the teacher itself with the bundle's words).
+    keep_share: of the pretrained weights in the average that is written, 0 to below 1: what few labels moved
+    too far is drawn back (Wortsman et al. 2021, arXiv:2109.01903). augmented: learn from the edited pairs of
+    `training.augment` as well.
+    """
+
+    start: str = "pretrained"
+    keep_share: float = 0.0
+    augmented: bool = False
+
+    def trains(self) -> bool:
+        """Whether anything is learnt beyond the start."""
+        return self.epochs > 0 or self.pairs > 0
+
+
 TEACHER_KINDS = ("cross", "bi")
 # Names in `training.losses.ranking`, which needs torch and so is not asked here.
 RANKING_LOSSES = ("pairwise", "listwise", "graded")
@@ -330,7 +355,7 @@ class RecoveryRecipe:
 
 @dataclass(frozen=True)
 class PruneVariant:
-    """A smaller form of one model. model: "encoder" or "cross_small".
+    """A smaller form of one model. model: "encoder", "cross_small" or "cross_large".
 
     layers, heads, inner: shares that stay, above 0 and at most 1: of the layers, then of the attention heads
     and of the feed-forward neurons of those.
@@ -450,10 +475,11 @@ class Recipe:
     vocabulary: Vocabulary
     encoder: EncoderRecipe
     teacher: TeacherRecipe
-    cross_small: CrossRecipe
     rank: RankRecipe
     plans: PlanRecipe
     lexical: Lexical
+    cross_small: StudentRecipe | None = None
+    cross_large: StudentRecipe | None = None
     splits: SplitRecipe = field(default_factory=SplitRecipe)
     unlabelled: UnlabelledRecipe = field(default_factory=UnlabelledRecipe)
     prune: PruneRecipe = field(default_factory=PruneRecipe)
@@ -464,6 +490,11 @@ class Recipe:
     def judged(self) -> list[DataSet]:
         """The sets on which ranking is measured."""
         return [one for one in self.data if one.role == "judged"]
+
+    def students(self) -> dict[str, StudentRecipe]:
+        """Tier to settings of each cross-encoder that is wanted, the smaller first."""
+        named = {"cross_small": self.cross_small, "cross_large": self.cross_large}
+        return {tier: student for tier, student in named.items() if student is not None}
 
 
 def load_recipe(path: str | Path = DEFAULT_RECIPE) -> Recipe:
@@ -493,6 +524,15 @@ def checked_recipe(value: Mapping[str, Any]) -> Recipe:
     if len(set(names)) < len(names):
         raise RecipeError(f"data: two sets are called {next(n for n in names if names.count(n) > 1)!r}")
     _check_teacher(recipe)
+    for tier, student in recipe.students().items():
+        if student.start not in STARTS:
+            raise RecipeError(f"{tier}.start must be one of {', '.join(STARTS)}, not {student.start!r}")
+        if not 0.0 <= student.keep_share < 1.0:
+            raise RecipeError(f"{tier}.keep_share must be at least 0 and below 1")
+        if student.start == "teacher" and recipe.teacher.pretrained not in ("", recipe.pretrained):
+            raise RecipeError(f"{tier}.start: the teacher must be of the recipe's own pretrained encoder")
+        if student.start == "teacher" and recipe.teacher.kind != "cross":
+            raise RecipeError(f"{tier}.start: a teacher of the kind {recipe.teacher.kind!r} reads no pairs")
     _check_augment(recipe.augment)
     shares = (recipe.splits.train, recipe.splits.dev, recipe.splits.test)
     if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6:
@@ -538,6 +578,9 @@ def _check_augment(augment: AugmentRecipe) -> None:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
+    if get_origin(kind) is UnionType:
+        # An optional table: `X | None`, and TOML has no None.
+        kind = next(one for one in get_args(kind) if one is not NoneType)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where} must be a table")

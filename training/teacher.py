@@ -4,7 +4,8 @@ Any Hugging Face encoder, reading query and product together ("cross") or apart 
 training as the recipe's `[teacher]` says. A fold's teachers never see its labels: not in training, not to
 stop early, not to standardise what they say.
 
-Writes `teacher/fold<k>-seed<s>/` (a Hugging Face folder with adapters merged, and the score's own weights),
+One more, of all labels, is trained where a student starts from it. Writes `teacher/fold<k>-seed<s>/`,
+`teacher/whole-seed<s>/` (a Hugging Face folder with adapters merged, and the score's own weights),
 `teacher/fold<k>-seed<s>.parquet` (its scores of the fold it never saw), `teacher/untrained.parquet` (those of
 the judged sets before any training), and from them `teacher/out_of_fold.parquet`, `teacher/report.json` and,
 where grades have names, what `training.classes` writes. A member that is there is not trained again; one that
@@ -119,9 +120,9 @@ def fold_queries(recipe: Recipe, prepared: Prepared, fold: int) -> list[JudgedQu
     ]
 
 
-def member_folder(run: Path, fold: int, seed: int) -> Path:
-    """Where a teacher is written. seed: its number, from 0."""
-    return run / "teacher" / f"fold{fold}-seed{seed}"
+def member_folder(run: Path, fold: int | None, seed: int) -> Path:
+    """Where a teacher is written. fold: whose labels it never saw, None: it saw all. seed: from 0."""
+    return run / "teacher" / f"{'whole' if fold is None else f'fold{fold}'}-seed{seed}"
 
 
 def train_teachers(recipe: Recipe, run: Path) -> list[Path]:
@@ -140,7 +141,9 @@ def train_teachers(recipe: Recipe, run: Path) -> list[Path]:
         scorer.to(chosen_device(recipe.teacher.device)).eval()
         _scored(recipe, scorer, reader.judged(asked)).write(untrained)
     folders = []
-    for fold in range(recipe.folds):
+    # One of all labels is of use only as the start of a student that ships.
+    starts = any(student.start == "teacher" for student in recipe.students().values())
+    for fold in (*range(recipe.folds), *((None,) if starts else ())):
         for seed in range(recipe.teacher.seeds):
             folder = member_folder(run, fold, seed)
             if not folder.is_dir():
@@ -198,11 +201,11 @@ class _Reader:
         return found
 
 
-def _train_member(recipe: Recipe, run: Path, prepared: Prepared, fold: int, number: int) -> None:
+def _train_member(recipe: Recipe, run: Path, prepared: Prepared, fold: int | None, number: int) -> None:
     settings = recipe.teacher
     folder = member_folder(run, fold, number)
     name = f"teacher/{folder.name}"
-    seed = recipe.seed + fold + _SEED_STRIDE * number
+    seed = recipe.seed + (recipe.folds if fold is None else fold) + _SEED_STRIDE * number
     torch.manual_seed(seed)
     scorer, tokenizer = _new(recipe)
     reader = _Reader(recipe, prepared, tokenizer, scorer)
@@ -233,7 +236,8 @@ def _train_member(recipe: Recipe, run: Path, prepared: Prepared, fold: int, numb
         targets = torch.tensor(group.targets, device=scores.device)
         return weighted_loss(scores, targets, weights) + tuning.penalty()
 
-    samples = {"train": taught, "unseen": fold_queries(recipe, prepared, fold)}
+    unseen = [] if fold is None else fold_queries(recipe, prepared, fold)
+    samples = {"train": taught, "unseen": unseen}
     if dev:
         samples["dev"] = dev
     shown = {split: _sample(recipe, reader.judged(of_split), seed) for split, of_split in samples.items()}
@@ -264,9 +268,8 @@ def _train_member(recipe: Recipe, run: Path, prepared: Prepared, fold: int, numb
             tracker=tracker,
         )
     scorer.encoder = tuning.merged()
-    unseen = reader.judged(fold_queries(recipe, prepared, fold))
     device = chosen_device(settings.device)
-    scored = _scored(recipe, scorer.to(device).eval(), unseen)
+    scored = _scored(recipe, scorer.to(device).eval(), reader.judged(unseen))
     scorer.to("cpu")
     scored.write(folder.with_suffix(".parquet"))
     judged = {one.name for one in recipe.judged()}

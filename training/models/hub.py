@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from training.data.batches import by_length, pad
-from training.models.networks import meeting_score, pretrained_folder
+from training.models.networks import CrossEncoder, load_stack, meeting_score, pretrained_folder
 
 # Puts the untrained score near 0 for a doubtful product, as in `training.cross`.
 _BIAS = -9.0
@@ -281,3 +281,28 @@ def _keep_layers(model: nn.Module, layers: Sequence[int], name: str) -> None:
         del lists[0][-1]
     lists[0].extend(kept)
     config.num_hidden_layers = len(kept)
+
+
+def as_cross_encoder(
+    folder: Path,
+    scorer: PairScorer,
+    *,
+    positions: int,
+    kept_tokens: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+) -> CrossEncoder | None:
+    """A saved scorer as a stack of ours, to be trained on or exported; None where it is built otherwise.
+
+    kept_tokens, layers, positions: as for `training.models.networks.load_stack`; None: all of them.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    if scorer.kind != "cross" or config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
+        return None
+    if kept_tokens is None:
+        kept_tokens = range(config["vocab_size"])
+    stack = load_stack(folder, kept_tokens=kept_tokens, layers=layers, positions=positions)
+    made = CrossEncoder(stack.shape)
+    made.stack = stack
+    made.head.load_state_dict(scorer.head.state_dict())
+    made.mix.data.copy_(scorer.mix.data)
+    return made.eval()
