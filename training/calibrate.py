@@ -1,9 +1,10 @@
 """Calibrate: what each plan is worth on queries it has not seen, and what it costs on this machine.
 
 Worth is the out-of-fold nDCG@10 of the queries that the gate saw, the mean of both settings (whole catalogue,
-judged products alone), each set counting the same. Cost is the engine's median time for one query on one
-core; a server measures its own at warm-up, so this only has to be in proportion. A plan that is worth no more
-than a cheaper one is left out. Writes `calibration.json`.
+judged products alone), each set counting the same. What a planner is told is less: each plan's gain over the
+best cheaper one is shrunk by its uncertainty, so that a gain inside the noise buys little time. Cost is the
+engine's median time for one query on one core; a server measures its own at warm-up, so this only has to be
+in proportion. A plan that is worth no more than a cheaper one is left out. Writes `calibration.json`.
 """
 
 from __future__ import annotations
@@ -18,20 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from training.earn import measured_over
 from training.engine import Catalogue, open_catalogue
 from training.export import write_draft
-from training.measure import best_first, difference, fast_ndcg
+from training.measure import Estimate, best_first, difference, fast_ndcg
 from training.models.forest import score
 from training.prepare import load_prepared
-from training.rank import (
-    CandidateList,
-    both_settings,
-    load_lists,
-    load_out_of_fold,
-    measure,
-    order_of,
-)
+from training.rank import load_out_of_fold
 from training.recipe import CROSS_TIERS, Recipe, stage_arguments
+from training.signals import CandidateList, both_settings, load_lists, order_of
 
 _TIMED_QUERIES = 40
 _COMPARED_QUERIES = 12
@@ -45,40 +41,68 @@ def candidate_plans(recipe: Recipe, earned: Sequence[str]) -> list[tuple[str, in
 
 def calibrate(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Run the stage. Returns what calibration.json says."""
-    report = json.loads((run / "rank" / "report.json").read_text())
+    report = json.loads((run / "earn" / "report.json").read_text())
     names, lists = load_lists(run / "rank" / "signals.npz")
-    rankers = load_out_of_fold(run / "rank" / "out_of_fold.npz", lists)
     earned = [tier for tier, entry in report["tiers"].items() if entry["earned"]]
     plans = candidate_plans(recipe, earned)
-    trained = {path.stem: path for path in sorted((run / "rank").glob("*.txt"))}
+    trained = {path.stem: path for path in sorted((run / "earn").glob("*.txt"))}
     # Only rankers of tiers in the plans are shipped, so only those may order anything here.
-    rankers = {tier: scores for tier, scores in rankers.items() if tier in trained}
+    each = [
+        {tier: scores for tier, scores in rankers.items() if tier in trained}
+        for rankers in load_out_of_fold(run / "rank" / "out_of_fold.npz", lists)
+    ]
     draft = run / "calibrate"
     write_draft(recipe, run, draft, rankers=trained)
     costs, agreement = _drive(recipe, run, draft, names, lists, plans, trained)
     rows: list[dict[str, Any]] = []
-    best = 0.0
+    best: tuple[float, dict[str, dict[str, float]]] | None = None
     for tier, depth in plans:
-        worth = both_settings(measure(names, lists, tier, depth, rankers))
+        worth = both_settings(measured_over(names, lists, tier, depth, each))
         nothing = {name: dict.fromkeys(values, 0.0) for name, values in worth.items()}
-        found = difference(
-            worth, nothing, seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=recipe.plans.interval
+        found = _difference(recipe, worth, nothing)
+        expected = found.mean
+        if best is not None:
+            expected = best[0] + shrunk(_difference(recipe, worth, best[1]), recipe.plans.interval)
+        expected = round(expected, 4)
+        kept = best is None or expected > best[0]
+        rows.append(
+            {
+                "tier": tier,
+                "depth": depth,
+                "width": recipe.plans.width,
+                "expected_ndcg": expected,
+                "measured_ndcg": round(found.mean, 4),
+                "low": round(min(found.low, expected), 4),
+                "high": round(max(found.high, expected), 4),
+                "cost_ms": round(costs[tier, depth], 3),
+                "kept": kept,
+            }
         )
-        row = {
-            "tier": tier,
-            "depth": depth,
-            "width": recipe.plans.width,
-            "expected_ndcg": round(found.mean, 4),
-            "low": round(min(found.low, found.mean), 4),
-            "high": round(max(found.high, found.mean), 4),
-            "cost_ms": round(costs[tier, depth], 3),
-            "kept": found.mean > best,
-        }
-        best = max(best, found.mean)
-        rows.append(row)
+        if kept:
+            best = (expected, worth)
     result = {"plans": rows, "agreement_with_engine": agreement}
     (run / "calibration.json").write_text(json.dumps(result, indent=2))
     return result
+
+
+def shrunk(gain: Estimate, interval: float) -> float:
+    """A gain drawn towards 0 by its uncertainty, never below 0.
+
+    The positive-part James-Stein factor (Efron & Morris 1973), 1 - variance / gain squared, with the standard
+    error that the width of the bootstrap interval implies.
+    """
+    error = (gain.high - gain.low) / (2.0 * statistics.NormalDist().inv_cdf(0.5 + interval / 2.0))
+    if gain.mean <= error:
+        return 0.0
+    return gain.mean * (1.0 - (error / gain.mean) ** 2)
+
+
+def _difference(
+    recipe: Recipe, better: dict[str, dict[str, float]], worse: dict[str, dict[str, float]]
+) -> Estimate:
+    return difference(
+        better, worse, seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=recipe.plans.interval
+    )
 
 
 def _drive(

@@ -6,25 +6,17 @@ Everything a card says comes from the files of the run; nothing is typed in by h
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from muster.bundle import Manifest
 from training.calibrate import baselines
 from training.export import write
-from training.rank import load_lists
-from training.recipe import Recipe
+from training.recipe import CROSS_TIERS, Recipe
+from training.signals import load_lists
 
-COMMAND = "; ".join(
-    (
-        *(f"python -m training.{stage} --data DIR --run RUN" for stage in ("prepare", "encoder", "teacher")),
-        *(f"python -m training.{stage} --data DIR --run RUN" for stage in ("distil", "quantise")),
-        "python -m training.export --draft --run RUN",
-        *(f"python -m training.{stage} --data DIR --run RUN" for stage in ("rank", "calibrate")),
-        "python -m training.export --run RUN --out BUNDLE",
-    )
-)
+COMMAND = "muster train --data DIR --out BUNDLE --recipe FILE"
 
 
 def write_final(recipe: Recipe, run: Path, out: Path) -> Manifest:
@@ -38,10 +30,10 @@ def write_final(recipe: Recipe, run: Path, out: Path) -> Manifest:
         for plan in calibration["plans"]
         if plan["kept"]
     ]
-    rankers = {path.stem: path for path in sorted((run / "rank").glob("*.txt"))}
+    rankers = {path.stem: path for path in sorted((run / "earn").glob("*.txt"))}
     used = {plan["tier"] for plan in plans}
     # The late tier's order decides what a cross-encoder sees, so its ranker stays where that tier is planned.
-    below = {"late"} if "cross_small" in used else set()
+    below = {"late"} if used & set(CROSS_TIERS) else set()
     rankers = {tier: path for tier, path in rankers.items() if tier in used | below}
     card = make_card(recipe, run, calibration)
     return write(
@@ -60,7 +52,7 @@ def write_final(recipe: Recipe, run: Path, out: Path) -> Manifest:
 def make_card(recipe: Recipe, run: Path, calibration: Mapping[str, Any]) -> dict[str, Any]:
     """The card for machines."""
     data = json.loads((run / "prepared" / "data.json").read_text())
-    gate = json.loads((run / "rank" / "report.json").read_text())
+    gate = json.loads((run / "earn" / "report.json").read_text())
     names, lists = load_lists(run / "rank" / "signals.npz")
     return {
         "name": recipe.name,
@@ -76,6 +68,7 @@ def make_card(recipe: Recipe, run: Path, calibration: Mapping[str, Any]) -> dict
         + " and ".join(recipe.rank.splits),
         "gate": gate["rule"],
         "tiers": gate["tiers"],
+        "nested": gate["nested"],
         "untrained": baselines(names, lists),
         "plans": calibration["plans"],
         "agreement_with_engine": calibration["agreement_with_engine"],
@@ -133,20 +126,23 @@ def card_text(card: Mapping[str, Any]) -> str:
                 for setting in ("catalogue", "judged")
             ]
             lines.append(f"| {tier} | {' | '.join(cells)} |")
+    lines += ["", *_nested_lines(card["nested"], sets)]
     lines += [
         "",
         "## Plans",
         "",
         "Expected nDCG@10 is the mean of both settings, each set counting the same. A plan worth no more",
-        "than a cheaper one is left out.",
+        "than a cheaper one is left out. A plan's gain over the best cheaper one is shrunk by its",
+        "uncertainty; `measured` is what the queries said.",
         "",
-        "| tier | depth | expected | cost, ms | in the bundle |",
-        "|---|---|---|---|---|",
+        "| tier | depth | expected | measured | cost, ms | in the bundle |",
+        "|---|---|---|---|---|---|",
     ]
     for plan in card["plans"]:
         lines.append(
             f"| {plan['tier']} | {plan['depth']} | {plan['expected_ndcg']:.3f} "
-            f"[{plan['low']:.3f}, {plan['high']:.3f}] | {plan['cost_ms']:.1f} | {_yes(plan['kept'])} |"
+            f"[{plan['low']:.3f}, {plan['high']:.3f}] | {plan['measured_ndcg']:.3f} | "
+            f"{plan['cost_ms']:.1f} | {_yes(plan['kept'])} |"
         )
     lines += [
         "",
@@ -175,6 +171,28 @@ def card_text(card: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _nested_lines(nested: Mapping[str, Any], sets: Sequence[str]) -> list[str]:
+    """The choice measured on queries that had no part in it."""
+    often = ", ".join(f"{tier} {times} times" for tier, times in nested["chosen"].items())
+    lines = [
+        "## The best plan on queries that had no part in the choice",
+        "",
+        f"Nested folds ({nested['folds']} folds in {nested['partitions']} partitions): without a fold's",
+        "queries rankers are trained and the gate decides; the best plan that comes out is measured on them,",
+        f"and so is fusion. The dearest tier that entered: {often}.",
+        "",
+        "| set | setting | best plan | fusion | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for setting in ("judged", "catalogue"):
+        for name in sets:
+            best, fusion = (nested[which][setting][name] for which in ("best_plan", "fusion"))
+            gap = _gap(nested["over_fusion"][setting][name])
+            lines.append(f"| {name} | {setting} | {_interval(best)} | {_interval(fusion)} | {gap} |")
+        lines.append(f"| together | {setting} | | | {_gap(nested['over_fusion'][setting]['together'])} |")
+    return lines
 
 
 def _yes(value: bool) -> str:

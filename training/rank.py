@@ -1,212 +1,54 @@
-"""Rank: LambdaMART for each tier, and which tiers and rankers earned their place.
+"""Rank: a ranker for each tier, over every score, match feature and live column that the tier has.
 
-Signals come from the engine itself, driven with the draft bundle over each judged set's own catalogue; those
-of a cross-encoder come from the student that never saw the query's fold, in int8 as it would be served. Every
-figure here is out of fold: a query is only ever ranked by models trained without it. Folds are made over the
-queries of all the splits that the recipe names (`rank.splits`); the rankers that ship are trained on the
-split `train` alone, so a measurement on another split stays one of unseen queries.
-
-The gate: query by query, the mean of nDCG@10 over the whole catalogue and over the judged products alone;
-the mean difference to the next cheaper way of ranking, each set counting the same, over bootstrap resamples
-of the queries. A ranker enters where the whole two-sided interval of its gain over its tier's own score is
-above 0. A tier enters where its gain over the next cheaper tier that entered is above 0 in at least the
-recipe's share of the resamples (`tier_confidence`), and is marked as inside the noise where the two-sided
-interval holds 0.
+Each is trained twice over: out of fold, in several partitions of the queries, to measure with (a query is
+only ever ranked by a ranker that never saw it); and once on the split `train`, to ship, so that a
+measurement on another split stays one of unseen queries. Whether it ships is for `training.earn` to say.
 
 Writes `rank/`: signals.npz (taken as it is where it is there: remove it after a change of models),
-out_of_fold.npz (scores of each ranker that earned it), <tier>.txt of the same, trained on the whole split
-`train`, and report.json.
+out_of_fold.npz and <tier>.txt.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.cross import Pieces
-from training.data.batches import pieces_of
 from training.data.folds import fold_of
-from training.engine import open_catalogue
-from training.export import DRAFT
-from training.measure import Estimate, best_first, difference, estimate, fast_ndcg
 from training.models.forest import Rows, score, train_forest, train_linear
-from training.prepare import load_prepared
-from training.quality import ScorePairs, onnx_scorer
-from training.quantise import onnx_files, open_session
 from training.recipe import CROSS_TIERS, Recipe, stage_arguments
+from training.signals import (
+    TIERS,
+    CandidateList,
+    Rankers,
+    collect,
+    load_lists,
+    order_of,
+    save_lists,
+)
 
-TIERS = ("lexical", "hybrid", "late", *CROSS_TIERS)
-OWN_SCORE = {"lexical": "bm25", "hybrid": "fused", "late": "late"} | dict.fromkeys(CROSS_TIERS, "cross")
-SETTINGS = ("catalogue", "judged")
-
-# Signals that a tier does not compute: NaN for its ranker, in training as in service.
-_ABSENT = {
-    "lexical": ("dense", "dense_rank", "fused", "late", "late_share", "late_max_gap", "cross"),
-    "hybrid": ("late", "late_share", "late_max_gap", "cross"),
-    "late": ("cross",),
-}
-
-
-@dataclass(frozen=True)
-class CandidateList:
-    """Candidates of one query in one setting.
-
-    values: float64 [n, names] at the late tier, the signal `cross` unknown. gains: [n], 0 to 1, unjudged = 0.
-    ideal: all gains known of the query. crosses: tier to the out-of-fold scores of its cross-encoder, [n],
-    NaN where it would never be asked.
-    """
-
-    set: str
-    query_id: str
-    split: str
-    fold: int
-    setting: str
-    values: NDArray[np.float64]
-    gains: NDArray[np.float64]
-    ideal: NDArray[np.float64]
-    crosses: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-
-    def signals(self, names: Sequence[str], tier: str) -> NDArray[np.float64]:
-        """The signals as a tier has them, [n, names]: what it does not compute is NaN."""
-        values = self.values.copy()
-        for name in _ABSENT.get(tier, ()):
-            if name in names:
-                values[:, names.index(name)] = np.nan
-        if tier in self.crosses:
-            values[:, names.index("cross")] = self.crosses[tier]
-        return values
-
-    def own(self, names: Sequence[str], tier: str) -> NDArray[np.float64]:
-        """The score that a tier orders by where it has no ranker, [n]."""
-        return self.signals(names, tier)[:, names.index(OWN_SCORE[tier])]
+# Seeds of two partitions lie this far apart.
+_STRIDE = 7919
 
 
-Rankers = Mapping[str, Sequence[NDArray[np.float64]] | None]
-"""Tier to the out-of-fold ranker scores of each list, or None for the tier's own score."""
+def tiers_of(lists: Sequence[CandidateList]) -> list[str]:
+    """The tiers that have been trained, from cheap to dear."""
+    return [tier for tier in TIERS if tier not in CROSS_TIERS or all(tier in one.crosses for one in lists)]
 
 
-def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
-    """Ask the engine for the signals of every labelled query of the recipe's splits.
-
-    Returns: signal names, lists.
-    """
-    prepared = load_prepared(run)
-    names: list[str] = []
-    lists: list[CandidateList] = []
-    pieces = Pieces.of(recipe, prepared)
-    students = _students(recipe, run, pieces)
-    for one in recipe.judged():
-        products = prepared.products[one.name]
-        queries = [
-            query
-            for split in recipe.rank.splits
-            for query in prepared.of(one.name, split)
-            if max(query.gains.values(), default=0) > 0
-        ]
-        top = max(gain for query in queries for gain in query.gains.values())
-        with open_catalogue(run / DRAFT, products.values(), cache=run / "catalogues") as catalogue:
-            for query in tqdm(queries, desc=f"signals, {one.name}", mininterval=5):
-                judged = [key for key in query.gains if key in products]
-                for setting in SETTINGS:
-                    found = catalogue.signals(
-                        query.text,
-                        "late",
-                        product_ids=judged if setting == "judged" else None,
-                        width=recipe.rank.width,
-                    )
-                    names = found.names
-                    lists.append(
-                        CandidateList(
-                            one.name,
-                            query.query_id,
-                            query.split,
-                            fold_of(one.name, query.query_id, recipe.folds, recipe.seed),
-                            setting,
-                            found.values,
-                            np.array([query.gains.get(key, 0.0) / top for key in found.product_ids]),
-                            np.array([gain / top for gain in query.gains.values()]),
-                        )
-                    )
-                    asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
-                    rows = [pieces.sets[one.name][key] for key in found.product_ids]
-                    lists[-1] = _with_crosses(recipe, names, lists[-1], asked, rows, students)
-    return names, lists
+def deepest(recipe: Recipe, lists: Sequence[CandidateList], tier: str) -> int:
+    """How many candidates a tier re-ranks at most."""
+    return max(recipe.plans.cross_depths) if tier in CROSS_TIERS else max(len(one.gains) for one in lists)
 
 
-def _students(recipe: Recipe, run: Path, pieces: Pieces) -> dict[str, list[ScorePairs]]:
-    """Tier to its exported students, one a fold."""
-    return {
-        tier: [
-            onnx_scorer(open_session(path), pieces.specials)
-            for path in onnx_files(run, tier, recipe.folds)[1:]
-        ]
-        for tier in recipe.students()
-        if onnx_files(run, tier, 0)[0].is_file()
-    }
-
-
-def _with_crosses(
-    recipe: Recipe,
-    names: Sequence[str],
-    one: CandidateList,
-    asked: Sequence[int],
-    rows: Sequence[Sequence[int]],
-    students: Mapping[str, Sequence[ScorePairs]],
-) -> CandidateList:
-    # A cross-encoder only ever sees the best by the tier below; some room is left for that tier's ranker to
-    # order them differently, towards what retrieval put first.
-    deepest = max(recipe.plans.cross_depths)
-    heads = (best_first(one.own(names, tier))[: deepest + deepest // 4] for tier in ("late", "hybrid"))
-    chosen = np.unique(np.concatenate(list(heads)))
-    crosses = {}
-    for tier, folds in students.items():
-        crosses[tier] = np.full(len(one.gains), np.nan)
-        crosses[tier][chosen] = folds[one.fold](asked, [rows[at] for at in chosen])
-    return replace(one, crosses=crosses)
-
-
-def order_of(
-    names: Sequence[str], one: CandidateList, at: int, tier: str, depth: int, rankers: Rankers
-) -> NDArray[np.int64]:
-    """Indices of a list's candidates as the engine orders them under a plan.
-
-    at: the list's place in `rankers`. depth: candidates re-ranked; those below keep the cheaper order.
-    """
-
-    def by(of: str) -> NDArray[np.float64]:
-        scores = rankers.get(of)
-        return one.own(names, of) if scores is None else scores[at]
-
-    if tier == "lexical":
-        order = best_first(by("lexical"))
-        if one.setting == "catalogue":
-            retrieved = one.values[:, names.index("bm25_rank")] > 0
-            order = order[retrieved[order]]
-        return order
-    if tier == "hybrid":
-        return best_first(by("hybrid"))
-    below = (
-        best_first(one.values[:, names.index("fused")])
-        if tier == "late"
-        else order_of(names, one, at, "late", len(one.gains), rankers)
-    )
-    head = below[:depth]
-    return np.concatenate([head[best_first(by(tier)[head])], below[depth:]])
-
-
-def rows_of(
-    names: Sequence[str], lists: Sequence[CandidateList], tier: str, depth: int, rankers: Rankers
-) -> list[NDArray[np.int64]]:
-    """Which candidates of each list a tier's ranker is trained on: those it would be asked to order."""
-    return [order_of(names, one, at, tier, depth, rankers)[:depth] for at, one in enumerate(lists)]
+def partition(recipe: Recipe, lists: Sequence[CandidateList], number: int) -> NDArray[np.int64]:
+    """The fold of each list in one of the partitions of the queries. At least three: folds are nested."""
+    folds = max(3, recipe.folds)
+    return np.array([fold_of(one.set, one.query_id, folds, recipe.seed + _STRIDE * number) for one in lists])
 
 
 def train_tier(
@@ -215,197 +57,109 @@ def train_tier(
     lists: Sequence[CandidateList],
     tier: str,
     chosen: Sequence[NDArray[np.int64]],
-    *,
-    without: int | None,
+    members: Sequence[int],
 ) -> str:
-    """One ranker, trained without one fold (None: on the split `train`, to ship).
+    """One ranker, from some of the lists. chosen: of each list, the candidates to learn from.
 
-    Returns a LightGBM text model.
+    Returns a LightGBM text model. Raises: ValueError where no list has two candidates of different worth.
     """
     values, gains, groups = [], [], []
-    for one, members in zip(lists, chosen, strict=True):
-        kept_out = one.split != "train" if without is None else one.fold == without
-        if kept_out or len(members) < 2 or not one.gains[members].any():
+    for at in members:
+        one, rows = lists[at], chosen[at]
+        if len(rows) < 2 or not one.gains[rows].any():
             continue
-        values.append(one.signals(names, tier)[members])
-        gains.append(one.gains[members])
-        groups.append(len(members))
-    rows = Rows(np.concatenate(values), np.concatenate(gains), groups)
+        values.append(one.signals(names, tier)[rows])
+        gains.append(one.gains[rows])
+        groups.append(len(rows))
+    if not groups:
+        raise ValueError(
+            f"no query of these {len(members)} lists has a relevant candidate to learn {tier} from"
+        )
+    rows_of_all = Rows(np.concatenate(values), np.concatenate(gains), groups)
     train = train_linear if recipe.rank.kind == "linear" else train_forest
-    return train(recipe.rank, rows, names, seed=recipe.seed)
+    return train(recipe.rank, rows_of_all, names, seed=recipe.seed)
 
 
-def out_of_fold(
+def climb(
     recipe: Recipe,
     names: Sequence[str],
     lists: Sequence[CandidateList],
-    tier: str,
-    chosen: Sequence[NDArray[np.int64]],
-) -> list[NDArray[np.float64]]:
-    """Ranker scores of every candidate, each list scored by the ranker that never saw its query."""
-    models = [train_tier(recipe, names, lists, tier, chosen, without=fold) for fold in range(recipe.folds)]
-    return [score(models[one.fold], one.signals(names, tier)) for one in lists]
+    folds: NDArray[np.int64],
+    hidden: int | None = None,
+) -> dict[str, list[NDArray[np.float64]]]:
+    """Tier to the ranker scores of each list, by a ranker that never saw the list's fold.
 
-
-Measured = dict[str, dict[str, dict[str, float]]]
-"""Setting to set to query to nDCG@10."""
-
-
-def measure(
-    names: Sequence[str], lists: Sequence[CandidateList], tier: str, depth: int, rankers: Rankers
-) -> Measured:
-    """nDCG@10 of one plan over all lists."""
-    found: Measured = {setting: {} for setting in SETTINGS}
-    for at, one in enumerate(lists):
-        order = order_of(names, one, at, tier, depth, rankers)
-        found[one.setting].setdefault(one.set, {})[one.query_id] = fast_ndcg(one.gains, order, one.ideal)
+    folds: of each list. hidden: a fold that no ranker sees at all; its own lists are ranked by rankers of all
+    the others.
+    """
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for tier in tiers_of(lists):
+        chosen = _rows(recipe, names, lists, tier, found)
+        scores: list[NDArray[np.float64]] = [np.empty(0)] * len(lists)
+        for fold in np.unique(folds):
+            members = np.flatnonzero((folds != fold) & (folds != (fold if hidden is None else hidden)))
+            model = train_tier(recipe, names, lists, tier, chosen, members.tolist())
+            own = np.flatnonzero(folds == fold).tolist()
+            # One call for all lists: opening a model costs more than scoring a list.
+            together = score(model, np.concatenate([lists[at].signals(names, tier) for at in own]))
+            ends = np.cumsum([len(lists[at].gains) for at in own])[:-1]
+            for at, part in zip(own, np.split(together, ends), strict=True):
+                scores[at] = part
+        found[tier] = scores
     return found
 
 
-def both_settings(measured: Measured) -> dict[str, dict[str, float]]:
-    """Set to query to the mean of the two settings."""
-    first, second = (measured[setting] for setting in SETTINGS)
-    return {
-        name: {query: 0.5 * (first[name][query] + second[name][query]) for query in first[name]}
-        for name in first
-    }
+def _rows(
+    recipe: Recipe, names: Sequence[str], lists: Sequence[CandidateList], tier: str, rankers: Rankers
+) -> list[NDArray[np.int64]]:
+    """Which candidates of each list a tier's ranker is trained on: those it would be asked to order."""
+    depth = deepest(recipe, lists, tier)
+    most = min(depth, recipe.rank.rows)
+    return [order_of(names, one, at, tier, depth, rankers)[:most] for at, one in enumerate(lists)]
 
 
-def train_rankers(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run the stage. Returns what report.json says."""
+def train_rankers(recipe: Recipe, run: Path) -> list[Path]:
+    """Run the stage. Returns the rankers that may ship."""
     out = run / "rank"
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "signals.npz").is_file():
         save_lists(out / "signals.npz", *collect(recipe, run))
     names, lists = load_lists(out / "signals.npz")
-    everything = max(len(one.gains) for one in lists)
-    rankers: dict[str, Sequence[NDArray[np.float64]] | None] = {}
-    rule = __doc__.split("\n\n")[2].replace("\n", " ").removeprefix("The gate: ")
-    share = f"Here the share is {recipe.plans.tier_confidence:.0%}, the interval {recipe.plans.interval:.0%}."
-    note_on_gate = f" {recipe.plans.gate_note}" if recipe.plans.gate_note else ""
-    report: dict[str, Any] = {"rule": f"{rule[0].upper()}{rule[1:]} {share}{note_on_gate}", "tiers": {}}
-    cheaper: tuple[str, dict[str, dict[str, float]]] | None = None
-    for tier in TIERS:
-        if tier in CROSS_TIERS and not all(tier in one.crosses for one in lists):
-            report["tiers"][tier] = {"earned": False, "why": "not trained"}
-            continue
-        depth = max(recipe.plans.cross_depths) if tier in CROSS_TIERS else everything
-        own = both_settings(measure(names, lists, tier, depth, rankers))
-        chosen = rows_of(names, lists, tier, min(depth, recipe.rank.rows), rankers)
-        scores = out_of_fold(recipe, names, lists, tier, chosen)
-        ranked = both_settings(measure(names, lists, tier, depth, {**rankers, tier: scores}))
-        gain = _difference(recipe, ranked, own)
-        entry: dict[str, Any] = {"ranker": {"earned": gain.low > 0, "over_own_score": _written(gain)}}
-        best = ranked if gain.low > 0 else own
-        if cheaper is None:
-            entry["earned"] = True
-        else:
-            step = _difference(recipe, best, cheaper[1])
-            # One-sided: below this bound lie the resamples that the recipe lets pass.
-            confidence = 2.0 * recipe.plans.tier_confidence - 1.0
-            likely = difference(
-                best, cheaper[1], seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=confidence
-            )
-            entry |= {
-                "earned": likely.low > 0,
-                "inside_noise": step.low <= 0 <= step.high,
-                "over": cheaper[0],
-                "over_cheaper": _written(step),
-            }
-        rankers[tier] = scores if gain.low > 0 else None
-        if gain.low > 0 and entry["earned"]:
-            text = train_tier(recipe, names, lists, tier, chosen, without=None)
-            (out / f"{tier}.txt").write_text(text)
-        else:
-            (out / f"{tier}.txt").unlink(missing_ok=True)
-        if entry["earned"]:
-            cheaper = (tier, best)
-        measured = measure(names, lists, tier, depth, rankers)
-        entry["out_of_fold"] = {
-            setting: {
-                name: estimate(values, seed=recipe.seed, rounds=recipe.plans.bootstrap).rounded()
-                for name, values in measured[setting].items()
-            }
-            for setting in SETTINGS
-        }
-        report["tiers"][tier] = entry
-        note(f"{tier}: {json.dumps(entry)}")
-    kept = {tier: np.concatenate(scores) for tier, scores in rankers.items() if scores is not None}
-    np.savez_compressed(out / "out_of_fold.npz", **kept)  # type: ignore[arg-type]
-    (out / "report.json").write_text(json.dumps(report, indent=2))
-    return report
+    scores = {}
+    for number in tqdm(range(recipe.plans.partitions), desc="rankers, out of fold", mininterval=5):
+        for tier, found in climb(recipe, names, lists, partition(recipe, lists, number)).items():
+            scores[f"{tier}:{number}"] = np.concatenate(found)
+    np.savez_compressed(out / "out_of_fold.npz", allow_pickle=False, **scores)
+    shipped = [at for at, one in enumerate(lists) if one.split == "train"]
+    first = load_out_of_fold(out / "out_of_fold.npz", lists)[0]
+    for old in out.glob("*.txt"):
+        old.unlink()
+    paths = []
+    for tier in tiers_of(lists):
+        text = train_tier(recipe, names, lists, tier, _rows(recipe, names, lists, tier, first), shipped)
+        paths.append(out / f"{tier}.txt")
+        paths[-1].write_text(text)
+    return paths
 
 
-def load_out_of_fold(path: Path, lists: Sequence[CandidateList]) -> dict[str, Sequence[NDArray[np.float64]]]:
-    """Tier to the out-of-fold ranker scores of each list."""
+def load_out_of_fold(
+    path: Path, lists: Sequence[CandidateList]
+) -> list[dict[str, Sequence[NDArray[np.float64]]]]:
+    """For each partition, tier to the out-of-fold ranker scores of each list."""
     ends = np.cumsum([len(one.gains) for one in lists])[:-1]
+    found: dict[int, dict[str, Sequence[NDArray[np.float64]]]] = {}
     with np.load(path) as saved:
-        return {tier: np.split(saved[tier], ends) for tier in saved.files}
-
-
-def save_lists(path: Path, names: Sequence[str], lists: Sequence[CandidateList]) -> None:
-    """Write lists for `calibrate`."""
-    head = [
-        [one.set, one.query_id, one.split, one.fold, one.setting, len(one.gains), len(one.ideal)]
-        for one in lists
-    ]
-    tiers = sorted({tier for one in lists for tier in one.crosses})
-    crosses = {f"cross:{tier}": np.concatenate([one.crosses[tier] for one in lists]) for tier in tiers}
-    np.savez_compressed(
-        path,
-        allow_pickle=False,
-        head=np.frombuffer(json.dumps({"names": list(names), "lists": head}).encode(), dtype=np.uint8),
-        values=np.concatenate([one.values for one in lists]),
-        gains=np.concatenate([one.gains for one in lists]),
-        ideal=np.concatenate([one.ideal for one in lists]),
-        **crosses,
-    )
-
-
-def load_lists(path: Path) -> tuple[list[str], list[CandidateList]]:
-    """What `save_lists` wrote. Raises: FileNotFoundError."""
-    with np.load(path) as saved:
-        head = json.loads(saved["head"].tobytes())
-        values, gains, ideal = saved["values"], saved["gains"], saved["ideal"]
-        crosses = {
-            name.removeprefix("cross:"): saved[name] for name in saved.files if name.startswith("cross:")
-        }
-    lists = []
-    row = known = 0
-    for name, query, split, fold, setting, size, judged in head["lists"]:
-        lists.append(
-            CandidateList(
-                name,
-                query,
-                split,
-                fold,
-                setting,
-                values[row : row + size],
-                gains[row : row + size],
-                ideal[known : known + judged],
-                {tier: scores[row : row + size] for tier, scores in crosses.items()},
-            )
-        )
-        row, known = row + size, known + judged
-    return head["names"], lists
-
-
-def _difference(
-    recipe: Recipe, better: Mapping[str, Mapping[str, float]], worse: Mapping[str, Mapping[str, float]]
-) -> Estimate:
-    return difference(
-        better, worse, seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=recipe.plans.interval
-    )
-
-
-def _written(gap: Estimate) -> dict[str, float]:
-    return {"difference": round(gap.mean, 4), "low": round(gap.low, 4), "high": round(gap.high, 4)}
+        for name in saved.files:
+            tier, number = name.split(":")
+            found.setdefault(int(number), {})[tier] = np.split(saved[name], ends)
+    return [found[number] for number in sorted(found)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage."""
-    arguments = stage_arguments("Rankers, and the gate.", argv)
-    train_rankers(arguments.recipe, arguments.run)
+    arguments = stage_arguments("Rankers of every tier, to be gated.", argv)
+    for path in train_rankers(arguments.recipe, arguments.run):
+        print(path)
     return 0
 
 

@@ -441,6 +441,7 @@ class PlanRecipe:
 
     interval: share of two-sided bootstrap intervals. tier_confidence: share of resamples, above 0.5, in which
     a tier must beat the next cheaper one. gate_note: a sentence for the card, on how the two were chosen.
+    partitions: ways to fold the queries for the rankers, over which figures are averaged.
     """
 
     late_depths: list[int]
@@ -450,6 +451,7 @@ class PlanRecipe:
     interval: float
     tier_confidence: float
     gate_note: str = ""
+    partitions: int = 3
 
 
 @dataclass(frozen=True)
@@ -520,6 +522,8 @@ def checked_recipe(value: Mapping[str, Any]) -> Recipe:
             raise RecipeError(f"data.{one.name}: role must be one of {', '.join(ROLES)}")
         if one.format not in FORMATS:
             raise RecipeError(f"data.{one.name}: format must be one of {', '.join(FORMATS[1:])}, or left out")
+    if recipe.plans.partitions < 1:
+        raise RecipeError("plans.partitions must be at least 1")
     names = [one.name for one in recipe.data]
     if len(set(names)) < len(names):
         raise RecipeError(f"data: two sets are called {next(n for n in names if names.count(n) > 1)!r}")

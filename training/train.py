@@ -37,6 +37,7 @@ STAGES = (
     "quantise",
     "draft",
     "rank",
+    "earn",
     "calibrate",
     "export",
 )

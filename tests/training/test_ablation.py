@@ -141,9 +141,9 @@ def test_a_difference_counts_where_queries_and_seeds_agree(
 def test_a_switch_changes_one_setting(workplace: Workplace) -> None:
     base = student_recipe(workplace.recipe, layers=1, minutes=1.0)
     changed = switched(base, "cross_small.learning_rate = 0.5")
-    assert changed == replace(base, cross_small=replace(base.cross_small, learning_rate=0.5))
+    assert changed == replace(base, cross_small=replace(base.students()["cross_small"], learning_rate=0.5))
     assert switched(base, 'text.cross_fields=["title"]').text.cross_fields == ["title"]
-    assert switched(base, "cross_small.precision=bf16").cross_small.precision == "bf16"
+    assert switched(base, "cross_small.precision=bf16").students()["cross_small"].precision == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_shares_come_from_the_recipe_where_it_has_them(workplace: Workplace) -> 
 
 
 def test_the_student_is_the_first_layers_on_labels_alone(workplace: Workplace) -> None:
-    student = student_recipe(workplace.recipe, layers=1, minutes=0.5).cross_small
-    assert student.layers == workplace.recipe.cross_small.layers[:1]
+    student = student_recipe(workplace.recipe, layers=1, minutes=0.5).students()["cross_small"]
+    assert student.layers == workplace.recipe.students()["cross_small"].layers[:1]
     assert (student.pairs, student.minutes_max) == (0, 0.5)
     with pytest.raises(RecipeError, match="layers"):
         student_recipe(workplace.recipe, layers=0, minutes=1.0)

@@ -154,7 +154,7 @@ def groups_of(
     pieces = Pieces.of(recipe, prepared)
     found = augmented_groups(
         recipe,
-        recipe.cross_small,
+        recipe.students()["cross_small"],
         prepared,
         pieces,
         training_queries(recipe, prepared, fold),
@@ -163,7 +163,7 @@ def groups_of(
         kinds=kinds,
     )
     for group in found:
-        assert len(group.products) == len(group.targets) <= recipe.cross_small.group + 2
+        assert len(group.products) == len(group.targets) <= recipe.students()["cross_small"].group + 2
         assert group.query and all(group.products)
         assert all(0.0 <= target <= 1.0 for target in group.targets)
     return [(prepared.tokenizer.decode(group.query), len(group.products), group.targets) for group in found]
@@ -178,7 +178,7 @@ def test_groups_stay_under_the_cap_and_are_the_same_for_a_seed(
     fewer = groups_of(workplace, capped, prepared, rows, None)
     labelled = sum(len(query.gains) for query in training_queries(recipe, prepared, None))
     assert 0 < len(fewer) < len(everything)
-    extra = recipe.cross_small.random_products
+    extra = recipe.students()["cross_small"].random_products
     # A group is its edited pairs, the random products and, at most, as many sources.
     assert sum(max(1, (size - extra) // 2) for _, size, _ in fewer) <= 0.1 * labelled
     none = replace(recipe, augment=replace(recipe.augment, share_max=0.0))

@@ -19,23 +19,18 @@ rankcore = pytest.importorskip("rankcore._native", reason="the extension is not 
 
 from training.calibrate import calibrate  # noqa: E402
 from training.card import write_final  # noqa: E402
+from training.earn import earn  # noqa: E402
 from training.engine import ExactSearch, open_catalogue  # noqa: E402
 from training.evaluate import evaluate, main  # noqa: E402
 from training.export import DRAFT  # noqa: E402
-from training.rank import (  # noqa: E402
-    SETTINGS,
-    CandidateList,
-    features,
-    load_lists,
-    load_out_of_fold,
-    order_of,
-    train_rankers,
-)
+from training.rank import load_out_of_fold, train_rankers  # noqa: E402
+from training.signals import SETTINGS, CandidateList, load_lists, order_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def finished(workplace: Workplace) -> Path:
-    train_rankers(workplace.recipe, workplace.run, note=lambda _: None)
+    train_rankers(workplace.recipe, workplace.run)
+    earn(workplace.recipe, workplace.run, note=lambda _: None)
     calibrate(workplace.recipe, workplace.run)
     bundle = workplace.run / "bundle"
     write_final(workplace.recipe, workplace.run, bundle)
@@ -63,14 +58,15 @@ def test_the_engine_reproduces_the_golden_requests(finished: Path) -> None:
 
 def test_only_what_earned_its_place_is_in_the_bundle(workplace: Workplace, finished: Path) -> None:
     bundle = read_bundle(finished)
-    gate = json.loads((workplace.run / "rank" / "report.json").read_text())["tiers"]
+    gate = json.loads((workplace.run / "earn" / "report.json").read_text())["tiers"]
     planned = {plan["tier"] for plan in bundle.plans()}
     assert planned <= {tier for tier, entry in gate.items() if entry["earned"]}
-    assert ("cross_small/model.onnx" in bundle.manifest.files) == ("cross_small" in planned)
+    for tier in ("cross_small", "cross_large"):
+        assert any(name.startswith(f"{tier}/") for name in bundle.manifest.files) == (tier in planned)
     for name in bundle.manifest.files:
         if name.startswith("ranker/"):
             assert gate[name.removeprefix("ranker/").removesuffix(".txt")]["ranker"]["earned"]
-    assert set(bundle.card()["tiers"]) == {"lexical", "hybrid", "late", "cross_small"}
+    assert set(bundle.card()["tiers"]) == {"lexical", "hybrid", "late", "cross_small", "cross_large"}
 
 
 def test_each_kept_plan_is_worth_more_than_every_cheaper_one(finished: Path) -> None:
@@ -80,7 +76,15 @@ def test_each_kept_plan_is_worth_more_than_every_cheaper_one(finished: Path) -> 
 
 def test_the_card_tells_licences_decisions_and_commands(finished: Path) -> None:
     card = (finished / "card.md").read_text()
-    for part in ("made up", "earned", "python -m training.rank", "95%", "| lexical |", "| cross_small |"):
+    for part in (
+        "made up",
+        "earned",
+        "muster train",
+        "95%",
+        "| lexical |",
+        "| cross_large |",
+        "Nested folds",
+    ):
         assert part in card
 
 
@@ -88,8 +92,24 @@ def test_signals_are_read_back_as_they_were_written(workplace: Workplace, finish
     names, lists = load_lists(workplace.run / "rank" / "signals.npz")
     assert {one.setting for one in lists} == set(SETTINGS)
     assert all(one.values.shape == (len(one.gains), len(names)) for one in lists)
-    for scores in load_out_of_fold(workplace.run / "rank" / "out_of_fold.npz", lists).values():
-        assert [len(one) for one in scores] == [len(one.gains) for one in lists]
+    rankers = load_out_of_fold(workplace.run / "rank" / "out_of_fold.npz", lists)
+    assert len(rankers) == workplace.recipe.plans.partitions
+    for tiers in rankers:
+        assert set(tiers) == {"lexical", "hybrid", "late", "cross_small", "cross_large"}
+        for scores in tiers.values():
+            assert [len(one) for one in scores] == [len(one.gains) for one in lists]
+
+
+def test_a_cross_encoder_has_scored_what_it_would_be_asked_to_order(
+    workplace: Workplace, finished: Path
+) -> None:
+    names, lists = load_lists(workplace.run / "rank" / "signals.npz")
+    deepest = max(workplace.recipe.plans.cross_depths)
+    for at, one in enumerate(lists):
+        head = order_of(names, one, at, "late", len(one.gains), {})[:deepest]
+        for tier in ("cross_small", "cross_large"):
+            assert np.isfinite(one.crosses[tier][head]).all()
+            assert one.own(names, tier) is not one.crosses[tier]
 
 
 def test_orders_worked_out_here_are_the_engines(workplace: Workplace) -> None:
@@ -110,10 +130,13 @@ def test_orders_worked_out_here_are_the_engines(workplace: Workplace) -> None:
 
 def test_a_tier_does_not_show_its_ranker_what_it_does_not_compute() -> None:
     names = ["bm25", "dense", "late", "cross"]
-    values = np.ones((2, 4))
-    assert np.isnan(features(names, "lexical", values)[0]).tolist() == [False, True, True, True]
-    assert np.isnan(features(names, "late", values)[0]).tolist() == [False, False, False, True]
-    assert not np.isnan(values).any()
+    crosses = {"cross_small": np.array([2.0, 3.0]), "cross_large": np.array([4.0, 5.0])}
+    one = CandidateList("", "", "", 0, "judged", np.ones((2, 4)), np.ones(2), np.ones(2), crosses)
+    assert np.isnan(one.signals(names, "lexical")[0]).tolist() == [False, True, True, True]
+    assert np.isnan(one.signals(names, "late")[0]).tolist() == [False, False, False, True]
+    assert one.signals(names, "cross_small")[:, 3].tolist() == [2.0, 3.0]
+    assert one.signals(names, "cross_large")[:, 3].tolist() == [4.0, 5.0]
+    assert not np.isnan(one.values).any()
 
 
 def test_an_evaluation_names_every_plan_and_baseline(finished: Path, result: Mapping[str, Any]) -> None:

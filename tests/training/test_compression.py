@@ -45,6 +45,8 @@ def test_every_model_is_in_the_table_in_every_form(finished: tuple[dict[str, Any
         *(("encoder", form, score) for form in ("float32", "int8") for score in ("late", "dense")),
         ("cross_small", "float32", "cross"),
         ("cross_small", "int8", "cross"),
+        ("cross_large", "float32", "cross"),
+        ("cross_large", "int8", "cross"),
         *(("half", form, score) for form in ("float32", "int8") for score in ("late", "dense")),
     ]
     assert finished[0]["missing"] == ["unmade: `python -m training.prune` has not made it"]
@@ -95,7 +97,7 @@ def test_without_a_teacher_the_table_says_that_no_share_is_known(
     report = compression(workplace.recipe, tmp_path, rounds=1)
     assert [row["model"] for row in report["rows"]] == ["encoder"] * 4
     assert all("share_of_teacher" not in row for row in report["rows"])
-    assert [one.split(":")[0] for one in report["missing"]] == ["teacher", "cross_small"]
+    assert [one.split(":")[0] for one in report["missing"]] == ["teacher", "cross_small", "cross_large"]
     (tmp_path / "encoder.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"run `python -m training\.encoder` first"):
         compression(workplace.recipe, tmp_path, rounds=1)

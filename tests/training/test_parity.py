@@ -67,7 +67,7 @@ def scores(lists: Sequence[JudgedList], products: Vectors, encode: EncodeTexts) 
 def test_torch_onnx_and_rankcore_agree(workplace: Workplace, tmp_path: Path, form: str) -> None:
     torch.set_num_threads(1)
     recipe, run = workplace.recipe, tmp_path / "run"
-    keep_out = shutil.ignore_patterns("draft", "bundle", "catalogues", "cross_small*", "distil", "teacher")
+    keep_out = shutil.ignore_patterns("draft", "bundle", "catalogues", "cross_*", "distil", "teacher")
     shutil.copytree(workplace.run, run, ignore=keep_out)
     if form == "pruned":
         recipe = replace(recipe, prune=SETTINGS)

@@ -126,7 +126,7 @@ def test_out_of_fold_students_are_pruned_like_the_one_that_ships(pruned: tuple[R
     recipe, run = pruned
     for fold in range(recipe.folds):
         small = load_cross(run / "prune" / f"slim.fold{fold}.pt")
-        whole = load_cross(run / "distil" / f"fold{fold}.pt")
+        whole = load_cross(run / "distil" / f"cross_small.fold{fold}.pt")
         assert small.stack.shape.inner_by_layer == (48,)
         # Which neurons go is the student's own affair, and so is the head that it learnt.
         torch.testing.assert_close(small.stack.words.weight, whole.stack.words.weight)
@@ -172,7 +172,7 @@ def test_a_variant_that_ships_is_what_is_quantised(pruned: tuple[Recipe, Path]) 
     whole = (run / "onnx" / "encoder.onnx").stat().st_size
     shipping = replace(recipe, prune=replace(SETTINGS, ship={"encoder": "half"}))
     assert model_files(shipping, run, "encoder") == [run / "prune" / "half.pt"]
-    assert model_files(shipping, run, "cross_small")[2] == run / "distil" / "fold1.pt"
+    assert model_files(shipping, run, "cross_small")[2] == run / "distil" / "cross_small.fold1.pt"
     found = quantise(shipping, run)
     assert found["encoder"]["bytes"] < whole
     assert found["encoder"]["dense_cosine"] > 0.99
@@ -199,7 +199,10 @@ def test_without_variants_nothing_is_written(workplace: Workplace) -> None:
             PruneRecipe(variants=[PruneVariant("a"), PruneVariant("a")]),
             r"variants\[1\]\.name: 'a' is already",
         ),
-        (PruneRecipe(variants=[PruneVariant("a", "teacher")]), r"model must be one of encoder, cross_small"),
+        (
+            PruneRecipe(variants=[PruneVariant("a", "teacher")]),
+            r"model must be one of encoder, cross_small, cross_large",
+        ),
         (PruneRecipe(variants=[PruneVariant("a", inner=0.0)]), r"variants\[0\]\.inner must be a share"),
         (PruneRecipe(variants=[PruneVariant("a", layers=1.5)]), r"variants\[0\]\.layers must be a share"),
         (PruneRecipe(choose_layers="best"), "'measured' or 'spread'"),

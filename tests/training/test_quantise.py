@@ -123,7 +123,7 @@ def test_training_for_int8_runs_only_above_the_loss_allowed_and_is_kept_only_if_
     workplace: Workplace, tmp_path: Path, loss_max: float
 ) -> None:
     run = copied(workplace, tmp_path)
-    for path in (run / "cross_small.pt", *(run / "distil").glob("*.pt")):
+    for path in (*run.glob("cross_*.pt"), *(run / "distil").glob("*.pt")):
         path.unlink()
     settings = replace(workplace.recipe.quantise, loss_max=loss_max)
     found = quantise(replace(workplace.recipe, quantise=settings), run)["encoder"]
@@ -144,8 +144,13 @@ def test_training_for_int8_runs_only_above_the_loss_allowed_and_is_kept_only_if_
 
 def test_students_of_every_fold_are_exported_to_measure_with(workplace: Workplace) -> None:
     names = {path.name for path in (workplace.run / "onnx").iterdir()}
-    folds = {f"cross_small.fold{fold}.onnx" for fold in range(workplace.recipe.folds)}
-    assert names == {"encoder.onnx", "cross_small.onnx", "report.json"} | folds
+    students = {f"{tier}.onnx" for tier in workplace.recipe.students()}
+    folds = {
+        f"{tier}.fold{fold}.onnx"
+        for tier in workplace.recipe.students()
+        for fold in range(workplace.recipe.folds)
+    }
+    assert names == {"encoder.onnx", "report.json"} | students | folds
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ rankcore = pytest.importorskip("rankcore._native", reason="the extension is not 
 
 from training.calibrate import calibrate  # noqa: E402
 from training.card import write_final  # noqa: E402
+from training.earn import earn  # noqa: E402
 from training.evaluate import SETTINGS, evaluate  # noqa: E402
 from training.rank import train_rankers  # noqa: E402
 from training.robustness import (  # noqa: E402
@@ -37,8 +38,9 @@ from training.robustness import (  # noqa: E402
 @pytest.fixture(scope="module")
 def bundle(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("robustness") / "bundle"
-    if not (workplace.run / "rank" / "report.json").is_file():
-        train_rankers(workplace.recipe, workplace.run, note=lambda _: None)
+    if not (workplace.run / "calibration.json").is_file():
+        train_rankers(workplace.recipe, workplace.run)
+        earn(workplace.recipe, workplace.run, note=lambda _: None)
         calibrate(workplace.recipe, workplace.run)
     write_final(workplace.recipe, workplace.run, folder)
     return folder

@@ -169,7 +169,7 @@ def test_the_report_says_what_the_teachers_are_worth(workplace: Workplace) -> No
 def test_curves_of_every_member_are_in_the_run_folder(workplace: Workplace) -> None:
     names = {json.loads(line)["name"] for line in (workplace.run / "curves.jsonl").read_text().splitlines()}
     assert {f"teacher/fold{fold}-seed0/ndcg10" for fold in (0, 1)} <= names
-    assert "distil/fold0/loss" in names
+    assert "distil/cross_small.fold0/loss" in names
 
 
 def test_a_teacher_that_is_there_is_not_trained_again(

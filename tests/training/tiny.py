@@ -75,6 +75,20 @@ bce_weight = 0.3
 pairs = 32
 minutes_max = 1.0
 
+[cross_large]
+layers = [0, 1]
+epochs = 0
+group = 8
+random_products = 2
+learning_rate = 0.001
+head_learning_rate = 0.002
+warm_up = 0.1
+bce_weight = 0.3
+pairs = 0
+minutes_max = 1.0
+start = "teacher"
+keep_share = 0.25
+
 [rank]
 trees = 6
 leaves = 4
@@ -97,6 +111,7 @@ width = 50
 bootstrap = 200
 interval = 0.95
 tier_confidence = 0.8
+partitions = 2
 
 [quantise]
 ranges = ["max", "mse"]
