@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ANALYSER",
     "BundleError",
     "Cancel",
     "Cancelled",
@@ -28,6 +29,9 @@ __all__ = [
     "product_text",
     "validate_apply",
 ]
+
+# Names the rules by which text becomes words: a generation whose words were made by others is refused.
+ANALYSER: str
 
 class RankError(Exception): ...
 
