@@ -66,7 +66,7 @@ def test_only_what_earned_its_place_is_in_the_bundle(workplace: Workplace, finis
     gate = json.loads((workplace.run / "rank" / "report.json").read_text())["tiers"]
     planned = {plan["tier"] for plan in bundle.plans()}
     assert planned <= {tier for tier, entry in gate.items() if entry["earned"]}
-    assert ("cross_small/model.onnx" in bundle.manifest.files) == ("cross_small" in planned)
+    assert ("cross_small/model.onnx.gz" in bundle.manifest.files) == ("cross_small" in planned)
     for name in bundle.manifest.files:
         if name.startswith("ranker/"):
             assert gate[name.removeprefix("ranker/").removesuffix(".txt")]["ranker"]["earned"]

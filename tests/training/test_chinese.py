@@ -114,7 +114,7 @@ def test_a_chinese_shop_is_prepared_without_an_unknown_character(shop: Shop) -> 
 @pytest.mark.parametrize("query", [*QUERIES, TITLES["kettle"]])
 def test_the_engine_reads_added_characters_as_training_does(shop: Shop, query: str) -> None:
     reference = Reference(
-        load_prepared(shop.run).tokenizer, shop.recipe.text, shop.run / "onnx" / "encoder.onnx", None
+        load_prepared(shop.run).tokenizer, shop.recipe.text, shop.run / "onnx" / "encoder.onnx", {}
     )
     found = shop.catalogue.signals(query, "late", product_ids=list(TITLES), width=len(TITLES))
     for name in ("dense", "late"):
