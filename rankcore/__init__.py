@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankcore._native import (
+    ANALYSER,
     BundleError,
     Cancel,
     Cancelled,
@@ -40,6 +41,7 @@ from rankcore._native import (
 )
 
 __all__ = [
+    "ANALYSER",
     "BundleError",
     "Cancel",
     "Cancelled",

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ANALYSER",
     "BundleError",
     "Cancel",
     "Cancelled",
@@ -28,6 +29,9 @@ __all__ = [
     "product_text",
     "validate_apply",
 ]
+
+# Names the rules by which text becomes words: a generation whose words were made by others is refused.
+ANALYSER: str
 
 class RankError(Exception): ...
 
@@ -129,7 +133,9 @@ class Models:
     def pieces(self, text: str) -> list[int]: ...
     def query(self, text: str) -> tuple[list[int], bool, NDArray[np.float32]]: ...
     def products(self, products: list[bytes]) -> NDArray[np.float32]: ...
-    def pair_scores(self, query: str, products: list[bytes]) -> list[tuple[float, float, float | None]]: ...
+    def pair_scores(
+        self, query: str, products: list[bytes]
+    ) -> list[tuple[float, float, float | None, float | None]]: ...
 
 def maxsim(query: NDArray[np.float32], products: PackedTokens) -> NDArray[np.float32]: ...
 def maxsim_reference(query: NDArray[np.float32], products: PackedTokens) -> NDArray[np.float32]: ...

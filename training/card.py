@@ -12,7 +12,7 @@ from typing import Any
 
 from muster.bundle import Manifest
 from training.calibrate import baselines
-from training.export import write
+from training.export import cross_models, write
 from training.recipe import CROSS_TIERS, Recipe
 from training.signals import load_lists
 
@@ -45,7 +45,7 @@ def write_final(recipe: Recipe, run: Path, out: Path) -> Manifest:
         card=card,
         card_text=card_text(card),
         rankers=rankers,
-        cross="cross_small" in used,
+        crosses={tier: path for tier, path in cross_models(run).items() if tier in used},
     )
 
 

@@ -113,7 +113,7 @@ def open_catalogue(
     """Index products with a bundle and serve them from an engine of this process.
 
     cache: where built indexes are kept (a folder of the system's temporary one by default); an index is used
-    again for the same products and encoder.
+    again for the same products, encoder and rules of what a word is.
     Raises: BundleError; ValueError where there are no products; rankcore.RankError.
     """
     bundle = read_bundle(bundle_folder)
@@ -137,7 +137,7 @@ def open_catalogue(
 
 
 def _built(bundle: Bundle, serialised: Sequence[bytes], cache: Path, threads: int) -> Path:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(rankcore.ANALYSER.encode())
     for name in _ENCODES:
         digest.update(bundle.manifest.files[name].sha256.encode())
     for one in serialised:

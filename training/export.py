@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from muster.bundle import Manifest, write_bundle
+from muster.bundle.content import CROSS_TIERS
 from training.golden import Reference, golden_cases, made_up_pairs
+from training.models.sharing import compressed, shared_words
 from training.prepare import load_prepared
 from training.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 
@@ -32,6 +34,9 @@ _PROVISIONAL = (
     ("cross_small", 8, 0.71, 20.0),
     ("cross_small", 16, 0.72, 35.0),
     ("cross_small", 32, 0.73, 65.0),
+    ("cross_large", 8, 0.74, 60.0),
+    ("cross_large", 16, 0.75, 110.0),
+    ("cross_large", 32, 0.76, 210.0),
 )
 
 
@@ -66,6 +71,12 @@ def muster_version() -> str:
         return "0+source"
 
 
+def cross_models(run: Path) -> dict[str, Path]:
+    """The cross-encoders that the run has, tier to plain ONNX file."""
+    paths = {tier: run / "onnx" / f"{tier}.onnx" for tier in CROSS_TIERS}
+    return {tier: path for tier, path in paths.items() if path.is_file()}
+
+
 def write(
     recipe: Recipe,
     run: Path,
@@ -76,12 +87,15 @@ def write(
     card: Mapping[str, Any],
     card_text: str,
     rankers: Mapping[str, Path],
-    cross: bool,
+    crosses: Mapping[str, Path],
 ) -> Manifest:
-    """Assemble and write one bundle. cross: include cross_small. Raises: BundleError; FileNotFoundError."""
+    """Assemble and write one bundle.
+
+    crosses: plain ONNX file of each cross-encoder tier to include.
+    Raises: BundleError; FileNotFoundError.
+    """
     encoder = run / "onnx" / "encoder.onnx"
-    cross_model = run / "onnx" / "cross_small.onnx" if cross else None
-    reference = Reference(load_prepared(run).tokenizer, recipe.text, encoder, cross_model)
+    reference = Reference(load_prepared(run).tokenizer, recipe.text, encoder, crosses)
 
     def dump(value: Mapping[str, Any]) -> bytes:
         return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
@@ -96,8 +110,8 @@ def write(
         "card.json": dump(card),
         "card.md": card_text.encode(),
     }
-    if cross_model is not None:
-        files["cross_small/model.onnx"] = cross_model
+    for tier, path in crosses.items():
+        files[f"{tier}/model.onnx.gz"] = compressed(shared_words(path, encoder))
     for tier, path in rankers.items():
         files[f"ranker/{tier}.txt"] = path
     return write_bundle(out, name, files, created_unix_s=int(time.time()), muster_version=muster_version())
@@ -107,7 +121,7 @@ def write_draft(
     recipe: Recipe, run: Path, out: Path | None = None, *, rankers: Mapping[str, Path] | None = None
 ) -> Manifest:
     """Write the draft: every model there is, provisional plans, the given rankers."""
-    cross = (run / "onnx" / "cross_small.onnx").is_file()
+    crosses = cross_models(run)
     plans = [
         {
             "tier": tier,
@@ -119,7 +133,7 @@ def write_draft(
             "cost_ms": cost,
         }
         for tier, depth, ndcg, cost in _PROVISIONAL
-        if cross or not tier.startswith("cross")
+        if tier in crosses or tier not in CROSS_TIERS
     ]
     return write(
         recipe,
@@ -130,7 +144,7 @@ def write_draft(
         card={"draft": True, "seed": recipe.seed, "licences": recipe.licences},
         card_text=f"# {recipe.name}, draft\n\nNot calibrated: for the stages `rank` and `calibrate` only.\n",
         rankers=rankers or {},
-        cross=cross,
+        crosses=crosses,
     )
 
 

@@ -15,25 +15,28 @@ from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from muster.bundle.content import CROSS_TIERS
 from muster.v1 import catalogue_pb2
 from training.data.batches import Specials, pair_batch, pieces_of, text_batch
 from training.data.text import product_text
 from training.quantise import open_session
 from training.recipe import Text
 
-# Dynamic int8 scales depend on what else is in a batch, and kernels differ by processor.
+# Dynamic int8 scales depend on what else is in a batch, and kernels differ by processor. "cross" holds for
+# both cross-encoder tiers.
 TOLERANCE = {"dense": 0.03, "late": 0.03, "cross": 0.25}
 
 
 class Reference:
     """The models of a bundle, driven from Python one text at a time."""
 
-    def __init__(self, tokenizer: Tokenizer, text: Text, encoder: Path, cross: Path | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, text: Text, encoder: Path, crosses: Mapping[str, Path]) -> None:
+        """crosses: plain ONNX file of each cross-encoder tier that the bundle has."""
         self._tokenizer = tokenizer
         self._text = text
         self._specials = Specials.of(tokenizer)
         self._encoder = open_session(encoder)
-        self._cross = open_session(cross) if cross is not None else None
+        self._crosses = {tier: open_session(path) for tier, path in crosses.items()}
 
     def encode(self, text: str, tokens_max: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Dense vector [D] and token vectors [tokens, 64], special tokens excluded."""
@@ -45,28 +48,29 @@ class Reference:
         return dense[0], tokens[0, 1 : 1 + len(rows[0])]
 
     def scores(self, query: str, product: catalogue_pb2.Product) -> dict[str, float | None]:
-        """dense, late and cross of one pair; cross is None without a cross-encoder."""
+        """dense, late, cross_small and cross_large of one pair; None for a tier without a model."""
         asked, asked_tokens = self.encode(query, self._text.query_tokens_max)
         dense, tokens = self.encode(
             product_text(product, self._text.dense_fields), self._text.dense_tokens_max
         )
         tokens = tokens[: self._text.late_tokens_max]
         late = float((asked_tokens @ tokens.T).max(axis=1).mean()) if len(tokens) else 0.0
-        cross = None
-        if self._cross is not None:
-            batch = pair_batch(
-                pieces_of(self._tokenizer, [query], self._text.query_tokens_max)[0],
-                pieces_of(
-                    self._tokenizer,
-                    [product_text(product, self._text.cross_fields)],
-                    self._text.cross_tokens_max,
-                ),
-                self._specials,
-            )
-            names = ("input_ids", "attention_mask", "token_type_ids")
-            inputs = {name: one.numpy() for name, one in zip(names, batch, strict=True)}
-            cross = float(self._cross.run(["score"], inputs)[0][0])
-        return {"dense": float(asked @ dense), "late": late, "cross": cross}
+        batch = pair_batch(
+            pieces_of(self._tokenizer, [query], self._text.query_tokens_max)[0],
+            pieces_of(
+                self._tokenizer,
+                [product_text(product, self._text.cross_fields)],
+                self._text.cross_tokens_max,
+            ),
+            self._specials,
+        )
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        inputs = {name: one.numpy() for name, one in zip(names, batch, strict=True)}
+        found: dict[str, float | None] = {"dense": float(asked @ dense), "late": late}
+        for tier in CROSS_TIERS:
+            cross = self._crosses.get(tier)
+            found[tier] = None if cross is None else float(cross.run(["score"], inputs)[0][0])
+        return found
 
 
 def golden_cases(reference: Reference, pairs: Sequence[tuple[str, catalogue_pb2.Product]]) -> dict[str, Any]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from muster.bundle.errors import BundleContentError
 
 TIERS = ("lexical", "hybrid", "late", "cross_small", "cross_large")
+CROSS_TIERS = ("cross_small", "cross_large")
 TEXT_FIELDS = ("title", "brand", "category", "bullets", "description", "attributes")
 TOKENS_MAX = 512
 DEPTH_MAX = 1000
 WIDTH_MAX = 1000
+# Far above any model that could answer in time: a reader stops here instead of filling the memory.
+MODEL_BYTES_MAX = 512 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 def parse_object(file: str, text: str | bytes) -> dict[str, Any]:
@@ -93,8 +98,8 @@ def check_plans(value: Mapping[str, Any], files: Mapping[str, object]) -> None:
             raise BundleContentError(
                 "plans.json", f"{where}.depth must be {'above 0' if reranks else '0'} for the tier {tier}"
             )
-        if tier.startswith("cross") and f"{tier}/model.onnx" not in files:
-            raise BundleContentError("plans.json", f"{where} needs {tier}/model.onnx, which is not there")
+        if tier in CROSS_TIERS and cross_file(tier, files) is None:
+            raise BundleContentError("plans.json", f"{where} needs {tier}/model.onnx.gz, which is not there")
         for key in ("low", "expected_ndcg", "high"):
             _number("plans.json", f"{where}.{key}", plan.get(key), 0.0, 1.0)
         if not plan["low"] <= plan["expected_ndcg"] <= plan["high"]:
@@ -104,6 +109,36 @@ def check_plans(value: Mapping[str, Any], files: Mapping[str, object]) -> None:
         if key_of_plan in seen:
             raise BundleContentError("plans.json", f"{where} repeats an earlier plan")
         seen.add(key_of_plan)
+
+
+def cross_file(tier: str, files: Mapping[str, object]) -> str | None:
+    """Where the cross-encoder of a tier is: compressed, or plain as in older bundles; None: there is none.
+
+    Raises: BundleContentError where there are both, for nobody could tell which one serves.
+    """
+    found = [name for name in (f"{tier}/model.onnx.gz", f"{tier}/model.onnx") if name in files]
+    if len(found) > 1:
+        raise BundleContentError(found[0], f"{found[1]} is there as well, and a tier has one model")
+    return found[0] if found else None
+
+
+def check_compressed(file: str, data: bytes, *, bytes_max: int = MODEL_BYTES_MAX) -> None:
+    """A .gz file: whole, one member, not far larger than any model. Raises: BundleContentError."""
+    reader = zlib.decompressobj(wbits=31)
+    size = 0
+    rest = data
+    try:
+        while rest and not reader.eof:
+            size += len(reader.decompress(rest, _CHUNK_BYTES))
+            rest = reader.unconsumed_tail
+            if size > bytes_max:
+                raise BundleContentError(file, f"inflates to more than {bytes_max} bytes")
+    except zlib.error as error:
+        raise BundleContentError(file, f"not a whole gzip file: {error}") from error
+    if not reader.eof:
+        raise BundleContentError(file, "not a whole gzip file: it ends too soon")
+    if reader.unused_data:
+        raise BundleContentError(file, f"{len(reader.unused_data)} bytes after the end of the gzip file")
 
 
 def check_golden(value: Mapping[str, Any]) -> None:
@@ -124,8 +159,13 @@ def check_golden(value: Mapping[str, Any]) -> None:
             raise BundleContentError("golden.json", f"{where} has no product")
         for part in ("dense", "late"):
             _number("golden.json", f"{where}.{part}", case.get(part), -1.01, 1.01)
-        if case.get("cross") is not None:
-            _number("golden.json", f"{where}.cross", case["cross"], -1e6, 1e6)
+        if {"cross", "cross_small"} <= set(case):
+            raise BundleContentError(
+                "golden.json", f"{where} has cross, which is cross_small by its old name"
+            )
+        for part in ("cross", *CROSS_TIERS):
+            if case.get(part) is not None:
+                _number("golden.json", f"{where}.{part}", case[part], -1e6, 1e6)
 
 
 def check_ranker(file: str, text: str | bytes) -> None:

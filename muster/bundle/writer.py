@@ -10,11 +10,14 @@ from pathlib import Path
 
 from muster.bundle.checksums import digest_file
 from muster.bundle.content import (
+    CROSS_TIERS,
+    check_compressed,
     check_golden,
     check_lexical,
     check_plans,
     check_ranker,
     check_text,
+    cross_file,
     parse_object,
 )
 from muster.bundle.errors import BundleContentError, BundleError
@@ -81,6 +84,10 @@ def check_contents(files: Mapping[str, object], read: Callable[[str], bytes]) ->
     for file in sorted(files):
         if file.startswith("ranker/"):
             check_ranker(file, read(file))
+        if file.endswith(".gz"):
+            check_compressed(file, read(file))
+    for tier in CROSS_TIERS:
+        cross_file(tier, files)
 
 
 def _replaceable(folder: Path) -> bool:

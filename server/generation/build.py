@@ -108,7 +108,12 @@ def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -
         bundle_id = read_bundle(job.bundle).bundle_id
         head = store.head()
         previous = newest_valid(generations, bundle_id)
-        if head.sequence == 0 or (previous and previous[1].sequence == head.sequence):
+        if head.sequence == 0 or (
+            previous
+            and previous[1].sequence == head.sequence
+            # The core refuses words that were made by other rules, but their vectors are good.
+            and previous[1].analyser == rankcore.ANALYSER
+        ):
             return None
         folder = generations / f"{LOCK}-{os.getpid()}"
         try:
@@ -251,6 +256,7 @@ def _manifest(
         recall_at_100=report.recall_at_100,
         probes=report.probes,
         files=files,
+        analyser=rankcore.ANALYSER,
     )
 
 

@@ -62,7 +62,8 @@ class Manifest:
 
     sequence: every event up to it is in the files; the log is replayed from the next one. epoch: of the event
     at ``sequence``. recall_at_100: of the dense index against an exact scan, measured when it was built.
-    probes: lists of the dense index looked at for each search; 0: the index has no lists.
+    probes: lists of the dense index looked at for each search; 0: the index has no lists. analyser: rules by
+    which text became words; empty: those of a core that did not name them.
     """
 
     generation_id: str
@@ -76,6 +77,7 @@ class Manifest:
     probes: int
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    analyser: str = ""
 
     def to_json(self) -> str:
         """The file's text."""

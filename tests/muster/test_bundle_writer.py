@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muster.bundle import BundleContentError, BundleError, Manifest, read_bundle, write_bundle
+from muster.bundle.content import check_compressed
 from tests.muster.bundle_files import bundle_files, golden, lexical, plan, text
 
 
@@ -75,6 +79,12 @@ def test_a_name_that_is_not_one_is_refused(tmp_path: Path, name: str) -> None:
         write_bundle(tmp_path / "a", name, bundle_files(), created_unix_s=1, muster_version="0.1.0")
 
 
+def golden_scores(**scores: float) -> dict[str, Any]:
+    value = golden()
+    case = {key: kept for key, kept in value["cases"][0].items() if key != "cross"}
+    return value | {"cases": [case | scores]}
+
+
 def nan_plan() -> dict[str, Any]:
     return plan(cost_ms=float("nan"))
 
@@ -90,7 +100,8 @@ def nan_plan() -> dict[str, Any]:
         ("text", text() | {"product": text()["product"] | {"token_fields": ["title"]}}, "token_fields"),
         ("lexical", lexical() | {"boosts": {"title": 1.0}}, "boosts"),
         ("lexical", lexical() | {"fusion": {"kind": "sum"}}, "fusion.kind"),
-        ("plans", {"plans": [plan("cross_small", 8)]}, "cross_small/model.onnx"),
+        ("plans", {"plans": [plan("cross_small", 8)]}, "cross_small/model.onnx.gz"),
+        ("plans", {"plans": [plan("cross_large", 8)]}, "cross_large/model.onnx.gz"),
         ("plans", {"plans": [plan("fastest")]}, "tier"),
         ("plans", {"plans": [plan(), plan()]}, "repeats"),
         ("plans", {"plans": [plan("lexical", 50)]}, "depth must be 0"),
@@ -100,6 +111,8 @@ def nan_plan() -> dict[str, Any]:
         ("golden", golden() | {"cases": []}, "at least one case"),
         ("golden", golden() | {"tolerance": {"dense": 0.1}}, "tolerance"),
         ("golden", golden() | {"cases": [{"query": " ", "product": {}}]}, "no query"),
+        ("golden", golden_scores(cross_large=float("1e9")), r"cases\[0\]\.cross_large"),
+        ("golden", golden_scores(cross=0.1, cross_small=0.1), "by its old name"),
     ],
 )
 def test_contents_that_make_no_sense_are_refused_with_the_file(
@@ -122,6 +135,61 @@ def test_a_ranker_that_is_not_whole_or_of_no_tier_is_refused(tmp_path: Path, nam
     with pytest.raises(BundleContentError) as caught:
         write(tmp_path / "a", {**bundle_files(), name: data})
     assert caught.value.file == name
+
+
+MODEL = b"weights of a cross-encoder"
+
+
+@pytest.mark.parametrize("tier", ["cross_small", "cross_large"])
+@pytest.mark.parametrize(("name", "data"), [("model.onnx.gz", gzip.compress(MODEL)), ("model.onnx", MODEL)])
+def test_a_cross_encoder_is_stored_compressed_or_plain(
+    tmp_path: Path, tier: str, name: str, data: bytes
+) -> None:
+    files = {**bundle_files(plans={"plans": [plan(tier, 8)]}), f"{tier}/{name}": data}
+    write(tmp_path / "a", files)
+    assert read_bundle(tmp_path / "a").plans()[0]["tier"] == tier
+
+
+def test_a_tier_with_two_models_is_refused(tmp_path: Path) -> None:
+    files = {"cross_large/model.onnx": MODEL, "cross_large/model.onnx.gz": gzip.compress(MODEL)}
+    with pytest.raises(BundleContentError, match="a tier has one model") as caught:
+        write(tmp_path / "a", {**bundle_files(), **files})
+    assert caught.value.file == "cross_large/model.onnx.gz"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (gzip.compress(MODEL)[:-1], "it ends too soon"),
+        (gzip.compress(MODEL)[:12], "it ends too soon"),
+        (b"", "it ends too soon"),
+        (MODEL, "not a whole gzip file"),
+        (gzip.compress(MODEL)[:-8] + bytes(8), "not a whole gzip file"),
+        (gzip.compress(MODEL) * 2, "bytes after the end"),
+    ],
+)
+def test_a_compressed_file_that_is_not_whole_is_refused_by_name(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    with pytest.raises(BundleContentError, match=message) as caught:
+        write(tmp_path / "a", {**bundle_files(), "cross_small/model.onnx.gz": data})
+    assert caught.value.file == "cross_small/model.onnx.gz"
+
+
+def test_a_small_file_that_inflates_to_much_is_given_up_at_the_limit() -> None:
+    data = gzip.compress(bytes(16 << 20))
+    assert len(data) < 1 << 16
+    check_compressed("cross_large/model.onnx.gz", data, bytes_max=16 << 20)
+    with pytest.raises(BundleContentError, match="inflates to more than 4194304 bytes"):
+        check_compressed("cross_large/model.onnx.gz", data, bytes_max=4 << 20)
+
+
+@given(content=st.binary(max_size=3000), cut=st.integers(0, 3000))
+def test_only_a_whole_compressed_file_passes(content: bytes, cut: int) -> None:
+    data = gzip.compress(content)
+    check_compressed("model.onnx.gz", data, bytes_max=3000)
+    with pytest.raises(BundleContentError):
+        check_compressed("model.onnx.gz", data[: min(cut, len(data) - 1)], bytes_max=3000)
 
 
 def test_a_manifest_is_written_in_a_stable_order(tmp_path: Path) -> None:

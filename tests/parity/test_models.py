@@ -93,11 +93,12 @@ def test_pair_scores_are_those_of_onnx_runtime_and_numpy(
     models: Any, reference: tiny_bundle.Reference, query: str
 ) -> None:
     scores = models.pair_scores(query, [product.SerializeToString() for product in PRODUCTS])
-    for (dense, late, cross), product in zip(scores, PRODUCTS, strict=True):
+    for (dense, late, small, large), product in zip(scores, PRODUCTS, strict=True):
         expected = reference.pair(query, product_text(product))
         assert dense == pytest.approx(expected.dense, abs=EXACT)
         assert late == pytest.approx(expected.late, abs=QUANTISED)
-        assert cross == pytest.approx(expected.cross, abs=10 * EXACT)
+        assert small == pytest.approx(expected.cross_small, abs=10 * EXACT)
+        assert large == pytest.approx(expected.cross_large, abs=10 * EXACT)
 
 
 def test_bytes_that_are_no_product_are_refused(models: Any) -> None:

@@ -157,6 +157,9 @@ fn product_text(py: Python<'_>, product: &[u8], fields: Vec<String>) -> PyResult
     Ok(text::product_text(&product, &fields))
 }
 
+/// Dense, late, and the logits of the small and the larger cross-encoder.
+type Pair = (f64, f64, Option<f64>, Option<f64>);
+
 /// The models of a bundle on their own, without a generation.
 #[pyclass(frozen, module = "rankcore")]
 pub struct Models {
@@ -211,7 +214,8 @@ impl Models {
         Ok(array.into_pyarray(py))
     }
 
-    /// Per serialised Product: dense cosine, late-interaction score, and the small cross-encoder's logit or None.
+    /// Per serialised Product: dense cosine, late-interaction score, and the logits of the small and of the larger
+    /// cross-encoder, None where the bundle has no such model.
     ///
     /// What golden.json records.
     fn pair_scores(
@@ -219,7 +223,7 @@ impl Models {
         py: Python<'_>,
         query: &str,
         products: Vec<Vec<u8>>,
-    ) -> PyResult<Vec<(f64, f64, Option<f64>)>> {
+    ) -> PyResult<Vec<Pair>> {
         let scores = py
             .detach(|| {
                 let products = decode(&products)?;
@@ -228,7 +232,7 @@ impl Models {
             .map_err(|error| raise(py, error))?;
         Ok(scores
             .into_iter()
-            .map(|pair| (pair.dense, pair.late, pair.cross))
+            .map(|pair| (pair.dense, pair.late, pair.cross_small, pair.cross_large))
             .collect())
     }
 }

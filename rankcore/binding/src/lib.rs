@@ -20,6 +20,7 @@ use rankcore_engine::generation::Generation as CoreGeneration;
 use rankcore_engine::generation::build::GenerationBuilder as CoreBuilder;
 use rankcore_engine::reply::Cancel as CoreCancel;
 use rankcore_engine::request::Answer;
+use rankcore_engine::retrieve::lexical::ANALYSER;
 use rankcore_engine::retrieve::{DenseSearch, Row, validate_apply};
 use rankcore_engine::{signals, wire};
 
@@ -492,6 +493,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<GenerationBuilder>()?;
     module.add_function(wrap_pyfunction!(check_apply, module)?)?;
     module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
+    module.add("ANALYSER", ANALYSER)?;
     kernels::register(module)?;
     errors::register(module)
 }

@@ -263,10 +263,18 @@ impl Bundle {
         load_runtime(runtime_library)?;
         let encoder = Encoder::open(dir, &text)?;
         let cross = |tier: Tier| {
-            let name = format!("{tier}/model.onnx");
-            optional(dir, &name, || {
-                Cross::open(&dir.join(&name), encoder.specials())
-            })
+            for name in [
+                format!("{tier}/model.onnx.gz"),
+                format!("{tier}/model.onnx"),
+            ] {
+                let found = optional(dir, &name, || {
+                    Cross::open(dir.join(&name), encoder.file(), encoder.specials())
+                })?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
         };
         let (cross_small, cross_large) = (cross(Tier::CrossSmall)?, cross(Tier::CrossLarge)?);
         let mut rankers = HashMap::new();
@@ -331,7 +339,7 @@ impl Bundle {
                 return refuse(format!("a {tier} plan has cost_ms {}", plan.cost_ms));
             }
             if tier >= Tier::CrossSmall && self.cross(tier).is_none() {
-                return refuse(format!("a {tier} plan, but no {tier}/model.onnx"));
+                return refuse(format!("a {tier} plan, but no {tier}/model.onnx.gz"));
             }
         }
         Ok(())

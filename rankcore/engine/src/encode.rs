@@ -1,9 +1,11 @@
 //! Text to token ids to vectors: the tokeniser, and the ONNX models behind a pool of sessions.
 
 use std::borrow::Cow;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use flate2::bufread::GzDecoder;
 use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::SessionInputValue;
@@ -16,6 +18,11 @@ use crate::error::{Error, Result};
 use crate::rerank::late;
 use crate::text::{TextConfig, product_text};
 use crate::wire;
+
+/// The encoder's file, and the only one that other models of a bundle may take tensors from.
+const ENCODER_FILE: &str = "encoder/model.onnx";
+/// Size of a model after inflating that is refused, far above any model that could answer in time.
+const MODEL_BYTES_MAX: u64 = 512 << 20;
 
 /// A query as the models see it.
 #[derive(Debug, Clone)]
@@ -110,7 +117,8 @@ impl Encoder {
         tokenizer.with_padding(None);
         let specials = Specials::of(&tokenizer)?;
         let model = Model::open(
-            &dir.join("encoder/model.onnx"),
+            dir.join(ENCODER_FILE),
+            None,
             &["input_ids", "attention_mask"],
             &["dense", "tokens"],
         )?;
@@ -127,7 +135,7 @@ impl Encoder {
             || dimension == 0
         {
             return Err(Error::Bundle(format!(
-                "encoder/model.onnx: {dimension} dense and {token_dimension} token dimensions; a token \
+                "{ENCODER_FILE}: {dimension} dense and {token_dimension} token dimensions; a token \
                  dimension must be a multiple of 4 up to {}",
                 late::DIMENSION_MAX
             )));
@@ -150,6 +158,11 @@ impl Encoder {
     /// Dimensions of a token vector.
     pub fn token_dimension(&self) -> usize {
         self.token_dimension
+    }
+
+    /// The bytes of the encoder's file, which a cross-encoder may take its word table from.
+    pub(crate) fn file(&self) -> &Arc<[u8]> {
+        &self.model.bytes
     }
 
     pub(crate) fn specials(&self) -> Specials {
@@ -272,6 +285,10 @@ impl<'a> Outputs<'a> {
 /// A session runs one batch at a time (`Session::run` is exclusive), so each busy thread gets its own.
 pub(crate) struct Model {
     path: PathBuf,
+    /// Read once, so that a later session is of the same model whatever happens to the folder.
+    bytes: Arc<[u8]>,
+    /// Content of [`ENCODER_FILE`].
+    encoder: Arc<[u8]>,
     inputs: Vec<&'static str>,
     outputs: Vec<&'static str>,
     sessions_max: usize,
@@ -305,13 +322,22 @@ impl Drop for Lent<'_> {
 impl Model {
     /// Opens a model that must have exactly the named `inputs` (int64 `[B, T]`) and at least the named
     /// `outputs` (f32, first dimension `B`). [`load_runtime`] must have been called.
+    ///
+    /// path: of an ONNX file, compressed where its name ends with `.gz`. encoder: content of the encoder's file, the
+    /// only one that tensors may be stored in outside the model's own; absent: this is the encoder.
     pub(crate) fn open(
-        path: &Path,
+        path: PathBuf,
+        encoder: Option<&Arc<[u8]>>,
         inputs: &[&'static str],
         outputs: &[&'static str],
     ) -> Result<Model> {
+        let bytes: Arc<[u8]> = read_model(&path)
+            .map_err(|reason| Error::Bundle(format!("{}: {reason}", path.display())))?
+            .into();
         let model = Model {
-            path: path.to_owned(),
+            path,
+            encoder: encoder.unwrap_or(&bytes).clone(),
+            bytes,
             inputs: inputs.to_vec(),
             outputs: outputs.to_vec(),
             sessions_max: std::thread::available_parallelism().map_or(2, usize::from) * 2,
@@ -366,7 +392,10 @@ impl Model {
                 .map_err(|error| error.to_string())?
                 .with_memory_pattern(false)
                 .map_err(|error| error.to_string())?
-                .commit_from_file(&self.path)
+                // With a table of files the runtime looks for tensors nowhere else, on disk in particular.
+                .with_external_initializer_file_in_memory(ENCODER_FILE, self.encoder.clone())
+                .map_err(|error| error.to_string())?
+                .commit_from_memory(&self.bytes)
                 .map_err(|error| error.to_string())
         };
         make().map_err(|reason| self.broken(reason))
@@ -448,6 +477,36 @@ impl Model {
     }
 }
 
+/// The bytes of an ONNX file, inflated where its name ends with `.gz`. Errors: what is wrong with the file.
+fn read_model(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    let stored = std::fs::read(path).map_err(|error| error.to_string())?;
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        inflate(&stored, MODEL_BYTES_MAX)
+    } else {
+        Ok(stored)
+    }
+}
+
+/// What a gzip file of one member holds; refused where that is more than `bytes_max`.
+fn inflate(stored: &[u8], bytes_max: u64) -> std::result::Result<Vec<u8>, String> {
+    let mut rest = stored;
+    let mut inflated = Vec::new();
+    GzDecoder::new(&mut rest)
+        .take(bytes_max + 1)
+        .read_to_end(&mut inflated)
+        .map_err(|error| format!("not a whole gzip file: {error}"))?;
+    if inflated.len() as u64 > bytes_max {
+        return Err(format!("inflates to more than {bytes_max} bytes"));
+    }
+    if !rest.is_empty() {
+        return Err(format!(
+            "{} bytes after the end of the gzip file",
+            rest.len()
+        ));
+    }
+    Ok(inflated)
+}
+
 static RUNTIME: OnceLock<Environment> = OnceLock::new();
 
 /// Loads ONNX Runtime from `library`, once per process; later calls with any path keep the first.
@@ -470,4 +529,61 @@ pub fn load_runtime(library: &Path) -> Result<()> {
     // Only this function sets it, under the lock.
     let _ = RUNTIME.set(environment);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn deflated(content: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_was_compressed_comes_back_up_to_the_limit() {
+        let content: Vec<u8> = (0..10_000).map(|at: u32| (at % 251) as u8).collect();
+        let stored = deflated(&content);
+        assert_eq!(inflate(&stored, 10_000).unwrap(), content);
+        assert_eq!(
+            inflate(&stored, 9_999).unwrap_err(),
+            "inflates to more than 9999 bytes"
+        );
+        assert!(inflate(&deflated(b""), 0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_small_file_that_inflates_to_much_is_given_up_at_the_limit() {
+        let stored = deflated(&vec![0; 16 << 20]);
+        assert!(stored.len() < 1 << 16);
+        assert!(
+            inflate(&stored, 1 << 16)
+                .unwrap_err()
+                .contains("more than 65536")
+        );
+    }
+
+    #[test]
+    fn a_gzip_file_that_is_cut_changed_or_continued_is_refused() {
+        let whole = deflated(b"weights of a model, weights of a model");
+        for length in 0..whole.len() {
+            assert!(inflate(&whole[..length], 1 << 20).is_err(), "{length}");
+        }
+        let mut changed = whole.clone();
+        let sum = whole.len() - 8;
+        changed[sum] ^= 1;
+        assert!(inflate(&changed, 1 << 20).is_err());
+        let twice = [&whole[..], &whole[..]].concat();
+        assert!(
+            inflate(&twice, 1 << 20)
+                .unwrap_err()
+                .contains("after the end")
+        );
+    }
 }

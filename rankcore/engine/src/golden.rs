@@ -25,7 +25,7 @@ pub struct Tolerance {
     pub dense: f64,
     /// Of the late-interaction score.
     pub late: f64,
-    /// Of the cross-encoder's logit.
+    /// Of the logit of either cross-encoder.
     pub cross: f64,
 }
 
@@ -41,9 +41,12 @@ pub struct Case {
     pub dense: f64,
     /// Late-interaction score.
     pub late: f64,
-    /// Logit of the small cross-encoder, where the bundle has one.
+    /// Logit of the small cross-encoder, where the bundle has one. `cross`: its name when there was no other.
+    #[serde(default, alias = "cross")]
+    pub cross_small: Option<f64>,
+    /// Logit of the larger cross-encoder, where the bundle has one.
     #[serde(default)]
-    pub cross: Option<f64>,
+    pub cross_large: Option<f64>,
 }
 
 /// The protobuf JSON form of a product: either spelling of a name, 64-bit integers as numbers or strings.
@@ -117,7 +120,9 @@ pub struct PairScores {
     /// Late-interaction score.
     pub late: f64,
     /// Logit of the small cross-encoder, where the bundle has one.
-    pub cross: Option<f64>,
+    pub cross_small: Option<f64>,
+    /// Logit of the larger cross-encoder, where the bundle has one.
+    pub cross_large: Option<f64>,
 }
 
 impl Bundle {
@@ -125,12 +130,15 @@ impl Bundle {
     pub fn pair_scores(&self, query: &str, products: &[wire::Product]) -> Result<Vec<PairScores>> {
         let query = self.encoder.query(query)?;
         let products = self.encoder.products(products)?;
-        let crosses = match self.cross(Tier::CrossSmall) {
-            Some(cross) => {
-                let pieces: Vec<&[u32]> = products.iter().map(|one| &one.pieces[..]).collect();
-                Some(cross.score(&query.pieces, &pieces)?)
-            }
-            None => None,
+        let pieces: Vec<&[u32]> = products.iter().map(|one| &one.pieces[..]).collect();
+        let crosses = |tier: Tier| {
+            self.cross(tier)
+                .map(|cross| cross.score(&query.pieces, &pieces))
+                .transpose()
+        };
+        let (small, large) = (crosses(Tier::CrossSmall)?, crosses(Tier::CrossLarge)?);
+        let logit = |scores: &Option<Vec<f32>>, at: usize| {
+            scores.as_ref().map(|scores| f64::from(scores[at]))
         };
         Ok(products
             .iter()
@@ -143,7 +151,8 @@ impl Bundle {
                     .map(|(left, right)| f64::from(*left) * f64::from(*right))
                     .sum(),
                 late: late::maxsim(&query.tokens, &product.tokens, product.token_count).into(),
-                cross: crosses.as_ref().map(|scores| scores[at].into()),
+                cross_small: logit(&small, at),
+                cross_large: logit(&large, at),
             })
             .collect())
     }
@@ -169,9 +178,14 @@ impl Bundle {
             };
             compare("dense", case.dense, got.dense, golden.tolerance.dense);
             compare("late", case.late, got.late, golden.tolerance.late);
-            if let Some(expected) = case.cross {
-                let got = got.cross.unwrap_or(f64::NAN);
-                compare("cross", expected, got, golden.tolerance.cross);
+            for (name, expected, got) in [
+                ("cross_small", case.cross_small, got.cross_small),
+                ("cross_large", case.cross_large, got.cross_large),
+            ] {
+                if let Some(expected) = expected {
+                    let got = got.unwrap_or(f64::NAN);
+                    compare(name, expected, got, golden.tolerance.cross);
+                }
             }
         }
         Ok(complaints)

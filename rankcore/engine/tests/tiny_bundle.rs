@@ -5,10 +5,14 @@
 //! `.venv`; where there is none, every test skips and says so.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use rankcore_engine::bundle::{Bundle, Tier};
 use rankcore_engine::rerank::late;
 use rankcore_engine::wire;
@@ -145,6 +149,41 @@ fn a_golden_case_that_differs_is_named_with_both_values() {
 }
 
 #[test]
+fn the_score_of_the_only_cross_encoder_of_older_bundles_is_the_small_ones() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    let folder = damaged(&bundle, |folder| {
+        let path = folder.join("golden.json");
+        let mut golden: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        for (number, case) in golden["cases"]
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .enumerate()
+        {
+            let case = case.as_object_mut().unwrap();
+            case.remove("cross_large");
+            let score = case.remove("cross_small").unwrap().as_f64().unwrap();
+            let older = match number {
+                0 => (score + 1.0).into(),
+                1 => score.into(),
+                _ => serde_json::Value::Null,
+            };
+            case.insert("cross".to_owned(), older);
+        }
+        fs::write(path, golden.to_string()).unwrap();
+    });
+    let complaints = Bundle::open(folder.path(), &library)
+        .unwrap()
+        .verify_golden()
+        .unwrap();
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(complaints[0].contains("cross_small is"), "{complaints:?}");
+}
+
+#[test]
 fn vectors_are_unit_length_and_similar_texts_are_near() {
     let Some(bundle) = open() else { return };
     let query = bundle.encoder.query("running shoes").unwrap();
@@ -164,7 +203,8 @@ fn vectors_are_unit_length_and_similar_texts_are_near() {
     for other in &scores[1..] {
         assert!(scores[0].dense > other.dense);
         assert!(scores[0].late > other.late);
-        assert!(scores[0].cross.unwrap() > other.cross.unwrap());
+        assert!(scores[0].cross_small.unwrap() > other.cross_small.unwrap());
+        assert!(scores[0].cross_large.unwrap() > other.cross_large.unwrap());
     }
 }
 
@@ -251,7 +291,7 @@ fn a_broken_bundle_is_refused_with_the_name_of_the_file() {
         return;
     };
     type Change = fn(&Path);
-    let cases: [(&str, &str, Change); 12] = [
+    let cases: [(&str, &str, Change); 14] = [
         ("manifest.json", "manifest.json", |path| {
             fs::remove_file(path).unwrap()
         }),
@@ -273,7 +313,7 @@ fn a_broken_bundle_is_refused_with_the_name_of_the_file() {
         }),
         (
             "cross_small/model.onnx",
-            "no cross_small/model.onnx",
+            "no cross_small/model.onnx.gz",
             |path| {
                 fs::remove_file(path).unwrap();
             },
@@ -281,6 +321,19 @@ fn a_broken_bundle_is_refused_with_the_name_of_the_file() {
         ("cross_small/model.onnx", "cross_small/model.onnx", |path| {
             fs::write(path, "not a model").unwrap();
         }),
+        (
+            "cross_large/model.onnx.gz",
+            "cross_large/model.onnx.gz: not a whole gzip file",
+            |path| {
+                let whole = fs::read(path).unwrap();
+                fs::write(path, &whole[..whole.len() / 2]).unwrap();
+            },
+        ),
+        (
+            "cross_large/model.onnx.gz",
+            "cross_large/model.onnx.gz: not a whole gzip file",
+            |path| fs::write(path, "not compressed").unwrap(),
+        ),
         ("encoder/model.onnx", "encoder/model.onnx", |path| {
             fs::remove_file(path).unwrap()
         }),
@@ -306,6 +359,146 @@ fn a_broken_bundle_is_refused_with_the_name_of_the_file() {
             "{reason:?} is not in {error}"
         );
     }
+}
+
+fn deflated(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn inflated(path: &Path) -> Vec<u8> {
+    let mut content = Vec::new();
+    GzDecoder::new(fs::File::open(path).unwrap())
+        .read_to_end(&mut content)
+        .unwrap();
+    content
+}
+
+#[test]
+fn a_compressed_cross_encoder_scores_as_the_plain_one() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    let folder = damaged(&bundle, |folder| {
+        let plain = folder.join("cross_small/model.onnx");
+        let content = fs::read(&plain).unwrap();
+        fs::write(folder.join("cross_small/model.onnx.gz"), deflated(&content)).unwrap();
+        fs::remove_file(plain).unwrap();
+    });
+    let scores = |folder: &Path| {
+        Bundle::open(folder, &library)
+            .unwrap()
+            .pair_scores("brown hiking boots", &products())
+            .unwrap()
+    };
+    assert_eq!(scores(folder.path()), scores(&bundle));
+}
+
+#[test]
+fn sessions_made_later_are_of_the_model_that_was_opened() {
+    let Some((source, library)) = places() else {
+        return;
+    };
+    let folder = damaged(&source, |_| ());
+    let bundle = Bundle::open(folder.path(), &library).unwrap();
+    let expected = bundle.pair_scores("wool scarf", &products()).unwrap();
+    fs::remove_dir_all(folder.path().join("encoder")).unwrap();
+    fs::remove_dir_all(folder.path().join("cross_large")).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let scores = bundle.pair_scores("wool scarf", &products()).unwrap();
+                    assert_eq!(scores, expected);
+                }
+            });
+        }
+    });
+}
+
+/// Replaces a text in the compressed cross-encoder by another of the same length: the model stays well-formed.
+fn replaced_in_cross_large(bundle: &Path, from: &[u8], to: &[u8]) -> tempfile::TempDir {
+    assert_eq!(from.len(), to.len());
+    damaged(bundle, |folder| {
+        let path = folder.join("cross_large/model.onnx.gz");
+        let mut content = inflated(&path);
+        let at = content
+            .windows(from.len())
+            .position(|window| window == from)
+            .expect("the text stands in the model");
+        content[at..at + from.len()].copy_from_slice(to);
+        fs::write(path, deflated(&content)).unwrap();
+    })
+}
+
+#[test]
+fn a_word_table_is_read_from_the_encoders_file_and_from_no_other() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    for elsewhere in [
+        "../coder/model.onnx",
+        "encoder/model.onny",
+        "/ncoder/model.onnx",
+        "tokenizer.json    ",
+    ] {
+        let to = &elsewhere.as_bytes()[..b"encoder/model.onnx".len()];
+        let folder = replaced_in_cross_large(&bundle, b"encoder/model.onnx", to);
+        let refusal = |file: &str| {
+            let Err(error) = Bundle::open(folder.path(), &library) else {
+                panic!("a table was read from {elsewhere}");
+            };
+            let error = error.to_string();
+            assert!(error.contains(file), "{error}");
+            assert!(error.to_lowercase().contains("external"), "{error}");
+        };
+        let encoder = folder.path().join("encoder/model.onnx");
+        // It is there to be read, but not offered.
+        fs::copy(&encoder, folder.path().join("encoder/model.onny")).unwrap();
+        refusal("cross_large/model.onnx.gz");
+        let cross = folder.path().join("cross_large/model.onnx.gz");
+        fs::write(&encoder, inflated(&cross)).unwrap();
+        refusal("encoder/model.onnx");
+    }
+}
+
+#[test]
+fn a_word_table_outside_the_encoders_file_is_refused_and_one_beside_the_right_place_is_noticed() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    let content = inflated(&bundle.join("cross_large/model.onnx.gz"));
+    let name = b"offset";
+    let key = content
+        .windows(name.len())
+        .position(|window| window == name)
+        .unwrap();
+    // A protobuf string: its tag, its length, its text.
+    let length = usize::from(content[key + name.len() + 1]);
+    let offset = &content[key + name.len() + 2..][..length];
+    // The digits are too few to point behind the file's end, but enough to point before its start.
+    let mut before = vec![b'9'; length];
+    before[0] = b'-';
+    let far = replaced_in_cross_large(&bundle, offset, &before);
+    let Err(error) = Bundle::open(far.path(), &library) else {
+        panic!("a table was read from outside the file");
+    };
+    assert!(
+        error.to_string().contains("cross_large/model.onnx.gz"),
+        "{error}"
+    );
+    let mut near = offset.to_vec();
+    near[length - 2] = if near[length - 2] == b'0' { b'4' } else { b'0' };
+    let near = replaced_in_cross_large(&bundle, offset, &near);
+    let complaints = Bundle::open(near.path(), &library)
+        .unwrap()
+        .verify_golden()
+        .unwrap();
+    assert!(
+        complaints.iter().any(|one| one.contains("cross_large is")),
+        "{complaints:?}"
+    );
 }
 
 #[test]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import rankcore
 from muster.v1.catalogue_pb2 import Delete, Event, Patch, Product
 from server.catalogue.store import NewEvent, Store
 from server.generation.build import (
@@ -18,7 +20,15 @@ from server.generation.build import (
     live_products,
     main,
 )
-from server.generation.open import current_name, verify
+from server.generation.open import (
+    MANIFEST,
+    FileDigest,
+    current_name,
+    open_newest,
+    read_manifest,
+    sha256,
+    verify,
+)
 from server.standby.lease import Holder
 
 EPOCH = 1
@@ -110,6 +120,30 @@ def test_a_build_makes_a_valid_generation_and_points_to_it(
     assert manifest.recall_at_100 == 1.0
     assert "dense.f32" not in manifest.files
     assert build(job(bundle, tmp_path)) is None, "nothing has changed"
+
+
+def test_a_generation_whose_words_were_made_by_other_rules_is_refused_and_built_again(
+    store: Store, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(store, product("a", "red shoe"))
+    older = build(job(bundle, tmp_path))
+    assert older is not None
+    meta = older / "lexical" / "meta.json"
+    meta.write_text(meta.read_text().replace(rankcore.ANALYSER, "muster_en"))
+    manifest = read_manifest(older)
+    entry = FileDigest(sha256(meta), meta.stat().st_size)
+    files = {**manifest.files, "lexical/meta.json": entry}
+    (older / MANIFEST).write_text(replace(manifest, files=files, analyser="").to_json())
+    engine = rankcore.Engine(str(bundle), runtime_library=rankcore.runtime_library())
+    try:
+        assert open_newest(engine, tmp_path / "generations").products() == 0
+        assert f"{older.name} refused" in caplog.text
+        newer = build(job(bundle, tmp_path))
+        assert newer is not None
+        opened = open_newest(engine, tmp_path / "generations")
+        assert (opened.generation_id, opened.products()) == (newer.name, 1)
+    finally:
+        engine.close()
 
 
 def test_old_generations_go_when_newer_ones_come(store: Store, bundle: Path, tmp_path: Path) -> None:

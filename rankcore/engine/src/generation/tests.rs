@@ -6,7 +6,7 @@ use wire::event::Change as Wire;
 
 use super::*;
 use crate::bundle::{Boosts, Fusion, FusionKind, FusionWeights};
-use crate::retrieve::lexical::{field_texts, for_each_stem, query_stems};
+use crate::retrieve::lexical::{ANALYSER, field_texts, for_each_stem, query_stems};
 use crate::text::{ProductFields, words};
 
 const DIMENSION: usize = 16;
@@ -309,9 +309,22 @@ fn bm25f(products: &[wire::Product], query: &str, boosts: [f32; 6]) -> Vec<f64> 
     scores
 }
 
-const WORDS: [&str; 12] = [
-    "lamp", "oak", "table", "tables", "red", "Café", "shoe", "running", "light", "steel", "chair",
+const WORDS: [&str; 15] = [
+    "lamp",
+    "oak",
+    "table",
+    "tables",
+    "red",
+    "Café",
+    "shoe",
+    "running",
+    "light",
+    "steel",
+    "chair",
     "soft",
+    "保温杯",
+    "水杯oak",
+    "杯",
 ];
 
 fn phrase(most: usize) -> impl Strategy<Value = String> {
@@ -651,6 +664,19 @@ proptest! {
     }
 
     #[test]
+    fn two_neighbouring_characters_of_a_chinese_title_find_it(
+        title in prop::collection::vec(prop::char::range('\u{4e00}', '\u{9fff}'), 2..12),
+        from in 0_usize..12,
+        length in 2_usize..12,
+    ) {
+        let from = from.min(title.len() - 2);
+        let part: String = title[from..(from + length).min(title.len())].iter().collect();
+        let title: String = title.into_iter().collect();
+        let (_dir, generation) = built(&[product("a", &title), product("b", "lamp")]);
+        prop_assert_eq!(found(&generation, &part), ["a"]);
+    }
+
+    #[test]
     fn the_best_rows_are_those_of_an_exhaustive_scoring(
         texts in prop::collection::vec((phrase(6), phrase(2), phrase(12)), 150..400),
         newer in prop::collection::vec((phrase(6), phrase(2), phrase(12)), 0..40),
@@ -751,6 +777,26 @@ fn text_is_found_without_case_accents_and_plural() {
     }
     assert!(found(&generation, "!!!").is_empty());
     assert_eq!(query_stems("Running runs RUN").len(), 1);
+}
+
+#[test]
+fn a_chinese_word_is_found_inside_a_run_of_characters() {
+    let (_dir, generation) = built(&[
+        product("bottle", "不锈钢保温杯 500毫升"),
+        product("child", "儿童保温水杯 带吸管"),
+        product("case", "苹果iPhone手机壳"),
+    ]);
+    assert_eq!(found(&generation, "保温杯"), ["bottle", "child"]);
+    assert_eq!(found(&generation, "手机壳"), ["case"]);
+    assert_eq!(found(&generation, "iphone"), ["case"]);
+    assert_eq!(found(&generation, "500"), ["bottle"]);
+    generation
+        .apply(&events(
+            1,
+            vec![Wire::Upsert(product("new", "电热水壶手机壳"))],
+        ))
+        .unwrap();
+    assert_eq!(sorted(found(&generation, "手机壳")), ["case", "new"]);
 }
 
 #[test]
@@ -1118,6 +1164,23 @@ fn a_generation_of_another_bundle_or_layout_is_refused() {
             "{to}"
         );
     }
+}
+
+#[test]
+fn a_generation_whose_words_were_made_by_other_rules_is_refused() {
+    let (dir, _generation) = built(&[product("a", "lamp")]);
+    let path = dir.path().join("lexical/meta.json");
+    let meta = std::fs::read_to_string(&path).unwrap();
+    let older = meta.replace(ANALYSER, "muster_en");
+    assert_ne!(meta, older);
+    std::fs::write(&path, older).unwrap();
+    let error = Generation::open_with(dir.path(), fake(), None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("not a lexical index of this version"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Cross-encoders: a query and a product read together by one model.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::encode::{Model, Specials};
 use crate::error::Result;
@@ -13,9 +14,11 @@ pub struct Cross {
 
 impl Cross {
     /// Opens `path` (ONNX: `input_ids`, `attention_mask`, `token_type_ids` int64 `[B, T]` to `score` f32 `[B]`).
-    pub(crate) fn open(path: &Path, specials: Specials) -> Result<Cross> {
+    /// encoder: content of the encoder's file, which the model may take its word table from.
+    pub(crate) fn open(path: PathBuf, encoder: &Arc<[u8]>, specials: Specials) -> Result<Cross> {
         let model = Model::open(
             path,
+            Some(encoder),
             &["input_ids", "attention_mask", "token_type_ids"],
             &["score"],
         )?;

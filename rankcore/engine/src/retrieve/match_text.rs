@@ -15,7 +15,8 @@ fn keys(text: &str, into: &mut Vec<u32>) {
 }
 
 /// The words of a query, in order, repeats kept, as the keys that [`MatchText`] holds: lower-cased,
-/// accents folded, stemmed as English, so `Running shoes` matches `running shoe`.
+/// accents folded, stemmed as English, so `Running shoes` matches `running shoe`; Chinese, Japanese and Korean in pairs
+/// of characters.
 pub fn query_keys(query: &str) -> Vec<u32> {
     let mut found = Vec::new();
     keys(query, &mut found);
@@ -124,6 +125,25 @@ mod tests {
             query_keys("wood oak indoor")
         );
         assert_ne!(words.title(), query_keys("cafe chair black"));
+    }
+
+    #[test]
+    fn a_chinese_word_inside_a_title_is_found() {
+        let words = MatchText::of(&product(
+            "苹果手机壳 透明",
+            "苹果",
+            "配件",
+            ("材质", "硅胶"),
+        ));
+        let query = query_keys("手机壳");
+        assert!(words.title().windows(query.len()).any(|part| part == query));
+        assert!(
+            words
+                .brand()
+                .iter()
+                .all(|word| query_keys("苹果手机").contains(word))
+        );
+        assert_ne!(words.title(), query_keys("苹果手机套 透明"));
     }
 
     #[test]
