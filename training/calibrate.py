@@ -52,7 +52,7 @@ def calibrate(recipe: Recipe, run: Path) -> dict[str, Any]:
         for rankers in load_out_of_fold(run / "rank" / "out_of_fold.npz", lists)
     ]
     draft = run / "calibrate"
-    write_draft(recipe, run, draft, rankers=trained)
+    write_draft(recipe, run, draft, rankers=trained, tiers=earned)
     costs, agreement = _drive(recipe, run, draft, names, lists, plans, trained)
     rows: list[dict[str, Any]] = []
     best: tuple[float, dict[str, dict[str, float]]] | None = None

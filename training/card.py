@@ -181,17 +181,22 @@ def _nested_lines(nested: Mapping[str, Any], sets: Sequence[str]) -> list[str]:
         "",
         f"Nested folds ({nested['folds']} folds in {nested['partitions']} partitions): without a fold's",
         "queries rankers are trained and the gate decides; the best plan that comes out is measured on them,",
-        f"and so is fusion. The dearest tier that entered: {often}.",
+        "and so are fusion (the tier hybrid) and plain fusion: BM25 over all text alike with the encoder,",
+        f"untuned. The dearest tier that entered: {often}.",
         "",
-        "| set | setting | best plan | fusion | difference |",
-        "|---|---|---|---|---|",
+        "| set | setting | best plan | fusion | difference | plain fusion | difference |",
+        "|---|---|---|---|---|---|---|",
     ]
     for setting in ("judged", "catalogue"):
+        gaps = [nested[over][setting] for over in ("over_fusion", "over_plain_fusion")]
         for name in sets:
-            best, fusion = (nested[which][setting][name] for which in ("best_plan", "fusion"))
-            gap = _gap(nested["over_fusion"][setting][name])
-            lines.append(f"| {name} | {setting} | {_interval(best)} | {_interval(fusion)} | {gap} |")
-        lines.append(f"| together | {setting} | | | {_gap(nested['over_fusion'][setting]['together'])} |")
+            best, fusion, plain = (
+                _interval(nested[which][setting][name]) for which in ("best_plan", "fusion", "plain_fusion")
+            )
+            over, over_plain = (_gap(gap[name]) for gap in gaps)
+            lines.append(f"| {name} | {setting} | {best} | {fusion} | {over} | {plain} | {over_plain} |")
+        over, over_plain = (_gap(gap["together"]) for gap in gaps)
+        lines.append(f"| together | {setting} | | | {over} | | {over_plain} |")
     return lines
 
 

@@ -9,7 +9,8 @@ interval holds 0. Every nDCG is out of fold, the mean over several partitions of
 
 The gate chooses, and what is chosen looks better than it is on the queries of the choice. So the choice is
 nested: for each fold, rankers are trained and the gate decides without its queries, and what comes out is
-measured on them, against fusion. A cross-encoder's scores are those of the student that never saw the query;
+measured on them, against fusion: the tier `hybrid`, and the same without tuning
+(`training.signals.plain_fusion`). A cross-encoder's scores are those of the student that never saw the query;
 students are not trained once more for each pair of folds.
 
 Writes `earn/report.json`, and `earn/<tier>.txt`, the rankers that ship.
@@ -177,30 +178,36 @@ def earn(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict
             report["tiers"][tier] = {"earned": False, "why": "not trained"}
     total = recipe.plans.partitions * max(3, recipe.folds)
     with tqdm(total=total, desc="nested folds", mininterval=5) as bar:
-        report["nested"] = _nested_report(recipe, nested(recipe, names, lists, bar.update))
+        plain: Measured = json.loads((run / "rank" / "plain.json").read_text())
+        report["nested"] = _nested_report(recipe, nested(recipe, names, lists, bar.update), plain)
     write_report(out / "report.json", report)
     return report
 
 
-def _nested_report(recipe: Recipe, found: Nested) -> dict[str, Any]:
-    gains = {
-        setting: {
-            name: _written(
-                _difference(recipe, {name: found.best[setting][name]}, {name: found.fusion[setting][name]})
-            )
-            for name in found.best[setting]
-        }
-        | {"together": _written(_difference(recipe, found.best[setting], found.fusion[setting]))}
-        for setting in SETTINGS
-    }
+def _nested_report(recipe: Recipe, found: Nested, plain: Measured) -> dict[str, Any]:
     return {
         "partitions": recipe.plans.partitions,
         "folds": max(3, recipe.folds),
         "chosen": found.chosen,
         "best_plan": _estimates(recipe, found.best),
         "fusion": _estimates(recipe, found.fusion),
-        "over_fusion": gains,
+        "plain_fusion": _estimates(recipe, plain),
+        "over_fusion": _gains(recipe, found.best, found.fusion),
+        "over_plain_fusion": _gains(recipe, found.best, plain),
     }
+
+
+def _gains(recipe: Recipe, better: Measured, worse: Measured) -> dict[str, Any]:
+    """Setting to set to the difference, and "together" for all sets."""
+    found: dict[str, Any] = {}
+    for setting in SETTINGS:
+        sets = better[setting]
+        found[setting] = {
+            name: _written(_difference(recipe, {name: sets[name]}, {name: worse[setting][name]}))
+            for name in sets
+        }
+        found[setting]["together"] = _written(_difference(recipe, sets, worse[setting]))
+    return found
 
 
 def _estimates(recipe: Recipe, measured: Measured) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from muster.bundle import Manifest, write_bundle
+from muster.bundle import BUNDLE_BYTES_MAX, Manifest, write_bundle
 from muster.bundle.content import CROSS_TIERS
 from training.golden import Reference, golden_cases, made_up_pairs
 from training.models.sharing import compressed, shared_words
@@ -88,10 +88,11 @@ def write(
     card_text: str,
     rankers: Mapping[str, Path],
     crosses: Mapping[str, Path],
+    bytes_max: int | None = BUNDLE_BYTES_MAX,
 ) -> Manifest:
     """Assemble and write one bundle.
 
-    crosses: plain ONNX file of each cross-encoder tier to include.
+    crosses: plain ONNX file of each cross-encoder tier to include. bytes_max: None for a bundle that stays.
     Raises: BundleError; FileNotFoundError.
     """
     encoder = run / "onnx" / "encoder.onnx"
@@ -114,14 +115,26 @@ def write(
         files[f"{tier}/model.onnx.gz"] = compressed(shared_words(path, encoder))
     for tier, path in rankers.items():
         files[f"ranker/{tier}.txt"] = path
-    return write_bundle(out, name, files, created_unix_s=int(time.time()), muster_version=muster_version())
+    return write_bundle(
+        out,
+        name,
+        files,
+        created_unix_s=int(time.time()),
+        muster_version=muster_version(),
+        bytes_max=bytes_max,
+    )
 
 
 def write_draft(
-    recipe: Recipe, run: Path, out: Path | None = None, *, rankers: Mapping[str, Path] | None = None
+    recipe: Recipe,
+    run: Path,
+    out: Path | None = None,
+    *,
+    rankers: Mapping[str, Path] | None = None,
+    tiers: Collection[str] = CROSS_TIERS,
 ) -> Manifest:
-    """Write the draft: every model there is, provisional plans, the given rankers."""
-    crosses = cross_models(run)
+    """Write the draft: provisional plans, the given rankers, what cross-encoders there are of these tiers."""
+    crosses = {tier: path for tier, path in cross_models(run).items() if tier in tiers}
     plans = [
         {
             "tier": tier,
@@ -145,6 +158,7 @@ def write_draft(
         card_text=f"# {recipe.name}, draft\n\nNot calibrated: for the stages `rank` and `calibrate` only.\n",
         rankers=rankers or {},
         crosses=crosses,
+        bytes_max=None,
     )
 
 

@@ -9,7 +9,7 @@ the order of any plan can be worked out, and measured, without asking a model ag
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from muster.v1 import catalogue_pb2
 from training.cross import Pieces
 from training.data.batches import pieces_of
 from training.data.folds import fold_of
 from training.engine import open_catalogue
-from training.export import DRAFT
+from training.export import DRAFT, write_draft
 from training.measure import best_first, fast_ndcg
-from training.prepare import load_prepared
+from training.prepare import JudgedQuery, Prepared, load_prepared
 from training.quality import ScorePairs, onnx_scorer
 from training.quantise import onnx_files, open_session
 from training.recipe import CROSS_TIERS, Recipe
@@ -88,42 +89,79 @@ def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
     lists: list[CandidateList] = []
     pieces = Pieces.of(recipe, prepared)
     students = _students(recipe, run, pieces)
+    for name, asked in _labelled(recipe, prepared):
+        top = max(gain for query in asked.queries for gain in query.gains.values())
+        with open_catalogue(run / DRAFT, asked.products, cache=run / "catalogues") as catalogue:
+            for query in tqdm(asked.queries, desc=f"signals, {name}", mininterval=5):
+                words = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
+                for setting in SETTINGS:
+                    shown = asked.judged(query) if setting == "judged" else None
+                    found = catalogue.signals(query.text, "late", product_ids=shown, width=recipe.rank.width)
+                    names = found.names
+                    one = CandidateList(
+                        name,
+                        query.query_id,
+                        query.split,
+                        fold_of(name, query.query_id, recipe.folds, recipe.seed),
+                        setting,
+                        found.values,
+                        np.array([query.gains.get(key, 0.0) / top for key in found.product_ids]),
+                        np.array([gain / top for gain in query.gains.values()]),
+                    )
+                    rows = [pieces.sets[name][key] for key in found.product_ids]
+                    lists.append(_with_crosses(recipe, names, one, words, rows, students))
+    return names, lists
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The products of a set, and the queries that have a relevant one."""
+
+    known: Mapping[str, catalogue_pb2.Product]
+    queries: Sequence[JudgedQuery]
+
+    @property
+    def products(self) -> list[catalogue_pb2.Product]:
+        return list(self.known.values())
+
+    def judged(self, query: JudgedQuery) -> list[str]:
+        return [key for key in query.gains if key in self.known]
+
+
+def _labelled(recipe: Recipe, prepared: Prepared) -> Iterator[tuple[str, _Labelled]]:
     for one in recipe.judged():
-        products = prepared.products[one.name]
         queries = [
             query
             for split in recipe.rank.splits
             for query in prepared.of(one.name, split)
             if max(query.gains.values(), default=0) > 0
         ]
-        top = max(gain for query in queries for gain in query.gains.values())
-        with open_catalogue(run / DRAFT, products.values(), cache=run / "catalogues") as catalogue:
-            for query in tqdm(queries, desc=f"signals, {one.name}", mininterval=5):
-                judged = [key for key in query.gains if key in products]
+        yield one.name, _Labelled(prepared.products[one.name], queries)
+
+
+def plain_fusion(recipe: Recipe, run: Path) -> Measured:
+    """nDCG@10 of what anyone has without tuning or training: BM25 over all text, fused with the encoder.
+
+    With equal boosts BM25F is BM25 over the fields joined together.
+    """
+    boosts = dict.fromkeys(recipe.lexical.boosts, 1.0)
+    plain = run / "plain"
+    write_draft(replace(recipe, lexical=replace(recipe.lexical, boosts=boosts)), run, plain, tiers=())
+    found: Measured = {setting: {} for setting in SETTINGS}
+    for one, asked in _labelled(recipe, load_prepared(run)):
+        with open_catalogue(plain, asked.products, cache=run / "catalogues") as catalogue:
+            for query in tqdm(asked.queries, desc=f"plain fusion, {one}", mininterval=5):
                 for setting in SETTINGS:
-                    found = catalogue.signals(
-                        query.text,
-                        "late",
-                        product_ids=judged if setting == "judged" else None,
-                        width=recipe.rank.width,
+                    shown = asked.judged(query) if setting == "judged" else None
+                    signals = catalogue.signals(
+                        query.text, "hybrid", product_ids=shown, width=recipe.rank.width
                     )
-                    names = found.names
-                    lists.append(
-                        CandidateList(
-                            one.name,
-                            query.query_id,
-                            query.split,
-                            fold_of(one.name, query.query_id, recipe.folds, recipe.seed),
-                            setting,
-                            found.values,
-                            np.array([query.gains.get(key, 0.0) / top for key in found.product_ids]),
-                            np.array([gain / top for gain in query.gains.values()]),
-                        )
+                    gains = np.array([query.gains.get(key, 0.0) for key in signals.product_ids])
+                    value = fast_ndcg(
+                        gains, best_first(signals.column("fused")), np.array(list(query.gains.values()))
                     )
-                    asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
-                    rows = [pieces.sets[one.name][key] for key in found.product_ids]
-                    lists[-1] = _with_crosses(recipe, names, lists[-1], asked, rows, students)
-    return names, lists
+                    found[setting].setdefault(one, {})[query.query_id] = value
+    return found
 
 
 def _students(recipe: Recipe, run: Path, pieces: Pieces) -> dict[str, list[ScorePairs]]:

@@ -179,7 +179,7 @@ def test_a_teacher_that_is_there_is_not_trained_again(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training.teacher, "_train_member", refuse)
-    wanted = [member_folder(workplace.run, fold, 0) for fold in (0, 1)]
+    wanted = [member_folder(workplace.run, fold, 0) for fold in (0, 1, None)]
     assert train_teachers(workplace.recipe, workplace.run) == wanted
     assert "other settings" not in capsys.readouterr().out
     train_teachers(with_teacher(workplace.recipe, weight_decay=0.5), workplace.run)
@@ -234,6 +234,8 @@ def test_several_seeds_make_an_ensemble(workplace: Workplace, run: Path) -> None
         "fold0-seed1",
         "fold1-seed0",
         "fold1-seed1",
+        "whole-seed0",
+        "whole-seed1",
     ]
     assert any(not torch.equal(one, weights(run, 0, 1)[name]) for name, one in weights(run, 0).items())
     report = json.loads((run / "teacher" / "report.json").read_text())

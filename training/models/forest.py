@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from training.recipe import RankRecipe
 
-_LINEAR_STEPS = 400
-_LINEAR_RATE = 0.5
 _SCALED = re.compile(r"^(leaf_value|internal_value)=(.*)$", re.MULTILINE)
 
 
@@ -83,10 +83,15 @@ def train_linear(recipe: RankRecipe, rows: Rows, names: Sequence[str], *, seed: 
             weights.append(weight / weight.sum())
         start += size
     gap, weight = np.concatenate(gaps), np.concatenate(weights) / len(gaps)
-    found = np.ones(len(columns))
-    for _ in range(_LINEAR_STEPS):
-        slope = -(weight / (1.0 + np.exp(np.clip(gap @ found, -50, 50)))) @ gap + recipe.linear_l2 * found
-        found = np.maximum(found - _LINEAR_RATE * slope, 0.0)
+
+    def loss_of(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margins = gap @ weights
+        loss = weight @ np.logaddexp(0.0, -margins) + 0.5 * recipe.linear_l2 * weights @ weights
+        return float(loss), recipe.linear_l2 * weights - (weight * expit(-margins)) @ gap
+
+    # Convex, so where it ends does not depend on where it starts.
+    bounds = [(0.0, None)] * len(columns)
+    found = minimize(loss_of, np.ones(len(columns)), jac=True, method="L-BFGS-B", bounds=bounds).x
     wanted = (values / scale) @ found
     shown = np.full_like(rows.values, np.nan)
     shown[:, columns] = values
