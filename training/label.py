@@ -243,16 +243,22 @@ def _vectors(recipe: Recipe, prepared: Prepared, run: Path, name: str) -> Vector
     path = run / "label" / f"{name}-{digest.hexdigest()[:16]}.npz"
     keys = list(products)
     at = {key: row for row, key in enumerate(keys)}
-    if path.is_file():
-        with np.load(path) as saved:
-            ends = np.cumsum(saved["sizes"])[:-1].tolist()
-            tokens = [torch.from_numpy(part) for part in np.split(saved["tokens"], ends)]
-            return Vectors(keys, at, saved["dense"].astype(np.float32), tokens)
+    if not path.is_file():
+        _keep_vectors(recipe, prepared, run, name, path)
+    # Read back even where just written: half the digits are kept, and a second call must say the same.
+    with np.load(path) as saved:
+        ends = np.cumsum(saved["sizes"])[:-1].tolist()
+        tokens = [torch.from_numpy(part) for part in np.split(saved["tokens"], ends)]
+        return Vectors(keys, at, saved["dense"].astype(np.float32), tokens)
+
+
+def _keep_vectors(recipe: Recipe, prepared: Prepared, run: Path, name: str, path: Path) -> None:
+    products = prepared.products[name]
     texts = [product_text(product, recipe.text.dense_fields) for product in products.values()]
     rows = pieces_of(prepared.tokenizer, texts, recipe.text.late_tokens_max)
     vectors = encode(
         load_encoder(run / "encoder.pt"),
-        dict(zip(keys, rows, strict=True)),
+        dict(zip(products, rows, strict=True)),
         Specials.of(prepared.tokenizer),
         projected=True,
         note=f"vectors, {name}",
@@ -271,7 +277,6 @@ def _vectors(recipe: Recipe, prepared: Prepared, run: Path, name: str) -> Vector
         sizes=sizes,
     )
     part.replace(path)
-    return vectors
 
 
 def _latest_gains(one: DataSet, data: Path, queries: Sequence[JudgedQuery]) -> dict[str, dict[str, float]]:
