@@ -4,8 +4,8 @@ Each is trained twice over: out of fold, in several partitions of the queries, t
 only ever ranked by a ranker that never saw it); and once on the split `train`, to ship, so that a
 measurement on another split stays one of unseen queries. Whether it ships is for `training.earn` to say.
 
-Writes `rank/`: signals.npz, and plain.json, the nDCG@10 of an untuned fusion (both are taken as they are where
-they are there: remove them after a change of models); out_of_fold.npz and <tier>.txt.
+Writes `rank/`: signals.npz, and plain.json, the nDCG@10 of an untuned fusion (both are taken as they are
+where they are there: remove them after a change of models); out_of_fold.npz and <tier>.txt.
 """
 
 from __future__ import annotations
