@@ -423,10 +423,11 @@ class SearchRecipe:
     on, are measured; a trial trains one student for each. deadline_ms: of a request, where none is given on
     the command line; 0: one must be given. usable_share: of the deadline that may be planned with, above 0
     and at most 1: what is left over is for the slowest requests.
-    layers: how many of the teacher's layers a student may have, beside all of them. inner: shares of their
-    feed-forward neurons. steps: updates of each student that is trained. pairs: that a teacher scores for
-    each. minutes_max: of training, a trial, all folds together. learning_rates: the lowest and the highest.
-    dropout_max, weight_decay_max, keep_share_max: the highest; the lowest of each is 0.
+    layers: how many of the teacher's layers a student may have, beside all of them: the first ones, or spread
+    evenly. inner: shares of their feed-forward neurons, beside all of them. steps: updates of each student
+    that is trained. pairs: that a teacher scores for each. minutes_max: of training, a trial, all folds
+    together. learning_rates: the lowest and the highest. dropout_max, weight_decay_max, keep_share_max: the
+    highest; the lowest of each is 0.
     """
 
     trials: int = 0
@@ -434,7 +435,7 @@ class SearchRecipe:
     deadline_ms: float = 0.0
     usable_share: float = 0.7
     layers: list[int] = field(default_factory=lambda: [4, 3, 2])
-    inner: list[float] = field(default_factory=lambda: [1.0, 0.75, 0.5])
+    inner: list[float] = field(default_factory=lambda: [0.75, 0.5])
     steps: int = 200
     pairs: int = 2000
     minutes_max: float = 4.0
@@ -550,6 +551,11 @@ def load_recipe(path: str | Path = DEFAULT_RECIPE) -> Recipe:
     return checked_recipe(value)
 
 
+def searched_recipe(run: Path) -> Path:
+    """Where `training.search` writes the recipe for the stages after it."""
+    return run / "search" / "recipe.json"
+
+
 def recipe_tables(recipe: Recipe) -> dict[str, Any]:
     """The tables of a recipe, as a JSON file holds them; `checked_recipe` makes the recipe of them again."""
     return {key: value for key, value in dataclasses.asdict(recipe).items() if value is not None}
@@ -642,8 +648,8 @@ def _check_search(recipe: Recipe) -> None:
         raise RecipeError("search.usable_share must be above 0 and at most 1")
     if any(count < 1 for count in search.layers):
         raise RecipeError("search.layers must be counts of at least 1")
-    if not search.inner or any(not 0.0 < share <= 1.0 for share in search.inner):
-        raise RecipeError("search.inner must be shares above 0 and at most 1, one at least")
+    if any(not 0.0 < share <= 1.0 for share in search.inner):
+        raise RecipeError("search.inner must be shares above 0 and at most 1")
     if len(search.learning_rates) != 2 or not 0.0 < search.learning_rates[0] <= search.learning_rates[1]:
         raise RecipeError("search.learning_rates must be two rates above 0, the lower first")
     for name in ("dropout_max", "keep_share_max"):
