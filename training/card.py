@@ -180,6 +180,18 @@ def card_text(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _gap(value: Mapping[str, float]) -> str:
+    return f"{value['difference']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return f"{value['ndcg10']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
 def _report_of(path: Path) -> dict[str, Any] | None:
     found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
     return found
@@ -249,15 +261,3 @@ def overfitting_lines(found: Mapping[str, Any] | None) -> list[str]:
         f"The gains differ by {learnt - kept:+.3f}: what is above 0 is learnt by heart. Figures of teachers",
         "and students elsewhere in this card are of queries that they never saw.",
     ]
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _gap(value: Mapping[str, float]) -> str:
-    return f"{value['difference']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]"
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['ndcg10']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -242,20 +242,19 @@ class Trials:
 
     def _first_two(self) -> list[dict[str, Any]]:
         """The whole teacher and the smallest student, neither of them trained further."""
-        smallest = [name for name in layer_choices(self.recipe, self.layers) if not name.startswith("first")][
-            -1
-        ]
-        narrowest = min(1.0, *self.recipe.search.inner)
+        names = [name for name in layer_choices(self.recipe, self.layers) if not name.startswith("first")]
+        narrowest = min([1.0, *self.recipe.search.inner])
         return [
             {"layers": _WHOLE, "inner": 1.0, "training": "none"},
-            {"layers": smallest, "inner": narrowest, "training": "none"},
+            {"layers": names[-1], "inner": narrowest, "training": "none"},
         ]
 
     def _drawn(self, trial: optuna.Trial) -> dict[str, Any]:
         search = self.recipe.search
         trial.suggest_categorical("layers", layer_choices(self.recipe, self.layers))
         trial.suggest_categorical("inner", sorted({1.0, *search.inner}, reverse=True))
-        training = trial.suggest_categorical("training", ["labels and edits", "labels", "none"])
+        edits = ["labels and edits"] if self._sources.augmented else []
+        training = trial.suggest_categorical("training", [*edits, "labels", "none"])
         if training != "none":
             trial.suggest_float("learning_rate", *search.learning_rates, log=True)
             trial.suggest_float("dropout", 0.0, search.dropout_max)
