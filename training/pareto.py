@@ -60,8 +60,9 @@ def draw_front(path: Path, report: Mapping[str, Any]) -> Path:
         "milliseconds of a request: query encoding and every pair, int8, one thread, this machine"
     )
     axes.set_ylabel("nDCG@10 out of fold, judged products, sets alike")
+    taken = "no cross-encoder chosen" if chosen is None else "one chosen"
     axes.set_title(
-        f"{report['finished']} students measured, {report['ended_early']} ended early; "
+        f"{report['finished']} students measured, {report['ended_early']} ended early, {taken}; "
         f"bars: {report['interval']:.0%} intervals over {report['queries']} queries",
         fontsize=10,
     )
