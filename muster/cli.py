@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from muster import durations
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -59,8 +61,6 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 # -- arguments ----------------------------------------------------------
 
-_UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1_000.0, "m": 60_000.0}
-
 
 def parse_duration_ms(text: str | float) -> float:
     """Milliseconds of a duration such as 50ms, 2s, 1.5s, 250us or 1m.
@@ -69,13 +69,10 @@ def parse_duration_ms(text: str | float) -> float:
     """
     if isinstance(text, int | float):
         return float(text)
-    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(us|ms|s|m)\s*", text, re.ASCII)
-    value_ms = float(match[1]) * _UNITS_MS[match[2]] if match else 0.0
-    if not value_ms > 0:
-        raise typer.BadParameter(
-            f"{text!r} is not a duration above 0; write it with its unit, like 50ms or 2s"
-        )
-    return value_ms
+    try:
+        return durations.parse_duration_ms(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _duration(name: str, help: str) -> Any:
@@ -784,7 +781,7 @@ def evaluate(context: typer.Context) -> None:
 @app.command(context_settings=_PASS_ON)
 @reported
 def train(context: typer.Context) -> None:
-    """Trains, measures and exports a bundle: --data DIR --out BUNDLE [--recipe FILE]; --help lists all."""
+    """Trains, measures and exports a bundle: --data DIR --out BUNDLE [--deadline 50ms]; --help lists all."""
     module = _room("training.train", "Install what training needs with `make build-all`")
     raise typer.Exit(module.main(list(context.args)) or 0)
 

@@ -16,7 +16,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "muster": (),
     "rankcore": (),
     "server": ("muster", "rankcore"),
-    "training": ("muster.bundle", "muster.products", "muster.v1", "rankcore"),
+    "training": ("muster.bundle", "muster.durations", "muster.products", "muster.v1", "rankcore"),
     "drills": ("muster.client", "muster.products", "muster.v1"),
     "benchmarks": ("muster.bundle", "muster.client", "muster.products", "muster.v1", "drills"),
     "examples": ("muster.client", "muster.v1"),

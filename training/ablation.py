@@ -46,6 +46,7 @@ from training.recipe import (
     StudentRecipe,
     checked_recipe,
     load_recipe,
+    recipe_tables,
 )
 from training.teacher import training_queries
 
@@ -108,7 +109,7 @@ def switched(recipe: Recipe, switch: str) -> Recipe:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    tables = dataclasses.asdict(recipe)
+    tables = recipe_tables(recipe)
     place = tables
     for part in path[:-1]:
         inner = place.get(part)

@@ -73,6 +73,8 @@ def make_card(recipe: Recipe, run: Path, calibration: Mapping[str, Any]) -> dict
         "plans": calibration["plans"],
         "agreement_with_engine": calibration["agreement_with_engine"],
         "interval": recipe.plans.interval,
+        "search": _report_of(run / "search" / "report.json"),
+        "overfitting": overfitting(_report_of(run / "teacher" / "report.json")),
         "command": COMMAND,
         "evaluate": "muster evaluate BUNDLE --data DIR/SET --split dev --json",
     }
@@ -144,6 +146,7 @@ def card_text(card: Mapping[str, Any]) -> str:
             f"[{plan['low']:.3f}, {plan['high']:.3f}] | {plan['measured_ndcg']:.3f} | "
             f"{plan['cost_ms']:.1f} | {_yes(plan['kept'])} |"
         )
+    lines += [*deadline_lines(card.get("search")), *overfitting_lines(card.get("overfitting"))]
     lines += [
         "",
         "## Data and licences",
@@ -210,3 +213,74 @@ def _gap(value: Mapping[str, float]) -> str:
 
 def _interval(value: Mapping[str, float]) -> str:
     return f"{value['ndcg10']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _report_of(path: Path) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found
+
+
+def deadline_lines(report: Mapping[str, Any] | None) -> list[str]:
+    """Which cross-encoder was chosen for a deadline, and among what."""
+    if report is None:
+        return []
+    lines = ["", "## Chosen for a deadline", "", f"Deadline: {report['deadline_ms']:g} ms.", ""]
+    lines += [f"- {reason}" for reason in report["choice"]["reasons"]]
+    lines += [
+        "",
+        f"{report['finished']} students were measured, {report['ended_early']} ended early. This is their "
+        f"Pareto front over {report['queries']} queries;",
+        "what was chosen need not lie on it, since a sure gain counts for more than a mean.",
+        "",
+        f"What is measured is {report['quality']}.",
+        "",
+        f"Milliseconds are {report['milliseconds']}.",
+        "",
+        "| student | ms | nDCG@10 | over late interaction alone |",
+        "|---|---|---|---|",
+    ]
+    for at in report["front"]:
+        point = report["points"][at]
+        gain = point["over_late"]
+        over = f"{gain['ndcg10']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]" if point["depth"] else ""
+        chosen = " (chosen)" if at == report["choice"]["point"] else ""
+        lines.append(f"| {point['name']}{chosen} | {point['ms']:.1f} | {_interval(point)} | {over} |")
+    return lines
+
+
+def overfitting(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """nDCG@10 of the teachers before and after training, mean over them; None where it is not known."""
+    curves = [member["curves"] for member in (report or {}).get("members", [])]
+    sides = ("train", "unseen")
+    whole = [one for one in curves if all(one.get(f"{side} ndcg10") for side in sides)]
+    if not whole:
+        return None
+    ends = {side: [one[f"{side} ndcg10"][-1][1] for one in whole] for side in sides}
+    starts = {side: [one[f"{side} ndcg10"][0][1] for one in whole] for side in sides}
+    return {
+        "teachers": len(whole),
+        "before": {side: round(sum(values) / len(whole), 4) for side, values in starts.items()},
+        "end": {side: round(sum(values) / len(whole), 4) for side, values in ends.items()},
+    }
+
+
+def overfitting_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """What `overfitting` found, as a section of the card."""
+    if found is None:
+        return []
+    before, end = found["before"], found["end"]
+    learnt, kept = (end[side] - before[side] for side in ("train", "unseen"))
+    return [
+        "",
+        "## Overfitting",
+        "",
+        f"Mean nDCG@10 of {found['teachers']} teachers, on small samples of both sides:",
+        "",
+        "| queries | before training | at its end | gain |",
+        "|---|---|---|---|",
+        f"| they learn from | {before['train']:.3f} | {end['train']:.3f} | {learnt:+.3f} |",
+        f"| of the fold they never see | {before['unseen']:.3f} | {end['unseen']:.3f} | {kept:+.3f} |",
+        "",
+        f"The gains differ by {learnt - kept:+.3f}: what is above 0 is learnt by heart. Figures of teachers",
+        "and students elsewhere in this card are of queries that they never saw.",
+    ]

@@ -16,7 +16,7 @@ from training.loop import LoopSettings, ParameterGroup, device_of, train
 from training.losses import graded_bce, margin_mse, pairwise_logistic
 from training.models.networks import CrossEncoder, load_stack, pretrained_folder
 from training.prepare import JudgedQuery, Prepared
-from training.recipe import CrossRecipe, Recipe, RecipeError
+from training.recipe import CrossRecipe, Recipe, RecipeError, StudentRecipe
 from training.tracking import Tracker
 
 # Puts the untrained score (late interaction times the mix) near 0 for a doubtful product.
@@ -127,8 +127,9 @@ def train_cross(
 ) -> CrossEncoder:
     """Train a cross-encoder over groups in random order; it is changed in place.
 
-    Stops after `epochs`, or after `minutes_max` with the learning rate already brought down: progress through
-    the schedule is whichever of steps and time is further on. checkpoint: see `training.loop.train`.
+    Stops after `epochs` (a student's `steps`, where it has some), or after `minutes_max` with the learning
+    rate already brought down: progress through the schedule is whichever of steps and time is further on.
+    checkpoint: see `training.loop.train`.
     Raises: FloatingPointError where the loss is no longer finite; CheckpointError; DeviceMemoryError.
     """
     torch.manual_seed(seed)
@@ -160,6 +161,7 @@ def loop_settings(settings: CrossRecipe, name: str) -> LoopSettings:
     try:
         return LoopSettings(
             epochs=settings.epochs,
+            steps=settings.steps if isinstance(settings, StudentRecipe) else 0,
             accumulate=settings.accumulate,
             warm_up=settings.warm_up,
             weight_decay=settings.weight_decay,

@@ -3,29 +3,74 @@
 For each cross tier of the recipe, and each fold, a student that saw neither the fold's labels nor a teacher
 that did, to measure what the tier is worth on unseen queries; then the student that ships, trained on all of
 them. A student starts from pretrained layers, or from those of the teachers with the same labels. Writes
-`distil/<tier>.fold<k>.pt` and `<tier>.pt`; what is there is not trained again.
+`distil/<tier>.fold<k>.pt` and `<tier>.pt`, and `distil/curves.png`; what is there is not trained again.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from training.augment import augmented_groups, load_augmented
+from training.augment import Augmented, augmented_groups, load_augmented
 from training.cross import Group, Pieces, labelled_groups, new_cross, positions_of, train_cross
-from training.data.batches import pieces_of
+from training.curves import draw_curves
+from training.data.batches import pair_batch, pieces_of
 from training.data.text import product_text
 from training.models.hub import as_cross_encoder, load_scorer
 from training.models.networks import CrossEncoder, save_model
+from training.models.pruning import importance, most_important, shrink
 from training.prepare import Prepared, load_prepared
 from training.recipe import Recipe, RecipeError, StudentRecipe, stage_arguments
+from training.recover import RecoveryTexts
 from training.teacher import Teachers, member_folder, training_queries
-from training.tracking import open_tracker
+from training.tracking import Tracker, open_tracker
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What students are made of. What is dear is made once, when it is first asked for."""
+
+    recipe: Recipe
+    run: Path
+    prepared: Prepared
+    pieces: Pieces
+    _scored: dict[tuple[int | None, int, int, int], list[Group]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: Recipe, run: Path) -> Sources:
+        """Those of a run folder. Raises: FileNotFoundError naming the stage that comes first."""
+        prepared = load_prepared(run)
+        return cls(recipe, run, prepared, Pieces.of(recipe, prepared))
+
+    @cached_property
+    def texts(self) -> RecoveryTexts:
+        """Texts by which importance and ranges are measured."""
+        return RecoveryTexts.of(self.recipe, self.prepared)
+
+    @cached_property
+    def augmented(self) -> list[Augmented]:
+        """The edited pairs."""
+        return load_augmented(self.run)
+
+    def scored(self, settings: StudentRecipe, fold: int | None, seed: int) -> list[Group]:
+        """`teacher_groups`, the same ones for the same settings and seed."""
+        key = (fold, settings.pairs, settings.group, seed)
+        if key not in self._scored:
+            # A generator of its own: what the labels draw must not change what the teachers are asked.
+            chooser = np.random.default_rng([seed, 1])
+            self._scored[key] = teacher_groups(
+                self.recipe, self.run, settings, self.prepared, self.pieces, fold, chooser
+            )
+        return self._scored[key]
 
 
 def distil(recipe: Recipe, run: Path) -> list[Path]:
@@ -33,16 +78,22 @@ def distil(recipe: Recipe, run: Path) -> list[Path]:
 
     Raises: FileNotFoundError naming the stage that comes first; RecipeError; what the training loop raises.
     """
-    prepared = load_prepared(run)
-    pieces = Pieces.of(recipe, prepared)
+    sources = Sources.of(recipe, run)
     for number, (tier, settings) in enumerate(recipe.students().items()):
         for fold in (*range(recipe.folds), None):
             path = student_file(run, tier, fold)
             if path.is_file():
                 continue
             seed = recipe.seed + 100 * (number + 1) + (recipe.folds if fold is None else fold)
-            save_model(path, _student(recipe, run, prepared, pieces, tier, settings, fold, seed))
-            _checkpoint(run, tier, fold).unlink(missing_ok=True)
+            checkpoint = _checkpoint(run, tier, fold)
+            with open_tracker(recipe.tracking, run, f"distil/{checkpoint.stem}") as tracker:
+                name = tier if fold is None else f"{tier}, fold {fold}"
+                made = student(
+                    sources, settings, fold, seed=seed, name=name, checkpoint=checkpoint, tracker=tracker
+                )
+            save_model(path, made)
+            checkpoint.unlink(missing_ok=True)
+    draw_curves(run, "distil")
     return [student_file(run, tier, None) for tier in recipe.students()]
 
 
@@ -55,20 +106,34 @@ def _checkpoint(run: Path, tier: str, fold: int | None) -> Path:
     return run / "distil" / f"{student_file(run, tier, fold).stem}.checkpoint"
 
 
-def _student(
-    recipe: Recipe,
-    run: Path,
-    prepared: Prepared,
-    pieces: Pieces,
-    tier: str,
+def student(
+    sources: Sources,
     settings: StudentRecipe,
     fold: int | None,
+    *,
     seed: int,
+    name: str,
+    checkpoint: Path | None = None,
+    tracker: Tracker | None = None,
 ) -> CrossEncoder:
+    """One student, which saw no label of a fold (None: it saw all).
+
+    seed: of all that is drawn. name, checkpoint, tracker: as for `training.loop.train`.
+    Raises: FileNotFoundError naming the stage that comes first; RecipeError; what the training loop raises.
+    """
+    recipe, prepared, pieces = sources.recipe, sources.prepared, sources.pieces
+    anchor_settings = settings
     if settings.start == "teacher":
-        model = taught(recipe, run, prepared, settings, fold)
+        model = taught(recipe, sources.run, prepared, settings, fold)
+        if recipe.teacher.layers:
+            # A student names the teacher's layers, and the teacher those of the pretrained stack.
+            own = [recipe.teacher.layers[at] for at in settings.layers]
+            anchor_settings = replace(settings, layers=own)
     else:
         model = new_cross(recipe, settings, prepared)
+    anchor = new_cross(recipe, anchor_settings, prepared)
+    if settings.inner < 1.0:
+        model, anchor = _narrowed(sources, settings.inner, model, anchor, seed)
     if settings.trains():
         chooser = np.random.default_rng(seed)
         queries = training_queries(recipe, prepared, fold)
@@ -76,24 +141,40 @@ def _student(
         if settings.epochs:
             groups = labelled_groups(recipe, settings, prepared, pieces, queries, chooser)
         if settings.augmented:
-            rows = load_augmented(run)
+            rows = sources.augmented
             groups += augmented_groups(recipe, settings, prepared, pieces, queries, rows, chooser)
         if settings.pairs:
-            groups += teacher_groups(recipe, run, settings, prepared, pieces, fold, chooser)
-        checkpoint = _checkpoint(run, tier, fold)
-        with open_tracker(recipe.tracking, run, f"distil/{checkpoint.stem}") as tracker:
-            model = train_cross(
-                model,
-                recipe,
-                settings,
-                groups,
-                pieces.specials,
-                seed=seed,
-                name=tier if fold is None else f"{tier}, fold {fold}",
-                checkpoint=checkpoint,
-                tracker=tracker,
-            )
-    return averaged(model, new_cross(recipe, settings, prepared), settings.keep_share)
+            groups += sources.scored(settings, fold, seed)
+        model = train_cross(
+            model,
+            recipe,
+            settings,
+            groups,
+            pieces.specials,
+            seed=seed,
+            name=name,
+            checkpoint=checkpoint,
+            tracker=tracker,
+        )
+    return averaged(model, anchor, settings.keep_share)
+
+
+def _narrowed(
+    sources: Sources, share: float, model: CrossEncoder, anchor: CrossEncoder, seed: int
+) -> tuple[CrossEncoder, CrossEncoder]:
+    """Both models with the feed-forward neurons that matter most to the first, the same ones of each.
+
+    The second is what the weights are drawn back to, so it must keep the same neurons.
+    """
+    settings = sources.recipe.prune
+    chooser = np.random.default_rng(sources.recipe.seed + 200)
+    count = max(1, settings.sample // _BATCH)
+    drawn = [sources.texts.draw_group(_BATCH, chooser) for _ in range(count)]
+    batches = [pair_batch(*group, sources.texts.specials) for group in drawn]
+    worth = importance(model, batches, torch.Generator().manual_seed(seed))
+    heads = [torch.arange(len(one.heads)) for one in worth]
+    inner = most_important([one.inner for one in worth], share, settings.inner_multiple)
+    return shrink(model, heads, inner, batches), shrink(anchor, heads, inner, batches)
 
 
 def taught(

@@ -189,6 +189,45 @@ def encoder_quality(
     return found
 
 
+def late_orders(
+    lists: Sequence[JudgedList], products: Sequence[Vectors], encoders: Sequence[EncodeTexts]
+) -> list[NDArray[np.int64]]:
+    """Places of each query's judged products by falling late score: what a cross-encoder re-ranks from.
+
+    products, encoders: one a fold, or a single one. Queries are encoded one at a time, as the service does.
+    """
+    found = []
+    for one in lists:
+        fold = one.fold if len(encoders) > 1 else 0
+        _, asked = encoders[fold]([one.query])
+        tokens = products[fold].tokens
+        scores = [_late(asked[0], tokens[one.set, key]) for key in one.product_ids]
+        found.append(best_first(np.array(scores, dtype=np.float64)))
+    return found
+
+
+def reranked_quality(
+    lists: Sequence[JudgedList],
+    orders: Sequence[NDArray[np.int64]],
+    products: JudgedProducts,
+    score: ScorePairs,
+    depths: Sequence[int],
+) -> dict[int, Quality]:
+    """Depth to nDCG@10 where a cross-encoder orders the first `depth` of an order anew; the rest stays.
+
+    orders: places of each query's judged products, best first (`late_orders`).
+    """
+    found: dict[int, Quality] = {depth: {} for depth in depths}
+    for one, order in zip(lists, orders, strict=True):
+        head = order[: max(depths)]
+        scores = np.array(score(one.query, [products.cross[one.set, one.product_ids[at]] for at in head]))
+        for depth in depths:
+            again = head[:depth][best_first(scores[:depth])]
+            value = fast_ndcg(one.gains, np.concatenate([again, order[depth:]]), one.gains)
+            found[depth].setdefault(one.set, {})[one.query_id] = value
+    return found
+
+
 def cross_quality(
     lists: Sequence[JudgedList], products: JudgedProducts, scorers: Sequence[ScorePairs]
 ) -> Quality:

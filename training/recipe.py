@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+
+from muster.durations import parse_duration_ms
 
 ROLES = ("judged", "pairs", "queries", "classes", "behaviour")
 FORMATS = ("", "tables", "beir", "esci", "pairs", "classes", "sequences")
@@ -214,12 +217,15 @@ class StudentRecipe(CrossRecipe):
     saw the same labels, so that 0 epochs and 0 pairs ship the teacher itself with the bundle's words).
     keep_share: of the pretrained weights in the average that is written, 0 to below 1: what few labels moved
     too far is drawn back (Wortsman et al. 2021, arXiv:2109.01903). augmented: learn from the edited pairs of
-    `training.augment` as well.
+    `training.augment` as well. inner: share of the feed-forward neurons of the start that stay, above 0 and
+    at most 1, before anything is learnt. steps: updates, in as many epochs as they take; 0: `epochs` says.
     """
 
     start: str = "pretrained"
     keep_share: float = 0.0
     augmented: bool = False
+    inner: float = 1.0
+    steps: int = 0
 
     def trains(self) -> bool:
         """Whether anything is learnt beyond the start."""
@@ -410,6 +416,36 @@ class QuantiseRecipe:
 
 
 @dataclass(frozen=True)
+class SearchRecipe:
+    """How the cross-encoder for a deadline is looked for (`training.search`); 0 trials: it is not.
+
+    trials: students measured, or ended early, in all. folds: so many of the recipe's folds, from the first
+    on, are measured; a trial trains one student for each. deadline_ms: of a request, where none is given on
+    the command line; 0: one must be given. usable_share: of the deadline that may be planned with, above 0
+    and at most 1: what is left over is for the slowest requests.
+    layers: how many of the teacher's layers a student may have, beside all of them: the first ones, or spread
+    evenly. inner: shares of their feed-forward neurons, beside all of them. steps: updates of each student
+    that is trained. pairs: that a teacher scores for each. minutes_max: of training, a trial, all folds
+    together. learning_rates: the lowest and the highest. dropout_max, weight_decay_max, keep_share_max: the
+    highest; the lowest of each is 0.
+    """
+
+    trials: int = 0
+    folds: int = 2
+    deadline_ms: float = 0.0
+    usable_share: float = 0.7
+    layers: list[int] = field(default_factory=lambda: [4, 3, 2])
+    inner: list[float] = field(default_factory=lambda: [0.75, 0.5])
+    steps: int = 200
+    pairs: int = 2000
+    minutes_max: float = 4.0
+    learning_rates: list[float] = field(default_factory=lambda: [1e-5, 2e-4])
+    dropout_max: float = 0.2
+    weight_decay_max: float = 0.1
+    keep_share_max: float = 0.5
+
+
+@dataclass(frozen=True)
 class RankRecipe:
     """The ranker of each tier.
 
@@ -488,6 +524,7 @@ class Recipe:
     quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    search: SearchRecipe = field(default_factory=SearchRecipe)
 
     def judged(self) -> list[DataSet]:
         """The sets on which ranking is measured."""
@@ -500,14 +537,30 @@ class Recipe:
 
 
 def load_recipe(path: str | Path = DEFAULT_RECIPE) -> Recipe:
-    """Read and check a recipe. Raises: RecipeError naming the key."""
+    """Read and check a recipe: TOML, or the same tables in a file that ends in .json.
+
+    Raises: RecipeError naming the key.
+    """
+    parse = json.loads if Path(path).suffix == ".json" else tomllib.loads
     try:
-        value = tomllib.loads(Path(path).read_text())
+        value = parse(Path(path).read_text())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path}: a recipe is an object of tables, not a {type(value).__name__}")
     return checked_recipe(value)
+
+
+def searched_recipe(run: Path) -> Path:
+    """Where `training.search` writes the recipe for the stages after it."""
+    return run / "search" / "recipe.json"
+
+
+def recipe_tables(recipe: Recipe) -> dict[str, Any]:
+    """The tables of a recipe, as a JSON file holds them; `checked_recipe` makes the recipe of them again."""
+    return {key: value for key, value in dataclasses.asdict(recipe).items() if value is not None}
 
 
 def checked_recipe(value: Mapping[str, Any]) -> Recipe:
@@ -533,11 +586,16 @@ def checked_recipe(value: Mapping[str, Any]) -> Recipe:
             raise RecipeError(f"{tier}.start must be one of {', '.join(STARTS)}, not {student.start!r}")
         if not 0.0 <= student.keep_share < 1.0:
             raise RecipeError(f"{tier}.keep_share must be at least 0 and below 1")
+        if not 0.0 < student.inner <= 1.0:
+            raise RecipeError(f"{tier}.inner must be a share above 0 and at most 1")
+        if student.steps < 0:
+            raise RecipeError(f"{tier}.steps must be at least 0")
         if student.start == "teacher" and recipe.teacher.pretrained not in ("", recipe.pretrained):
             raise RecipeError(f"{tier}.start: the teacher must be of the recipe's own pretrained encoder")
         if student.start == "teacher" and recipe.teacher.kind != "cross":
             raise RecipeError(f"{tier}.start: a teacher of the kind {recipe.teacher.kind!r} reads no pairs")
     _check_augment(recipe.augment)
+    _check_search(recipe)
     shares = (recipe.splits.train, recipe.splits.dev, recipe.splits.test)
     if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6:
         raise RecipeError(f"splits: train, dev and test are shares that sum to 1, not {shares}")
@@ -567,6 +625,40 @@ def _check_teacher(recipe: Recipe) -> None:
     for one in recipe.data:
         if one.grades and set(one.grades) != set(one.targets):
             raise RecipeError(f"data.{one.name}.grades must name the same gains as targets")
+
+
+def _check_search(recipe: Recipe) -> None:
+    search = recipe.search
+    if search.trials < 0:
+        raise RecipeError("search.trials must be at least 0")
+    if search.trials == 0:
+        return
+    teacher = recipe.teacher
+    if teacher.kind != "cross" or teacher.pretrained not in ("", recipe.pretrained):
+        raise RecipeError(
+            "search.trials: students start from a teacher of the kind 'cross' and of the recipe's own "
+            "pretrained encoder, or there is nothing to search among"
+        )
+    if not 1 <= search.folds <= recipe.folds:
+        raise RecipeError(f"search.folds must be between 1 and folds, which is {recipe.folds}")
+    for name in ("deadline_ms", "pairs", "weight_decay_max"):
+        if getattr(search, name) < 0:
+            raise RecipeError(f"search.{name} must be at least 0")
+    if search.steps < 1:
+        raise RecipeError("search.steps must be at least 1")
+    if not search.minutes_max > 0.0:
+        raise RecipeError("search.minutes_max must be above 0")
+    if not 0.0 < search.usable_share <= 1.0:
+        raise RecipeError("search.usable_share must be above 0 and at most 1")
+    if any(count < 1 for count in search.layers):
+        raise RecipeError("search.layers must be counts of at least 1")
+    if any(not 0.0 < share <= 1.0 for share in search.inner):
+        raise RecipeError("search.inner must be shares above 0 and at most 1")
+    if len(search.learning_rates) != 2 or not 0.0 < search.learning_rates[0] <= search.learning_rates[1]:
+        raise RecipeError("search.learning_rates must be two rates above 0, the lower first")
+    for name in ("dropout_max", "keep_share_max"):
+        if not 0.0 <= getattr(search, name) < 1.0:
+            raise RecipeError(f"search.{name} must be at least 0 and below 1")
 
 
 def _check_augment(augment: AugmentRecipe) -> None:
@@ -626,13 +718,29 @@ class Arguments:
     run: Path
 
 
-def stage_arguments(description: str, argv: Sequence[str] | None) -> Arguments:
-    """Parse the command line that all stages share."""
+def stage_parser(description: str) -> argparse.ArgumentParser:
+    """What the command lines of all stages share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--recipe", type=Path, default=DEFAULT_RECIPE, help="TOML file (default: the shipped one)"
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--run", type=Path, required=True, help="folder for everything this run writes")
-    parsed = parser.parse_args(argv)
+    return parser
+
+
+def stage_arguments(description: str, argv: Sequence[str] | None) -> Arguments:
+    """Parse a command line that has only what all stages share."""
+    parsed = stage_parser(description).parse_args(argv)
     return Arguments(load_recipe(parsed.recipe), parsed.data, parsed.run)
+
+
+def deadline_ms(text: str) -> float:
+    """Milliseconds of a --deadline such as 50ms, 0.2s or 50.
+
+    Raises: argparse.ArgumentTypeError, which the parser shows as it stands.
+    """
+    try:
+        return parse_duration_ms(text, bare_unit="ms")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

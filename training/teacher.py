@@ -7,9 +7,9 @@ stop early, not to standardise what they say.
 One more, of all labels, is trained where a student starts from it. Writes `teacher/fold<k>-seed<s>/`,
 `teacher/whole-seed<s>/` (a Hugging Face folder with adapters merged, and the score's own weights),
 `teacher/fold<k>-seed<s>.parquet` (its scores of the fold it never saw), `teacher/untrained.parquet` (those of
-the judged sets before any training), and from them `teacher/out_of_fold.parquet`, `teacher/report.json` and,
-where grades have names, what `training.classes` writes. A member that is there is not trained again; one that
-was killed goes on from `teacher/fold<k>-seed<s>.checkpoint`.
+the judged sets before any training), and from them `teacher/out_of_fold.parquet`, `teacher/report.json`,
+`teacher/curves.png` and, where grades have names, what `training.classes` writes. A member that is there is
+not trained again; one that was killed goes on from `teacher/fold<k>-seed<s>.checkpoint`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from training.augment import augmented_groups, load_augmented
 from training.classes import write_classes
 from training.cross import Group, Pieces, labelled_groups, loop_settings
+from training.curves import draw_curves
 from training.data.batches import Specials, pieces_of
 from training.data.folds import fold_of
 from training.data.text import product_text
@@ -142,7 +143,8 @@ def train_teachers(recipe: Recipe, run: Path) -> list[Path]:
         _scored(recipe, scorer, reader.judged(asked)).write(untrained)
     folders = []
     # One of all labels is of use only as the start of a student that ships.
-    starts = any(student.start == "teacher" for student in recipe.students().values())
+    students = recipe.students().values()
+    starts = recipe.search.trials > 0 or any(student.start == "teacher" for student in students)
     for fold in (*range(recipe.folds), *((None,) if starts else ())):
         for seed in range(recipe.teacher.seeds):
             folder = member_folder(run, fold, seed)
@@ -153,6 +155,7 @@ def train_teachers(recipe: Recipe, run: Path) -> list[Path]:
             folder.with_suffix(".checkpoint").unlink(missing_ok=True)
             folders.append(folder)
     write_report(recipe, run)
+    draw_curves(run, "teacher")
     return folders
 
 

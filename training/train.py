@@ -1,9 +1,12 @@
 """Train: every stage from the data to a bundle, one process a stage, taken up again where it was interrupted.
 
-    muster train --data DIR --out BUNDLE [--recipe FILE] [--run DIR]
+    muster train --data DIR --out BUNDLE [--recipe FILE] [--run DIR] [--deadline 50ms]
 
 Writes `stages.json` in the run folder: for each stage that has ended, its seconds and the most memory it
-held. A stage that is there is not run again; a run folder belongs to the recipe that it was begun with.
+held. A stage that is there is not run again; a run folder belongs to the recipe that it was begun with. Where
+the recipe searches the cross-encoder for a deadline, the stages after the search follow the recipe that it
+wrote. For another deadline only the search and what follows are run again, and the search knows what it has
+measured.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from training.data.whole_files import write_report
-from training.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
+from training.recipe import (
+    DEFAULT_RECIPE,
+    Recipe,
+    RecipeError,
+    deadline_ms,
+    load_recipe,
+    searched_recipe,
+)
 
 STAGES = (
     "prepare",
@@ -32,6 +42,7 @@ STAGES = (
     "teacher",
     "unlabelled",
     "encoder",
+    "search",
     "distil",
     "prune",
     "quantise",
@@ -51,23 +62,30 @@ class TrainingFailed(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained. out: folder of the bundle, which must not exist yet."""
+    """What is to be trained.
+
+    out: folder of the bundle, which must not exist yet. deadline_ms: of a request, for which the
+    cross-encoder is searched; None: the recipe's, if it searches one.
+    """
 
     recipe: Path
     data: Path
     run: Path
     out: Path
+    deadline_ms: float | None = None
 
 
 def command(order: Order, stage: str) -> list[str]:
     """Command line of one stage."""
     module = "export" if stage == "draft" else stage
+    searched = searched_recipe(order.run)
+    follows = stage in STAGES[STAGES.index("search") + 1 :] and searched.is_file()
     line = [
         sys.executable,
         "-m",
         f"training.{module}",
         "--recipe",
-        str(order.recipe),
+        str(searched if follows and load_recipe(order.recipe).search.trials else order.recipe),
         "--run",
         str(order.run),
     ]
@@ -75,16 +93,21 @@ def command(order: Order, stage: str) -> list[str]:
         return [*line, "--draft"]
     if stage == "export":
         return [*line, "--out", str(order.out)]
-    return [*line, "--data", str(order.data)]
+    line += ["--data", str(order.data)]
+    if stage == "search" and order.deadline_ms is not None:
+        line += ["--deadline", f"{order.deadline_ms:.9g}ms"]
+    return line
 
 
 def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
     """Run the stages that have not ended yet. Returns what stages.json says.
 
-    Raises: RecipeError where the recipe cannot be read, the run folder was begun with another recipe, or the
-    bundle's folder exists; TrainingFailed naming the stage, its exit code and how to go on.
+    Raises: RecipeError where the recipe cannot be read, the run folder was begun with another recipe, the
+    bundle's folder exists, or a deadline and a search lack each other; TrainingFailed naming the stage, its
+    exit code and how to go on.
     """
-    load_recipe(order.recipe)
+    recipe = load_recipe(order.recipe)
+    deadline = _deadline_ms(order, recipe)
     if not order.data.is_dir():
         raise RecipeError(
             f"--data {order.data} is not a folder; it holds one folder for each set of the recipe"
@@ -92,24 +115,42 @@ def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
     if order.out.exists():
         raise RecipeError(f"--out {order.out} exists already; name another folder, or remove it")
     order.run.mkdir(parents=True, exist_ok=True)
-    record = _record(order)
-    for number, stage in enumerate(STAGES, start=1):
+    record = _record(order, deadline)
+    stages = [stage for stage in STAGES if stage != "search" or recipe.search.trials]
+    for number, stage in enumerate(stages, start=1):
         if stage in record["stages"]:
-            note(f"{number}/{len(STAGES)} {stage}: done before")
+            note(f"{number}/{len(stages)} {stage}: done before")
             continue
-        note(f"{number}/{len(STAGES)} {stage}")
+        note(f"{number}/{len(stages)} {stage}")
         record["stages"][stage] = _run(order, stage)
         write_report(order.run / RECORD, record)
         done = record["stages"][stage]
-        note(f"{number}/{len(STAGES)} {stage}: {done['seconds']:.0f} s, at most {done['memory_max_mib']} MiB")
+        note(f"{number}/{len(stages)} {stage}: {done['seconds']:.0f} s, at most {done['memory_max_mib']} MiB")
     return record
 
 
-def _record(order: Order) -> dict[str, Any]:
+def _deadline_ms(order: Order, recipe: Recipe) -> float | None:
+    """Of a request, for the search; None where the recipe searches nothing."""
+    if not recipe.search.trials:
+        if order.deadline_ms is not None:
+            raise RecipeError(
+                f"--deadline: {order.recipe} searches no cross-encoder for it; set search.trials above 0"
+            )
+        return None
+    deadline = order.deadline_ms or recipe.search.deadline_ms
+    if not deadline:
+        raise RecipeError(
+            f"{order.recipe} searches the cross-encoder for a deadline: name it with --deadline, like 50ms, "
+            "or set search.deadline_ms"
+        )
+    return deadline
+
+
+def _record(order: Order, deadline: float | None) -> dict[str, Any]:
     digest = hashlib.sha256(order.recipe.read_bytes()).hexdigest()
     path = order.run / RECORD
     if not path.is_file():
-        return {"recipe_sha256": digest, "stages": {}}
+        return {"recipe_sha256": digest, "deadline_ms": deadline, "stages": {}}
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record["recipe_sha256"] != digest:
         raise RecipeError(
@@ -117,7 +158,15 @@ def _record(order: Order) -> dict[str, Any]:
             "or remove that one to begin again"
         )
     # Only what is missing is made again, so a bundle can be written to another place.
-    record["stages"].pop("export", None)
+    again: Sequence[str] = ("export",)
+    if record.get("deadline_ms") != deadline:
+        again = STAGES[STAGES.index("search") :]
+    for stage in again:
+        record["stages"].pop(stage, None)
+    if record.get("deadline_ms") != deadline:
+        record["deadline_ms"] = deadline
+        # At once: after a kill, what was made for the old deadline must not pass for the new one's.
+        write_report(path, record)
     return record
 
 
@@ -159,12 +208,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder for everything in between (default: run/training/<name of the recipe>)",
     )
+    parser.add_argument(
+        "--deadline",
+        type=deadline_ms,
+        metavar="DURATION",
+        help="of a request, like 50ms: search the cross-encoder for it (default: search.deadline_ms)",
+    )
     parser.add_argument("--json", action="store_true", help="print the record of the stages as JSON")
     parsed = parser.parse_args(argv)
     console = Console(stderr=True)
     try:
         run = parsed.run or Path("run") / "training" / load_recipe(parsed.recipe).name
-        order = Order(parsed.recipe, parsed.data, run, parsed.out)
+        order = Order(parsed.recipe, parsed.data, run, parsed.out, parsed.deadline)
         record = train(order, note=lambda text: console.print(text, highlight=False))
     except RecipeError as error:
         print(f"train: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from muster.v1 import catalogue_pb2
 from tests.training.tiny import RECIPE
 from training.data.folds import fold_of
 from training.data.text import product_text
-from training.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
+from training.recipe import DEFAULT_RECIPE, RecipeError, deadline_ms, load_recipe, recipe_tables
 
 
 def test_the_shipped_recipe_is_valid() -> None:
@@ -30,6 +31,15 @@ def test_the_shipped_recipe_is_valid() -> None:
         ("late_depths = [10, 50]", "late_depths = 10", r"plans\.late_depths must be a list"),
         ("late_depths = [10, 50]", "late_depths = [10, 0.5]", r"plans\.late_depths\[1\]"),
         ("seed = 5", "seed = ", "line"),
+        ("[rank]", "[search]\ntrials = 2\nfolds = 3\n[rank]", r"search\.folds must be between 1 and folds"),
+        ("[rank]", "[search]\ntrials = 2\ninner = [0.0]\n[rank]", r"search\.inner must be shares above 0"),
+        (
+            "[rank]",
+            "[search]\ntrials = 2\nlearning_rates = [1.0]\n[rank]",
+            r"search\.learning_rates must be two",
+        ),
+        ("[rank]", "[search]\ntrials = 2\nusable_share = 1.5\n[rank]", r"search\.usable_share must be"),
+        ("[cross_small]", "[cross_small]\ninner = 2.0", r"cross_small\.inner must be a share"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -37,6 +47,25 @@ def test_a_wrong_setting_is_named(tmp_path: Path, old: str, new: str, message: s
     path.write_text(RECIPE.format(pretrained="x").replace(old, new, 1))
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+def test_a_recipe_may_be_json_and_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(pretrained="x"))
+    recipe = load_recipe(tmp_path / "recipe.toml")
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe_tables(recipe)))
+    assert load_recipe(path) == recipe
+    path.write_text("[1, 2]")
+    with pytest.raises(RecipeError, match="an object of tables, not a list"):
+        load_recipe(path)
+    path.write_text('{"name": ')
+    with pytest.raises(RecipeError, match=r"recipe\.json: Expecting value"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(("text", "expected_ms"), [("50ms", 50.0), ("0.2s", 200.0), ("50", 50.0)])
+def test_a_deadline_without_a_unit_is_in_milliseconds(text: str, expected_ms: float) -> None:
+    assert deadline_ms(text) == expected_ms
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
