@@ -4,8 +4,8 @@ Each is trained twice over: out of fold, in several partitions of the queries, t
 only ever ranked by a ranker that never saw it); and once on the split `train`, to ship, so that a
 measurement on another split stays one of unseen queries. Whether it ships is for `training.earn` to say.
 
-Writes `rank/`: signals.npz, and plain.json, the nDCG@10 of an untuned fusion (both are taken as they are
-where they are there: remove them after a change of models); out_of_fold.npz and <tier>.txt.
+Writes `rank/`: signals.npz, and plain.json, the nDCG@10 of an untuned fusion (both are kept for as long as
+of.txt says that they come of the same models and settings); out_of_fold.npz and <tier>.txt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from training.data.folds import fold_of
-from training.data.whole_files import write_report
+from training.data.whole_files import write_report, write_text
 from training.models.forest import Rows, score, train_forest, train_linear
 from training.recipe import CROSS_TIERS, Recipe, stage_arguments
 from training.signals import (
@@ -27,6 +27,7 @@ from training.signals import (
     CandidateList,
     Rankers,
     collect,
+    digest_of_inputs,
     load_lists,
     order_of,
     plain_fusion,
@@ -124,10 +125,12 @@ def train_rankers(recipe: Recipe, run: Path) -> list[Path]:
     """Run the stage. Returns the rankers that may ship."""
     out = run / "rank"
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / "signals.npz").is_file():
+    made_of = digest_of_inputs(recipe, run)
+    if not (out / "of.txt").is_file() or (out / "of.txt").read_text() != made_of:
+        (out / "of.txt").unlink(missing_ok=True)
         save_lists(out / "signals.npz", *collect(recipe, run))
-    if not (out / "plain.json").is_file():
         write_report(out / "plain.json", plain_fusion(recipe, run))
+        write_text(out / "of.txt", made_of)
     names, lists = load_lists(out / "signals.npz")
     scores = {}
     for number in tqdm(range(recipe.plans.partitions), desc="rankers, out of fold", mininterval=5):

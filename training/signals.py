@@ -8,15 +8,17 @@ the order of any plan can be worked out, and measured, without asking a model ag
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+import rankcore
 from muster.v1 import catalogue_pb2
 from training.cross import Pieces
 from training.data.batches import pieces_of
@@ -111,6 +113,28 @@ def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
                     rows = [pieces.sets[name][key] for key in found.product_ids]
                     lists.append(_with_crosses(recipe, names, one, words, rows, students))
     return names, lists
+
+
+def digest_of_inputs(recipe: Recipe, run: Path) -> str:
+    """A name for all that the signals depend on: models, products, queries, and the settings that matter."""
+    digest = hashlib.sha256()
+    students = [path for tier in recipe.students() for path in onnx_files(run, tier, recipe.folds)[1:]]
+    prepared = sorted(path for path in (run / "prepared").iterdir() if path.is_file())
+    for path in (run / "onnx" / "encoder.onnx", *(path for path in students if path.is_file()), *prepared):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    depths, rank = max(recipe.plans.cross_depths), recipe.rank
+    held = [
+        asdict(recipe.text),
+        asdict(recipe.lexical),
+        rank.splits,
+        rank.width,
+        depths,
+        recipe.folds,
+        recipe.seed,
+    ]
+    digest.update(json.dumps([*held, rankcore.ANALYSER], sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Train: every stage from the data to a bundle, one process a stage, taken up again where it was interrupted.
 
-    muster train --data DIR --out BUNDLE [--recipe FILE] [--run DIR] [--deadline 50ms]
+    muster train [--data DIR] [--out BUNDLE] [--recipe FILE] [--run DIR] [--deadline 50ms]
 
 Writes `stages.json` in the run folder: for each stage that has ended, its seconds and the most memory it
 held. A stage that is there is not run again; a run folder belongs to the recipe that it was begun with. Where
@@ -198,8 +198,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="muster train", description="Train every model of a bundle, measure, gate and export it."
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle to be written")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("MUSTER_DATA"),
+        help="folder that holds the data sets (default: what MUSTER_DATA names)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the bundle to be written (default: `bundle` in the run folder)"
+    )
     parser.add_argument(
         "--recipe", type=Path, default=DEFAULT_RECIPE, help="TOML file (default: the shipped one)"
     )
@@ -218,8 +225,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(argv)
     console = Console(stderr=True)
     try:
+        if parsed.data is None:
+            raise RecipeError("name the folder that holds the data sets with --data or MUSTER_DATA")
         run = parsed.run or Path("run") / "training" / load_recipe(parsed.recipe).name
-        order = Order(parsed.recipe, parsed.data, run, parsed.out, parsed.deadline)
+        order = Order(parsed.recipe, parsed.data, run, parsed.out or run / "bundle", parsed.deadline)
         record = train(order, note=lambda text: console.print(text, highlight=False))
     except RecipeError as error:
         print(f"train: {error}", file=sys.stderr)

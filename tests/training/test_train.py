@@ -158,3 +158,15 @@ def test_a_recipe_that_searches_nothing_has_no_such_stage(
 ) -> None:
     train(replace(order, run=tmp_path / "run", out=tmp_path / "bundle"), note=lambda _: None)
     assert "search" not in recipes(lines) and set(recipes(lines).values()) == {"recipe.toml"}
+
+
+def test_the_data_folder_is_the_one_that_the_environment_names(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--recipe", str(order.recipe), "--run", str(tmp_path / "run")]
+    monkeypatch.delenv("MUSTER_DATA", raising=False)
+    assert main(line) == 2
+    assert "with --data or MUSTER_DATA" in capsys.readouterr().err
+    monkeypatch.setenv("MUSTER_DATA", str(tmp_path / "none"))
+    assert main(line) == 2
+    assert f"{tmp_path / 'none'} is not a folder" in capsys.readouterr().err
