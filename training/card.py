@@ -236,12 +236,12 @@ def deadline_lines(report: Mapping[str, Any] | None) -> list[str]:
         "",
         f"Milliseconds are {report['milliseconds']}.",
         "",
-        "| student | ms | nDCG@10 | over late interaction alone |",
+        "| student | ms | nDCG@10 | over dense and late scores alone |",
         "|---|---|---|---|",
     ]
     for at in report["front"]:
         point = report["points"][at]
-        gain = point["over_late"]
+        gain = point["over_cheap"]
         over = f"{gain['ndcg10']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]" if point["depth"] else ""
         chosen = " (chosen)" if at == report["choice"]["point"] else ""
         lines.append(f"| {point['name']}{chosen} | {point['ms']:.1f} | {_interval(point)} | {over} |")

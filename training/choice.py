@@ -1,7 +1,7 @@
 """Choice: which student, and how many products it re-ranks, for a deadline.
 
 Everything is measured before: this file only weighs. A student's worth is the low end of the interval of its
-gain over late interaction alone, query by query: of two that look alike the surer one is taken, and one that
+gain over the cheap scores alone, query by query: of two that look alike the surer one is taken, and one that
 may be worth nothing is not taken at all.
 """
 
@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from muster.bundle import BUNDLE_BYTES_MAX
 from training.measure import Estimate, difference
 
 # Two-sided, so that one in ten choices is worse than its low end says.
 INTERVAL = 0.8
 # Low ends that lie nearer than this are the same: a query more or less moves them further.
 TIE = 0.001
-# What a bundle may hold in all, in bytes.
-BUNDLE_BYTES_MAX = 24 * 2**20
 
 Quality = Mapping[str, Mapping[str, float]]
 """Set to query to nDCG@10."""
@@ -25,7 +24,7 @@ Quality = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Option:
-    """A measured student that re-ranks the first `depth` products of the late order.
+    """A measured student that re-ranks the first `depth` products of the order below it.
 
     trial: its number. name: for people. ms: of a request, the query's encoding included. bundle_bytes: of a
     bundle with it, estimated. quality: out of fold.
@@ -44,7 +43,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, None for no cross-encoder; its gain over late alone; and why, as sentences."""
+    """What was chosen, None for no cross-encoder; its gain over those alone; and why, as sentences."""
 
     option: Option | None
     gain: Estimate | None
@@ -63,7 +62,7 @@ def choose(
 ) -> Choice:
     """The option that is surely worth most among those that fit.
 
-    late: quality of late interaction alone, over the same queries. deadline_ms: of a request; usable_share:
+    late: quality of the cheap scores alone, over the same queries. deadline_ms: of a request; usable_share:
     of it that may be planned with. query_ms: of the query's encoding, part of every option's ms.
     seed, rounds: of the bootstrap.
     """
@@ -90,7 +89,7 @@ def choose(
     best = max(gains, key=lambda at: gains[at].low)
     if gains[best].low <= 0.0:
         reasons.append(
-            f"None of them is surely better than late interaction alone: the surest, {fitting[best]}, gains "
+            f"None of them is surely better than the cheap scores alone: the surest, {fitting[best]}, gains "
             f"{_interval(gains[best])}. So no cross-encoder is used."
         )
         return Choice(None, None, reasons)
@@ -98,12 +97,12 @@ def choose(
     taken = min(alike, key=lambda at: (fitting[at].ms, -gains[at].low, fitting[at].trial))
     one = fitting[taken]
     reasons.append(
-        f"{one} gains {_interval(gains[taken])} nDCG@10 over late interaction alone, in {one.ms:.2f} ms: the "
+        f"{one} gains {_interval(gains[taken])} nDCG@10 over the cheap scores alone, in {one.ms:.2f} ms: the "
         "greatest low end among them."
     )
     if taken != best:
         reasons[-1] = (
-            f"{one} gains {_interval(gains[taken])} nDCG@10 over late interaction alone, in {one.ms:.2f} ms. "
+            f"{one} gains {_interval(gains[taken])} nDCG@10 over the cheap scores alone, in {one.ms:.2f} ms. "
             f"The greatest low end is that of {fitting[best]}, {_interval(gains[best])}, but it is within "
             f"{TIE:g} and takes {fitting[best].ms:.2f} ms."
         )

@@ -189,43 +189,54 @@ def encoder_quality(
     return found
 
 
-def late_orders(
+def cheap_scores(
     lists: Sequence[JudgedList], products: Sequence[Vectors], encoders: Sequence[EncodeTexts]
-) -> list[NDArray[np.int64]]:
-    """Places of each query's judged products by falling late score: what a cross-encoder re-ranks from.
+) -> list[NDArray[np.float64]]:
+    """Dense and late score of each query's judged products, standardised and added: what the tiers below say.
 
     products, encoders: one a fold, or a single one. Queries are encoded one at a time, as the service does.
     """
     found = []
     for one in lists:
         fold = one.fold if len(encoders) > 1 else 0
-        _, asked = encoders[fold]([one.query])
-        tokens = products[fold].tokens
-        scores = [_late(asked[0], tokens[one.set, key]) for key in one.product_ids]
-        found.append(best_first(np.array(scores, dtype=np.float64)))
+        dense, tokens = encoders[fold]([one.query])
+        known = products[fold]
+        keys = [(one.set, key) for key in one.product_ids]
+        found.append(
+            _standardised(np.array([float(dense[0] @ known.dense[key]) for key in keys]))
+            + _standardised(np.array([_late(tokens[0], known.tokens[key]) for key in keys]))
+        )
     return found
 
 
 def reranked_quality(
     lists: Sequence[JudgedList],
-    orders: Sequence[NDArray[np.int64]],
+    cheap: Sequence[NDArray[np.float64]],
     products: JudgedProducts,
     score: ScorePairs,
     depths: Sequence[int],
 ) -> dict[int, Quality]:
-    """Depth to nDCG@10 where a cross-encoder orders the first `depth` of an order anew; the rest stays.
+    """Depth to nDCG@10 where a cross-encoder has a say in the order of the first `depth`; the rest stays.
 
-    orders: places of each query's judged products, best first (`late_orders`).
+    cheap: scores of each query's judged products (`cheap_scores`). They give the first order, and count as
+    much as the cross-encoder in the second, since its tier's ranker sees both: a model is worth what it adds.
     """
     found: dict[int, Quality] = {depth: {} for depth in depths}
-    for one, order in zip(lists, orders, strict=True):
+    for one, below in zip(lists, cheap, strict=True):
+        order = best_first(below)
         head = order[: max(depths)]
         scores = np.array(score(one.query, [products.cross[one.set, one.product_ids[at]] for at in head]))
         for depth in depths:
-            again = head[:depth][best_first(scores[:depth])]
+            mixed = _standardised(scores[:depth]) + _standardised(below[head[:depth]])
+            again = head[:depth][best_first(mixed)]
             value = fast_ndcg(one.gains, np.concatenate([again, order[depth:]]), one.gains)
             found[depth].setdefault(one.set, {})[one.query_id] = value
     return found
+
+
+def _standardised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    spread = float(scores.std()) if len(scores) else 0.0
+    return (scores - scores.mean()) / spread if spread > 1e-9 else np.zeros(len(scores))
 
 
 def cross_quality(

@@ -147,7 +147,7 @@ def _report(recipe: Recipe, trials: Trials, deadline: float) -> tuple[Choice, di
         seed=recipe.seed,
         rounds=recipe.plans.bootstrap,
     )
-    alone = Option(-1, "late interaction alone", 0, reference["query_ms"], 0, trials.late)
+    alone = Option(-1, "dense and late scores alone", 0, reference["query_ms"], 0, trials.late)
     points = [_point(recipe, one, trials.late) for one in (alone, *options)]
     ended = trials.ended()
     report = {
@@ -189,7 +189,7 @@ def _point(recipe: Recipe, one: Option, late: Quality) -> dict[str, Any]:
         "depth": one.depth,
         "ms": round(one.ms, 3),
         **worth.rounded(),
-        "over_late": gain.rounded(),
+        "over_cheap": gain.rounded(),
         "bundle_mib": round(one.bundle_bytes / 2**20, 2) if one.depth else None,
     }
 

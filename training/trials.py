@@ -43,9 +43,9 @@ from training.models.pruning import parameters, spread_layers
 from training.prune import load_model, whole_files
 from training.quality import (
     Quality,
+    cheap_scores,
     judged_lists,
     judged_products,
-    late_orders,
     onnx_scorer,
     product_vectors,
     reranked_quality,
@@ -213,9 +213,9 @@ class Trials:
 
     @cached_property
     def late(self) -> Quality:
-        """nDCG@10 of late interaction alone."""
+        """nDCG@10 of the dense and late scores alone."""
         return reranked_quality(
-            self.lists, self._orders, self._products, lambda _, rows: [0.0] * len(rows), [1]
+            self.lists, self._cheap, self._products, lambda _, rows: [0.0] * len(rows), [1]
         )[1]
 
     def ms(self, trial: FrozenTrial, depth: int) -> float:
@@ -244,9 +244,11 @@ class Trials:
         """The whole teacher and the smallest student, neither of them trained further."""
         names = [name for name in layer_choices(self.recipe, self.layers) if not name.startswith("first")]
         narrowest = min([1.0, *self.recipe.search.inner])
+        students = list(self.recipe.students().values())
+        kept = min(students[-1].keep_share, self.recipe.search.keep_share_max) if students else 0.0
         return [
-            {"layers": _WHOLE, "inner": 1.0, "training": "none"},
-            {"layers": names[-1], "inner": narrowest, "training": "none"},
+            {"layers": _WHOLE, "inner": 1.0, "training": "none", "keep_share": kept},
+            {"layers": names[-1], "inner": narrowest, "training": "none", "keep_share": 0.0},
         ]
 
     def _drawn(self, trial: optuna.Trial) -> dict[str, Any]:
@@ -255,11 +257,11 @@ class Trials:
         trial.suggest_categorical("inner", sorted({1.0, *search.inner}, reverse=True))
         edits = ["labels and edits"] if self._sources.augmented else []
         training = trial.suggest_categorical("training", [*edits, "labels", "none"])
+        trial.suggest_float("keep_share", 0.0, search.keep_share_max)
         if training != "none":
             trial.suggest_float("learning_rate", *search.learning_rates, log=True)
             trial.suggest_float("dropout", 0.0, search.dropout_max)
             trial.suggest_float("weight_decay", 0.0, search.weight_decay_max)
-            trial.suggest_float("keep_share", 0.0, search.keep_share_max)
         return dict(trial.params)
 
     def _measure(self, trial: optuna.Trial) -> tuple[float, float]:
@@ -314,7 +316,7 @@ class Trials:
         score = onnx_scorer(session, self._sources.pieces.specials)
         found = reranked_quality(
             [self.lists[at] for at in places],
-            [self._orders[at] for at in places],
+            [self._cheap[at] for at in places],
             self._products,
             score,
             self.depths,
@@ -412,13 +414,13 @@ class Trials:
         return made
 
     @cached_property
-    def _orders(self) -> list[NDArray[np.int64]]:
-        """Judged products of each list by the late score, as served: what all students begin with."""
+    def _cheap(self) -> list[NDArray[np.float64]]:
+        """Dense and late scores of each list's judged products, as served: what all students begin with."""
         specials = self._sources.pieces.specials
         files = self._encoder_files
         encoders = [text_encoder(open_session(path), specials) for path in files[1:] or files]
         vectors = product_vectors(self.recipe, self.lists, self._products, encoders)
-        return late_orders(self.lists, vectors, encoders)
+        return cheap_scores(self.lists, vectors, encoders)
 
 
 def _described(params: Mapping[str, Any], layers: int) -> str:

@@ -15,7 +15,7 @@ def point(name: str, depth: int, ms: float, ndcg10: float) -> dict[str, Any]:
     """One point of a search's report."""
     worth = {"ndcg10": ndcg10, "low": ndcg10 - 0.05, "high": ndcg10 + 0.05}
     gain = {"ndcg10": ndcg10 - 0.7, "low": ndcg10 - 0.71, "high": ndcg10 - 0.69}
-    return {"name": name, "depth": depth, "ms": ms, **worth, "over_late": gain}
+    return {"name": name, "depth": depth, "ms": ms, **worth, "over_cheap": gain}
 
 
 REPORT = {
@@ -26,7 +26,7 @@ REPORT = {
     "quality": "judged products",
     "milliseconds": "of this machine",
     "points": [
-        point("late interaction alone", 0, 2.0, 0.7),
+        point("dense and late scores alone", 0, 2.0, 0.7),
         point("student 1: all 6 layers, depth 8", 8, 30.0, 0.8),
         point("student 2: 2 of 6 layers, depth 8", 8, 30.5, 0.75),
     ],
@@ -39,7 +39,7 @@ def test_the_deadline_the_reasons_and_the_front_are_told() -> None:
     text = "\n".join(deadline_lines(REPORT))
     assert "## Chosen for a deadline\n\nDeadline: 50 ms." in text
     assert "- It fits.\n- It is surely better." in text
-    assert "| late interaction alone | 2.0 | 0.700 [0.650, 0.750] |  |" in text
+    assert "| dense and late scores alone | 2.0 | 0.700 [0.650, 0.750] |  |" in text
     assert "| student 1: all 6 layers, depth 8 (chosen) | 30.0 | 0.800 [0.750, 0.850] | +0.100" in text
     assert "student 2" not in text
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.choice import BUNDLE_BYTES_MAX, Choice, Option, choose, front
+from muster.bundle import BUNDLE_BYTES_MAX
+from training.choice import Choice, Option, choose, front
 
 QUERIES = [str(number) for number in range(40)]
 LATE = {"shop": {query: 0.6 + 0.005 * number for number, query in enumerate(QUERIES)}}
@@ -51,7 +52,7 @@ def test_what_is_worth_hardly_more_does_not_make_a_student_dearer() -> None:
 def test_a_gain_that_may_be_none_is_no_reason_for_a_cross_encoder() -> None:
     choice = chosen([option(0, 10.0, 0.001, spread=0.2), option(1, 12.0, -0.02)], 50.0)
     assert choice.option is None and choice.gain is None
-    assert "surely better than late interaction alone" in choice.reasons[-1]
+    assert "surely better than the cheap scores alone" in choice.reasons[-1]
     assert "So no cross-encoder is used" in choice.reasons[-1]
 
 

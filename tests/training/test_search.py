@@ -71,8 +71,8 @@ def test_the_whole_teacher_comes_first_and_the_smallest_student_second(
     _, run, report = searched
     assert len(report["trials"]) == SEARCH.trials == report["finished"] + report["ended_early"]
     assert drawn(run)[:2] == [
-        {"layers": "all", "inner": 1.0, "training": "none"},
-        {"layers": "1 spread", "inner": 0.5, "training": "none"},
+        {"layers": "all", "inner": 1.0, "training": "none", "keep_share": 0.25},
+        {"layers": "1 spread", "inner": 0.5, "training": "none", "keep_share": 0.0},
     ]
     for one in report["trials"][2:]:
         assert one["params"]["inner"] in (1.0, 0.5)
@@ -84,7 +84,7 @@ def test_cost_grows_with_the_depth_and_a_smaller_student_costs_less(
 ) -> None:
     report = searched[2]
     alone, whole, deeper, small, *_ = report["points"]
-    assert alone["ms"] == report["query_ms"] and alone["over_late"]["ndcg10"] == 0.0
+    assert alone["ms"] == report["query_ms"] and alone["over_cheap"]["ndcg10"] == 0.0
     assert [one["depth"] for one in (whole, deeper, small)] == [4, 8, 4]
     assert deeper["ms"] - alone["ms"] == pytest.approx(2 * (whole["ms"] - alone["ms"]), abs=0.01)
     assert whole["ms"] - alone["ms"] == pytest.approx(4 * report["teacher_pair_ms"], abs=0.01)
