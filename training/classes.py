@@ -2,7 +2,7 @@
 
 A score becomes a grade by thresholds that give the grades the shares they have in the other folds' labels,
 at the other folds' scores: no query has a say in its own thresholds. Writes `teacher/classes-<set>.txt`
-(precision, recall and F1 of each grade) and `teacher/confusion-<set>.png`.
+(precision, recall and F1 of each grade), `teacher/confusion-<set>.png` and `teacher/calibration-<set>.png`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,14 @@ def write_classes(
     gains: Sequence[float],
     scores: NDArray[np.float64],
     folds: NDArray[np.int64],
+    logits: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
-    """Write the report and the plot of one set.
+    """Write the report and the plots of one set.
 
-    gains: as in the file; scores, folds: of the same pairs. Returns: {"accuracy", "macro_f1", "grades":
-    {name: {"precision", "recall", "f1", "pairs"}}, "absent": names of grades that no pair has}.
+    gains: as in the file; scores, folds: of the same pairs. logits: scores whose sigmoid estimates the target,
+    if they are such: their calibration is drawn, and "calibration_error" is the mean gap.
+    Returns: {"accuracy", "macro_f1", "grades": {name: {"precision", "recall", "f1", "pairs"}}, "absent": names of
+    grades that no pair has}.
     Raises: RecipeError for a gain without a name, or where a package is missing.
     """
     order = sorted(one.grades, key=float)
@@ -69,12 +72,46 @@ def write_classes(
     (folder / f"classes-{one.name}.txt").write_text(head + text + note, encoding="utf-8")
     matrix = metrics.confusion_matrix(judged, taken, labels=numbers)
     plot_confusion(folder / f"confusion-{one.name}.png", one.name, names, matrix)
-    return {
+    calibration = {}
+    if logits is not None:
+        targets = np.array([one.targets[str(float(gain))] for gain in gains])
+        bins = calibration_bins(1.0 / (1.0 + np.exp(-logits)), targets)
+        plot_calibration(folder / f"calibration-{one.name}.png", one.name, bins)
+        gap = sum(count * abs(said - found) for said, found, count in bins) / len(gains)
+        calibration = {"calibration_error": round(float(gap), 4)}
+    return calibration | {
         "accuracy": round(float((judged == taken).mean()), 4),
         "macro_f1": round(float(values["macro avg"]["f1-score"]), 4),
         "grades": {name: _rounded(values[name]) for name in names},
         "absent": absent,
     }
+
+
+def calibration_bins(
+    said: NDArray[np.float64], found: NDArray[np.float64], bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Mean estimate, mean target and pairs of each tenth of the pairs, by rising estimate.
+
+    said, found: [n], 0 to 1. Bins of equal size rather than width: few pairs are sure of anything.
+    """
+    order = np.argsort(said, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return [(float(said[part].mean()), float(found[part].mean()), len(part)) for part in parts]
+
+
+def plot_calibration(path: Path, title: str, bins: Sequence[tuple[float, float, int]]) -> None:
+    """A PNG: what was said against what was found. Raises: RecipeError where matplotlib is missing."""
+    figure = _package("matplotlib.figure", "matplotlib").Figure(figsize=(4.2, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="perfect")
+    axes.plot([one[0] for one in bins], [one[1] for one in bins], marker="o", label="a tenth of the pairs")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("estimated target (sigmoid of the score)")
+    axes.set_ylabel("mean target of the judgements")
+    axes.set_title(f"{title}: calibration, out of fold", fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130, format="png")
 
 
 def plot_confusion(path: Path, title: str, names: Sequence[str], matrix: NDArray[np.int64]) -> None:

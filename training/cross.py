@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from training.data.batches import Specials, by_length, pair_batch, pieces_of
 from training.data.text import product_text
 from training.loop import LoopSettings, ParameterGroup, device_of, train
-from training.losses import graded_bce, margin_mse, pairwise_logistic
+from training.losses import distil_listwise, graded_bce, margin_mse, pairwise_logistic
 from training.models.networks import CrossEncoder, load_stack, pretrained_folder
 from training.prepare import JudgedQuery, Prepared
 from training.recipe import CrossRecipe, Recipe, RecipeError, StudentRecipe
@@ -21,6 +21,7 @@ from training.tracking import Tracker
 
 # Puts the untrained score (late interaction times the mix) near 0 for a doubtful product.
 _BIAS = -9.0
+_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def new_cross(recipe: Recipe, settings: CrossRecipe, prepared: Prepared) -> Cros
         layers=settings.layers,
         positions=positions_of(recipe),
     )
+    if isinstance(settings, StudentRecipe):
+        stack.shape = replace(stack.shape, apart=settings.apart)
     model = CrossEncoder(stack.shape)
     model.stack = stack
     model.head.bias.data.fill_(_BIAS)
@@ -141,7 +144,7 @@ def train_cross(
     train(
         model,
         groups,
-        lambda group: group_loss(model, group, specials, settings.bce_weight),
+        lambda group: group_loss(model, group, specials, settings),
         [
             ParameterGroup(body, settings.learning_rate),
             ParameterGroup(heads, settings.head_learning_rate, clipped=False),
@@ -177,14 +180,26 @@ def loop_settings(settings: CrossRecipe, name: str) -> LoopSettings:
         raise RecipeError(f"{name}: {error}") from error
 
 
-def group_loss(model: CrossEncoder, group: Group, specials: Specials, bce_weight: float) -> Tensor:
-    """Loss of one step: order and grade where labelled, the teacher's differences where not."""
+def group_loss(model: CrossEncoder, group: Group, specials: Specials, settings: CrossRecipe) -> Tensor:
+    """Loss of one step: order and grade where labelled, what a teacher says of the products where not."""
     device = device_of(model)
     scores = model(*(one.to(device) for one in pair_batch(group.query, group.products, specials)))
     if group.teacher is not None:
-        return 0.05 * margin_mse(scores, torch.tensor(group.teacher, device=device))
+        return _teacher_loss(scores, torch.tensor(group.teacher, device=device), settings)
     targets = torch.tensor(group.targets, device=device)
-    return pairwise_logistic(scores, targets) + bce_weight * graded_bce(scores, targets)
+    return pairwise_logistic(scores, targets) + settings.bce_weight * graded_bce(scores, targets)
+
+
+def _teacher_loss(scores: Tensor, teacher: Tensor, settings: CrossRecipe) -> Tensor:
+    weights, temperature = {"margin": 1.0}, 1.0
+    if isinstance(settings, StudentRecipe):
+        weights, temperature = settings.teacher_losses, settings.temperature
+    losses = {
+        # Brought to the size of the losses on labels: differences of logits are squared here.
+        "margin": lambda: _MARGIN * margin_mse(scores, teacher),
+        "listwise": lambda: distil_listwise(scores, teacher, temperature=temperature),
+    }
+    return torch.stack([weight * losses[name]() for name, weight in weights.items() if weight]).sum()
 
 
 @torch.inference_mode()

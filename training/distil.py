@@ -18,15 +18,19 @@ import numpy as np
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from muster.v1 import catalogue_pb2
 from training.augment import Augmented, augmented_groups, load_augmented
 from training.cross import Group, Pieces, labelled_groups, new_cross, positions_of, train_cross
 from training.curves import draw_curves
 from training.data.batches import pair_batch, pieces_of
+from training.data.edits import Effect, back_off
+from training.data.lexicon import Lexicon, learn
+from training.data.mining import title_query
 from training.data.text import product_text
 from training.models.hub import as_cross_encoder, load_scorer
 from training.models.networks import CrossEncoder, save_model
 from training.models.pruning import importance, most_important, shrink
-from training.prepare import Prepared, load_prepared
+from training.prepare import JudgedQuery, Prepared, load_prepared
 from training.recipe import Recipe, RecipeError, StudentRecipe, stage_arguments
 from training.recover import RecoveryTexts
 from training.teacher import Teachers, member_folder, training_queries
@@ -43,7 +47,7 @@ class Sources:
     run: Path
     prepared: Prepared
     pieces: Pieces
-    _scored: dict[tuple[int | None, int, int, int], list[Group]] = field(default_factory=dict)
+    _scored: dict[tuple[int | None, int, int, float, int], list[Group]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, run: Path) -> Sources:
@@ -63,7 +67,7 @@ class Sources:
 
     def scored(self, settings: StudentRecipe, fold: int | None, seed: int) -> list[Group]:
         """`teacher_groups`, the same ones for the same settings and seed."""
-        key = (fold, settings.pairs, settings.group, seed)
+        key = (fold, settings.pairs, settings.group, settings.synthetic, seed)
         if key not in self._scored:
             # A generator of its own: what the labels draw must not change what the teachers are asked.
             chooser = np.random.default_rng([seed, 1])
@@ -200,6 +204,7 @@ def taught(
         )
         if made is None:
             raise RecipeError(f"{folder} is no BERT, so no student can start from its layers")
+        made.stack.shape = replace(made.stack.shape, apart=settings.apart)
         found.append(made)
     for number, other in enumerate(found[1:], start=2):
         found[0] = averaged(found[0], other, 1.0 / number)
@@ -223,10 +228,11 @@ def teacher_groups(
     fold: int | None,
     chooser: np.random.Generator,
 ) -> list[Group]:
-    """Steps from teachers: training queries with products of any set, half of them sharing a word.
+    """Steps from teachers: queries with products of any set, most of them sharing a word.
 
-    fold: use only the teachers that never saw this fold; None: each query is scored by the teachers that
-    never saw it (unlabelled queries by all of them). The scale is that of `training.teacher.Teachers`.
+    Queries are those of training, labelled or not, and a share that is made from products (`_made_up`). fold:
+    use only the teachers that never saw this fold; None: each query is scored by the teachers that never saw
+    it (unlabelled queries by all of them). The scale is that of `training.teacher.Teachers`.
     Raises: FileNotFoundError, saying which stage comes first.
     """
     queries = [query for query in prepared.queries if query.split == "train"]
@@ -237,10 +243,16 @@ def teacher_groups(
         for piece in set(row):
             holders.setdefault(piece, []).append(at)
     teachers = Teachers(recipe, run)
+    # Not learnt where none is asked for: it takes seconds.
+    tables = prepared.products.items() if settings.synthetic else ()
+    lexicons = {name: learn(table.values()) for name, table in tables}
     groups = []
     size = settings.group
     for _ in tqdm(range(max(1, settings.pairs // size)), desc="teachers' scores", mininterval=10):
         query = queries[int(chooser.integers(len(queries)))]
+        if settings.synthetic and chooser.random() < settings.synthetic:
+            name, key = places[int(chooser.integers(len(places)))]
+            query = _made_up(name, prepared.products[name][key], lexicons[name], chooser) or query
         asked = pieces_of(prepared.tokenizer, [query.text], recipe.text.query_tokens_max)[0]
         if not asked:
             continue
@@ -259,6 +271,15 @@ def teacher_groups(
         scores = teachers.score(query.text, texts, fold=which)
         groups.append(Group(asked, [pool[at] for at in drawn], [], scores))
     return groups
+
+
+def _made_up(
+    name: str, product: catalogue_pb2.Product, lexicon: Lexicon, chooser: np.random.Generator
+) -> JudgedQuery | None:
+    """A query that the product answers, by attributes or words of its title; None where it has neither."""
+    pairs = back_off(product, lexicon, Effect(), chooser, neighbours=0) if chooser.random() < 0.5 else []
+    text = pairs[0].query if pairs else title_query(product, chooser)
+    return None if not text else JudgedQuery(name, "", "train", text, {})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

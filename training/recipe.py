@@ -219,6 +219,10 @@ class StudentRecipe(CrossRecipe):
     too far is drawn back (Wortsman et al. 2021, arXiv:2109.01903). augmented: learn from the edited pairs of
     `training.augment` as well. inner: share of the feed-forward neurons of the start that stay, above 0 and
     at most 1, before anything is learnt. steps: updates, in as many epochs as they take; 0: `epochs` says.
+    apart: in so many of its layers, from below, query and product are read apart (a half-joint model, whose
+    product states could be kept). synthetic: share of the teacher-scored queries that are made from products,
+    0 to 1; the others are training queries, labelled or not. teacher_losses: "margin" (margin-MSE) and
+    "listwise" (KL at `temperature`) to weight.
     """
 
     start: str = "pretrained"
@@ -226,12 +230,17 @@ class StudentRecipe(CrossRecipe):
     augmented: bool = False
     inner: float = 1.0
     steps: int = 0
+    apart: int = 0
+    synthetic: float = 0.0
+    teacher_losses: dict[str, float] = field(default_factory=lambda: {"margin": 1.0})
+    temperature: float = 2.0
 
     def trains(self) -> bool:
         """Whether anything is learnt beyond the start."""
         return self.epochs > 0 or self.pairs > 0
 
 
+DISTIL_LOSSES = ("margin", "listwise")
 TEACHER_KINDS = ("cross", "bi")
 # Names in `training.losses.ranking`, which needs torch and so is not asked here.
 RANKING_LOSSES = ("pairwise", "listwise", "graded")
@@ -582,18 +591,7 @@ def checked_recipe(value: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"data: two sets are called {next(n for n in names if names.count(n) > 1)!r}")
     _check_teacher(recipe)
     for tier, student in recipe.students().items():
-        if student.start not in STARTS:
-            raise RecipeError(f"{tier}.start must be one of {', '.join(STARTS)}, not {student.start!r}")
-        if not 0.0 <= student.keep_share < 1.0:
-            raise RecipeError(f"{tier}.keep_share must be at least 0 and below 1")
-        if not 0.0 < student.inner <= 1.0:
-            raise RecipeError(f"{tier}.inner must be a share above 0 and at most 1")
-        if student.steps < 0:
-            raise RecipeError(f"{tier}.steps must be at least 0")
-        if student.start == "teacher" and recipe.teacher.pretrained not in ("", recipe.pretrained):
-            raise RecipeError(f"{tier}.start: the teacher must be of the recipe's own pretrained encoder")
-        if student.start == "teacher" and recipe.teacher.kind != "cross":
-            raise RecipeError(f"{tier}.start: a teacher of the kind {recipe.teacher.kind!r} reads no pairs")
+        _check_student(recipe, tier, student)
     _check_augment(recipe.augment)
     _check_search(recipe)
     shares = (recipe.splits.train, recipe.splits.dev, recipe.splits.test)
@@ -659,6 +657,29 @@ def _check_search(recipe: Recipe) -> None:
     for name in ("dropout_max", "keep_share_max"):
         if not 0.0 <= getattr(search, name) < 1.0:
             raise RecipeError(f"search.{name} must be at least 0 and below 1")
+
+
+def _check_student(recipe: Recipe, tier: str, student: StudentRecipe) -> None:
+    if student.start not in STARTS:
+        raise RecipeError(f"{tier}.start must be one of {', '.join(STARTS)}, not {student.start!r}")
+    if not 0.0 <= student.keep_share < 1.0:
+        raise RecipeError(f"{tier}.keep_share must be at least 0 and below 1")
+    if not 0.0 < student.inner <= 1.0:
+        raise RecipeError(f"{tier}.inner must be a share above 0 and at most 1")
+    if student.steps < 0:
+        raise RecipeError(f"{tier}.steps must be at least 0")
+    if not 0 <= student.apart < max(1, len(student.layers)):
+        raise RecipeError(f"{tier}.apart must be at least 0 and below its {len(student.layers)} layers")
+    if not 0.0 <= student.synthetic <= 1.0:
+        raise RecipeError(f"{tier}.synthetic must be a share between 0 and 1")
+    unknown = [one for one in student.teacher_losses if one not in DISTIL_LOSSES]
+    if unknown or max(student.teacher_losses.values(), default=0.0) <= 0.0:
+        names = " and ".join(DISTIL_LOSSES)
+        raise RecipeError(f"{tier}.teacher_losses gives weights to {names}, one of them above 0")
+    if student.start == "teacher" and recipe.teacher.pretrained not in ("", recipe.pretrained):
+        raise RecipeError(f"{tier}.start: the teacher must be of the recipe's own pretrained encoder")
+    if student.start == "teacher" and recipe.teacher.kind != "cross":
+        raise RecipeError(f"{tier}.start: a teacher of the kind {recipe.teacher.kind!r} reads no pairs")
 
 
 def _check_augment(augment: AugmentRecipe) -> None:

@@ -505,8 +505,10 @@ def write_report(recipe: Recipe, run: Path) -> dict[str, Any]:
     for one in recipe.data:
         here = np.array([name == one.name for name in whole.sets], dtype=bool)
         if one.grades and here.any():
+            # Only a loss that compares scores with targets makes logits of them.
+            logits = whole.scores[here] if settings.weights().get("graded") else None
             report["classes"][one.name] = write_classes(
-                folder, one, whole.gains[here].tolist(), standard[here], fold_numbers[here]
+                folder, one, whole.gains[here].tolist(), standard[here], fold_numbers[here], logits
             )
     write_text(folder / "report.json", json.dumps(report, indent=2))
     return report

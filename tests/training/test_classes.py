@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.classes import graded_by_share, write_classes
+from training.classes import calibration_bins, graded_by_share, write_classes
 from training.recipe import DataSet, RecipeError
 
 GRADES = {"0.0": "wrong", "1.0": "fair", "3.0": "right"}
@@ -59,6 +60,24 @@ def test_the_report_counts_what_was_taken_for_what(tmp_path: Path) -> None:
     text = (tmp_path / "classes-shop.txt").read_text()
     assert "8 judged pairs" in text and "precision" in text and "macro avg" in text
     assert (tmp_path / "confusion-shop.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_calibration_is_drawn_where_scores_are_logits(tmp_path: Path) -> None:
+    gains, folds = [0.0, 3.0] * 20, np.array([0, 1] * 20)
+    shop = replace(SHOP, targets={"0.0": 0.0, "1.0": 0.3, "3.0": 1.0})
+    sure = np.array([-6.0, 6.0] * 20)
+    found = write_classes(tmp_path, shop, gains, sure, folds, sure)
+    assert found["calibration_error"] == pytest.approx(0.0025, abs=1e-3)
+    assert (tmp_path / "calibration-shop.png").read_bytes().startswith(b"\x89PNG")
+    assert write_classes(tmp_path, shop, gains, sure, folds, -sure)["calibration_error"] > 0.9
+
+
+def test_a_tenth_of_the_pairs_is_one_point_of_the_calibration() -> None:
+    said = np.linspace(0.0, 1.0, 100)
+    bins = calibration_bins(said, said**2)
+    assert [count for _, _, count in bins] == [10] * 10
+    assert bins[0][0] < bins[0][1] + 0.1 and bins[-1][1] == pytest.approx(0.91, abs=0.01)
+    assert calibration_bins(said[:3], said[:3]) == [(float(one), float(one), 1) for one in said[:3]]
 
 
 def test_a_grade_that_no_pair_has_is_named(tmp_path: Path) -> None:

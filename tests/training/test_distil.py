@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.training.conftest import Workplace
-from training.cross import Pieces, new_cross, score_products
+from training.cross import Group, Pieces, group_loss, new_cross, score_products
 from training.data.batches import pieces_of
 from training.data.text import product_text
-from training.distil import averaged, distil, student_file, taught
+from training.distil import averaged, distil, student_file, taught, teacher_groups
 from training.models.hub import load_scorer
 from training.models.networks import load_cross
 from training.prepare import load_prepared
@@ -108,6 +108,41 @@ def test_a_teacher_that_is_missing_is_named_with_its_stage(workplace: Workplace,
         distil(replace(workplace.recipe, cross_small=None), run)
 
 
+def test_teachers_are_asked_about_queries_made_from_products_too(workplace: Workplace, run: Path) -> None:
+    prepared = load_prepared(run)
+    pieces = Pieces.of(workplace.recipe, prepared)
+    real = {
+        tuple(pieces_of(prepared.tokenizer, [query.text], 8)[0])
+        for query in prepared.queries
+        if query.split == "train"
+    }
+    shares = {}
+    for share in (0.0, 1.0):
+        settings = replace(workplace.recipe.students()["cross_small"], pairs=160, synthetic=share)
+        chooser = np.random.default_rng(3)
+        groups = teacher_groups(workplace.recipe, run, settings, prepared, pieces, 0, chooser)
+        assert all(group.teacher and len(group.teacher) == len(group.products) for group in groups)
+        shares[share] = np.mean([tuple(group.query) in real for group in groups])
+    assert shares[0.0] == 1.0 and shares[1.0] < 0.3
+
+
+def test_a_student_may_follow_its_teachers_list_by_list(workplace: Workplace) -> None:
+    prepared = load_prepared(workplace.run)
+    pieces = Pieces.of(workplace.recipe, prepared)
+    settings = workplace.recipe.students()["cross_large"]
+    rows = list(pieces.sets["shop"].values())[:5]
+    model = new_cross(workplace.recipe, settings, prepared)
+    own = score_products(model, rows[0][:3], rows, pieces.specials)
+    for losses in ({"margin": 1.0}, {"listwise": 1.0}, {"margin": 0.5, "listwise": 0.5}):
+        told = replace(settings, teacher_losses=losses)
+        with torch.inference_mode():
+            same, turned = (
+                float(group_loss(model, Group(rows[0][:3], rows, [], teacher), pieces.specials, told))
+                for teacher in (own, own[::-1])
+            )
+        assert same == pytest.approx(0.0, abs=1e-4) and turned > 1e-3
+
+
 def test_an_average_lies_between_the_two(workplace: Workplace) -> None:
     prepared = load_prepared(workplace.run)
     settings = large(workplace.recipe)
@@ -123,6 +158,13 @@ def test_an_average_lies_between_the_two(workplace: Workplace) -> None:
     [
         ({"start": "random"}, r"cross_large\.start must be one of pretrained, teacher"),
         ({"keep_share": 1.0}, r"cross_large\.keep_share must be at least 0 and below 1"),
+        ({"apart": 2}, r"cross_large\.apart must be at least 0 and below its 2 layers"),
+        ({"synthetic": 1.5}, r"cross_large\.synthetic must be a share"),
+        (
+            {"teacher_losses": {"squared": 1.0}},
+            r"teacher_losses gives weights to margin and listwise",
+        ),
+        ({"teacher_losses": {"margin": 0.0}}, r"one of them above 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

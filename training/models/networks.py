@@ -34,7 +34,8 @@ class Shape:
 
     heads and inner are those of the whole layers; a pruned stack says what each of its layers has left in
     heads_by_layer and inner_by_layer (empty: the same everywhere). A head is width / heads wide, however many
-    are left. Raises: ValueError where the sizes contradict each other.
+    are left. apart: in so many layers, from below, query and product are read apart, so that a product's
+    states could be kept. Raises: ValueError where the sizes contradict each other.
     """
 
     layers: int
@@ -46,8 +47,11 @@ class Shape:
     epsilon: float = 1e-12
     heads_by_layer: tuple[int, ...] = ()
     inner_by_layer: tuple[int, ...] = ()
+    apart: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.apart <= self.layers:
+            raise ValueError(f"apart is {self.apart} of {self.layers} layers")
         if self.width % self.heads:
             raise ValueError(f"a width of {self.width} cannot be shared by {self.heads} heads")
         for name, sizes, most in (
@@ -92,7 +96,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.0)
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        """states: [B, T, H]; bias: [B, 1, 1, T], 0 where attended, very negative where padded."""
+        """states: [B, T, H]; bias: [B, 1, 1 or T, T], 0 where attended, very negative where not."""
         batch, length, _ = states.shape
 
         def split(projected: Tensor) -> Tensor:
@@ -131,26 +135,45 @@ class Stack(nn.Module):
         self.words_int8 = torch.round(table / scale).to(torch.int8)
         self.words_scale = scale
 
-    def embed(self, input_ids: Tensor, kinds: Tensor | None) -> Tensor:
-        """input_ids: [B, T] -> [B, T, H]. kinds: [B, T] of 0 and 1; None: all 0."""
+    def embed(self, input_ids: Tensor, kinds: Tensor | None, texts: Tensor | None = None) -> Tensor:
+        """input_ids: [B, T] -> [B, T, H]. kinds: [B, T] of 0 and 1; None: all 0. texts: as for `forward`."""
         if self.words_int8 is not None and self.words_scale is not None:
             words = self.words_int8[input_ids].to(torch.float32) * self.words_scale[input_ids]
         else:
             words = self.words(input_ids)
-        states = words + self.positions.weight[: input_ids.shape[1]]
+        if texts is not None and self.shape.apart:
+            # A product begins where it would alone, whatever the query's length.
+            places = torch.cumsum(torch.ones_like(texts), dim=1) - 1
+            states = words + self.positions(torch.where(texts > 0, torch.cumsum(texts, dim=1), places))
+        else:
+            states = words + self.positions.weight[: input_ids.shape[1]]
         states = states + (self.kinds.weight[0] if kinds is None else self.kinds(kinds))
         embedded: Tensor = self.norm(states)
         return embedded
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """input_ids, attention_mask, kinds: int64 [B, T]. Returns: float32 [B, T, H]."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        kinds: Tensor | None = None,
+        texts: Tensor | None = None,
+    ) -> Tensor:
+        """input_ids, attention_mask, kinds: int64 [B, T]. Returns: float32 [B, T, H].
+
+        texts: int64 [B, T], 0 for the query's tokens and 1 for the product's, which the first `shape.apart`
+        layers keep from each other; None: one text.
+        """
         bias = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -1e4
-        states = self.embed(input_ids, kinds)
-        for layer in self.layers:
+        apart = bias
+        if texts is not None and self.shape.apart:
+            apart = bias + (texts[:, None, :, None] - texts[:, None, None, :]).abs().to(torch.float32) * -1e4
+        states = self.embed(input_ids, kinds, texts)
+        for number, layer in enumerate(self.layers):
+            allowed = apart if number < self.shape.apart else bias
             if self.checkpointing and torch.is_grad_enabled():
-                states = checkpoint(layer, states, bias, use_reentrant=False)
+                states = checkpoint(layer, states, allowed, use_reentrant=False)
             else:
-                states = layer(states, bias)
+                states = layer(states, allowed)
         return states
 
 
@@ -223,7 +246,7 @@ class CrossEncoder(nn.Module):
         Returns: scores, float32 [B].
         """
         # The types only tell the two texts apart below: the pretrained encoder never saw type 1.
-        states = self.stack(input_ids, attention_mask)
+        states = self.stack(input_ids, attention_mask, texts=token_type_ids)
         mask = attention_mask.to(torch.float32)
         product = token_type_ids.to(torch.float32) * mask
         query = (1.0 - token_type_ids.to(torch.float32)) * mask

@@ -148,6 +148,7 @@ def without_layers(model: Model, kept: Sequence[int]) -> Model:
         layers=len(kept),
         heads_by_layer=tuple(old.heads_at(at) for at in kept) if old.heads_by_layer else (),
         inner_by_layer=tuple(old.inner_at(at) for at in kept) if old.inner_by_layer else (),
+        apart=sum(at < old.apart for at in kept),
     )
     return made
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.training.conftest import Workplace
+from training.cross import new_cross
 from training.data.batches import Specials, pair_batch, pieces_of, text_batch
 from training.models.networks import load_cross, load_encoder, load_stack, pretrained_folder
 from training.prepare import load_prepared
-from training.quantise import open_session
+from training.quantise import export_cross, open_session
 
 TEXTS = ["steel kettle", "blue running shoes for women, size 40", "x"]
 
@@ -95,6 +98,36 @@ def test_the_cross_encoder_survives_an_empty_product_and_an_empty_query(workplac
     with torch.inference_mode():
         assert torch.isfinite(cross(*pair_batch(row, [row, []], specials))).all()
         assert torch.isfinite(cross(*pair_batch([], [row, []], specials))).all()
+
+
+def test_layers_that_read_apart_keep_a_product_from_its_query(workplace: Workplace, tmp_path: Path) -> None:
+    prepared = load_prepared(workplace.run)
+    specials = Specials.of(prepared.tokenizer)
+    settings = workplace.recipe.students()["cross_large"]
+    rows = pieces_of(prepared.tokenizer, TEXTS, 12)
+    product, queries = rows[0], [rows[1][:2], rows[2][:4]]
+
+    def states(apart: int, query: list[int]) -> torch.Tensor:
+        cross = new_cross(workplace.recipe, replace(settings, apart=1), prepared)
+        cross.stack.shape = replace(cross.stack.shape, apart=apart)
+        ids, mask, kinds = pair_batch(query, [product], specials)
+        with torch.inference_mode():
+            found: torch.Tensor = cross.stack(ids, mask, texts=kinds)[0, len(query) + 2 :]
+            return found
+
+    alone = [states(2, query) for query in queries]
+    torch.testing.assert_close(alone[0], alone[1], rtol=1e-4, atol=1e-5)
+    met = [states(1, query) for query in queries]
+    assert (met[0] - met[1]).abs().max() > 1e-3
+    cross = new_cross(workplace.recipe, replace(settings, apart=1), prepared).eval()
+    export_cross(cross, tmp_path / "apart.onnx", int8=False)
+    session = open_session(tmp_path / "apart.onnx")
+    for query in queries:
+        batch = pair_batch(query, rows, specials)
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        found = session.run(None, {name: one.numpy() for name, one in zip(names, batch, strict=True)})[0]
+        with torch.inference_mode():
+            np.testing.assert_allclose(found, cross(*batch).numpy(), atol=1e-3)
 
 
 def test_int8_onnx_agrees_with_float32(workplace: Workplace) -> None:
