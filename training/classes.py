@@ -47,10 +47,10 @@ def write_classes(
 ) -> dict[str, Any]:
     """Write the report and the plots of one set.
 
-    gains: as in the file; scores, folds: of the same pairs. logits: scores whose sigmoid estimates the target,
-    if they are such: their calibration is drawn, and "calibration_error" is the mean gap.
-    Returns: {"accuracy", "macro_f1", "grades": {name: {"precision", "recall", "f1", "pairs"}}, "absent": names of
-    grades that no pair has}.
+    gains: as in the file; scores, folds: of the same pairs. logits: scores whose sigmoid estimates the
+    target, if they are such: their calibration is drawn, and "calibration_error" is the mean gap.
+    Returns: {"accuracy", "macro_f1", "grades": {name: {"precision", "recall", "f1", "pairs"}}, "absent":
+    names of grades that no pair has}.
     Raises: RecipeError for a gain without a name, or where a package is missing.
     """
     order = sorted(one.grades, key=float)
