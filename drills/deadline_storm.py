@@ -17,8 +17,6 @@ The generator must keep to its schedule; where it could not, it was the bottlene
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
 import sys
 import time
@@ -28,9 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drills.capacity import measure_capacity, workers_beside_generator
 from drills.checks import StormLimits, judge_storm
 from drills.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
-from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
+from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.journal import History, Journal
 from drills.load import (
     LATE_AFTER_S,
@@ -39,7 +38,6 @@ from drills.load import (
     Sample,
     SearchFlood,
     Stream,
-    closed_loop,
     decode,
     poisson_arrivals,
 )
@@ -49,7 +47,6 @@ from drills.shop import Shop, choose_shop, fill, search_requests
 NAME = "deadline_storm"
 HYPOTHESIS = "at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms"
 BASE_SHARE = 0.3
-CALIBRATION_DEADLINE_MS = 2000.0
 ENCODE_BUDGET_S = 60.0
 """Of a large catalogue only so many products are loaded as the machine encodes in this time."""
 EMPTY: dict[str, Any] = {
@@ -185,48 +182,6 @@ def flooded(history: History) -> History:
             if record["kind"] != "read" or start_s <= record["intended_s"] < end_s
         )
     )
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What the best plan can do on this machine.
-
-    per_s: full answers a second. tier, depth: the best plan, as the receipts named it. p50_ms: at that load.
-    """
-
-    per_s: float
-    tier: str
-    depth: int
-    p50_ms: float
-
-
-def measure_capacity(
-    cluster: Cluster, requests: Sequence[bytes], *, concurrency: int, duration_s: float
-) -> Capacity:
-    """Counts full answers in a closed loop with long deadlines; a first third warms up and is not counted.
-
-    Raises: Inconclusive where hardly any answer was the best plan's.
-    """
-
-    def measure(seconds: float) -> list[Sample]:
-        caller = SearchFlood(cluster.addresses, requests, deadline_ms=CALIBRATION_DEADLINE_MS)
-        samples = asyncio.run(closed_loop(caller, concurrency=concurrency, duration_s=seconds))
-        decode(samples)
-        return samples
-
-    measure(duration_s / 3)
-    samples = measure(duration_s)
-    full = [s for s in samples if s.status == OK and s.fields["reason"] == "best"]
-    if len(full) < 0.9 * len(samples) or not full:
-        outcomes = Counter(s.fields.get("reason", s.status) for s in samples)
-        raise Inconclusive(
-            f"the best plan's capacity could not be measured: with {CALIBRATION_DEADLINE_MS:.0f} ms each, "
-            f"only {len(full)} of {len(samples)} searches were answered in full ({dict(outcomes)})"
-        )
-    elapsed_s = max(s.done_s for s in samples) - min(s.intended_s for s in samples)
-    latencies = sorted(s.latency_s for s in full)
-    (tier, depth), _ = Counter((s.fields["tier"], s.fields["depth"]) for s in full).most_common(1)[0]
-    return Capacity(len(full) / elapsed_s, tier, depth, round(latencies[len(latencies) // 2] * 1000, 1))
 
 
 def experiment(storm: Storm, *, seed: int, limits: StormLimits, bundle: Path | None) -> Experiment[Storm]:
@@ -382,12 +337,6 @@ def main(arguments: Sequence[str]) -> int:
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 
     return guarded(NAME, body, as_json=given.json, empty=EMPTY)
-
-
-def workers_beside_generator() -> int:
-    """Ranking workers that leave one core to the load generator: a flood that starves its own sender offers
-    less than it says."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 if __name__ == "__main__":

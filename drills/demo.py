@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from drills.failover import NAME as FAILOVER
 from drills.failover import Rehearsal, Traffic, draw, rehearse
 from drills.load import tier_name
 from drills.outcome import run_folder
-from drills.shop import Query, Shop, choose_shop, fill
+from drills.shop import Query, Shop, choose_shop, fill, ndcg_at_10
 from muster.client import Client, MusterError, patch
 from muster.products.errors import ProductError
 from muster.v1 import ranking_pb2
@@ -80,19 +79,6 @@ def _result(result: ranking_pb2.RankedProduct) -> dict[str, Any]:
         "price": result.price if result.HasField("price") else None,
         "stock": result.stock if result.HasField("stock") else None,
     }
-
-
-def ndcg_at_10(ranked: Sequence[str], gains: dict[str, float]) -> float | None:
-    """nDCG of the first ten, linear gain, unjudged products count 0; None where nothing is relevant.
-
-    Shown beside single answers only; figures over query sets come from `muster evaluate`.
-    """
-    ideal = sum(
-        gain / math.log2(rank + 2) for rank, gain in enumerate(sorted(gains.values(), reverse=True)[:10])
-    )
-    if ideal <= 0:
-        return None
-    return sum(gains.get(name, 0.0) / math.log2(rank + 2) for rank, name in enumerate(ranked[:10])) / ideal
 
 
 def choose_queries(queries: Sequence[Query], count: int) -> list[Query]:

@@ -250,16 +250,20 @@ class OpenLoop:
         self._samples.append(Sample(stream.kind, index, intended_s, sent_s, time.monotonic(), status, fields))
 
 
-async def closed_loop(caller: Caller, *, concurrency: int, duration_s: float) -> list[Sample]:
-    """Keeps `concurrency` requests in flight for `duration_s` seconds: how a capacity is measured, not a
-    latency."""
+async def closed_loop(
+    caller: Caller, *, concurrency: int, duration_s: float, requests_max: int = 1 << 62
+) -> list[Sample]:
+    """Keeps `concurrency` requests in flight for `duration_s` seconds, or until so many were sent: how a
+    capacity is measured, not a latency."""
     samples: list[Sample] = []
-    numbers = iter(range(1 << 62))
+    numbers = iter(range(requests_max))
     end_s = time.monotonic() + duration_s
 
     async def worker() -> None:
         while (now_s := time.monotonic()) < end_s:
-            index = next(numbers)
+            index = next(numbers, None)
+            if index is None:
+                break
             status, fields = await caller.call(index, now_s)
             samples.append(Sample("read", index, now_s, now_s, time.monotonic(), status, fields))
 
@@ -347,9 +351,15 @@ def receipt_fields(receipt: ranking_pb2.Receipt) -> dict[str, Any]:
     }
 
 
-def decode(samples: Sequence[Sample]) -> None:
-    """Replaces the kept answers of a flood by the fields of their receipts, in place."""
+def decode(samples: Sequence[Sample], *, products: bool = False) -> None:
+    """Replaces the kept answers of a flood by the fields of their receipts, in place.
+
+    products: keeps also "product_ids", best first.
+    """
     for sample in samples:
         body = sample.fields.pop("body", None)
         if body is not None:
-            sample.fields.update(receipt_fields(ranking_pb2.SearchResponse.FromString(body).receipt))
+            response = ranking_pb2.SearchResponse.FromString(body)
+            sample.fields.update(receipt_fields(response.receipt))
+            if products:
+                sample.fields["product_ids"] = [result.product_id for result in response.results]

@@ -8,6 +8,7 @@ here.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 import uuid
@@ -42,12 +43,31 @@ BUILD_OVERHEAD_S = 2.0
 class Query:
     """A query and what is known about its answers.
 
-    gains: product id to gain, >= 0; empty: not judged. origin: the set it comes from.
+    gains: product id to gain, >= 0; empty: not judged. origin: the set it comes from. held_back: no model was
+    trained on it.
     """
 
     text: str
     origin: str
     gains: Mapping[str, float] = field(default_factory=dict)
+    held_back: bool = False
+
+    def relevant(self) -> set[str]:
+        """Ids of the products with a positive gain."""
+        return {name for name, gain in self.gains.items() if gain > 0}
+
+
+def ndcg_at_10(ranked: Sequence[str], gains: Mapping[str, float]) -> float | None:
+    """nDCG of the first ten, linear gain, unjudged products count 0; None where nothing is relevant.
+
+    For answers of a service under way; a bundle's own figures come from `muster evaluate`.
+    """
+    ideal = sum(
+        gain / math.log2(rank + 2) for rank, gain in enumerate(sorted(gains.values(), reverse=True)[:10])
+    )
+    if ideal <= 0:
+        return None
+    return sum(gains.get(name, 0.0) / math.log2(rank + 2) for rank, name in enumerate(ranked[:10])) / ideal
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,7 @@ def real_shop(sources: Sequence[Path]) -> Shop:
     judged = {source: read_judgements(source, None) for source in sources}
     held_back = {source: _of_dev(source) for source in sources}
     queries = [
-        Query(text, source.name, judged[source].gains[key])
+        Query(text, source.name, judged[source].gains[key], held_back=wanted)
         for wanted in (True, False)
         for source in sources
         for key, text in judged[source].queries.items()

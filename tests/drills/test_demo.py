@@ -1,22 +1,10 @@
 from __future__ import annotations
 
-import math
-
-import pytest
 from rich.console import Console
 
-from drills.demo import Asked, answers_table, choose_queries, ndcg_at_10
+from drills.demo import Asked, answers_table, choose_queries
 from drills.shop import Query
 from muster.v1 import ranking_pb2
-
-
-def test_ndcg_counts_linear_gains_of_the_first_ten() -> None:
-    gains = {"a": 3.0, "b": 1.0, "c": 0.0}
-    assert ndcg_at_10(["a", "b"], gains) == pytest.approx(1.0)
-    expected = (1.0 + 3.0 / math.log2(3)) / (3.0 + 1.0 / math.log2(3))
-    assert ndcg_at_10(["b", "a"], gains) == pytest.approx(expected)
-    assert ndcg_at_10(["x"] * 10 + ["a"], gains) == 0.0
-    assert ndcg_at_10(["a"], {"a": 0.0}) is None
 
 
 def test_queries_are_taken_in_turn_from_each_origin() -> None:

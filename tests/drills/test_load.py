@@ -17,10 +17,12 @@ from drills.load import (
     SearchFlood,
     Stream,
     closed_loop,
+    decode,
     even_arrivals,
     lateness,
     poisson_arrivals,
 )
+from muster.v1 import ranking_pb2
 
 
 class Echo:
@@ -161,6 +163,27 @@ def test_a_closed_loop_keeps_no_more_than_its_concurrency_in_flight() -> None:
     samples = asyncio.run(closed_loop(Counting(service_s=0.01), concurrency=3, duration_s=0.2))
     assert Counting.most == 3
     assert len(samples) >= 3
+
+
+def test_a_closed_loop_may_end_after_so_many_requests() -> None:
+    samples = asyncio.run(closed_loop(Echo(), concurrency=2, duration_s=60, requests_max=5))
+    assert sorted(sample.index for sample in samples) == [0, 1, 2, 3, 4]
+
+
+def test_decoding_keeps_the_receipt_and_the_products_where_they_are_wanted() -> None:
+    response = ranking_pb2.SearchResponse(
+        results=[ranking_pb2.RankedProduct(product_id=name) for name in "ab"],
+        receipt=ranking_pb2.Receipt(tier=ranking_pb2.TIER_LATE, depth=7),
+    )
+
+    def sample() -> Sample:
+        return Sample("read", 0, 0.0, 0.0, 1.0, OK, {"body": response.SerializeToString()})
+
+    plain, whole = sample(), sample()
+    decode([plain])
+    decode([whole], products=True)
+    assert plain.fields["tier"] == "late" and "body" not in plain.fields
+    assert whole.fields == {**plain.fields, "product_ids": ["a", "b"]}
 
 
 def test_a_flood_does_not_send_what_has_no_budget_left() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from drills import shop as shops
 from drills.cluster import Cluster, ClusterPlan
-from drills.shop import Loaded, choose_shop, fill, search_requests, synthetic_shop
+from drills.shop import Loaded, choose_shop, fill, ndcg_at_10, search_requests, synthetic_shop
 from muster.v1 import ranking_pb2
 
 Scripted = Callable[..., ClusterPlan]
@@ -60,6 +61,7 @@ def test_the_folder_that_the_environment_names_comes_first(
         ("chorus lamp", "chorus"),
     ]
     assert shop.queries[0].gains == {"esci-0": 1.0}
+    assert all(query.held_back for query in shop.queries)
 
 
 def test_what_was_fetched_into_data_is_found(nowhere: Path) -> None:
@@ -126,3 +128,12 @@ def test_products_with_labels_come_first() -> None:
     names = [product.product_id for product in shop.judged_first()]
     assert set(names[: len(labelled)]) == labelled
     assert len(set(names)) == 300
+
+
+def test_ndcg_counts_linear_gains_of_the_first_ten() -> None:
+    gains = {"a": 3.0, "b": 1.0, "c": 0.0}
+    assert ndcg_at_10(["a", "b"], gains) == pytest.approx(1.0)
+    expected = (1.0 + 3.0 / math.log2(3)) / (3.0 + 1.0 / math.log2(3))
+    assert ndcg_at_10(["b", "a"], gains) == pytest.approx(expected)
+    assert ndcg_at_10(["x"] * 10 + ["a"], gains) == 0.0
+    assert ndcg_at_10(["a"], {"a": 0.0}) is None
