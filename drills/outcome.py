@@ -95,11 +95,13 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
     return judgement.verdict.exit_code
 
 
-def guarded(name: str, body: Callable[[], int], *, as_json: bool, empty: dict[str, Any]) -> int:
+def guarded(
+    name: str, body: Callable[[], int], *, as_json: bool, empty: dict[str, Any], kind: str = "drill"
+) -> int:
     """Runs a drill's body; what kept it from telling anything becomes the verdict inconclusive, with the
     reason.
 
-    empty: the figures as they are before anything was measured.
+    empty: the figures as they are before anything was measured. kind: the key of the name in the object.
     """
     try:
         with interrupted_by_sigterm():
@@ -108,7 +110,7 @@ def guarded(name: str, body: Callable[[], int], *, as_json: bool, empty: dict[st
         reason = str(error)
     except KeyboardInterrupt:
         reason = "interrupted"
-    result = {"drill": name, "verdict": str(Verdict.INCONCLUSIVE), **empty, "reason": reason}
+    result = {kind: name, "verdict": str(Verdict.INCONCLUSIVE), **empty, "reason": reason}
     if as_json:
         print(json.dumps(result), flush=True)
     else:

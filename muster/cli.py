@@ -1,8 +1,8 @@
 """The front door: `muster COMMAND`. The one file that may import any room, and it does so only when asked.
 
 Exit codes: 0 done, 1 unexpected failure, 2 bad usage or input, 3 service not reachable or not available, 4
-deadline passed; drills: 0 held, 10 deviated, 20 inconclusive. Results go to standard output, everything else
-to standard error.
+deadline passed; drills and benches: 0 held or measured, 10 deviated, 20 inconclusive. Results go to standard
+output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ catalogue_app = typer.Typer(help="Changes the live catalogue.", no_args_is_help=
 data_app = typer.Typer(help="Public and synthetic data sets.", no_args_is_help=True)
 bundle_app = typer.Typer(help="Looks at a model bundle.", no_args_is_help=True)
 drill_app = typer.Typer(help="Rehearses failures.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measures a bundle under load.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 app.add_typer(data_app, name="data")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(drill_app, name="drill")
+app.add_typer(bench_app, name="bench")
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -767,7 +769,7 @@ def bundle_card(
         print(text)
 
 
-# -- training, drills, demo ----------------------------------------------------------
+# -- training, drills, benches, demo ----------------------------------------------------------
 
 
 @app.command(context_settings=_PASS_ON)
@@ -830,6 +832,14 @@ def drill_run(
             f"the drill cannot be loaded ({error}). Build it with `make build`"
         ) from error
     raise typer.Exit(code)
+
+
+@bench_app.command("curve", context_settings=_PASS_ON)
+@reported
+def bench_curve(context: typer.Context) -> None:
+    """Measures the quality served by deadline and load: [--seconds N] [--out FILE.png]; --help lists all."""
+    module = _room("drills.curve", "Build it with `make build`")
+    raise typer.Exit(module.main(list(context.args)))
 
 
 @app.command()

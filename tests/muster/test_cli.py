@@ -127,6 +127,8 @@ def test_failures_have_their_exit_code_and_say_what_to_do(
         ("unknown",),
         ("data", "get", "unknown"),
         ("drill", "run", "unknown"),
+        ("bench", "unknown"),
+        ("bench", "curve", "--loads", "0"),
         ("serve", "--set", "nonsense"),
         ("catalogue", "load", "no-such-file.csv"),
         ("catalogue", "load", str(ROOT / "pyproject.toml")),
