@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
@@ -315,6 +316,12 @@ def serve(
     raise typer.Exit(lifecycle.serve(config, overrides))
 
 
+class _Priority(StrEnum):
+    CRITICAL = "critical"
+    DEFAULT = "default"
+    SHEDDABLE = "sheddable"
+
+
 def _connect(target: str) -> Client:
     from muster.client import Client
 
@@ -342,6 +349,9 @@ def search(
         list[str] | None, typer.Option("--facet", help="Count brand, category or attributes.NAME.")
     ] = None,
     min_sequence: Annotated[int, typer.Option("--min-sequence", help="Wait for this sequence.")] = 0,
+    priority: Annotated[
+        _Priority | None, typer.Option("--priority", help="Worth of this request's quality under load.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Asks a running service for ranked products."""
@@ -372,6 +382,7 @@ def search(
             facets=facet or (),
             min_sequence=min_sequence,
             explain=explain,
+            priority=priority.value if priority is not None else None,
         )
         took_ms = (time.perf_counter() - started) * 1000
     if as_json:

@@ -1,4 +1,4 @@
-"""How much time a call has really left.
+"""What a call says of itself beside its message: how much time it has really left, and its priority.
 
 gRPC counts a call's deadline from the moment it reads the call off the socket, so a pause of the process, or
 a socket that nobody reads, is invisible to it: a pause of 300 ms makes ``time_remaining()`` report 313 ms too
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import grpc
 
 DEADLINE_KEY = "muster-deadline-unix-us"
+PRIORITY_KEY = "muster-priority"
 
 _SAMPLES_MIN = 8
 _PEERS_MAX = 4096
@@ -94,6 +95,17 @@ class Budget:
                 except ValueError:
                     return None
         return None
+
+
+def told_priority(context: grpc.ServicerContext) -> str | None:
+    """The priority that the call's metadata name, as written; the ranking core checks it.
+
+    None: they name none.
+    """
+    for key, value in context.invocation_metadata():
+        if key == PRIORITY_KEY:
+            return value if isinstance(value, str) else value.decode(errors="replace")
+    return None
 
 
 def _same_machine(peer: str) -> bool:

@@ -367,8 +367,7 @@ class Replica:
 def engine_counters(status: Mapping[str, Any]) -> dict[str, Any]:
     """The counters of ``rankcore.Engine.status()`` by the names that ``server.metrics`` publishes."""
     counters = dict(status["counters"])
-    by_tier = dict(counters.get("by_tier", {}))
-    counters["answered_by_tier"] = by_tier
+    counters["answered_by_tier"] = dict(counters.get("by_tier", {}))
     return counters
 
 

@@ -143,7 +143,8 @@ class RankingSettings(_Section):
     queue_max: int = _setting(
         1024,
         "requests",
-        "Requests that may wait in the ranking core; one more is answered RESOURCE_EXHAUSTED.",
+        "Requests that may wait or run in the ranking core; one more is answered RESOURCE_EXHAUSTED. Default"
+        " requests leave the last eighth to critical ones, sheddable requests the second half to both.",
         ge=1,
         le=65536,
     )

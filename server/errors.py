@@ -100,7 +100,8 @@ TABLE: tuple[Row, ...] = (
         rankcore.InvalidRequest,
         _Code.INVALID_ARGUMENT,
         "INVALID_FIELDS",
-        "As above, found by the ranking core; also bytes that are not the message.",
+        "As above, found by the ranking core; also bytes that are not the message, and an unknown"
+        " word in `muster-priority`.",
         "Correct the fields. Sending the same request again fails again.",
     ),
     Row(
@@ -114,7 +115,8 @@ TABLE: tuple[Row, ...] = (
         rankcore.Overloaded,
         _Code.RESOURCE_EXHAUSTED,
         "OVERLOADED",
-        "Load was shed: behind the work already queued no plan could finish within the deadline.",
+        "Load was shed: behind the work already queued no plan could finish within the deadline. Of the"
+        " priorities, sheddable requests are refused from half of that backlog on, critical ones last.",
         "Wait for as long as `RetryInfo` (and `grpc-retry-pushback-ms`) says, or ask another replica.",
     ),
     Row(

@@ -45,8 +45,8 @@ class Call:
 class Metrics:
     """The registry of one replica.
 
-    status: what the replica says of itself, numbers by name: the keys of ``_GAUGES`` and ``_COUNTERS``, and
-    "answered_by_tier", numbers by tier. Called at each scrape.
+    status: what the replica says of itself, numbers by name: the keys of ``_GAUGES`` and ``_COUNTERS``; and
+    numbers by label, the keys of ``_LABELLED``. Called at each scrape.
     """
 
     def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
@@ -88,6 +88,15 @@ _COUNTERS = {
     "expired": ("muster_expired", "Requests whose budget was spent before an answer existed."),
     "cancelled": ("muster_cancelled", "Requests whose caller left."),
 }
+_LABELLED = {
+    "answered_by_tier": ("muster_answered_by_tier", "Requests answered, by tier.", "tier"),
+    "answered_by_priority": ("muster_answered_by_priority", "Requests answered, by priority.", "priority"),
+    "refused_by_priority": (
+        "muster_refused_by_priority",
+        "Requests refused at once for load, by priority.",
+        "priority",
+    ),
+}
 
 
 class _ReplicaCollector(Collector):
@@ -102,12 +111,11 @@ class _ReplicaCollector(Collector):
         for key, (name, text) in _COUNTERS.items():
             if key in values:
                 yield CounterMetricFamily(name, text, value=float(values[key]))
-        by_tier = CounterMetricFamily(
-            "muster_answered_by_tier", "Requests answered, by tier.", labels=["tier"]
-        )
-        for tier, count in dict(values.get("answered_by_tier", {})).items():
-            by_tier.add_metric([str(tier)], float(count))
-        yield by_tier
+        for key, (name, text, label) in _LABELLED.items():
+            family = CounterMetricFamily(name, text, labels=[label])
+            for value, count in dict(values.get(key, {})).items():
+                family.add_metric([str(value)], float(count))
+            yield family
 
     def describe(self) -> Iterator[Metric]:
         """Names are known without asking a replica that is not wired yet."""

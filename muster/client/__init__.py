@@ -16,7 +16,7 @@ from muster.client.errors import (
     Unavailable,
 )
 from muster.client.events import content_event_id, delete, new_event_id, patch, upsert
-from muster.client.requests import DEADLINE_METADATA, search_filter
+from muster.client.requests import DEADLINE_METADATA, Priority, search_filter
 from muster.client.settings import DEFAULT_TARGET, ClientSettings
 from muster.client.sync import Client, ReplicaStatus
 
@@ -34,6 +34,7 @@ __all__ = [
     "MusterError",
     "NotFound",
     "Overloaded",
+    "Priority",
     "ReplicaStatus",
     "ServiceFailed",
     "Unavailable",

@@ -16,7 +16,7 @@ from muster.client import errors
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.events import apply_request
 from muster.client.reads import Read, Replica, Replicas
-from muster.client.requests import Deadline, get_request, rerank_request, search_request
+from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
 from muster.client.sync import ReplicaStatus, next_sending, resend_pause_s
 from muster.v1 import (
@@ -76,6 +76,7 @@ class AsyncClient:
         facets: Iterable[str] = (),
         min_sequence: int = 0,
         explain: bool = False,
+        priority: Priority | None = None,
     ) -> ranking_pb2.SearchResponse:
         """As `Client.search`."""
         request = search_request(
@@ -86,6 +87,7 @@ class AsyncClient:
             facets=facets,
             min_sequence=min_sequence,
             explain=explain,
+            priority=priority,
         )
         response: ranking_pb2.SearchResponse = await self._read("Search", request, deadline_ms)
         return response
@@ -99,10 +101,16 @@ class AsyncClient:
         page_size: int = 0,
         min_sequence: int = 0,
         explain: bool = False,
+        priority: Priority | None = None,
     ) -> ranking_pb2.RerankResponse:
         """As `Client.rerank`."""
         request = rerank_request(
-            query, product_ids, page_size=page_size, min_sequence=min_sequence, explain=explain
+            query,
+            product_ids,
+            page_size=page_size,
+            min_sequence=min_sequence,
+            explain=explain,
+            priority=priority,
         )
         response: ranking_pb2.RerankResponse = await self._read("Rerank", request, deadline_ms)
         return response

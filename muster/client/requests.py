@@ -6,11 +6,21 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from muster.client.errors import InvalidRequest
 from muster.v1 import catalogue_pb2, ranking_pb2
 
 DEADLINE_METADATA = "muster-deadline-unix-us"
+
+Priority: TypeAlias = Literal["critical", "default", "sheddable"]
+"""How much a request's quality is worth beside that of others under load; see `Priority` in the contract."""
+
+_PRIORITIES: Mapping[str, ranking_pb2.Priority.ValueType] = {
+    "critical": ranking_pb2.PRIORITY_CRITICAL,
+    "default": ranking_pb2.PRIORITY_DEFAULT,
+    "sheddable": ranking_pb2.PRIORITY_SHEDDABLE,
+}
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,10 @@ def search_request(
     facets: Iterable[str] = (),
     min_sequence: int = 0,
     explain: bool = False,
+    priority: Priority | None = None,
 ) -> ranking_pb2.SearchRequest:
     """A search; the server checks the ranges. Raises: InvalidRequest if a value cannot be sent at all."""
+    class_ = _priority(priority)
     try:
         return ranking_pb2.SearchRequest(
             query=query,
@@ -89,6 +101,7 @@ def search_request(
             facets=facets,
             min_sequence=min_sequence,
             explain=explain,
+            priority=class_,
         )
     except (TypeError, ValueError) as error:
         raise _unsendable(error, query=query, page_size=page_size, offset=offset) from error
@@ -101,8 +114,10 @@ def rerank_request(
     page_size: int = 0,
     min_sequence: int = 0,
     explain: bool = False,
+    priority: Priority | None = None,
 ) -> ranking_pb2.RerankRequest:
     """A re-ranking. Raises: as `search_request`."""
+    class_ = _priority(priority)
     try:
         return ranking_pb2.RerankRequest(
             query=query,
@@ -110,6 +125,7 @@ def rerank_request(
             page_size=page_size,
             min_sequence=min_sequence,
             explain=explain,
+            priority=class_,
         )
     except (TypeError, ValueError) as error:
         raise _unsendable(error, query=query, page_size=page_size) from error
@@ -121,6 +137,16 @@ def get_request(product_id: str, *, min_sequence: int = 0) -> catalogue_pb2.GetR
         return catalogue_pb2.GetRequest(product_id=product_id, min_sequence=min_sequence)
     except (TypeError, ValueError) as error:
         raise _unsendable(error, product_id=product_id, min_sequence=min_sequence) from error
+
+
+def _priority(name: str | None) -> ranking_pb2.Priority.ValueType:
+    if name is None:
+        return ranking_pb2.PRIORITY_UNSPECIFIED
+    found = _PRIORITIES.get(name)
+    if found is None:
+        text = f"{name!r}; accepted: {', '.join(_PRIORITIES)}"
+        raise InvalidRequest(f"the request cannot be sent: priority: {text}", [("priority", text)])
+    return found
 
 
 def _unsendable(error: Exception, **values: object) -> InvalidRequest:

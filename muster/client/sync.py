@@ -18,7 +18,7 @@ from muster.client import errors
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.events import apply_request
 from muster.client.reads import Read, Replica, Replicas
-from muster.client.requests import Deadline, get_request, rerank_request, search_request
+from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
 from muster.v1 import (
     admin_pb2,
@@ -143,10 +143,12 @@ class Client:
         facets: Iterable[str] = (),
         min_sequence: int = 0,
         explain: bool = False,
+        priority: Priority | None = None,
     ) -> ranking_pb2.SearchResponse:
         """Finds and orders products for a query, as well as the deadline allows.
 
         deadline_ms: milliseconds until the answer is useless; None: the settings' default.
+        priority: None: what a gateway says in metadata, else the default.
         The other arguments are the fields of SearchRequest; 0 and empty mean absent.
         Raises: MusterError.
         """
@@ -158,6 +160,7 @@ class Client:
             facets=facets,
             min_sequence=min_sequence,
             explain=explain,
+            priority=priority,
         )
         response: ranking_pb2.SearchResponse = self._read("search", request, deadline_ms)
         return response
@@ -171,10 +174,16 @@ class Client:
         page_size: int = 0,
         min_sequence: int = 0,
         explain: bool = False,
+        priority: Priority | None = None,
     ) -> ranking_pb2.RerankResponse:
         """Orders the caller's candidates. Arguments and errors as in `search`."""
         request = rerank_request(
-            query, product_ids, page_size=page_size, min_sequence=min_sequence, explain=explain
+            query,
+            product_ids,
+            page_size=page_size,
+            min_sequence=min_sequence,
+            explain=explain,
+            priority=priority,
         )
         response: ranking_pb2.RerankResponse = self._read("rerank", request, deadline_ms)
         return response

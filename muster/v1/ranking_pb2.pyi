@@ -7,6 +7,11 @@ The time budget of a call is its gRPC deadline. A caller may also send the
 absolute deadline in the metadata key `muster-deadline-unix-us` (microseconds
 since the Unix epoch); the smaller of the two remainders counts. A call
 without a deadline gets the server's configured default.
+
+A gateway that cannot change the message may set a request's priority in the
+metadata key `muster-priority`: `critical`, `default` or `sheddable`. The
+field wins where both are given; another word is INVALID_ARGUMENT, with the
+key as the field.
 """
 
 from collections import abc as _abc
@@ -77,6 +82,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A better plan would have fitted but for the work already queued."""
     REASON_DEPENDENCY: _Reason.ValueType  # 4
     """A part that the better plan needs was not available (for example, no dense index yet)."""
+    REASON_PRIORITY: _Reason.ValueType  # 5
+    """Under load, a request of a higher priority would have got a better plan at the price of the moment."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the executed plan was the one that ran."""
@@ -91,7 +98,39 @@ REASON_LOAD: Reason.ValueType  # 3
 """A better plan would have fitted but for the work already queued."""
 REASON_DEPENDENCY: Reason.ValueType  # 4
 """A part that the better plan needs was not available (for example, no dense index yet)."""
+REASON_PRIORITY: Reason.ValueType  # 5
+"""Under load, a request of a higher priority would have got a better plan at the price of the moment."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
+
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Taken as PRIORITY_DEFAULT."""
+    PRIORITY_CRITICAL: _Priority.ValueType  # 1
+    """Keeps its plan at a price at which others fall back, and is refused only if its deadline cannot be met at all."""
+    PRIORITY_DEFAULT: _Priority.ValueType  # 2
+    """Most requests."""
+    PRIORITY_SHEDDABLE: _Priority.ValueType  # 3
+    """The first to fall back to a cheaper plan and the first to be refused: prefetching, batches, crawlers."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How much a request's quality is worth beside that of others under load. It changes nothing while nothing waits. The
+    server takes the class as it is given: where callers are not trusted, the gateway before it must set the class.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Taken as PRIORITY_DEFAULT."""
+PRIORITY_CRITICAL: Priority.ValueType  # 1
+"""Keeps its plan at a price at which others fall back, and is refused only if its deadline cannot be met at all."""
+PRIORITY_DEFAULT: Priority.ValueType  # 2
+"""Most requests."""
+PRIORITY_SHEDDABLE: Priority.ValueType  # 3
+"""The first to fall back to a cheaper plan and the first to be refused: prefetching, batches, crawlers."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
@@ -189,6 +228,7 @@ class SearchRequest(_message.Message):
     FACETS_FIELD_NUMBER: _builtins.int
     MIN_SEQUENCE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """Query text, UTF-8, 1 to 1,024 characters after trimming. Text past the models' token limit is cut, and the receipt says so."""
     page_size: _builtins.int
@@ -199,6 +239,8 @@ class SearchRequest(_message.Message):
     """Wait until this sequence has been applied (read your writes). 0 or absent: answer at once."""
     explain: _builtins.bool
     """True: each result carries the signals that entered its final order."""
+    priority: Global___Priority.ValueType
+    """Worth of this request's quality under load. Absent: the metadata's, else PRIORITY_DEFAULT. Unknown: INVALID_ARGUMENT."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """Absent: no conditions."""
@@ -217,10 +259,11 @@ class SearchRequest(_message.Message):
         facets: _abc.Iterable[_builtins.str] | None = ...,
         min_sequence: _builtins.int = ...,
         explain: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "facets", b"facets", "filter", b"filter", "min_sequence", b"min_sequence", "offset", b"offset", "page_size", b"page_size", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "facets", b"facets", "filter", b"filter", "min_sequence", b"min_sequence", "offset", b"offset", "page_size", b"page_size", "priority", b"priority", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -273,6 +316,7 @@ class RerankRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     MIN_SEQUENCE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """Query text, as in SearchRequest."""
     page_size: _builtins.int
@@ -280,6 +324,8 @@ class RerankRequest(_message.Message):
     min_sequence: _builtins.int
     """As in SearchRequest."""
     explain: _builtins.bool
+    """As in SearchRequest."""
+    priority: Global___Priority.ValueType
     """As in SearchRequest."""
     @_builtins.property
     def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -293,10 +339,11 @@ class RerankRequest(_message.Message):
         page_size: _builtins.int = ...,
         min_sequence: _builtins.int = ...,
         explain: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "min_sequence", b"min_sequence", "page_size", b"page_size", "product_ids", b"product_ids", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "min_sequence", b"min_sequence", "page_size", b"page_size", "priority", b"priority", "product_ids", b"product_ids", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

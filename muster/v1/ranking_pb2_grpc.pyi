@@ -7,6 +7,11 @@ The time budget of a call is its gRPC deadline. A caller may also send the
 absolute deadline in the metadata key `muster-deadline-unix-us` (microseconds
 since the Unix epoch); the smaller of the two remainders counts. A call
 without a deadline gets the server's configured default.
+
+A gateway that cannot change the message may set a request's priority in the
+metadata key `muster-priority`: `critical`, `default` or `sheddable`. The
+field wins where both are given; another word is INVALID_ARGUMENT, with the
+key as the field.
 """
 
 from collections import abc as _abc

@@ -12,22 +12,34 @@ import grpc
 
 import rankcore
 from server import health
-from server.admission import Budget
+from server.admission import Budget, told_priority
 from server.errors import BudgetSpent, CallerLeft
 from server.metrics import Metrics
 from server.services import unary
 
-_Rank = Callable[[bytes, int, rankcore.Cancel], bytes]
+_Rank = Callable[[bytes, int, rankcore.Cancel, str | None], bytes]
 
 
 class Ranker(Protocol):
     """The part of ``rankcore.Engine`` that answers."""
 
-    def search(self, request: bytes, remaining_us: int, cancel: rankcore.Cancel | None = None) -> bytes:
-        """SearchRequest -> SearchResponse."""
+    def search(
+        self,
+        request: bytes,
+        remaining_us: int,
+        cancel: rankcore.Cancel | None = None,
+        priority: str | None = None,
+    ) -> bytes:
+        """SearchRequest -> SearchResponse. priority: the class that the call's metadata name."""
 
-    def rerank(self, request: bytes, remaining_us: int, cancel: rankcore.Cancel | None = None) -> bytes:
-        """RerankRequest -> RerankResponse."""
+    def rerank(
+        self,
+        request: bytes,
+        remaining_us: int,
+        cancel: rankcore.Cancel | None = None,
+        priority: str | None = None,
+    ) -> bytes:
+        """RerankRequest -> RerankResponse. priority: as for a search."""
 
 
 class RankingService:
@@ -61,4 +73,4 @@ class RankingService:
         # Runs when the call ends in whatever way; by then a finished request no longer minds.
         if not context.add_callback(cancel.cancel):
             raise CallerLeft("the caller has left")
-        return rank(request, remaining_us, cancel)
+        return rank(request, remaining_us, cancel, told_priority(context))

@@ -94,6 +94,14 @@ def test_filters_reach_the_service(start_replicas: Start) -> None:
     assert sent.page_size == 3 and list(sent.facets) == ["brand"]
 
 
+def test_a_priority_reaches_the_service_and_an_unknown_one_does_not(start_replicas: Start) -> None:
+    replica = start_replicas(1)[0]
+    line = ("search", "tea", "--target", replica.endpoint, "--deadline", "20s", "--priority")
+    assert muster(*line, "sheddable").exit_code == 0
+    assert muster(*line, "urgent").exit_code == 2
+    assert [request.priority for request in replica.requests] == [3]
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code", "words"),
     [

@@ -45,9 +45,18 @@ def test_searches_run_side_by_side_over_all_replicas(start_replicas: Start) -> N
             assert len(answers) == 30
             assert (await client.rerank("tea", ["A"], deadline_ms=LONG_MS)).results[0].product_id == "A"
             assert (await client.get("A", deadline_ms=LONG_MS)).product.product_id == "A"
+            await client.search("tea", deadline_ms=LONG_MS, priority="critical")
+            await client.rerank("tea", ["A"], deadline_ms=LONG_MS, priority="sheddable")
 
     run(work())
-    assert sum(len(replica.calls) for replica in replicas) == 32
+    assert sum(len(replica.calls) for replica in replicas) == 34
+    sent = [
+        request.priority
+        for replica in replicas
+        for request in replica.requests
+        if hasattr(request, "priority")
+    ]
+    assert sorted(sent) == [0] * 31 + [1, 3]
     assert all(len(replica.calls) >= 10 for replica in replicas)
     assert "muster-deadline-unix-us" in replicas[0].metadata[0]
 

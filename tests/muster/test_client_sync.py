@@ -23,6 +23,7 @@ from muster.client import (
     MusterError,
     NotFound,
     Overloaded,
+    Priority,
     Unavailable,
     content_event_id,
     delete,
@@ -77,6 +78,38 @@ def test_a_search_carries_its_arguments_and_the_absolute_deadline(start_replicas
     assert request.filter.attributes[0].name == "color"
     sent = int(replicas[0].metadata[0]["muster-deadline-unix-us"])
     assert before + LONG_MS * 1000 <= sent <= after + LONG_MS * 1000
+
+
+@pytest.mark.parametrize(
+    ("priority", "expected"),
+    [
+        (None, ranking_pb2.PRIORITY_UNSPECIFIED),
+        ("critical", ranking_pb2.PRIORITY_CRITICAL),
+        ("default", ranking_pb2.PRIORITY_DEFAULT),
+        ("sheddable", ranking_pb2.PRIORITY_SHEDDABLE),
+    ],
+)
+def test_a_priority_is_sent_with_a_search_and_a_rerank(
+    start_replicas: Start, priority: Priority | None, expected: int
+) -> None:
+    replicas = start_replicas(1)
+    with connect(replicas) as client:
+        client.search("tea", deadline_ms=LONG_MS, priority=priority)
+        client.rerank("tea", ["P1"], deadline_ms=LONG_MS, priority=priority)
+    assert [request.priority for request in replicas[0].requests] == [expected, expected]
+
+
+def test_an_unknown_priority_is_refused_before_anything_is_sent(start_replicas: Start) -> None:
+    replicas = start_replicas(1)
+    with connect(replicas) as client:
+        for call in (
+            lambda: client.search("tea", priority="urgent"),  # type: ignore[arg-type]
+            lambda: client.rerank("tea", ["P1"], priority="urgent"),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                call()
+            assert [field for field, _ in caught.value.violations] == ["priority"]
+    assert not replicas[0].calls
 
 
 def test_reads_are_spread_over_all_replicas(start_replicas: Start) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.admission import DEADLINE_KEY, Budget, SkewEstimator
+from server.admission import DEADLINE_KEY, PRIORITY_KEY, Budget, SkewEstimator, told_priority
 
 NOW_US = 1_700_000_000_000_000
 DEFAULT_US = 200_000
@@ -93,3 +93,25 @@ def test_connections_are_told_apart_and_forgotten_in_the_end() -> None:
     for number in range(5000):
         estimator.skew_us(f"peer {number}", 1)
     assert estimator.skew_us("one", 900) == 0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ((), None),
+        ((("other", "critical"),), None),
+        (((PRIORITY_KEY, "sheddable"),), "sheddable"),
+        (((PRIORITY_KEY, "no class"),), "no class"),
+        (((PRIORITY_KEY, ""),), ""),
+        (((PRIORITY_KEY, "sheddable"), (PRIORITY_KEY, "critical")), "sheddable"),
+    ],
+)
+def test_the_priority_is_read_from_metadata_as_written(
+    metadata: tuple[tuple[str, str], ...], expected: str | None
+) -> None:
+    class Told:
+        def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+            return metadata
+
+    context: Any = Told()
+    assert told_priority(context) == expected

@@ -33,7 +33,12 @@ def test_a_call_is_counted_at_both_ends_with_its_code() -> None:
 
 
 def test_the_replica_s_numbers_are_read_at_each_look() -> None:
-    numbers: dict[str, Any] = {"primary": True, "answered": 2, "answered_by_tier": {"late": 2}}
+    numbers: dict[str, Any] = {
+        "primary": True,
+        "answered": 2,
+        "answered_by_tier": {"late": 2},
+        "refused_by_priority": {"sheddable": 3},
+    }
     metrics = Metrics(lambda: numbers)
     assert "muster_primary 1.0" in text(metrics)
     numbers["primary"] = False
@@ -41,6 +46,7 @@ def test_the_replica_s_numbers_are_read_at_each_look() -> None:
     assert "muster_primary 0.0" in exposed
     assert "muster_answered_total 2.0" in exposed
     assert 'muster_answered_by_tier_total{tier="late"} 2.0' in exposed
+    assert 'muster_refused_by_priority_total{priority="sheddable"} 3.0' in exposed
 
 
 def test_a_replica_exposes_its_metrics(pair: Pair) -> None:
@@ -51,4 +57,6 @@ def test_a_replica_exposes_its_metrics(pair: Pair) -> None:
         exposed = response.read().decode()
     assert "muster_primary 1.0" in exposed
     assert re.search(r"muster_answered_total [1-9]", exposed)
+    assert re.search(r'muster_answered_by_priority_total\{priority="default"\} [1-9]', exposed)
+    assert 'muster_refused_by_priority_total{priority="critical"} 0.0' in exposed
     assert re.search(r'grpc_server_handled_total\{grpc_code="OK",grpc_method="Search".*\} [1-9]', exposed)

@@ -1,5 +1,7 @@
 //! Translation between Python's and the engine's values; nothing is decided here.
 
+use std::collections::BTreeMap;
+
 use numpy::{PyArray1, PyReadonlyArray1};
 use prost::Message;
 use pyo3::prelude::*;
@@ -104,10 +106,13 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
         stage.set_item("tail", now.tail)?;
         stages.set_item(now.stage.as_str(), stage)?;
     }
-    let by_tier = PyDict::new(py);
-    for (tier, count) in &status.answered {
-        by_tier.set_item(*tier, count)?;
-    }
+    let by_name = |counts: &BTreeMap<&'static str, u64>| -> PyResult<Bound<'py, PyDict>> {
+        let named = PyDict::new(py);
+        for (name, count) in counts {
+            named.set_item(*name, count)?;
+        }
+        Ok(named)
+    };
     let counters = PyDict::new(py);
     counters.set_item("answered", status.answered.values().sum::<u64>())?;
     counters.set_item("refused", status.refused)?;
@@ -116,7 +121,12 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
     counters.set_item("invalid", status.invalid)?;
     counters.set_item("failed", status.failed)?;
     counters.set_item("part_failures", status.part_failures)?;
-    counters.set_item("by_tier", by_tier)?;
+    counters.set_item("by_tier", by_name(&status.answered)?)?;
+    counters.set_item(
+        "answered_by_priority",
+        by_name(&status.answered_by_priority)?,
+    )?;
+    counters.set_item("refused_by_priority", by_name(&status.refused_by_priority)?)?;
     let all = PyDict::new(py);
     all.set_item("in_flight", status.in_flight)?;
     all.set_item("queued", status.queued)?;

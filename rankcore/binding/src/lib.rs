@@ -284,35 +284,39 @@ impl Engine {
         self.0.observe(epoch, head_sequence);
     }
 
-    /// Answer a serialised `SearchRequest` within the budget, microseconds.
-    #[pyo3(signature = (request, remaining_us, cancel=None))]
+    /// Answer a serialised `SearchRequest` within the budget, microseconds; `priority` is the class that metadata name.
+    #[pyo3(signature = (request, remaining_us, cancel=None, priority=None))]
     fn search<'py>(
         &self,
         py: Python<'py>,
         request: &[u8],
         remaining_us: i64,
         cancel: Option<&Cancel>,
+        priority: Option<&str>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let cancel = cancel.map(|cancel| &cancel.0);
         let remaining_us = u64::try_from(remaining_us).unwrap_or(0);
         Self::answer(py, |interrupted| {
-            self.0.search(request, remaining_us, cancel, interrupted)
+            self.0
+                .search(request, remaining_us, priority, cancel, interrupted)
         })
     }
 
-    /// Answer a serialised `RerankRequest` within the budget, microseconds.
-    #[pyo3(signature = (request, remaining_us, cancel=None))]
+    /// Answer a serialised `RerankRequest` within the budget, microseconds; `priority` as for a search.
+    #[pyo3(signature = (request, remaining_us, cancel=None, priority=None))]
     fn rerank<'py>(
         &self,
         py: Python<'py>,
         request: &[u8],
         remaining_us: i64,
         cancel: Option<&Cancel>,
+        priority: Option<&str>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let cancel = cancel.map(|cancel| &cancel.0);
         let remaining_us = u64::try_from(remaining_us).unwrap_or(0);
         Self::answer(py, |interrupted| {
-            self.0.rerank(request, remaining_us, cancel, interrupted)
+            self.0
+                .rerank(request, remaining_us, priority, cancel, interrupted)
         })
     }
 

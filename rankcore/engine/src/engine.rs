@@ -15,14 +15,15 @@ use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::price::Price;
+use crate::plan::priority::Priority;
 use crate::plan::{Moment, Parts, Planner, stages};
 use crate::reply::{Cancel, pair};
 use crate::request::{
     Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source,
 };
 use crate::retrieve::DenseSearch;
-use crate::schedule::Scheduler;
 use crate::schedule::clock::{Clock, MonotonicClock};
+use crate::schedule::{Scheduler, retry_after_ms};
 use crate::signals::{Matrix, Readings};
 
 /// Settings of an engine.
@@ -36,7 +37,7 @@ pub struct Settings {
     pub chunk_pairs: usize,
     /// Part of each budget kept for the way back to the caller, microseconds.
     pub reserve_us: u64,
-    /// Most requests that wait or run at a time, at least 1.
+    /// Most requests that wait or run at a time, at least 1; the lower classes are refused below it.
     pub queue_max: usize,
 }
 
@@ -56,6 +57,8 @@ impl Default for Settings {
 #[derive(Debug, Default)]
 struct Counters {
     answered: [AtomicU64; Tier::ALL.len()],
+    answered_by_priority: [AtomicU64; Priority::ALL.len()],
+    refused_by_priority: [AtomicU64; Priority::ALL.len()],
     refused: AtomicU64,
     expired: AtomicU64,
     cancelled: AtomicU64,
@@ -64,7 +67,16 @@ struct Counters {
 }
 
 impl Counters {
-    fn count(&self, result: &Result<Answer>) {
+    /// Counts an end. `priority`: the request's class; `None`: it was not understood so far.
+    fn count(&self, priority: Option<Priority>, result: &Result<Answer>) {
+        let by_priority = match result {
+            Ok(_) => Some(&self.answered_by_priority),
+            Err(Error::Overloaded { .. }) => Some(&self.refused_by_priority),
+            Err(_) => None,
+        };
+        if let (Some(counters), Some(priority)) = (by_priority, priority) {
+            counters[priority as usize].fetch_add(1, Ordering::Relaxed);
+        }
         let counter = match result {
             Ok(answer) => &self.answered[answer.tier as usize],
             Err(Error::Overloaded { .. } | Error::NotReady(_)) => &self.refused,
@@ -127,6 +139,10 @@ pub struct Status {
     pub stages: Vec<StageNow>,
     /// Requests answered, by tier.
     pub answered: BTreeMap<&'static str, u64>,
+    /// Requests answered, by class.
+    pub answered_by_priority: BTreeMap<&'static str, u64>,
+    /// Requests refused at once for load, by class.
+    pub refused_by_priority: BTreeMap<&'static str, u64>,
     /// Requests refused at once for load, or because nothing was ready.
     pub refused: u64,
     /// Requests whose budget was too small or was spent.
@@ -152,6 +168,7 @@ const BUDGET_MAX_US: u64 = 3_600_000_000;
 pub struct Engine {
     services: Arc<Services>,
     scheduler: Arc<Scheduler>,
+    queue_max: usize,
     price: Price,
     serving: Arc<ArcSwapOption<Generation>>,
     progress: Arc<Progress>,
@@ -204,6 +221,7 @@ impl Engine {
         let engine = Self {
             services,
             scheduler,
+            queue_max: settings.queue_max,
             price: Price::default(),
             serving: Arc::new(ArcSwapOption::empty()),
             progress: Arc::new(Progress::default()),
@@ -315,7 +333,8 @@ impl Engine {
         self.services.bundle.verify_golden()
     }
 
-    /// Answers a serialised `SearchRequest` within `remaining_us`. `interrupted` is asked now and then whether to give up.
+    /// Answers a serialised `SearchRequest` within `remaining_us`. `priority`: the class that the call's metadata name.
+    /// `interrupted` is asked now and then whether to give up.
     ///
     /// # Errors
     /// See [`Error`].
@@ -323,14 +342,14 @@ impl Engine {
         &self,
         request: &[u8],
         remaining_us: u64,
+        priority: Option<&str>,
         cancel: Option<&Cancel>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Answer> {
         let arrived = Instant::now();
-        let answer = Ask::search(request)
-            .and_then(|ask| self.rank(ask, arrived, remaining_us, cancel, interrupted));
-        self.counters.count(&answer);
-        answer
+        self.counted(Ask::search(request), priority, |ask, priority| {
+            self.rank(ask, priority, arrived, remaining_us, cancel, interrupted)
+        })
     }
 
     /// Answers a serialised `RerankRequest`, as [`Engine::search`].
@@ -341,19 +360,35 @@ impl Engine {
         &self,
         request: &[u8],
         remaining_us: u64,
+        priority: Option<&str>,
         cancel: Option<&Cancel>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Answer> {
         let arrived = Instant::now();
-        let answer = Ask::rerank(request)
-            .and_then(|ask| self.rank(ask, arrived, remaining_us, cancel, interrupted));
-        self.counters.count(&answer);
+        self.counted(Ask::rerank(request), priority, |ask, priority| {
+            self.rank(ask, priority, arrived, remaining_us, cancel, interrupted)
+        })
+    }
+
+    /// Ranks what could be understood, and counts how it ended.
+    fn counted(
+        &self,
+        ask: Result<Ask>,
+        told: Option<&str>,
+        rank: impl FnOnce(Ask, Priority) -> Result<Answer>,
+    ) -> Result<Answer> {
+        let (priority, answer) = match ask.and_then(|ask| Ok((ask.priority(told)?, ask))) {
+            Ok((priority, ask)) => (Some(priority), rank(ask, priority)),
+            Err(error) => (None, Err(error)),
+        };
+        self.counters.count(priority, &answer);
         answer
     }
 
     fn rank(
         &self,
         ask: Ask,
+        priority: Priority,
         arrived: Instant,
         remaining_us: u64,
         cancel: Option<&Cancel>,
@@ -379,14 +414,19 @@ impl Engine {
         self.scheduler.submit(budget.deadline_us, |load| {
             let now_us = clock.now_us();
             let costs = self.services.costs.at(now_us);
+            if load.in_flight >= priority.in_flight_max(self.queue_max) {
+                return Err(Error::Overloaded {
+                    retry_after_ms: retry_after_ms(load.delay_us),
+                });
+            }
             let planner = &self.services.planner;
             let scale = planner.scale(&shape, &costs);
             let moment = Moment {
                 budget_us: budget.deadline_us.saturating_sub(now_us),
                 delay_us: load.delay_us,
                 parts,
-                weight: 1.0,
-                price: self.price.at(now_us, load.backlog_us, &scale),
+                priority,
+                price: self.price.at(now_us, load.backlog_us, &scale, priority),
             };
             let chosen = planner.choose(&shape, &moment, &costs)?;
             Ok(Box::new(Job::new(
@@ -687,6 +727,12 @@ impl Engine {
         let scale = self.services.planner.scale(&shape, &costs);
         let (part_failures, last_part_failure) = self.services.failures.seen();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let by_priority = |counters: &[AtomicU64]| {
+            Priority::ALL
+                .into_iter()
+                .map(|priority| (priority.as_str(), count(&counters[priority as usize])))
+                .collect()
+        };
         Status {
             in_flight,
             queued,
@@ -717,6 +763,8 @@ impl Engine {
                 .into_iter()
                 .map(|tier| (tier.as_str(), count(&self.counters.answered[tier as usize])))
                 .collect(),
+            answered_by_priority: by_priority(&self.counters.answered_by_priority),
+            refused_by_priority: by_priority(&self.counters.refused_by_priority),
             refused: count(&self.counters.refused),
             expired: count(&self.counters.expired),
             cancelled: count(&self.counters.cancelled),
@@ -724,7 +772,12 @@ impl Engine {
             failed: count(&self.counters.failed),
             part_failures,
             last_part_failure,
-            price: self.price.at(now_us, self.scheduler.backlog_us(), &scale),
+            price: self.price.at(
+                now_us,
+                self.scheduler.backlog_us(),
+                &scale,
+                Priority::Default,
+            ),
         }
     }
 

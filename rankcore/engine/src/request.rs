@@ -19,6 +19,7 @@ use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
 use crate::plan::cost::{CostBook, Costs, Estimate, Stage};
 use crate::plan::pace::{Pace, Verdict, whole_us};
+use crate::plan::priority::Priority;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
 use crate::reply::Reply;
 use crate::retrieve::{Row, fuse, query_keys, validate_rerank, validate_search};
@@ -30,6 +31,9 @@ use crate::wire;
 
 /// Results of a search that does not say how many it wants.
 const PAGE_DEFAULT: usize = 10;
+
+/// Metadata that names the class of a request whose field does not.
+const PRIORITY_METADATA: &str = "muster-priority";
 
 /// What all requests of an engine share.
 pub struct Services {
@@ -105,6 +109,8 @@ pub struct Ask {
     pub min_sequence: u64,
     /// Return the signals of each result.
     pub explain: bool,
+    /// Class, as the request's field says it; `None`: it does not.
+    pub stated: Option<Priority>,
 }
 
 fn undecodable(error: &prost::DecodeError) -> Error {
@@ -145,6 +151,7 @@ impl Ask {
             },
             min_sequence: request.min_sequence,
             explain: request.explain,
+            stated: Priority::from_wire(request.priority).unwrap_or_default(),
         })
     }
 
@@ -169,7 +176,26 @@ impl Ask {
             page,
             min_sequence: request.min_sequence,
             explain: request.explain,
+            stated: Priority::from_wire(request.priority).unwrap_or_default(),
         })
+    }
+
+    /// The request's class: its field's, else `told`, the one its metadata name, else the default.
+    ///
+    /// # Errors
+    /// `InvalidRequest` for metadata that name no class, even where the field does.
+    pub fn priority(&self, told: Option<&str>) -> Result<Priority> {
+        let told = told
+            .map(|name| {
+                Priority::parse(name).ok_or_else(|| {
+                    Error::InvalidRequest(vec![Violation {
+                        field: PRIORITY_METADATA.to_owned(),
+                        description: format!("{name:?}; accepted: critical, default or sheddable"),
+                    }])
+                })
+            })
+            .transpose()?;
+        Ok(self.stated.or(told).unwrap_or_default())
     }
 
     /// What the planner needs to know about this request.
@@ -1261,6 +1287,43 @@ mod tests {
             fields,
             ["query", "page_size", "offset", "facets[1]", "facets[2]"]
         );
+    }
+
+    #[test]
+    fn a_class_is_the_fields_else_the_metadatas_else_the_default() {
+        use wire::Priority as Field;
+        let table = [
+            (Field::Unspecified, None, Priority::Default),
+            (Field::Unspecified, Some("critical"), Priority::Critical),
+            (Field::Unspecified, Some("sheddable"), Priority::Sheddable),
+            (Field::Sheddable, None, Priority::Sheddable),
+            (Field::Sheddable, Some("critical"), Priority::Sheddable),
+            (Field::Default, Some("critical"), Priority::Default),
+        ];
+        for (field, told, expected) in table {
+            let search = wire::SearchRequest {
+                query: "shoes".to_owned(),
+                priority: field.into(),
+                ..Default::default()
+            };
+            let rerank = wire::RerankRequest {
+                query: "shoes".to_owned(),
+                product_ids: vec!["a".to_owned()],
+                priority: field.into(),
+                ..Default::default()
+            };
+            for ask in [
+                Ask::search(&search.encode_to_vec()),
+                Ask::rerank(&rerank.encode_to_vec()),
+            ] {
+                let ask = ask.expect("a valid request");
+                assert_eq!(ask.priority(told).expect("a class"), expected);
+                let Err(Error::InvalidRequest(violations)) = ask.priority(Some("urgent")) else {
+                    panic!("accepted");
+                };
+                assert_eq!(violations[0].field, "muster-priority");
+            }
+        }
     }
 
     #[test]

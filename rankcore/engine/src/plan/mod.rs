@@ -1,12 +1,13 @@
 //! The deadline picks the quality: which plan of the bundle to run for one request.
 //!
 //! Among the plans whose predicted 95th-percentile finish, behind the work that goes first, fits the budget, the one
-//! with the greatest `weight x expected nDCG - price x cost` is taken. Price and weight are parameters of
-//! [`Planner::choose`]; with price 0 and weight 1 the best plan that fits wins.
+//! with the greatest `weight(priority) x expected nDCG - price x cost` is taken. With price 0 the best plan that fits wins,
+//! whatever the priority.
 
 pub mod cost;
 pub mod pace;
 pub mod price;
+pub mod priority;
 
 use crate::bundle::{PlanSpec, Tier};
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::schedule::retry_after_ms;
 use crate::wire;
 use cost::{Costs, Estimate, Stage};
 use price::Scale;
+use priority::Priority;
 
 /// What decides a request's cost besides the plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -133,8 +135,8 @@ pub struct Moment {
     pub delay_us: u64,
     /// Parts that are there.
     pub parts: Parts,
-    /// Worth of quality for this request; 1 unless requests have priorities.
-    pub weight: f64,
+    /// The request's class: how much its quality is worth, and with how much before it it is let in.
+    pub priority: Priority,
     /// What a millisecond of a core costs now, in nDCG; 0 when idle.
     pub price: f64,
 }
@@ -158,9 +160,6 @@ pub struct Planner {
     plans: Vec<PlanSpec>,
     reserve_us: u64,
 }
-
-/// Share of the predicted wait that is added to it, because waits are predicted from expected costs.
-const DELAY_MARGIN: f64 = 0.1;
 
 impl Planner {
     /// A planner over the bundle's plans; `reserve_us` of each budget is kept for the way back.
@@ -252,7 +251,9 @@ impl Planner {
         (done / best).clamp(0.0, 1.0)
     }
 
-    /// Chooses a plan for a request.
+    /// Chooses a plan for a request. All classes choose among the plans that fit behind the same wait, so at the same
+    /// moment a higher one never gets a plan worth less; the classes differ in how much wait they are let in with, and in
+    /// what a plan's quality weighs against the price of its time.
     ///
     /// # Errors
     /// `DeadlineExceeded` if not even the cheapest plan fits on an idle server; `Overloaded` if one would, but for the
@@ -261,7 +262,7 @@ impl Planner {
         #[allow(clippy::cast_precision_loss)]
         let room_us = moment.budget_us.saturating_sub(self.reserve_us) as f64;
         #[allow(clippy::cast_precision_loss)]
-        let delay_us = moment.delay_us as f64 * (1.0 + DELAY_MARGIN);
+        let wait_us = |priority: Priority| moment.delay_us as f64 * (1.0 + priority.delay_margin());
         let priced: Vec<(&PlanSpec, Estimate)> = self
             .plans
             .iter()
@@ -273,29 +274,37 @@ impl Planner {
                 (plan, estimate)
             })
             .collect();
-        let pick = |wait_us: f64, parts: Option<Parts>, price: f64| {
-            let utility = |plan: &PlanSpec, estimate: &Estimate| {
-                moment.weight * plan.expected_ndcg - price * estimate.mean_us / 1_000.0
+        let fits = |(plan, estimate): &(&PlanSpec, Estimate),
+                    wait_us: f64,
+                    parts: Option<Parts>| {
+            parts.is_none_or(|parts| parts.allow(plan.tier)) && wait_us + estimate.p95_us <= room_us
+        };
+        let pick = |wait_us: f64, parts: Option<Parts>, price: f64, priority: Priority| {
+            let utility = |(plan, estimate): &(&PlanSpec, Estimate)| {
+                priority.weight() * plan.expected_ndcg - price * estimate.mean_us / 1_000.0
             };
             let mut picked: Option<&(&PlanSpec, Estimate)> = None;
             for candidate in &priced {
-                let (plan, estimate) = candidate;
-                if parts.is_some_and(|parts| !parts.allow(plan.tier))
-                    || wait_us + estimate.p95_us > room_us
-                {
+                if !fits(candidate, wait_us, parts) {
                     continue;
                 }
                 // Cheapest first: an equal utility keeps the cheaper plan.
-                if picked.is_none_or(|(best, best_estimate)| {
-                    utility(plan, estimate) > utility(best, best_estimate)
-                }) {
+                if picked.is_none_or(|best| utility(candidate) > utility(best)) {
                     picked = Some(candidate);
                 }
             }
             picked
         };
-        let Some(&(plan, estimate)) = pick(delay_us, Some(moment.parts), moment.price) else {
-            return Err(match pick(0.0, Some(moment.parts), 0.0) {
+        let (priority, parts, price) = (moment.priority, Some(moment.parts), moment.price);
+        // Let in by the wait as its class counts it; what it gets is decided by the wait as all count it. Where nothing
+        // fits behind that, the cheapest plan leaves the most room for the next one of its class.
+        let (own_us, common_us) = (wait_us(priority), wait_us(Priority::Default));
+        let cheapest = priced.iter().find(|plan| fits(plan, own_us, parts));
+        let chosen =
+            cheapest.map(|cheapest| pick(common_us, parts, price, priority).unwrap_or(cheapest));
+        let idle = || pick(0.0, parts, 0.0, priority);
+        let Some(&(plan, estimate)) = chosen else {
+            return Err(match idle() {
                 Some(_) => Error::Overloaded {
                     retry_after_ms: retry_after_ms(moment.delay_us),
                 },
@@ -315,9 +324,11 @@ impl Planner {
         };
         let reason = if plan.expected_ndcg >= self.best().expected_ndcg {
             wire::Reason::Best
-        } else if better(pick(delay_us, None, moment.price)) {
+        } else if better(pick(common_us, None, price, priority)) {
             wire::Reason::Dependency
-        } else if better(pick(0.0, Some(moment.parts), 0.0)) {
+        } else if better(pick(common_us, parts, price, Priority::Critical)) {
+            wire::Reason::Priority
+        } else if better(idle()) {
             wire::Reason::Load
         } else {
             wire::Reason::Deadline
@@ -326,7 +337,7 @@ impl Planner {
             plan: plan.clone(),
             reason,
             estimate,
-            price: moment.price,
+            price,
         })
     }
 }
@@ -405,7 +416,7 @@ mod tests {
                 cross_small: true,
                 cross_large: false,
             },
-            weight: 1.0,
+            priority: Priority::Default,
             price: 0.0,
         }
     }
@@ -480,10 +491,226 @@ mod tests {
     #[test]
     fn a_price_makes_dear_plans_lose() {
         let mut moment = moment(100_000, 0);
-        moment.price = 0.01;
+        moment.price = 0.1;
         let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
         assert!(chosen.plan.tier < Tier::CrossSmall, "{chosen:?}");
-        assert_eq!(chosen.reason, wire::Reason::Load);
+        // At this price nobody gets a cross-encoder.
+        moment.priority = Priority::Critical;
+        let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
+        assert_eq!(
+            (chosen.plan.tier, chosen.reason),
+            (Tier::Late, wire::Reason::Load)
+        );
+    }
+
+    #[test]
+    fn at_a_price_that_moves_a_default_request_to_the_cheapest_plan_a_critical_one_gets_the_best() {
+        let planner = Planner::new(
+            &[
+                plan(Tier::Lexical, 0, 0.60),
+                plan(Tier::CrossSmall, 32, 0.70),
+            ],
+            2_000,
+        );
+        let slope = planner.scale(&shape(), &costs()).slope;
+        let choose = |priority, units: f64| {
+            let moment = Moment {
+                priority,
+                price: units * slope,
+                ..moment(100_000, 0)
+            };
+            let chosen = planner.choose(&shape(), &moment, &costs()).expect("fits");
+            (chosen.plan.tier, chosen.reason)
+        };
+        use wire::Reason::{Best, Load, Priority as Class};
+        let (cheapest, best) = (Tier::Lexical, Tier::CrossSmall);
+        for (units, sheddable, default, critical) in [
+            (0.0, (best, Best), (best, Best), (best, Best)),
+            (0.2, (best, Best), (best, Best), (best, Best)),
+            (0.5, (cheapest, Class), (best, Best), (best, Best)),
+            (1.5, (cheapest, Class), (cheapest, Class), (best, Best)),
+            (3.9, (cheapest, Class), (cheapest, Class), (best, Best)),
+            (4.1, (cheapest, Load), (cheapest, Load), (cheapest, Load)),
+        ] {
+            assert_eq!(choose(Priority::Sheddable, units), sheddable, "{units}");
+            assert_eq!(choose(Priority::Default, units), default, "{units}");
+            assert_eq!(choose(Priority::Critical, units), critical, "{units}");
+        }
+    }
+
+    #[test]
+    fn a_missing_part_stays_the_reason_whatever_the_class() {
+        for priority in Priority::ALL {
+            let mut moment = moment(100_000, 0);
+            moment.priority = priority;
+            moment.parts.dense = false;
+            let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
+            assert_eq!(chosen.reason, wire::Reason::Dependency);
+        }
+    }
+
+    #[test]
+    fn sheddable_requests_are_refused_first_and_critical_ones_last() {
+        // Lexical takes 300 us of 98,000: a class is let in while its wait, with its margin, leaves them.
+        let table = [
+            (48_000, [true, true, true]),
+            (49_000, [false, true, true]),
+            (88_000, [false, true, true]),
+            (89_000, [false, false, true]),
+            (97_000, [false, false, true]),
+            (98_000, [false, false, false]),
+        ];
+        for (delay_us, let_in) in table {
+            for (priority, expected) in Priority::ALL.into_iter().zip(let_in) {
+                let mut moment = moment(100_000, delay_us);
+                moment.priority = priority;
+                let chosen = planner().choose(&shape(), &moment, &costs());
+                assert_eq!(chosen.is_ok(), expected, "{priority:?} behind {delay_us}");
+                assert!(
+                    expected || matches!(chosen, Err(Error::Overloaded { .. })),
+                    "{chosen:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_critical_request_let_in_last_gets_the_cheapest_plan_for_load() {
+        let mut moment = moment(100_000, 89_500);
+        moment.priority = Priority::Critical;
+        let chosen = planner().choose(&shape(), &moment, &costs()).expect("fits");
+        assert_eq!(
+            (chosen.plan.tier, chosen.reason),
+            (Tier::Lexical, wire::Reason::Load)
+        );
+    }
+
+    /// A generator of numbers from 0 to 1, the same at each run.
+    fn numbers() -> impl FnMut() -> f64 {
+        let mut state = 42_u64;
+        move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            #[allow(clippy::cast_precision_loss)]
+            {
+                ((state >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+            }
+        }
+    }
+
+    #[test]
+    fn at_the_same_moment_a_higher_class_never_gets_a_plan_worth_less() {
+        let mut next = numbers();
+        let (mut differed, mut refused) = (0, 0);
+        for round in 0..20_000 {
+            let tiers = [
+                (Tier::Lexical, 0),
+                (Tier::Hybrid, 0),
+                (Tier::Late, 200),
+                (Tier::CrossSmall, 8),
+                (Tier::CrossSmall, 32),
+            ];
+            let plans: Vec<PlanSpec> = tiers
+                .into_iter()
+                .map(|(tier, depth)| plan(tier, depth, next()))
+                .collect();
+            let planner = Planner::new(&plans, 2_000);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let mut moment = moment((next() * 100_000.0) as u64, (next() * 60_000.0) as u64);
+            moment.price = next() * next() * 0.5;
+            moment.parts.cross_small = next() > 0.2;
+            moment.parts.dense = next() > 0.2;
+            let mut last: Option<f64> = None;
+            for priority in Priority::ALL {
+                moment.priority = priority;
+                let worth = planner
+                    .choose(&shape(), &moment, &costs())
+                    .ok()
+                    .map(|chosen| chosen.plan.expected_ndcg);
+                assert!(worth >= last, "round {round}: {last:?}, then {worth:?}");
+                differed += u32::from(last.is_some() && worth > last);
+                refused += u32::from(last.is_none() && worth.is_some());
+                last = worth;
+            }
+        }
+        assert!(differed > 1_000 && refused > 1_000, "{differed} {refused}");
+    }
+
+    /// What one class got in a simulated storm.
+    #[derive(Debug, Default, Clone, Copy)]
+    struct Served {
+        asked: u32,
+        refused: u32,
+        worth: f64,
+    }
+
+    impl Served {
+        fn refused_share(&self) -> f64 {
+            f64::from(self.refused) / f64::from(self.asked)
+        }
+        fn mean_worth(&self) -> f64 {
+            self.worth / f64::from(self.asked - self.refused)
+        }
+    }
+
+    /// One worker, Poisson arrivals, of which a fifth is critical and a half sheddable, for ten seconds. Equal budgets: the
+    /// nearest deadline is the oldest request's. By class, lowest first.
+    fn storm(arrivals_per_s: f64, budget_us: u64) -> [Served; 3] {
+        let (planner, costs, shape) = (planner(), costs(), shape());
+        let scale = planner.scale(&shape, &costs);
+        let price = price::Price::default();
+        let mut next = numbers();
+        let mut served = [Served::default(); 3];
+        let (mut now_us, mut backlog_us) = (0.0_f64, 0.0_f64);
+        while now_us < 10_000_000.0 {
+            let gap_us = -next().ln() * 1e6 / arrivals_per_s;
+            now_us += gap_us;
+            backlog_us = (backlog_us - gap_us).max(0.0);
+            let class = next();
+            let priority = match class {
+                _ if class < 0.5 => Priority::Sheddable,
+                _ if class < 0.8 => Priority::Default,
+                _ => Priority::Critical,
+            };
+            let one = &mut served[priority as usize];
+            one.asked += 1;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let (at_us, delay_us) = (now_us as u64, backlog_us as u64);
+            let moment = Moment {
+                priority,
+                price: price.at(at_us, delay_us, &scale, priority),
+                ..moment(budget_us, delay_us)
+            };
+            match planner.choose(&shape, &moment, &costs) {
+                Ok(chosen) => {
+                    one.worth += chosen.plan.expected_ndcg;
+                    backlog_us += chosen.estimate.mean_us;
+                }
+                Err(_) => one.refused += 1,
+            }
+        }
+        served
+    }
+
+    #[test]
+    fn under_load_the_classes_fall_back_in_their_order_and_hardly_anybody_is_refused() {
+        // 100 a second: the best plan for all would take 3.5 of the worker, for critical ones alone 0.7.
+        let [sheddable, default, critical] = storm(100.0, 200_000);
+        assert_eq!((default.refused, critical.refused), (0, 0));
+        // Three best plans in a row fill half of a deadline now and then.
+        assert!(sheddable.refused_share() < 0.05, "{sheddable:?}");
+        assert!(critical.mean_worth() > default.mean_worth());
+        assert!(default.mean_worth() > sheddable.mean_worth());
+    }
+
+    #[test]
+    fn in_a_storm_that_the_cheapest_plans_cannot_weather_the_classes_are_refused_in_their_order() {
+        // 10,000 a second: critical ones alone take 0.6 of the worker, with default ones they take 1.5 of it.
+        let [sheddable, default, critical] = storm(10_000.0, 50_000);
+        assert!(critical.refused_share() < 0.001, "{critical:?}");
+        assert!(default.refused_share() > 0.3, "{default:?}");
+        assert!(sheddable.refused_share() > 0.95, "{sheddable:?}");
     }
 
     #[test]

@@ -6,16 +6,21 @@
 //! back to cheaper plans in order of worth long before any must be refused. A second, immediate term answers a burst
 //! before the dual variable has moved.
 //!
+//! One price holds for all classes of requests, and the backlog counts them all.
+//!
 //! Both are counted in units of the slope between the cheapest and the best plan, so the same constants serve bundles
 //! whose plans differ by a factor of a hundred in cost or in worth.
 
 use parking_lot::Mutex;
 
+use super::priority::Priority;
+
 /// Time in which a backlog of twice the target raises the price by one unit, microseconds.
 const RISE_US: f64 = 100_000.0;
 /// Units that each further target's worth of backlog adds at once.
 const AT_ONCE: f64 = 0.5;
-/// Most units that the slow term reaches: at one unit the best plan is worth no more than the cheapest.
+/// Most units that requests of weight 1 raise the slow term to: at one unit the best plan is worth no more to them than the
+/// cheapest. Requests of a greater weight raise it so much further, or a storm of them alone would never fall back.
 const LEVEL_MAX: f64 = 2.0;
 /// Backlogs are counted up to so many targets, so that one stall does not take seconds to forget.
 const EXCESS_MAX: f64 = 4.0;
@@ -42,9 +47,10 @@ struct State {
 pub struct Price(Mutex<State>);
 
 impl Price {
-    /// The price at `now_us`, nDCG per millisecond, given the predicted work that waits or runs, microseconds a worker.
+    /// The price at `now_us`, nDCG per millisecond, for a request of class `priority`, given the predicted work that waits
+    /// or runs, microseconds a worker. It is the same for every class; the class says how far the request may raise it.
     #[must_use]
-    pub fn at(&self, now_us: u64, backlog_us: u64, scale: &Scale) -> f64 {
+    pub fn at(&self, now_us: u64, backlog_us: u64, scale: &Scale, priority: Priority) -> f64 {
         #[allow(clippy::cast_precision_loss)]
         let excess = (backlog_us as f64 / scale.target_us.max(1.0) - 1.0).min(EXCESS_MAX);
         let mut state = self.0.lock();
@@ -54,7 +60,10 @@ impl Price {
         }
         #[allow(clippy::cast_precision_loss)]
         let step = excess * passed_us as f64 / RISE_US;
-        state.level = (state.level + step).clamp(0.0, LEVEL_MAX);
+        let most = (LEVEL_MAX * priority.weight().max(1.0)).max(state.level);
+        // Above what default requests reach, steps are in proportion: it is forgotten about as soon.
+        let pace = (state.level / LEVEL_MAX).max(1.0);
+        state.level = (state.level + step * pace).clamp(0.0, most);
         state.seen_us = state.seen_us.max(now_us);
         (state.level + AT_ONCE * excess.max(0.0)) * scale.slope
     }
@@ -73,14 +82,14 @@ mod tests {
     fn time_is_free_while_nothing_waits() {
         let price = Price::default();
         for now_us in [0, 1_000, 10_000_000] {
-            assert!(price.at(now_us, 0, &SCALE).abs() < f64::EPSILON);
+            assert!(price.at(now_us, 0, &SCALE, Priority::Default).abs() < f64::EPSILON);
         }
     }
 
     #[test]
     fn a_burst_is_priced_at_once() {
         let price = Price::default();
-        assert!(price.at(0, 15_000, &SCALE) >= SCALE.slope);
+        assert!(price.at(0, 15_000, &SCALE, Priority::Default) >= SCALE.slope);
     }
 
     #[test]
@@ -88,12 +97,12 @@ mod tests {
         let price = Price::default();
         let mut last = 0.0;
         for step in 1..=40_u64 {
-            let now = price.at(step * 10_000, 6_000, &SCALE);
+            let now = price.at(step * 10_000, 6_000, &SCALE, Priority::Default);
             assert!(now >= last);
             last = now;
         }
         assert!(last > 0.5 * SCALE.slope, "{last}");
-        let peak = price.at(100_000_000, 1_000_000_000, &SCALE);
+        let peak = price.at(100_000_000, 1_000_000_000, &SCALE, Priority::Default);
         assert!(peak <= (LEVEL_MAX + AT_ONCE * EXCESS_MAX) * SCALE.slope);
     }
 
@@ -101,17 +110,34 @@ mod tests {
     fn the_price_is_forgotten_soon_after_the_storm() {
         let price = Price::default();
         for step in 1..=200_u64 {
-            let _ = price.at(step * 10_000, 50_000, &SCALE);
+            let _ = price.at(step * 10_000, 50_000, &SCALE, Priority::Default);
         }
-        assert!(price.at(2_250_000, 0, &SCALE).abs() < f64::EPSILON);
+        assert!(price.at(2_250_000, 0, &SCALE, Priority::Default).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_lasting_storm_of_critical_requests_moves_them_too() {
+        let price = Price::default();
+        let unit = Priority::Critical.weight() * SCALE.slope;
+        let storm = |priority, from_us: u64| {
+            (1..=400_u64)
+                .map(|step| price.at(from_us + step * 10_000, 6_000, &SCALE, priority))
+                .fold(0.0, f64::max)
+        };
+        assert!(storm(Priority::Default, 0) < unit);
+        assert!(storm(Priority::Critical, 4_000_000) > unit);
+        // A default request does not raise it further, but does not forget it either.
+        let level = price.at(8_000_000, 5_000, &SCALE, Priority::Default);
+        assert!(level > unit);
+        assert!(price.at(8_500_000, 0, &SCALE, Priority::Default).abs() < f64::EPSILON);
     }
 
     #[test]
     fn one_request_after_a_pause_does_not_price_the_pause() {
         let price = Price::default();
-        let _ = price.at(0, 0, &SCALE);
-        let _ = price.at(60_000_000, 5_500, &SCALE);
-        assert!(price.at(60_000_001, 0, &SCALE) < 0.1 * SCALE.slope);
+        let _ = price.at(0, 0, &SCALE, Priority::Default);
+        let _ = price.at(60_000_000, 5_500, &SCALE, Priority::Default);
+        assert!(price.at(60_000_001, 0, &SCALE, Priority::Default) < 0.1 * SCALE.slope);
     }
 
     /// A worker, Poisson arrivals, two plans: 0.3 ms for 0.70, 5 ms for 0.74. Returns mean quality, dear share and the
@@ -136,7 +162,7 @@ mod tests {
             backlog_us = (backlog_us - gap_us).max(0.0);
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let asked = if priced {
-                price.at(now_us as u64, backlog_us as u64, &scale)
+                price.at(now_us as u64, backlog_us as u64, &scale, Priority::Default)
             } else {
                 0.0
             };

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use crate::error::Violation;
+use crate::plan::priority::Priority;
 use crate::wire;
 
 use super::facets::ATTRIBUTE_PREFIX;
@@ -91,6 +92,15 @@ impl Found {
             && value < 0
         {
             self.refuse(field, format!("{value}; accepted: at least 0"));
+        }
+    }
+
+    fn priority(&mut self, number: i32) {
+        if let Err(number) = Priority::from_wire(number) {
+            self.refuse(
+                "priority",
+                format!("{number}; accepted: 0 to {}", Priority::ALL.len()),
+            );
         }
     }
 
@@ -270,6 +280,7 @@ pub fn validate_search(request: &wire::SearchRequest) -> Vec<Violation> {
             );
         }
     }
+    found.priority(request.priority);
     found.violations
 }
 
@@ -309,6 +320,7 @@ pub fn validate_rerank(request: &wire::RerankRequest) -> Vec<Violation> {
             format!("{}; accepted: 0 to {RERANK_MAX}", request.page_size),
         );
     }
+    found.priority(request.priority);
     found.violations
 }
 
@@ -461,7 +473,9 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(validate_search(&good), []);
-        let table: [(&str, Breaking); 7] = [
+        let table: [(&str, Breaking); 9] = [
+            ("priority", |search| search.priority = 4),
+            ("priority", |search| search.priority = -1),
             ("query", |search| search.query = " \t".into()),
             ("query", |search| search.query = "é".repeat(1_025)),
             ("page_size", |search| search.page_size = 101),
@@ -539,5 +553,8 @@ mod tests {
             fields(&validate_rerank(&rerank(many(1), 1_001))),
             ["page_size"]
         );
+        let mut unknown = rerank(many(1), 1);
+        unknown.priority = 9;
+        assert_eq!(fields(&validate_rerank(&unknown)), ["priority"]);
     }
 }
