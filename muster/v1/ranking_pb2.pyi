@@ -83,7 +83,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_DEPENDENCY: _Reason.ValueType  # 4
     """A part that the better plan needs was not available (for example, no dense index yet)."""
     REASON_PRIORITY: _Reason.ValueType  # 5
-    """Under load, a request of a higher priority would have got a better plan at the price of the moment."""
+    """Under load, a request of the default priority would have got a better plan at the price of the moment."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the executed plan was the one that ran."""
@@ -99,7 +99,7 @@ REASON_LOAD: Reason.ValueType  # 3
 REASON_DEPENDENCY: Reason.ValueType  # 4
 """A part that the better plan needs was not available (for example, no dense index yet)."""
 REASON_PRIORITY: Reason.ValueType  # 5
-"""Under load, a request of a higher priority would have got a better plan at the price of the moment."""
+"""Under load, a request of the default priority would have got a better plan at the price of the moment."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _Priority:

@@ -326,7 +326,7 @@ impl Planner {
             wire::Reason::Best
         } else if better(pick(common_us, None, price, priority)) {
             wire::Reason::Dependency
-        } else if better(pick(common_us, parts, price, Priority::Critical)) {
+        } else if better(pick(common_us, parts, price, Priority::Default)) {
             wire::Reason::Priority
         } else if better(idle()) {
             wire::Reason::Load
@@ -528,8 +528,8 @@ mod tests {
             (0.0, (best, Best), (best, Best), (best, Best)),
             (0.2, (best, Best), (best, Best), (best, Best)),
             (0.5, (cheapest, Class), (best, Best), (best, Best)),
-            (1.5, (cheapest, Class), (cheapest, Class), (best, Best)),
-            (3.9, (cheapest, Class), (cheapest, Class), (best, Best)),
+            (1.5, (cheapest, Load), (cheapest, Load), (best, Best)),
+            (3.9, (cheapest, Load), (cheapest, Load), (best, Best)),
             (4.1, (cheapest, Load), (cheapest, Load), (cheapest, Load)),
         ] {
             assert_eq!(choose(Priority::Sheddable, units), sheddable, "{units}");
