@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from training.earn import measured_over
+from training.earn import gap, measured_over
 from training.engine import Catalogue, open_catalogue
 from training.export import write_draft
-from training.measure import Estimate, best_first, difference, fast_ndcg
+from training.measure import Estimate, best_first, fast_ndcg
 from training.models.forest import score
 from training.prepare import load_prepared
 from training.rank import load_out_of_fold
@@ -59,10 +59,10 @@ def calibrate(recipe: Recipe, run: Path) -> dict[str, Any]:
     for tier, depth in plans:
         worth = both_settings(measured_over(names, lists, tier, depth, each))
         nothing = {name: dict.fromkeys(values, 0.0) for name, values in worth.items()}
-        found = _difference(recipe, worth, nothing)
+        found = gap(recipe, worth, nothing)
         expected = found.mean
         if best is not None:
-            expected = best[0] + shrunk(_difference(recipe, worth, best[1]), recipe.plans.interval)
+            expected = best[0] + shrunk(gap(recipe, worth, best[1]), recipe.plans.interval)
         expected = round(expected, 4)
         kept = best is None or expected > best[0]
         rows.append(
@@ -95,14 +95,6 @@ def shrunk(gain: Estimate, interval: float) -> float:
     if gain.mean <= error:
         return 0.0
     return gain.mean * (1.0 - (error / gain.mean) ** 2)
-
-
-def _difference(
-    recipe: Recipe, better: dict[str, dict[str, float]], worse: dict[str, dict[str, float]]
-) -> Estimate:
-    return difference(
-        better, worse, seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=recipe.plans.interval
-    )
 
 
 def _drive(

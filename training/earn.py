@@ -83,7 +83,7 @@ def decide(
         with_ranker = [{**kept, tier: rankers[tier]} for kept, rankers in zip(below, each, strict=True)]
         own = both_settings(measured_over(names, lists, tier, depth, below))
         ranked = both_settings(measured_over(names, lists, tier, depth, with_ranker))
-        ranker_gain = _difference(recipe, ranked, own)
+        ranker_gain = gap(recipe, ranked, own)
         best = ranked if ranker_gain.low > 0 else own
         if cheaper is None:
             decisions.append(Decision(tier, True, ranker_gain.low > 0, "", None, ranker_gain))
@@ -92,7 +92,7 @@ def decide(
         # One-sided: below this bound lie the resamples that the recipe lets pass.
         confidence = 2.0 * plans.tier_confidence - 1.0
         likely = difference(best, cheaper[1], seed=recipe.seed, rounds=plans.bootstrap, interval=confidence)
-        gain = _difference(recipe, best, cheaper[1])
+        gain = gap(recipe, best, cheaper[1])
         earned = likely.low > 0
         decisions.append(Decision(tier, earned, ranker_gain.low > 0, cheaper[0], gain, ranker_gain))
         if earned:
@@ -203,10 +203,9 @@ def _gains(recipe: Recipe, better: Measured, worse: Measured) -> dict[str, Any]:
     for setting in SETTINGS:
         sets = better[setting]
         found[setting] = {
-            name: _written(_difference(recipe, {name: sets[name]}, {name: worse[setting][name]}))
-            for name in sets
+            name: _written(gap(recipe, {name: sets[name]}, {name: worse[setting][name]})) for name in sets
         }
-        found[setting]["together"] = _written(_difference(recipe, sets, worse[setting]))
+        found[setting]["together"] = _written(gap(recipe, sets, worse[setting]))
     return found
 
 
@@ -242,16 +241,17 @@ def _mean(parts: Sequence[Measured]) -> Measured:
     }
 
 
-def _difference(
+def gap(
     recipe: Recipe, better: Mapping[str, Mapping[str, float]], worse: Mapping[str, Mapping[str, float]]
 ) -> Estimate:
+    """`training.measure.difference` with the recipe's seed, rounds and interval."""
     return difference(
         better, worse, seed=recipe.seed, rounds=recipe.plans.bootstrap, interval=recipe.plans.interval
     )
 
 
-def _written(gap: Estimate) -> dict[str, float]:
-    return {"difference": round(gap.mean, 4), "low": round(gap.low, 4), "high": round(gap.high, 4)}
+def _written(found: Estimate) -> dict[str, float]:
+    return {"difference": round(found.mean, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
