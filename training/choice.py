@@ -52,7 +52,7 @@ class Choice:
 
 def choose(
     options: Sequence[Option],
-    late: Quality,
+    cheap: Quality,
     *,
     deadline_ms: float,
     usable_share: float,
@@ -62,7 +62,7 @@ def choose(
 ) -> Choice:
     """The option that is surely worth most among those that fit.
 
-    late: quality of the cheap scores alone, over the same queries. deadline_ms: of a request; usable_share:
+    cheap: quality of the cheap scores alone, over the same queries. deadline_ms: of a request; usable_share:
     of it that may be planned with. query_ms: of the query's encoding, part of every option's ms.
     seed, rounds: of the bootstrap.
     """
@@ -83,7 +83,7 @@ def choose(
         told = f" The cheapest, {least}, takes {least.ms - query_ms:.2f} ms." if least is not None else ""
         return Choice(None, None, [*reasons, f"So no cross-encoder is used.{told}"])
     gains = {
-        at: difference(one.quality, late, seed=seed, rounds=rounds, interval=INTERVAL)
+        at: difference(one.quality, cheap, seed=seed, rounds=rounds, interval=INTERVAL)
         for at, one in enumerate(fitting)
     }
     best = max(gains, key=lambda at: gains[at].low)

@@ -140,15 +140,15 @@ def _report(recipe: Recipe, trials: Trials, deadline: float) -> tuple[Choice, di
     options = trials.options()
     choice = choose(
         options,
-        trials.late,
+        trials.cheap,
         deadline_ms=deadline,
         usable_share=search.usable_share,
         query_ms=reference["query_ms"],
         seed=recipe.seed,
         rounds=recipe.plans.bootstrap,
     )
-    alone = Option(-1, "dense and late scores alone", 0, reference["query_ms"], 0, trials.late)
-    points = [_point(recipe, one, trials.late) for one in (alone, *options)]
+    alone = Option(-1, "dense and late scores alone", 0, reference["query_ms"], 0, trials.cheap)
+    points = [_point(recipe, one, trials.cheap) for one in (alone, *options)]
     ended = trials.ended()
     report = {
         "deadline_ms": deadline,
@@ -160,7 +160,7 @@ def _report(recipe: Recipe, trials: Trials, deadline: float) -> tuple[Choice, di
         f"pairs of the median length ({sum(trials.lengths)} word pieces), one at a time; each student was "
         "timed in turn with the whole teacher, and is counted as a share of its time",
         "quality": f"nDCG@10 of the judged products, out of fold, on {search.folds} of {recipe.folds} folds; "
-        "the first products by late interaction are re-ranked, the mean over sets is taken",
+        "the first products by dense and late scores are re-ranked, the mean over sets is taken",
         "interval": recipe.plans.interval,
         "queries": len(trials.lists),
         "depths": trials.depths,
@@ -178,11 +178,11 @@ def _report(recipe: Recipe, trials: Trials, deadline: float) -> tuple[Choice, di
     return choice, report
 
 
-def _point(recipe: Recipe, one: Option, late: Quality) -> dict[str, Any]:
+def _point(recipe: Recipe, one: Option, cheap: Quality) -> dict[str, Any]:
     nothing = {name: dict.fromkeys(values, 0.0) for name, values in one.quality.items()}
     rounds, interval = recipe.plans.bootstrap, recipe.plans.interval
     worth = difference(one.quality, nothing, seed=recipe.seed, rounds=rounds, interval=interval)
-    gain = difference(one.quality, late, seed=recipe.seed, rounds=rounds, interval=interval)
+    gain = difference(one.quality, cheap, seed=recipe.seed, rounds=rounds, interval=interval)
     return {
         "trial": None if one.trial < 0 else one.trial,
         "name": str(one) if one.depth else one.name,

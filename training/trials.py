@@ -2,9 +2,9 @@
 
 A trial is one student (`training.distil.student`): some of the teacher's layers, a share of their
 feed-forward neurons, trained or not. Its worth is nDCG@10 of queries that it and its teacher never saw, where
-it re-ranks the first products by late interaction, in int8 as exported, one pair at a time as served. Its
-cost is the time of those pairs at the median length, beside the teacher's in the same rounds. Optuna looks
-for both at once; the whole teacher as it is comes first, the smallest student second.
+it re-ranks the first products by dense and late scores, in int8 as exported, one pair at a time as served.
+Its cost is the time of those pairs at the median length, beside the teacher's in the same rounds. Optuna
+looks for both at once; the whole teacher as it is comes first, the smallest student second.
 
 Quality is measured fold by fold, and a trial that can no longer win is ended after a fold. Optuna has no
 pruner for two objectives: its pruners compare one figure at one step, while here a poor figure is no reason
@@ -212,7 +212,7 @@ class Trials:
         return [trial for trial in self.ended() if trial.state == TrialState.COMPLETE]
 
     @cached_property
-    def late(self) -> Quality:
+    def cheap(self) -> Quality:
         """nDCG@10 of the dense and late scores alone."""
         return reranked_quality(
             self.lists, self._cheap, self._products, lambda _, rows: [0.0] * len(rows), [1]
