@@ -156,7 +156,9 @@ def _agreement(
     return len(ours & theirs) / max(1, len(theirs))
 
 
-def baselines(names: Sequence[str], lists: Sequence[CandidateList]) -> dict[str, dict[str, dict[str, float]]]:
+def untrained_scores(
+    names: Sequence[str], lists: Sequence[CandidateList]
+) -> dict[str, dict[str, dict[str, float]]]:
     """nDCG@10 of the untrained scores on the same queries: score to setting to set to mean."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for one in lists:

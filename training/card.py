@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.bundle import Manifest
-from training.calibrate import baselines
+from training.calibrate import untrained_scores
 from training.export import cross_models, write
 from training.recipe import CROSS_TIERS, Recipe
 from training.signals import load_lists
@@ -69,7 +69,7 @@ def make_card(recipe: Recipe, run: Path, calibration: Mapping[str, Any]) -> dict
         "gate": gate["rule"],
         "tiers": gate["tiers"],
         "nested": gate["nested"],
-        "untrained": baselines(names, lists),
+        "untrained": untrained_scores(names, lists),
         "plans": calibration["plans"],
         "agreement_with_engine": calibration["agreement_with_engine"],
         "interval": recipe.plans.interval,
@@ -184,22 +184,23 @@ def _nested_lines(nested: Mapping[str, Any], sets: Sequence[str]) -> list[str]:
         "",
         f"Nested folds ({nested['folds']} folds in {nested['partitions']} partitions): without a fold's",
         "queries rankers are trained and the gate decides; the best plan that comes out is measured on them,",
-        "and so are fusion (the tier hybrid) and plain fusion: BM25 over all text alike with the encoder,",
-        f"untuned. The dearest tier that entered: {often}.",
+        "and so are three fusions of BM25 with the encoder: that of well-known libraries with their defaults",
+        "(bm25s, the pretrained model over 256 tokens, reciprocal ranks); plain, this engine's, untuned and",
+        f"with all text alike; and the tier hybrid. The dearest tier that entered: {often}.",
         "",
-        "| set | setting | best plan | fusion | difference | plain fusion | difference |",
-        "|---|---|---|---|---|---|---|",
+        "| set | setting | best plan | library fusion | gain | plain | gain | hybrid | gain |",
+        f"|{'---|' * 9}",
     ]
+    fusions = ("library_fusion", "plain_fusion", "fusion")
     for setting in ("judged", "catalogue"):
-        gaps = [nested[over][setting] for over in ("over_fusion", "over_plain_fusion")]
-        for name in sets:
-            best, fusion, plain = (
-                _interval(nested[which][setting][name]) for which in ("best_plan", "fusion", "plain_fusion")
-            )
-            over, over_plain = (_gap(gap[name]) for gap in gaps)
-            lines.append(f"| {name} | {setting} | {best} | {fusion} | {over} | {plain} | {over_plain} |")
-        over, over_plain = (_gap(gap["together"]) for gap in gaps)
-        lines.append(f"| together | {setting} | | | {over} | | {over_plain} |")
+        for name in (*sets, "together"):
+            gaps = [_gap(nested[f"over_{fusion}"][setting][name]) for fusion in fusions]
+            means = [
+                "" if name == "together" else _interval(nested[which][setting][name])
+                for which in ("best_plan", *fusions)
+            ]
+            cells = [means[0], *(cell for pair in zip(means[1:], gaps, strict=True) for cell in pair)]
+            lines.append(f"| {name} | {setting} | {' | '.join(cells)} |")
     return lines
 
 

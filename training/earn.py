@@ -9,9 +9,9 @@ interval holds 0. Every nDCG is out of fold, the mean over several partitions of
 
 The gate chooses, and what is chosen looks better than it is on the queries of the choice. So the choice is
 nested: for each fold, rankers are trained and the gate decides without its queries, and what comes out is
-measured on them, against fusion: the tier `hybrid`, and the same without tuning
-(`training.signals.plain_fusion`). A cross-encoder's scores are those of the student that never saw the query;
-students are not trained once more for each pair of folds.
+measured on them, against three fusions: that of well-known libraries (`training.baselines`), the tier
+`hybrid`, and the same without tuning (`training.signals.plain_fusion`). A cross-encoder's scores are those of
+the student that never saw the query; students are not trained once more for each pair of folds.
 
 Writes `earn/report.json`, and `earn/<tier>.txt`, the rankers that ship.
 """
@@ -146,7 +146,10 @@ def nested(
 
 
 def earn(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run the stage. Returns what report.json says. Raises: FileNotFoundError where `rank` has not run."""
+    """Run the stage. Returns what report.json says.
+
+    Raises: FileNotFoundError where `baselines` or `rank` has not run.
+    """
     names, lists = load_lists(run / "rank" / "signals.npz")
     each = load_out_of_fold(run / "rank" / "out_of_fold.npz", lists)
     decisions = decide(recipe, names, lists, each)
@@ -178,22 +181,24 @@ def earn(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict
             report["tiers"][tier] = {"earned": False, "why": "not trained"}
     total = recipe.plans.partitions * max(3, recipe.folds)
     with tqdm(total=total, desc="nested folds", mininterval=5) as bar:
-        plain: Measured = json.loads((run / "rank" / "plain.json").read_text())
-        report["nested"] = _nested_report(recipe, nested(recipe, names, lists, bar.update), plain)
+        others: dict[str, Measured] = {
+            "library_fusion": json.loads((run / "baselines" / "fusion.json").read_text()),
+            "plain_fusion": json.loads((run / "rank" / "plain.json").read_text()),
+        }
+        report["nested"] = _nested_report(recipe, nested(recipe, names, lists, bar.update), others)
     write_report(out / "report.json", report)
     return report
 
 
-def _nested_report(recipe: Recipe, found: Nested, plain: Measured) -> dict[str, Any]:
+def _nested_report(recipe: Recipe, found: Nested, others: Mapping[str, Measured]) -> dict[str, Any]:
+    fusions = {"fusion": found.fusion, **others}
     return {
         "partitions": recipe.plans.partitions,
         "folds": max(3, recipe.folds),
         "chosen": found.chosen,
         "best_plan": _estimates(recipe, found.best),
-        "fusion": _estimates(recipe, found.fusion),
-        "plain_fusion": _estimates(recipe, plain),
-        "over_fusion": _gains(recipe, found.best, found.fusion),
-        "over_plain_fusion": _gains(recipe, found.best, plain),
+        **{name: _estimates(recipe, one) for name, one in fusions.items()},
+        **{f"over_{name}": _gains(recipe, found.best, one) for name, one in fusions.items()},
     }
 
 

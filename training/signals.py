@@ -91,7 +91,7 @@ def collect(recipe: Recipe, run: Path) -> tuple[list[str], list[CandidateList]]:
     lists: list[CandidateList] = []
     pieces = Pieces.of(recipe, prepared)
     students = _students(recipe, run, pieces)
-    for name, asked in _labelled(recipe, prepared):
+    for name, asked in labelled(recipe, prepared):
         top = max(gain for query in asked.queries for gain in query.gains.values())
         with open_catalogue(run / DRAFT, asked.products, cache=run / "catalogues") as catalogue:
             for query in tqdm(asked.queries, desc=f"signals, {name}", mininterval=5):
@@ -138,7 +138,7 @@ def digest_of_inputs(recipe: Recipe, run: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class Labelled:
     """The products of a set, and the queries that have a relevant one."""
 
     known: Mapping[str, catalogue_pb2.Product]
@@ -152,7 +152,8 @@ class _Labelled:
         return [key for key in query.gains if key in self.known]
 
 
-def _labelled(recipe: Recipe, prepared: Prepared) -> Iterator[tuple[str, _Labelled]]:
+def labelled(recipe: Recipe, prepared: Prepared) -> Iterator[tuple[str, Labelled]]:
+    """Each judged set with what is to be ranked in it, over the recipe's splits."""
     for one in recipe.judged():
         queries = [
             query
@@ -160,7 +161,7 @@ def _labelled(recipe: Recipe, prepared: Prepared) -> Iterator[tuple[str, _Labell
             for query in prepared.of(one.name, split)
             if max(query.gains.values(), default=0) > 0
         ]
-        yield one.name, _Labelled(prepared.products[one.name], queries)
+        yield one.name, Labelled(prepared.products[one.name], queries)
 
 
 def plain_fusion(recipe: Recipe, run: Path) -> Measured:
@@ -172,7 +173,7 @@ def plain_fusion(recipe: Recipe, run: Path) -> Measured:
     plain = run / "plain"
     write_draft(replace(recipe, lexical=replace(recipe.lexical, boosts=boosts)), run, plain, tiers=())
     found: Measured = {setting: {} for setting in SETTINGS}
-    for one, asked in _labelled(recipe, load_prepared(run)):
+    for one, asked in labelled(recipe, load_prepared(run)):
         with open_catalogue(plain, asked.products, cache=run / "catalogues") as catalogue:
             for query in tqdm(asked.queries, desc=f"plain fusion, {one}", mininterval=5):
                 for setting in SETTINGS:

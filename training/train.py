@@ -38,6 +38,7 @@ from training.recipe import (
 
 STAGES = (
     "prepare",
+    "baselines",
     "augment",
     "teacher",
     "unlabelled",

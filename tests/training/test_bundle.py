@@ -17,6 +17,7 @@ from tests.training.conftest import Workplace
 
 rankcore = pytest.importorskip("rankcore._native", reason="the extension is not built: `make build`")
 
+from training.baselines import measure_baselines  # noqa: E402
 from training.calibrate import calibrate  # noqa: E402
 from training.card import write_final  # noqa: E402
 from training.earn import earn  # noqa: E402
@@ -29,6 +30,7 @@ from training.signals import SETTINGS, CandidateList, load_lists, order_of  # no
 
 @pytest.fixture(scope="module")
 def finished(workplace: Workplace) -> Path:
+    measure_baselines(workplace.recipe, workplace.run)
     train_rankers(workplace.recipe, workplace.run)
     earn(workplace.recipe, workplace.run, note=lambda _: None)
     calibrate(workplace.recipe, workplace.run)

@@ -14,6 +14,7 @@ from tests.training.conftest import Workplace
 
 rankcore = pytest.importorskip("rankcore._native", reason="the extension is not built: `make build`")
 
+from training.baselines import measure_baselines  # noqa: E402
 from training.calibrate import calibrate  # noqa: E402
 from training.card import write_final  # noqa: E402
 from training.earn import earn  # noqa: E402
@@ -39,6 +40,7 @@ from training.robustness import (  # noqa: E402
 def bundle(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("robustness") / "bundle"
     if not (workplace.run / "calibration.json").is_file():
+        measure_baselines(workplace.recipe, workplace.run)
         train_rankers(workplace.recipe, workplace.run)
         earn(workplace.recipe, workplace.run, note=lambda _: None)
         calibrate(workplace.recipe, workplace.run)
