@@ -57,7 +57,8 @@ def calibrate(recipe: Recipe, run: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     best: tuple[float, dict[str, dict[str, float]]] | None = None
     for tier, depth in plans:
-        worth = both_settings(measured_over(names, lists, tier, depth, each))
+        settled_pairs = recipe.plans.settled_pairs if tier in CROSS_TIERS else 0
+        worth = both_settings(measured_over(names, lists, tier, depth, each, settled_pairs))
         nothing = {name: dict.fromkeys(values, 0.0) for name, values in worth.items()}
         found = gap(recipe, worth, nothing)
         expected = found.mean
@@ -75,6 +76,7 @@ def calibrate(recipe: Recipe, run: Path) -> dict[str, Any]:
                 "low": round(min(found.low, expected), 4),
                 "high": round(max(found.high, expected), 4),
                 "cost_ms": round(costs[tier, depth], 3),
+                "settled_pairs": settled_pairs,
                 "kept": kept,
             }
         )

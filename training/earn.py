@@ -64,10 +64,15 @@ class Decision:
 
 
 def measured_over(
-    names: Sequence[str], lists: Sequence[CandidateList], tier: str, depth: int, each: Sequence[Rankers]
+    names: Sequence[str],
+    lists: Sequence[CandidateList],
+    tier: str,
+    depth: int,
+    each: Sequence[Rankers],
+    settled_pairs: int = 0,
 ) -> Measured:
     """nDCG@10 of one plan, query by query, the mean over partitions. each: the rankers of every partition."""
-    return _mean([measure(names, lists, tier, depth, rankers) for rankers in each])
+    return _mean([measure(names, lists, tier, depth, rankers, settled_pairs) for rankers in each])
 
 
 def decide(
@@ -81,8 +86,8 @@ def decide(
         depth = deepest(recipe, lists, tier)
         below = adopted(decisions, each)
         with_ranker = [{**kept, tier: rankers[tier]} for kept, rankers in zip(below, each, strict=True)]
-        own = both_settings(measured_over(names, lists, tier, depth, below))
-        ranked = both_settings(measured_over(names, lists, tier, depth, with_ranker))
+        own = both_settings(measured_over(names, lists, tier, depth, below, plans.settled_pairs))
+        ranked = both_settings(measured_over(names, lists, tier, depth, with_ranker, plans.settled_pairs))
         ranker_gain = gap(recipe, ranked, own)
         best = ranked if ranker_gain.low > 0 else own
         if cheaper is None:
@@ -137,7 +142,8 @@ def nested(
             chosen[last] = chosen.get(last, 0) + 1
             seen = [lists[at] for at in outer]
             rankers = adopted(decisions, [_part(scores, outer)])[0]
-            _join(one_best, measure(names, seen, last, deepest(recipe, lists, last), rankers))
+            depth = deepest(recipe, lists, last)
+            _join(one_best, measure(names, seen, last, depth, rankers, recipe.plans.settled_pairs))
             _join(one_fusion, measure(names, seen, FUSION, 0, {}))
             progress(1)
         best.append(one_best)
@@ -170,7 +176,8 @@ def earn(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict
         if one.gain is not None:
             inside = one.gain.low <= 0 <= one.gain.high
             entry |= {"over": one.over, "over_cheaper": _written(one.gain), "inside_noise": inside}
-        measured = measured_over(names, lists, one.tier, deepest(recipe, lists, one.tier), kept)
+        depth = deepest(recipe, lists, one.tier)
+        measured = measured_over(names, lists, one.tier, depth, kept, recipe.plans.settled_pairs)
         entry["out_of_fold"] = _estimates(recipe, measured)
         report["tiers"][one.tier] = entry
         note(f"{one.tier}: {json.dumps(entry)}")

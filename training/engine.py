@@ -109,11 +109,12 @@ def open_catalogue(
     *,
     cache: Path | None = None,
     threads: int = 0,
+    chunk_pairs: int = 8,
 ) -> Iterator[Catalogue]:
     """Index products with a bundle and serve them from an engine of this process.
 
     cache: where built indexes are kept (a folder of the system's temporary one by default); an index is used
-    again for the same products, encoder and rules of what a word is.
+    again for the same products, encoder and rules of what a word is. chunk_pairs: as the engine's.
     Raises: BundleError; ValueError where there are no products; rankcore.RankError.
     """
     bundle = read_bundle(bundle_folder)
@@ -124,7 +125,9 @@ def open_catalogue(
     product_ids = [catalogue_pb2.Product.FromString(one).product_id for one in serialised]
     built = _built(bundle, serialised, cache, threads)
     folder = _as_generation(bundle, built)
-    engine = rankcore.Engine(str(bundle.folder), runtime_library=rankcore.runtime_library())
+    engine = rankcore.Engine(
+        str(bundle.folder), runtime_library=rankcore.runtime_library(), chunk_pairs=chunk_pairs
+    )
     try:
         facts = json.loads((built / "built.json").read_text())
         vectors = np.fromfile(built / "dense.f32", dtype=np.float32).reshape(-1, facts["dimension"])

@@ -144,6 +144,7 @@ def write_draft(
             "low": 0.0,
             "high": 1.0,
             "cost_ms": cost,
+            "settled_pairs": recipe.plans.settled_pairs if tier in CROSS_TIERS else 0,
         }
         for tier, depth, ndcg, cost in _PROVISIONAL
         if tier in crosses or tier not in CROSS_TIERS

@@ -486,7 +486,8 @@ class PlanRecipe:
 
     interval: share of two-sided bootstrap intervals. tier_confidence: share of resamples, above 0.5, in which
     a tier must beat the next cheaper one. gate_note: a sentence for the card, on how the two were chosen.
-    partitions: ways to fold the queries for the rankers, over which figures are averaged.
+    partitions: ways to fold the queries for the rankers, over which figures are averaged. settled_pairs: a
+    cross-encoder stops once so many candidates in a row have not reached the first page; 0: never.
     """
 
     late_depths: list[int]
@@ -497,6 +498,7 @@ class PlanRecipe:
     tier_confidence: float
     gate_note: str = ""
     partitions: int = 3
+    settled_pairs: int = 0
 
 
 @dataclass(frozen=True)
@@ -586,6 +588,8 @@ def checked_recipe(value: Mapping[str, Any]) -> Recipe:
             raise RecipeError(f"data.{one.name}: format must be one of {', '.join(FORMATS[1:])}, or left out")
     if recipe.plans.partitions < 1:
         raise RecipeError("plans.partitions must be at least 1")
+    if recipe.plans.settled_pairs < 0:
+        raise RecipeError("plans.settled_pairs must be at least 0 (never)")
     names = [one.name for one in recipe.data]
     if len(set(names)) < len(names):
         raise RecipeError(f"data: two sets are called {next(n for n in names if names.count(n) > 1)!r}")

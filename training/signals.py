@@ -25,7 +25,7 @@ from training.data.batches import pieces_of
 from training.data.folds import fold_of
 from training.engine import open_catalogue
 from training.export import DRAFT, write_draft
-from training.measure import best_first, fast_ndcg
+from training.measure import CUTOFF, best_first, fast_ndcg
 from training.prepare import JudgedQuery, Prepared, load_prepared
 from training.quality import ScorePairs, onnx_scorer
 from training.quantise import onnx_files, open_session
@@ -222,11 +222,18 @@ def _with_crosses(
 
 
 def order_of(
-    names: Sequence[str], one: CandidateList, at: int, tier: str, depth: int, rankers: Rankers
+    names: Sequence[str],
+    one: CandidateList,
+    at: int,
+    tier: str,
+    depth: int,
+    rankers: Rankers,
+    settled_pairs: int = 0,
 ) -> NDArray[np.int64]:
     """Indices of a list's candidates as the engine orders them under a plan.
 
     at: the list's place in `rankers`. depth: candidates re-ranked; those below keep the cheaper order.
+    settled_pairs: as in `pairs_read`, of a cross-encoder.
     """
 
     def by(of: str) -> NDArray[np.float64]:
@@ -246,8 +253,27 @@ def order_of(
         if tier == "late"
         else order_of(names, one, at, "late", len(one.gains), rankers)
     )
+    if tier in CROSS_TIERS:
+        depth = pairs_read(by(tier)[below[:depth]], settled_pairs)
     head = below[:depth]
     return np.concatenate([head[best_first(by(tier)[head])], below[depth:]])
+
+
+def pairs_read(scores: NDArray[np.float64], settled_pairs: int) -> int:
+    """How many candidates a cross-encoder reads before the first page has settled.
+
+    scores: [n], NaN where unknown, in the order of reading. settled_pairs: it stops once so many in a row
+    have not reached the first CUTOFF; 0: never. The engine's rule, written apart from it.
+    """
+    if settled_pairs == 0:
+        return len(scores)
+    known = np.where(np.isnan(scores), -np.inf, scores)
+    quiet = 0
+    for place, score in enumerate(known):
+        quiet = quiet + 1 if np.count_nonzero(known[:place] >= score) >= CUTOFF else 0
+        if quiet == settled_pairs:
+            return place + 1
+    return len(scores)
 
 
 Measured = dict[str, dict[str, dict[str, float]]]
@@ -255,12 +281,17 @@ Measured = dict[str, dict[str, dict[str, float]]]
 
 
 def measure(
-    names: Sequence[str], lists: Sequence[CandidateList], tier: str, depth: int, rankers: Rankers
+    names: Sequence[str],
+    lists: Sequence[CandidateList],
+    tier: str,
+    depth: int,
+    rankers: Rankers,
+    settled_pairs: int = 0,
 ) -> Measured:
     """nDCG@10 of one plan over all lists."""
     found: Measured = {setting: {} for setting in SETTINGS}
     for at, one in enumerate(lists):
-        order = order_of(names, one, at, tier, depth, rankers)
+        order = order_of(names, one, at, tier, depth, rankers, settled_pairs)
         found[one.setting].setdefault(one.set, {})[one.query_id] = fast_ndcg(one.gains, order, one.ideal)
     return found
 

@@ -105,6 +105,8 @@ def check_plans(value: Mapping[str, Any], files: Mapping[str, object]) -> None:
         if not plan["low"] <= plan["expected_ndcg"] <= plan["high"]:
             raise BundleContentError("plans.json", f"{where}.expected_ndcg is outside its own interval")
         _number("plans.json", f"{where}.cost_ms", plan.get("cost_ms"), 0.0, 1e6)
+        settled_max = DEPTH_MAX if tier in CROSS_TIERS else 0
+        _whole("plans.json", f"{where}.settled_pairs", plan.get("settled_pairs", 0), 0, settled_max)
         key_of_plan = (tier, plan["depth"], plan["width"])
         if key_of_plan in seen:
             raise BundleContentError("plans.json", f"{where} repeats an earlier plan")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ir_measures
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muster.bundle import read_bundle
 from muster.products import read_judgements, read_products
+from muster.v1 import ranking_pb2
 from tests.training.conftest import Workplace
 
 rankcore = pytest.importorskip("rankcore._native", reason="the extension is not built: `make build`")
@@ -23,9 +28,10 @@ from training.card import write_final  # noqa: E402
 from training.earn import earn  # noqa: E402
 from training.engine import ExactSearch, open_catalogue  # noqa: E402
 from training.evaluate import evaluate, main  # noqa: E402
-from training.export import DRAFT  # noqa: E402
+from training.export import DRAFT, write_draft  # noqa: E402
+from training.measure import best_first  # noqa: E402
 from training.rank import load_out_of_fold, train_rankers  # noqa: E402
-from training.signals import SETTINGS, CandidateList, load_lists, order_of  # noqa: E402
+from training.signals import SETTINGS, CandidateList, load_lists, order_of, pairs_read  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +134,59 @@ def test_orders_worked_out_here_are_the_engines(workplace: Workplace) -> None:
                 ours = [found.product_ids[at] for at in order[:10]]
                 theirs = [key for key, _ in catalogue.search(query, tier, depth, 50, results=10)]
                 assert len(set(ours) & set(theirs)) >= len(theirs) - 1, (query, tier, depth)
+
+
+def test_the_engine_stops_reading_where_this_room_says_that_the_page_has_settled(
+    workplace: Workplace, tmp_path: Path
+) -> None:
+    plans = replace(workplace.recipe.plans, settled_pairs=3)
+    write_draft(replace(workplace.recipe, plans=plans), workplace.run, tmp_path / "settling")
+    judged = read_judgements(workplace.data / "shop", "train")
+    products = list(read_products(workplace.data / "shop"))
+    answers: list[list[tuple[int, list[str]]]] = []
+    for chunk_pairs in (1, 7, 50):
+        with open_catalogue(
+            tmp_path / "settling", products, cache=workplace.run / "catalogues", chunk_pairs=chunk_pairs
+        ) as catalogue:
+            answers.append([])
+            for query in list(judged.queries.values())[:5]:
+                request = ranking_pb2.SearchRequest(query=query, page_size=10).SerializeToString()
+                answer = ranking_pb2.SearchResponse.FromString(
+                    catalogue.engine.execute(request, "cross_small", 40, 50)
+                )
+                shown = [result.product_id for result in answer.results]
+                answers[-1].append((answer.receipt.depth, shown))
+                found = catalogue.signals(query, "cross_small", product_ids=None, width=50)
+                cross = found.column("cross")
+                assert np.isfinite(cross).all()
+                one = CandidateList(
+                    *("", "", "", 0, "catalogue"),
+                    found.values,
+                    np.zeros(len(cross)),
+                    np.ones(1),
+                    {"cross_small": cross},
+                )
+                below = order_of(found.names, one, 0, "late", len(cross), {})
+                assert answer.receipt.depth == pairs_read(cross[below[:40]], plans.settled_pairs)
+                order = order_of(found.names, one, 0, "cross_small", 40, {}, plans.settled_pairs)
+                assert shown == [found.product_ids[at] for at in order[:10]]
+    assert answers[0] == answers[1] == answers[2]
+    assert min(depth for depth, _ in answers[0]) < 40
+
+
+@given(
+    scores=st.lists(st.integers(-4, 4) | st.just(math.nan), max_size=40),
+    settled_pairs=st.integers(1, 8),
+)
+def test_what_was_read_last_before_the_page_settled_is_not_on_it(
+    scores: list[float], settled_pairs: int
+) -> None:
+    values = np.array(scores, dtype=np.float64)
+    read = pairs_read(values, settled_pairs)
+    assert pairs_read(values, 0) == len(values)
+    if read < len(values):
+        page = best_first(values[:read])[:10]
+        assert (page < read - settled_pairs).all()
 
 
 def test_a_tier_does_not_show_its_ranker_what_it_does_not_compute() -> None:

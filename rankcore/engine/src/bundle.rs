@@ -203,6 +203,9 @@ pub struct PlanSpec {
     pub high: f64,
     /// Cost on an idle core of the calibrating machine, milliseconds.
     pub cost_ms: f64,
+    /// Of a cross-encoder: it stops once so many candidates in a row have not reached the page; 0: never.
+    #[serde(default)]
+    pub settled_pairs: usize,
 }
 
 #[derive(Deserialize)]
@@ -337,6 +340,9 @@ impl Bundle {
             }
             if !plan.cost_ms.is_finite() || plan.cost_ms < 0.0 {
                 return refuse(format!("a {tier} plan has cost_ms {}", plan.cost_ms));
+            }
+            if plan.settled_pairs > 0 && tier < Tier::CrossSmall {
+                return refuse(format!("a {tier} plan has settled_pairs"));
             }
             if tier >= Tier::CrossSmall && self.cross(tier).is_none() {
                 return refuse(format!("a {tier} plan, but no {tier}/model.onnx.gz"));

@@ -614,6 +614,14 @@ impl Engine {
                 low: 0.0,
                 high: 0.0,
                 cost_ms: 0.0,
+                // A rule of the bundle, which its figures were measured with.
+                settled_pairs: self
+                    .services
+                    .planner
+                    .plans()
+                    .iter()
+                    .find(|plan| plan.tier == tier)
+                    .map_or(0, |plan| plan.settled_pairs),
             },
             freshness,
         ))

@@ -22,6 +22,7 @@ use crate::plan::pace::{Pace, Verdict, whole_us};
 use crate::plan::priority::Priority;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
 use crate::reply::Reply;
+use crate::rerank::settled::Settled;
 use crate::retrieve::{Row, fuse, query_keys, validate_rerank, validate_search};
 use crate::schedule::clock::Clock;
 use crate::schedule::queue::{Leaving, Work};
@@ -198,6 +199,14 @@ impl Ask {
         Ok(self.stated.or(told).unwrap_or_default())
     }
 
+    /// Results up to the end of the page asked for.
+    fn seen(&self) -> usize {
+        match self.source {
+            Source::Search { offset, .. } => offset.saturating_add(self.page),
+            Source::Brought { .. } => self.page,
+        }
+    }
+
     /// What the planner needs to know about this request.
     #[must_use]
     pub fn shape(&self, products: usize, chunk_pairs: usize) -> Shape {
@@ -301,6 +310,7 @@ pub struct Job {
     reached: Tier,
     late_done: usize,
     cross_done: usize,
+    settled: Settled,
     last_chunk_us: f64,
     timings: wire::StageTimings,
     gauge: Option<Gauge>,
@@ -374,6 +384,7 @@ impl Job {
             budget.map(|budget| budget.deadline_us),
             services.planner.reserve_us(),
         );
+        let settled = Settled::new(ask.seen(), plan.settled_pairs);
         Self {
             services,
             generation,
@@ -400,6 +411,7 @@ impl Job {
             reached: Tier::Lexical,
             late_done: 0,
             cross_done: 0,
+            settled,
             last_chunk_us: 0.0,
             timings: wire::StageTimings::default(),
             gauge: None,
@@ -420,6 +432,8 @@ impl Job {
     /// # Errors
     /// As [`Job::run`].
     pub fn run_signals(mut self) -> Result<(Vec<String>, Matrix)> {
+        // All signals of all candidates, also of those that a search would not have read.
+        self.plan.settled_pairs = 0;
         self.run_stages()?;
         let all: Vec<usize> = (0..self.rows.len()).collect();
         self.describe(&all, &Reading::everything())?;
@@ -503,11 +517,13 @@ impl Job {
                     .p95_us
                     .max(self.last_chunk_us);
                 if self.affords(needed_us, pressure) {
+                    let from = self.cross_done;
                     let scored = self.run_cross(chunk);
-                    let next = if self.cross_done < total {
-                        Next::Cross
-                    } else {
+                    // After the last chunk too: where it stops must not depend on the chunks.
+                    let next = if self.settle(from)? || self.cross_done >= total {
                         Next::Finish
+                    } else {
+                        Next::Cross
                     };
                     self.or_lower(scored, next)?;
                 }
@@ -896,14 +912,43 @@ impl Job {
         Ok(true)
     }
 
-    /// Scores `members` with the tier's ranker, or its own score, best first; unknown scores keep their order at the end.
+    /// Looks at the candidates that the cross-encoder has read since `from`. True: the page has settled; what was read
+    /// beyond that point counts as not read.
+    fn settle(&mut self, from: usize) -> Result<bool> {
+        if self.plan.settled_pairs == 0 || self.cross_done == from {
+            return Ok(false);
+        }
+        let from_us = self.services.clock.now_us();
+        let members: Vec<usize> = self.order[from..self.cross_done]
+            .iter()
+            .map(|(candidate, _)| *candidate)
+            .collect();
+        let scores = self.scores(self.plan.tier, &members)?;
+        self.ordered(from_us);
+        for (place, (_, score)) in scores.into_iter().enumerate() {
+            if self.settled.see(score) {
+                self.cross_done = from + place + 1;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// `members` by the score that the tier orders by, best first; unknown scores keep their order at the end.
     fn rank(&mut self, tier: Tier, members: &[usize]) -> Result<Order> {
+        let mut order = self.scores(tier, members)?;
+        sort(&mut order);
+        Ok(order)
+    }
+
+    /// Scores `members`, in their order, with the tier's ranker, or its own score.
+    fn scores(&mut self, tier: Tier, members: &[usize]) -> Result<Order> {
         let services = Arc::clone(&self.services);
         let ranker = services
             .readings
             .of(tier)
             .and_then(|reading| Some((services.bundle.rankers.get(&tier)?, reading)));
-        let mut order: Order = match ranker {
+        let order: Order = match ranker {
             Some((forest, reading)) => {
                 self.describe(members, reading)?;
                 let mut scratch = Vec::new();
@@ -931,7 +976,6 @@ impl Job {
                     .collect()
             }
         };
-        sort(&mut order);
         Ok(order)
     }
 

@@ -177,6 +177,7 @@ impl Planner {
                 low: 0.0,
                 high: 0.0,
                 cost_ms: 0.0,
+                settled_pairs: 0,
             });
         }
         plans.sort_by(|a, b| {
@@ -356,6 +357,7 @@ mod tests {
             low: expected_ndcg,
             high: expected_ndcg,
             cost_ms: 1.0,
+            settled_pairs: 0,
         }
     }
 

@@ -3,3 +3,4 @@
 pub mod cross;
 pub mod forest;
 pub mod late;
+pub mod settled;
