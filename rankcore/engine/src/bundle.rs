@@ -9,9 +9,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::encode::{Encoder, load_runtime};
+use crate::encode::Encoder;
 use crate::error::{Error, Result};
 use crate::golden::Golden;
+use crate::model::{Choice, ENCODER_FILE, Opening, Runner};
 use crate::rerank::cross::Cross;
 use crate::rerank::forest::Forest;
 use crate::text::TextConfig;
@@ -246,10 +247,16 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens the bundle in `dir`; `runtime_library` is the path of `libonnxruntime.so`, loaded once a process.
+    /// Opens the bundle in `dir`; `runtime_library` is the path of `libonnxruntime.so`, loaded once a process where a
+    /// model needs it.
     ///
     /// Checksums are the caller's business. Errors: [`Error::Bundle`], naming the file.
     pub fn open(dir: &Path, runtime_library: &Path) -> Result<Arc<Bundle>> {
+        Bundle::open_with(dir, runtime_library, Choice::Auto)
+    }
+
+    /// As [`Bundle::open`]; `kernels`: what the models are to be run by.
+    pub fn open_with(dir: &Path, runtime_library: &Path, kernels: Choice) -> Result<Arc<Bundle>> {
         let manifest: Manifest = read_json(dir, "manifest.json")?;
         if manifest.schema_version != SCHEMA_VERSION {
             return Err(Error::Bundle(format!(
@@ -263,15 +270,18 @@ impl Bundle {
         lexical.validate()?;
         let plans = read_json::<Plans>(dir, "plans.json")?.plans;
         let golden = optional(dir, "golden.json", || read_json(dir, "golden.json"))?;
-        load_runtime(runtime_library)?;
-        let encoder = Encoder::open(dir, &text)?;
+        let opening = Opening {
+            choice: kernels,
+            library: runtime_library,
+        };
+        let (encoder, shared) = Encoder::open(dir, &text, opening)?;
         let cross = |tier: Tier| {
             for name in [
                 format!("{tier}/model.onnx.gz"),
                 format!("{tier}/model.onnx"),
             ] {
                 let found = optional(dir, &name, || {
-                    Cross::open(dir.join(&name), encoder.file(), encoder.specials())
+                    Cross::open(dir.join(&name), &shared, encoder.specials(), opening)
                 })?;
                 if found.is_some() {
                     return Ok(found);
@@ -315,6 +325,19 @@ impl Bundle {
             Tier::CrossLarge => self.cross_large.as_ref(),
             _ => None,
         }
+    }
+
+    /// What runs each model, by the model's folder.
+    pub fn runners(&self) -> Vec<(&'static str, Runner)> {
+        let folder = ENCODER_FILE.split('/').next().unwrap_or_default();
+        let mut runners = vec![(folder, self.encoder.runner())];
+        for tier in [Tier::CrossSmall, Tier::CrossLarge] {
+            runners.extend(
+                self.cross(tier)
+                    .map(|cross| (tier.as_str(), cross.runner())),
+            );
+        }
+        runners
     }
 
     fn validate_plans(&self) -> Result<()> {

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod error;
 pub mod generation;
 pub mod golden;
+pub mod model;
 pub mod plan;
 pub mod reply;
 pub mod request;

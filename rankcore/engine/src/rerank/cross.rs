@@ -1,10 +1,10 @@
 //! Cross-encoders: a query and a product read together by one model.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use crate::encode::{Model, Specials};
+use crate::encode::Specials;
 use crate::error::Result;
+use crate::model::{Model, Opening, Runner, Shared};
 
 /// A cross-encoder over token ids. Shared by many threads.
 pub struct Cross {
@@ -14,15 +14,20 @@ pub struct Cross {
 
 impl Cross {
     /// Opens `path` (ONNX: `input_ids`, `attention_mask`, `token_type_ids` int64 `[B, T]` to `score` f32 `[B]`).
-    /// encoder: content of the encoder's file, which the model may take its word table from.
-    pub(crate) fn open(path: PathBuf, encoder: &Arc<[u8]>, specials: Specials) -> Result<Cross> {
-        let model = Model::open(
-            path,
-            Some(encoder),
-            &["input_ids", "attention_mask", "token_type_ids"],
-            &["score"],
-        )?;
+    /// shared: of the encoder, which the model may take its word table from.
+    pub(crate) fn open(
+        path: PathBuf,
+        shared: &Shared,
+        specials: Specials,
+        opening: Opening<'_>,
+    ) -> Result<Cross> {
+        let model = Model::cross(path, shared, opening)?;
         Ok(Cross { model, specials })
+    }
+
+    /// What runs the model.
+    pub fn runner(&self) -> Runner {
+        self.model.runner()
     }
 
     /// Scores of `products` for `query`, raw logits, higher is better, one per product and in the same order.

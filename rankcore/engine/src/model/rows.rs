@@ -1,0 +1,250 @@
+//! What is done to one token's row between two matrix products.
+
+use super::lanes::{LANES, Lanes};
+
+/// Least value of GELU, rounded down: with it the range of a row is known once its greatest value is.
+const GELU_LEAST: f32 = -0.17;
+
+/// Zero point of activations that are as often negative as positive.
+pub(crate) const MIDDLE: i32 = 128;
+
+/// Beyond this the normal distribution function is taken as constant.
+const GELU_REACH: f32 = 4.2;
+
+/// The odd part of the normal distribution function, highest power first, as a polynomial of the square: fitted so that
+/// the greatest error of GELU over ±8 is 7e-5, far below the step of the 8 bits that follow.
+const GELU: [f32; 9] = [
+    4.923_733_6e-11,
+    -4.795_6e-9,
+    2.072_457_6e-7,
+    -5.289_534_3e-6,
+    8.983_567e-5,
+    -1.086_457_5e-3,
+    9.740_936e-3,
+    -6.622_207e-2,
+    3.988_346e-1,
+];
+
+/// A row's scale: value = (byte - zero point) x scale.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Scale {
+    pub(crate) step: f32,
+    pub(crate) zero: i32,
+}
+
+/// `x` times the normal distribution function of `x` (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+pub(crate) unsafe fn gelu<L: Lanes>(x: L) -> L {
+    // SAFETY: no pointers; the features are the caller's promise.
+    unsafe {
+        let near = x.max(L::splat(-GELU_REACH)).min(L::splat(GELU_REACH));
+        let square = near.mul(near);
+        let mut sum = L::splat(GELU[0]);
+        for coefficient in &GELU[1..] {
+            sum = sum.fma(square, L::splat(*coefficient));
+        }
+        x.mul(sum.fma(near, L::splat(0.5)))
+    }
+}
+
+/// Sum of vector expressions over a row of `$width` values, a multiple of 16, in one order for all processors. A macro,
+/// because closures are not compiled for the features of the function around them.
+macro_rules! total {
+    ($lanes:ty, $width:expr, $at:ident => $vector:expr) => {{
+        // Four sums, so that an addition need not wait for the one before.
+        let mut sums = [<$lanes>::splat(0.0); 4];
+        let mut $at = 0;
+        while $at + 4 * LANES <= $width {
+            for sum in &mut sums {
+                *sum = sum.add($vector);
+                $at += LANES;
+            }
+        }
+        while $at < $width {
+            sums[0] = sums[0].add($vector);
+            $at += LANES;
+        }
+        sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+    }};
+}
+
+/// Sum of the products of two rows of `width` values, a multiple of 16.
+///
+/// # Safety
+/// As for [`Lanes`]; both are good for `width` values.
+#[inline(always)]
+pub(crate) unsafe fn dot<L: Lanes>(left: *const f32, right: *const f32, width: usize) -> f32 {
+    // SAFETY: `at` is a multiple of 16 below `width`.
+    unsafe { total!(L, width, at => L::load(left.add(at)).mul(L::load(right.add(at)))) }
+}
+
+/// Scale and quantises a row of `width` values, a multiple of 16, that lie within ±`reach`.
+///
+/// # Safety
+/// As for [`Lanes`]; `row` and `out` are good for `width` values.
+#[inline(always)]
+unsafe fn quantise_within<L: Lanes>(
+    row: *const f32,
+    width: usize,
+    reach: f32,
+    out: *mut u8,
+) -> Scale {
+    let factor = if reach > 0.0 { 127.0 / reach } else { 0.0 };
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let by = L::splat(factor);
+        for at in (0..width).step_by(LANES) {
+            L::load(row.add(at)).mul(by).store_u8(MIDDLE, out.add(at));
+        }
+    }
+    Scale {
+        step: reach / 127.0,
+        zero: MIDDLE,
+    }
+}
+
+/// Quantises a row of `width` values, a multiple of 16, by its greatest magnitude.
+///
+/// # Safety
+/// As for [`Lanes`]; `row` and `out` are good for `width` values.
+#[inline(always)]
+pub(crate) unsafe fn quantise<L: Lanes>(row: *const f32, width: usize, out: *mut u8) -> Scale {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let mut most = L::splat(0.0);
+        for at in (0..width).step_by(LANES) {
+            most = most.max(L::load(row.add(at)).abs());
+        }
+        quantise_within::<L>(row, width, most.greatest(), out)
+    }
+}
+
+/// Quantises a row of GELU's values, the greatest of which is `greatest`, over all 256 steps.
+///
+/// # Safety
+/// As for [`Lanes`]; `row` and `out` are good for `width` values.
+#[inline(always)]
+pub(crate) unsafe fn quantise_gelu<L: Lanes>(
+    row: *const f32,
+    width: usize,
+    greatest: f32,
+    out: *mut u8,
+) -> Scale {
+    let span = greatest.max(0.0) - GELU_LEAST;
+    let factor = 255.0 / span;
+    let zero = (-GELU_LEAST * factor).round_ties_even() as i32;
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let by = L::splat(factor);
+        for at in (0..width).step_by(LANES) {
+            L::load(row.add(at)).mul(by).store_u8(zero, out.add(at));
+        }
+    }
+    Scale {
+        step: span / 255.0,
+        zero,
+    }
+}
+
+/// Gain, shift and epsilon of a layer normalisation over rows of `gain.len()` values.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    pub(crate) gain: Vec<f32>,
+    pub(crate) shift: Vec<f32>,
+    pub(crate) epsilon: f32,
+}
+
+/// Normalises a row in place (Ba et al. 2016, arXiv:1607.06450) and quantises it into `out`.
+///
+/// # Safety
+/// As for [`Lanes`]; `row` and `out` are good for `norm.gain.len()` values, a multiple of 16.
+#[inline(always)]
+pub(crate) unsafe fn normalise<L: Lanes>(row: *mut f32, norm: &Norm, out: *mut u8) -> Scale {
+    let width = norm.gain.len();
+    let (gain, shift) = (norm.gain.as_ptr(), norm.shift.as_ptr());
+    // SAFETY: as promised by the caller; gain and shift are as long as each other.
+    unsafe {
+        let mean = total!(L, width, at => L::load(row.add(at))) / width as f32;
+        let mean = L::splat(mean);
+        let spread = total!(L, width, at => {
+            let gap = L::load(row.add(at)).sub(mean);
+            gap.mul(gap)
+        });
+        let by = L::splat(1.0 / (spread / width as f32 + norm.epsilon).sqrt());
+        let mut most = L::splat(0.0);
+        for at in (0..width).step_by(LANES) {
+            let value = L::load(row.add(at)).sub(mean).mul(by);
+            let value = value.fma(L::load(gain.add(at)), L::load(shift.add(at)));
+            value.store(row.add(at));
+            most = most.max(value.abs());
+        }
+        quantise_within::<L>(row, width, most.greatest(), out)
+    }
+}
+
+/// A word's `values`, int8 times `scale`, plus `position` plus `kind`: `width` values each, a multiple of 16.
+///
+/// # Safety
+/// As for [`Lanes`]; the pointers are good for `width` values.
+#[inline(always)]
+pub(crate) unsafe fn embed<L: Lanes>(
+    values: *const i8,
+    scale: f32,
+    position: *const f32,
+    kind: *const f32,
+    width: usize,
+    out: *mut f32,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let scale = L::splat(scale);
+        for at in (0..width).step_by(LANES) {
+            let word = L::load_i8(values.add(at)).mul(scale);
+            let word = word.add(L::load(position.add(at)));
+            word.add(L::load(kind.add(at))).store(out.add(at));
+        }
+    }
+}
+
+/// Scales a row of `width` values, a multiple of 16, to length 1; zero stays zero. As `unit` in training.
+///
+/// # Safety
+/// As for [`Lanes`]; `row` is good for `width` values.
+#[inline(always)]
+pub(crate) unsafe fn unit<L: Lanes>(row: *mut f32, width: usize) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let by = L::splat(1.0 / (dot::<L>(row, row, width) + 1e-12).sqrt());
+        for at in (0..width).step_by(LANES) {
+            L::load(row.add(at)).mul(by).store(row.add(at));
+        }
+    }
+}
+
+/// Mean of rows `[count][stride]`, their first `width` values each, a multiple of 16; the sum where there are none.
+///
+/// # Safety
+/// As for [`Lanes`]; `rows` is good for all of them, `out` for `width` values.
+#[inline(always)]
+pub(crate) unsafe fn mean<L: Lanes>(
+    rows: *const f32,
+    count: usize,
+    stride: usize,
+    width: usize,
+    out: *mut f32,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let by = L::splat(1.0 / count.max(1) as f32);
+        for at in (0..width).step_by(LANES) {
+            let mut sum = L::splat(0.0);
+            for row in 0..count {
+                sum = sum.add(L::load(rows.add(row * stride + at)));
+            }
+            sum.mul(by).store(out.add(at));
+        }
+    }
+}
