@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-RUST_SOURCES := $(shell find rankcore/engine rankcore/binding proto -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.proto' \)) Cargo.toml Cargo.lock
+RUST_SOURCES := $(shell find rankcore/engine rankcore/front rankcore/binding proto -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.proto' \)) Cargo.toml Cargo.lock
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1

@@ -2,7 +2,8 @@
 
 Written in Rust; bytes of ``muster.v1`` messages go in and out, and everything that takes time runs without
 the interpreter lock. One ``Engine`` per process opens a bundle, opens or makes a ``Generation``, serves it,
-and answers.
+and answers. A ``Front`` owns the public socket: it takes ranking calls from there to the engine and back, and
+passes every other call on to the server behind it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rankcore._native import (
     Cancelled,
     DeadlineExceeded,
     Engine,
+    Front,
     Generation,
     GenerationBuilder,
     GenerationError,
@@ -33,6 +35,8 @@ from rankcore._native import (
     RankError,
     cpu_features,
     forest_score,
+    front_bounds_s,
+    front_statuses,
     maxsim,
     maxsim_kernel,
     maxsim_reference,
@@ -48,6 +52,7 @@ __all__ = [
     "DeadlineExceeded",
     "DenseSearch",
     "Engine",
+    "Front",
     "Generation",
     "GenerationBuilder",
     "GenerationError",
@@ -59,6 +64,8 @@ __all__ = [
     "RankError",
     "cpu_features",
     "forest_score",
+    "front_bounds_s",
+    "front_statuses",
     "maxsim",
     "maxsim_kernel",
     "maxsim_reference",

@@ -11,6 +11,7 @@ __all__ = [
     "Cancelled",
     "DeadlineExceeded",
     "Engine",
+    "Front",
     "Generation",
     "GenerationBuilder",
     "GenerationError",
@@ -23,6 +24,8 @@ __all__ = [
     "Snapshot",
     "cpu_features",
     "forest_score",
+    "front_bounds_s",
+    "front_statuses",
     "maxsim",
     "maxsim_kernel",
     "maxsim_reference",
@@ -125,6 +128,28 @@ class Engine:
     def close(self) -> None: ...
 
 @final
+class Front:
+    def __new__(
+        cls,
+        listen: str,
+        *,
+        upstream: str,
+        threads: int,
+        request_bytes_max: int,
+        response_bytes_max: int,
+        requests_in_flight_max: int,
+        default_us: int,
+        max_us: int,
+    ) -> Front: ...
+    @property
+    def port(self) -> int: ...
+    def start(self) -> None: ...
+    def serve(self, engine: Engine) -> None: ...
+    def stop(self, grace_s: float) -> None: ...
+    def counted(self) -> dict[str, dict[str, Any]]: ...
+    def failure(self, wait_s: float) -> tuple[str, str] | None: ...
+
+@final
 class GenerationBuilder:
     def __new__(
         cls, bundle: str, out: str, *, runtime_library: str, threads: int = 0, reuse: str | None = None
@@ -156,3 +181,5 @@ def forest_score(model_text: str, rows: NDArray[np.float64]) -> NDArray[np.float
 def product_text(product: bytes, fields: list[str]) -> str: ...
 def validate_apply(request: bytes) -> list[tuple[str, str]]: ...
 def cpu_features() -> list[str]: ...
+def front_bounds_s() -> list[float]: ...
+def front_statuses() -> list[tuple[str, int, str, str]]: ...

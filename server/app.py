@@ -2,7 +2,8 @@
 
     bundle -> engine -> generation -> Served <- Tailer <- Store <- LogWriter <- CatalogueService.Apply
                  ^                      ^                   ^
-          RankingService             Renewal           LeaseKeeper -> Health
+                 |                   Renewal           LeaseKeeper -> Health
+               Front <- Search, Rerank
 
 ``Replica`` answers status and health from its first moment; ``load`` makes the parts, in the order of the
 drawing; ``lifecycle`` says when.
@@ -40,7 +41,6 @@ from server.metrics import Metrics
 from server.rpc import RpcServer
 from server.services.admin import AdminService
 from server.services.catalogue import CatalogueLimits, CatalogueService
-from server.services.ranking import RankingService
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
 
@@ -96,8 +96,8 @@ class Replica:
     ) -> None:
         self.settings = settings
         self.health = Health()
-        self.metrics = Metrics(self._numbers)
-        self.rpc = RpcServer(settings.listen, settings.rpc)
+        self.rpc = RpcServer(settings.listen, settings.rpc, settings.ranking)
+        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted)
         self.name = settings.replica_name(self.rpc.port)
         self.parts: Parts | None = None
         self._request_drain = request_drain
@@ -184,7 +184,7 @@ class Replica:
             ),
         )
         self.parts = Parts(engine, store, served, tailer, writer, keeper, renewal, catalogue, queries)
-        self.rpc.methods.add(RankingService(engine, budget).methods(self.metrics))
+        self.rpc.front.serve(engine)
         self.rpc.methods.add(catalogue.methods(self.metrics))
         return self.parts
 

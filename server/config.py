@@ -55,11 +55,20 @@ class _Section(BaseModel):
 class RpcSettings(_Section):
     """The gRPC server."""
 
-    threads: int = _setting(
-        128,
+    message_threads: int = _setting(
+        1,
         "threads",
-        "Handler threads. A thread waits in the ranking core without the interpreter lock while its request"
-        " is ranked, so there should be one for each request that may be in flight within a deadline.",
+        "Threads of the front, which reads and writes every message and takes ranking calls to the ranking core"
+        " and back; a connection stays on one of them. One reads more calls a second than several cores can"
+        " rank.",
+        ge=1,
+        le=64,
+    )
+    threads: int = _setting(
+        32,
+        "threads",
+        "Handler threads for all calls but Search and Rerank. One waits for each Apply until its events are"
+        " durable, so there should be one for each caller that writes at the same time.",
         ge=4,
         le=1024,
     )
@@ -74,8 +83,8 @@ class RpcSettings(_Section):
     requests_in_flight_max: int = _setting(
         2048,
         "requests",
-        "Calls of all kinds accepted at once; gRPC itself answers RESOURCE_EXHAUSTED beyond it. A backstop"
-        " for memory: the planner sheds long before.",
+        "Calls of all kinds accepted at once; one more is answered RESOURCE_EXHAUSTED. A backstop for memory:"
+        " the planner sheds long before.",
         ge=16,
         le=65536,
     )
@@ -88,14 +97,6 @@ class RpcSettings(_Section):
     )
     response_bytes_max: int = _setting(
         16 * 2**20, "bytes", "Largest response message.", ge=64 * 1024, le=64 * 2**20
-    )
-    client_ping_interval_min_ms: int = _setting(
-        50,
-        "milliseconds",
-        "Shortest interval between keepalive pings that is accepted from a client. Clients find a hung"
-        " replica by pinging every 100 to 200 ms, so this must not be above 100.",
-        ge=10,
-        le=100,
     )
     home_core: bool = _setting(
         True,

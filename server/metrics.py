@@ -1,11 +1,12 @@
 """What a replica counts, and the optional Prometheus endpoint.
 
-The gRPC series follow the convention of go-grpc-prometheus. What the ranking core counts is read from it when
-someone looks, so a request pays only for the three gRPC series.
+The gRPC series follow the convention of go-grpc-prometheus. What the ranking core and the front count is read
+from them when someone looks.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,10 +15,10 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from server import config
-
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.35, 0.5, 1.0, 2.5, 5.0)
+import rankcore
+from server import config, health
 
 
 class Call:
@@ -46,23 +47,31 @@ class Metrics:
     """The registry of one replica.
 
     status: what the replica says of itself, numbers by name: the keys of ``_GAUGES`` and ``_COUNTERS``; and
-    numbers by label, the keys of ``_LABELLED``. Called at each scrape.
+    numbers by label, the keys of ``_LABELLED``. front: what ``rankcore.Front.counted`` returns. Both are called
+    at each scrape.
     """
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Mapping[str, Any]],
+        *,
+        front: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+    ) -> None:
         self.registry = CollectorRegistry()
         labels = ("grpc_type", "grpc_service", "grpc_method")
-        self.started = Counter("grpc_server_started", "Calls begun.", labels, registry=self.registry)
+        # Not registered: each is exposed as one family together with the front's.
+        self.started = Counter("grpc_server_started", "Calls begun.", labels, registry=None)
         self.handled = Counter(
-            "grpc_server_handled", "Calls ended, by status.", (*labels, "grpc_code"), registry=self.registry
+            "grpc_server_handled", "Calls ended, by status.", (*labels, "grpc_code"), registry=None
         )
         self.seconds = Histogram(
             "grpc_server_handling_seconds",
             "Time from the handler's start to its end.",
             labels,
-            buckets=_SECONDS,
-            registry=self.registry,
+            buckets=rankcore.front_bounds_s(),
+            registry=None,
         )
+        self.registry.register(_CallCollector(self, front))
         self.registry.register(_ReplicaCollector(status))
 
     def call(self, kind: str, service: str, method: str) -> Call:
@@ -97,6 +106,39 @@ _LABELLED = {
         "priority",
     ),
 }
+
+
+class _CallCollector(Collector):
+    """The gRPC series: those of the services in Python, and those that the front counts."""
+
+    def __init__(self, metrics: Metrics, front: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
+        self._metrics = metrics
+        self._front = front
+
+    def collect(self) -> Iterator[Metric]:
+        started, handled, seconds = (
+            next(iter(counted.collect()))
+            for counted in (self._metrics.started, self._metrics.handled, self._metrics.seconds)
+        )
+        bounds = [*(floatToGoString(bound) for bound in rankcore.front_bounds_s()), "+Inf"]
+        for method, counts in self._front().items():
+            labels = {"grpc_type": "unary", "grpc_service": health.RANKING, "grpc_method": method}
+            started.add_sample(f"{started.name}_total", labels, float(counts["started"]))
+            for code in grpc.StatusCode:
+                count = counts["handled"].get(code.value[0], 0)
+                coded = {**labels, "grpc_code": _code_name(code)}
+                handled.add_sample(f"{handled.name}_total", coded, float(count))
+            # Prometheus counts the calls up to each bound.
+            up_to = list(itertools.accumulate(counts["buckets"]))
+            for bound, count in zip(bounds, up_to, strict=True):
+                seconds.add_sample(f"{seconds.name}_bucket", {**labels, "le": bound}, float(count))
+            seconds.add_sample(f"{seconds.name}_count", labels, float(up_to[-1]))
+            seconds.add_sample(f"{seconds.name}_sum", labels, float(counts["total_s"]))
+        yield from (started, handled, seconds)
+
+    def describe(self) -> Iterator[Metric]:
+        """As for the replica's numbers."""
+        return iter(())
 
 
 class _ReplicaCollector(Collector):

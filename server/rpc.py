@@ -1,9 +1,14 @@
-"""The gRPC server of a replica: transport settings, the table of methods, and the time before it is
-filled.
+"""The gRPC server of a replica: the front and what is behind it, transport settings, the table of methods, and
+the time before it is filled.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import tempfile
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,10 +17,15 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+import rankcore
 from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
 from server import errors
-from server.config import ConfigurationError, RpcSettings
+from server.config import ConfigurationError, RankingSettings, RpcSettings
 from server.health import Health
+
+logger = logging.getLogger(__name__)
+
+_FAILURE_WAIT_S = 1.0
 
 _FILES = (ranking_pb2, catalogue_pb2, admin_pb2, health_pb2)
 
@@ -47,34 +57,49 @@ class MethodTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships n
 
 
 class RpcServer:
-    """Bound when made, so that a port in use is found before anything is loaded; answers after ``start``.
+    """What clients see as one gRPC server: the front, which owns the address and answers ranking calls, and
+    behind it, on a private socket, the server of all other services.
 
+    Bound when made, so that a port in use is found before anything is loaded; answers after ``start``.
     Raises: ConfigurationError where the address cannot be taken.
     """
 
-    def __init__(self, listen: str, settings: RpcSettings) -> None:
+    def __init__(self, listen: str, settings: RpcSettings, ranking: RankingSettings) -> None:
         self.methods = MethodTable()
         self._reflection = settings.reflection
         self._server = grpc.server(
             ThreadPoolExecutor(settings.threads + settings.watch_streams_max, thread_name_prefix="rpc"),
             maximum_concurrent_rpcs=settings.requests_in_flight_max,
             options=[
-                # Two replicas on one port would share its calls at random; the second must fail instead.
-                ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", settings.request_bytes_max),
                 ("grpc.max_send_message_length", settings.response_bytes_max),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.client_ping_interval_min_ms),
-                ("grpc.http2.max_ping_strikes", 0),
-                ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
+        self._socket = _listen_privately(self._server)
         self.host = listen.rpartition(":")[0]
         try:
-            self.port = int(self._server.add_insecure_port(listen))
-        except RuntimeError as error:
-            raise _address_taken(listen) from error
-        if self.port == 0:
-            raise _address_taken(listen)
+            self.front = rankcore.Front(
+                listen,
+                # The only name that is left of a socket without one; it resolves in this process alone.
+                upstream=f"/proc/self/fd/{self._socket}",
+                threads=settings.message_threads,
+                request_bytes_max=settings.request_bytes_max,
+                response_bytes_max=settings.response_bytes_max,
+                requests_in_flight_max=settings.requests_in_flight_max,
+                default_us=ranking.default_deadline_ms * 1000,
+                max_us=ranking.deadline_max_ms * 1000,
+            )
+        except OSError as error:
+            self._server.stop(0).wait()
+            os.close(self._socket)
+            raise ConfigurationError(
+                [
+                    f"listen = {listen!r}: the address cannot be taken ({error.strerror or error});"
+                    " is another process using the port?"
+                ]
+            ) from error
+        self.port = self.front.port
+        self._stopped = threading.Event()
 
     @property
     def address(self) -> str:
@@ -91,16 +116,46 @@ class RpcServer:
             ]
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         self._server.start()
+        self.front.start()
+        threading.Thread(target=self._log_failures, name="front-log", daemon=True).start()
 
     def stop(self, grace_s: float) -> None:
         """Refuse new calls, let running ones finish, cancel those that outlive the grace."""
+        if self._stopped.is_set():
+            return
+        # The front goes first: what it lets through would find nobody. Its calls end with those behind it.
+        front = threading.Thread(target=self.front.stop, args=(grace_s,), name="front-stop")
+        front.start()
         self._server.stop(grace_s).wait()
+        front.join()
+        self._stopped.set()
+        os.close(self._socket)
+
+    def _log_failures(self) -> None:
+        """Ranking calls that failed by a fault of ours, under the reference that their callers got."""
+        while not self._stopped.is_set():
+            failure = self.front.failure(_FAILURE_WAIT_S)
+            if failure is not None:
+                logger.error("request failed, reference %s: %s", *failure)
 
 
-def _address_taken(listen: str) -> ConfigurationError:
-    return ConfigurationError(
-        [f"listen = {listen!r}: the address cannot be taken; is another process using the port?"]
-    )
+def _listen_privately(server: grpc.Server) -> int:
+    """Let the server listen on a unix socket that nobody but this process can find; returns a descriptor that
+    names it.
+
+    The socket is made in a folder that is only ours and loses its name at once, so a process that is killed
+    leaves nothing behind. A descriptor opened before keeps the way to it.
+    """
+    folder = tempfile.mkdtemp(prefix="muster-")
+    path = os.path.join(folder, "rpc")
+    try:
+        server.add_insecure_port(f"unix:{path}")
+        os.chmod(path, 0o600)
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.rmdir(folder)
 
 
 def _not_ready(request: Any, context: grpc.ServicerContext) -> bytes:

@@ -9,7 +9,15 @@ from typing import Any
 import grpc
 import pytest
 
-from drills.wire import Answer, Connection, WireError, grpc_status, header, request_headers
+from drills.wire import (
+    Answer,
+    Connection,
+    WireError,
+    grpc_status,
+    header,
+    huffman_decoded,
+    request_headers,
+)
 
 METHOD = "/muster.v1.RankingService/Search"
 
@@ -107,6 +115,29 @@ def test_the_server_sees_the_deadline_and_the_metadata(ask: Ask) -> None:
     absolute, left_s = answer.body.decode().split()
     assert absolute == "12345"
     assert 3.0 < float(left_s) <= 5.0
+
+
+@pytest.mark.parametrize(
+    ("coded", "text"),
+    [
+        # RFC 7541, appendix C.4 and C.6.
+        ("f1e3c2e5f23a6ba0ab90f4ff", b"www.example.com"),
+        ("a8eb10649cbf", b"no-cache"),
+        ("25a849e95ba97d7f", b"custom-key"),
+        ("d07abe941054d444a8200595040b8166e082a62d1bff", b"Mon, 21 Oct 2013 20:13:21 GMT"),
+        ("", b""),
+    ],
+)
+def test_huffman_coded_literals_are_read(coded: str, text: bytes) -> None:
+    assert huffman_decoded(bytes.fromhex(coded)) == text
+
+
+def test_a_huffman_coded_status_is_read() -> None:
+    name, message = bytes.fromhex("9acac8b21234da8f"), bytes.fromhex("3f72d941c72164b8a5854d9e941ca92d8a3aa528")
+    message_name = b"grpc-message"
+    block = b"\x00" + bytes((0x80 | len(name),)) + name + b"\x018"
+    block += b"\x00" + bytes((len(message_name),)) + message_name + bytes((0x80 | len(message),)) + message
+    assert grpc_status(block) == (8, "overloaded: retry after 7 ms")
 
 
 def test_a_peer_that_leaves_ends_its_calls_as_unavailable() -> None:

@@ -91,7 +91,7 @@ def test_another_program_s_environment_is_ignored(monkeypatch: pytest.MonkeyPatc
         ({"replica": "a b"}, "replica = 'a b' (from flag)"),
         ({"ranking.reserve_ms": "nan"}, "ranking.reserve_ms"),
         ({"log.level": "loud"}, "log.level = 'loud'"),
-        ({"rpc.client_ping_interval_min_ms": 5000}, "less than or equal to 100"),
+        ({"rpc.message_threads": 0}, "greater than or equal to 1"),
         ({"ranking.default_deadline_ms": 20000}, "must not be above ranking.deadline_max_ms (10000)"),
         ({"ranking.reserve_ms": 60, "ranking.default_deadline_ms": 100}, "no plan could fit"),
         ({"catalogue.poll_ms": 200}, "must be at most a quarter of lease.ttl_ms (500)"),

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from prometheus_client import generate_latest
 
+import rankcore
 from muster.v1 import ranking_pb2
 from server.metrics import Metrics
 from tests.server.conftest import Pair
@@ -30,6 +31,30 @@ def test_a_call_is_counted_at_both_ends_with_its_code() -> None:
     assert f"grpc_server_handling_seconds_count{{{labels}}} 2.0" in exposed
     assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1.0' in exposed
     assert f'grpc_server_handled_total{{grpc_code="ResourceExhausted",{labels}}} 1.0' in exposed
+
+
+def test_the_calls_that_the_front_counts_are_exposed_with_the_others() -> None:
+    bounds = len(rankcore.front_bounds_s())
+    buckets = [0] * (bounds + 1)
+    buckets[1], buckets[bounds] = 3, 1
+    counted = {
+        "Search": {"started": 5, "handled": {0: 3, 8: 1}, "buckets": buckets, "total_s": 7.5},
+    }
+    metrics = Metrics(dict, front=lambda: counted)
+    call = metrics.call("unary", "s", "m")
+    call.finish(call.start(), grpc.StatusCode.OK)
+    exposed = text(metrics)
+    labels = 'grpc_method="Search",grpc_service="muster.v1.RankingService",grpc_type="unary"'
+    assert f"grpc_server_started_total{{{labels}}} 5.0" in exposed
+    for code, count in (("OK", 3), ("ResourceExhausted", 1), ("Internal", 0)):
+        assert f'grpc_server_handled_total{{grpc_code="{code}",{labels}}} {count}.0' in exposed
+    series = 'grpc_method="Search",grpc_service="muster.v1.RankingService",grpc_type="unary",le='
+    for bound, count in (("0.001", 0), ("0.0025", 3), ("5.0", 3), ("+Inf", 4)):
+        assert f'grpc_server_handling_seconds_bucket{{{series}"{bound}"}} {count}.0' in exposed
+    assert f"grpc_server_handling_seconds_count{{{labels}}} 4.0" in exposed
+    assert f"grpc_server_handling_seconds_sum{{{labels}}} 7.5" in exposed
+    assert exposed.count("# TYPE grpc_server_started_total counter") == 1
+    assert 'grpc_server_started_total{grpc_method="m"' in exposed
 
 
 def test_the_replica_s_numbers_are_read_at_each_look() -> None:

@@ -2,6 +2,7 @@
 
 mod convert;
 mod errors;
+mod front;
 mod kernels;
 
 use std::cell::RefCell;
@@ -383,6 +384,11 @@ impl Engine {
 }
 
 impl Engine {
+    /// One more owner of the engine.
+    fn shared(&self) -> Arc<core::Engine> {
+        Arc::clone(self.0.0.as_ref().expect("owned until dropped"))
+    }
+
     fn generation(&self, inner: Arc<CoreGeneration>) -> Generation {
         Generation {
             engine: self.0.clone(),
@@ -495,8 +501,11 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Snapshot>()?;
     module.add_class::<Engine>()?;
     module.add_class::<GenerationBuilder>()?;
+    module.add_class::<front::Front>()?;
     module.add_function(wrap_pyfunction!(check_apply, module)?)?;
     module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
+    module.add_function(wrap_pyfunction!(front::front_bounds_s, module)?)?;
+    module.add_function(wrap_pyfunction!(front::front_statuses, module)?)?;
     module.add("ANALYSER", ANALYSER)?;
     kernels::register(module)?;
     errors::register(module)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
 use crate::plan::{Moment, Parts, Planner, stages};
-use crate::reply::{Cancel, pair};
+use crate::reply::{Cancel, Done, Pending, Reply, pair};
 use crate::request::{
     Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source,
 };
@@ -89,11 +90,50 @@ impl Counters {
     }
 }
 
-/// Wakes requests that wait for a sequence.
+/// A request that was understood and has not been admitted yet.
+struct Asked {
+    ask: Ask,
+    priority: Priority,
+    budget: Budget,
+    reply: Reply,
+    pending: Pending,
+}
+
+/// A request that waits for the sequence it asks for.
+struct Parked {
+    asked: Asked,
+    until_us: u64,
+}
+
+/// Requests that wait for a sequence; a thread of their own looks after them.
 #[derive(Default)]
-struct Progress {
-    applied: Mutex<u64>,
+struct Parking {
+    parked: Mutex<Vec<Parked>>,
     moved: Condvar,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// A serialised `SearchRequest`; the answer is a `SearchResponse`.
+    Search,
+    /// A serialised `RerankRequest`; the answer is a `RerankResponse`.
+    Rerank,
+}
+
+/// One request as it came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// What it asks for.
+    pub method: Method,
+    /// The serialised message.
+    pub request: &'a [u8],
+    /// When its budget was counted.
+    pub arrived: Instant,
+    /// What was left of its budget then, microseconds.
+    pub remaining_us: u64,
+    /// The class that the call's metadata name.
+    pub priority: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -166,17 +206,22 @@ const BUDGET_MAX_US: u64 = 3_600_000_000;
 
 /// The engine. Shared by all threads of a process; [`Engine::close`] or dropping it stops its threads.
 pub struct Engine {
+    core: Arc<Core>,
+    opened: Arc<Mutex<Vec<Weak<Generation>>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the engine's own threads share with it.
+struct Core {
     services: Arc<Services>,
-    scheduler: Arc<Scheduler>,
+    scheduler: Scheduler,
     queue_max: usize,
     price: Price,
-    serving: Arc<ArcSwapOption<Generation>>,
-    progress: Arc<Progress>,
+    serving: ArcSwapOption<Generation>,
+    parking: Parking,
     observed: Mutex<Observed>,
-    counters: Counters,
-    opened: Arc<Mutex<Vec<Weak<Generation>>>>,
-    closing: Arc<AtomicBool>,
-    encoding: Mutex<Option<JoinHandle<()>>>,
+    counters: Arc<Counters>,
+    closing: AtomicBool,
 }
 
 impl Engine {
@@ -217,31 +262,34 @@ impl Engine {
             failures: Failures::default(),
             bundle,
         });
-        let scheduler = Arc::new(Scheduler::new(workers, settings.queue_max, clock)?);
-        let engine = Self {
+        let core = Arc::new(Core {
+            scheduler: Scheduler::new(workers, settings.queue_max, clock)?,
             services,
-            scheduler,
             queue_max: settings.queue_max,
             price: Price::default(),
-            serving: Arc::new(ArcSwapOption::empty()),
-            progress: Arc::new(Progress::default()),
+            serving: ArcSwapOption::empty(),
+            parking: Parking::default(),
             observed: Mutex::new(Observed {
                 epoch: 0,
                 caught_up: Instant::now(),
             }),
-            counters: Counters::default(),
+            counters: Arc::new(Counters::default()),
+            closing: AtomicBool::new(false),
+        });
+        let engine = Self {
+            core,
             opened: Arc::new(Mutex::new(Vec::new())),
-            closing: Arc::new(AtomicBool::new(false)),
-            encoding: Mutex::new(None),
+            threads: Mutex::new(Vec::with_capacity(2)),
         };
-        *engine.encoding.lock() = Some(engine.start_encoding()?);
+        engine.start_encoding()?;
+        engine.start_unparking()?;
         Ok(engine)
     }
 
     /// The bundle.
     #[must_use]
     pub fn bundle(&self) -> &Arc<Bundle> {
-        &self.services.bundle
+        &self.core.services.bundle
     }
 
     /// A generation without products.
@@ -249,7 +297,7 @@ impl Engine {
     /// # Errors
     /// `Generation`.
     pub fn empty(&self) -> Result<Arc<Generation>> {
-        let generation = Generation::empty(Arc::clone(&self.services.bundle))?;
+        let generation = Generation::empty(Arc::clone(&self.core.services.bundle))?;
         self.adopt(&generation);
         Ok(generation)
     }
@@ -259,7 +307,7 @@ impl Engine {
     /// # Errors
     /// `Generation`, naming the file.
     pub fn open(&self, dir: &Path, dense: Option<Arc<dyn DenseSearch>>) -> Result<Arc<Generation>> {
-        let generation = Generation::open(dir, Arc::clone(&self.services.bundle), dense)?;
+        let generation = Generation::open(dir, Arc::clone(&self.core.services.bundle), dense)?;
         self.adopt(&generation);
         Ok(generation)
     }
@@ -272,8 +320,8 @@ impl Engine {
 
     /// Serves `generation` from now on; requests that run end on the one they began with.
     pub fn serve(&self, generation: Arc<Generation>) {
-        self.serving.store(Some(generation));
-        self.wake();
+        self.core.serving.store(Some(generation));
+        self.core.unpark();
     }
 
     /// The generation being served.
@@ -281,9 +329,7 @@ impl Engine {
     /// # Errors
     /// `NotReady` if there is none.
     pub fn serving(&self) -> Result<Arc<Generation>> {
-        self.serving
-            .load_full()
-            .ok_or_else(|| Error::NotReady("no generation is being served".to_owned()))
+        self.core.serving()
     }
 
     /// Applies events to `generation` (see [`Generation::apply`]) and wakes requests that wait for them.
@@ -292,36 +338,22 @@ impl Engine {
     /// Those of [`Generation::apply`].
     pub fn apply(&self, generation: &Generation, events: &[Vec<u8>]) -> Result<u64> {
         let applied = generation.apply(events);
-        self.wake();
+        self.core.unpark();
         applied
-    }
-
-    fn wake(&self) {
-        *self.progress.applied.lock() += 1;
-        self.progress.moved.notify_all();
     }
 
     /// Tells the engine what the log looks like: called by the tailer at each poll.
     pub fn observe(&self, epoch: u64, head_sequence: u64) {
         let caught_up = self
+            .core
             .serving
             .load()
             .as_ref()
             .is_some_and(|generation| generation.applied_sequence() >= head_sequence);
-        let mut observed = self.observed.lock();
+        let mut observed = self.core.observed.lock();
         observed.epoch = observed.epoch.max(epoch);
         if caught_up {
             observed.caught_up = Instant::now();
-        }
-    }
-
-    fn freshness(&self, generation: &Generation) -> Freshness {
-        let observed = *self.observed.lock();
-        Freshness {
-            epoch: observed.epoch.max(generation.epoch()),
-            applied_sequence: generation.applied_sequence(),
-            staleness_ms: u64::try_from(observed.caught_up.elapsed().as_millis())
-                .unwrap_or(u64::MAX),
         }
     }
 
@@ -330,11 +362,22 @@ impl Engine {
     /// # Errors
     /// Those of the models.
     pub fn verify_golden(&self) -> Result<Vec<String>> {
-        self.services.bundle.verify_golden()
+        self.core.services.bundle.verify_golden()
     }
 
-    /// Answers a serialised `SearchRequest` within `remaining_us`. `priority`: the class that the call's metadata name.
-    /// `interrupted` is asked now and then whether to give up.
+    /// Starts to answer a request; `done` is called once with how it ended, on any thread and perhaps before this returns,
+    /// and must be short. A request that nobody ends before its budget is spent is ended by the thread that comes upon it;
+    /// whoever wants to know at that very moment calls [`Pending::expire`].
+    pub fn submit(
+        &self,
+        call: Call<'_>,
+        done: impl FnOnce(Result<Answer>) + Send + 'static,
+    ) -> Pending {
+        self.core.submit(call, done)
+    }
+
+    /// Answers a serialised `SearchRequest` within `remaining_us`, as [`Engine::submit`], and waits. `priority`: the class that
+    /// the call's metadata name. `interrupted` is asked now and then whether to give up.
     ///
     /// # Errors
     /// See [`Error`].
@@ -346,10 +389,14 @@ impl Engine {
         cancel: Option<&Cancel>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Answer> {
-        let arrived = Instant::now();
-        self.counted(Ask::search(request), priority, |ask, priority| {
-            self.rank(ask, priority, arrived, remaining_us, cancel, interrupted)
-        })
+        let call = Call {
+            method: Method::Search,
+            request,
+            arrived: Instant::now(),
+            remaining_us,
+            priority,
+        };
+        self.wait(call, cancel, interrupted)
     }
 
     /// Answers a serialised `RerankRequest`, as [`Engine::search`].
@@ -364,158 +411,46 @@ impl Engine {
         cancel: Option<&Cancel>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Answer> {
-        let arrived = Instant::now();
-        self.counted(Ask::rerank(request), priority, |ask, priority| {
-            self.rank(ask, priority, arrived, remaining_us, cancel, interrupted)
-        })
-    }
-
-    /// Ranks what could be understood, and counts how it ended.
-    fn counted(
-        &self,
-        ask: Result<Ask>,
-        told: Option<&str>,
-        rank: impl FnOnce(Ask, Priority) -> Result<Answer>,
-    ) -> Result<Answer> {
-        let (priority, answer) = match ask.and_then(|ask| Ok((ask.priority(told)?, ask))) {
-            Ok((priority, ask)) => (Some(priority), rank(ask, priority)),
-            Err(error) => (None, Err(error)),
+        let call = Call {
+            method: Method::Rerank,
+            request,
+            arrived: Instant::now(),
+            remaining_us,
+            priority,
         };
-        self.counters.count(priority, &answer);
-        answer
+        self.wait(call, cancel, interrupted)
     }
 
-    fn rank(
+    fn wait(
         &self,
-        ask: Ask,
-        priority: Priority,
-        arrived: Instant,
-        remaining_us: u64,
+        call: Call<'_>,
         cancel: Option<&Cancel>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Answer> {
-        if cancel.is_some_and(Cancel::cancelled) {
-            return Err(Error::Cancelled);
+        let deadline = call.arrived + Duration::from_micros(call.remaining_us.min(BUDGET_MAX_US));
+        let (sender, receiver) = sync_channel(1);
+        let pending = self.submit(call, move |result| {
+            // A caller that a signal took away listens no more.
+            let _ = sender.send(result);
+        });
+        if let Some(cancel) = cancel {
+            cancel.attach(&pending);
         }
-        let clock = &self.services.clock;
-        let now_us = clock.now_us();
-        let remaining_us = remaining_us.min(BUDGET_MAX_US);
-        let deadline = arrived + Duration::from_micros(remaining_us);
-        let spent_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let budget = Budget {
-            arrived_us: now_us.saturating_sub(spent_us),
-            deadline_us: now_us.saturating_sub(spent_us) + remaining_us,
-        };
-        let generation = self.ready(&ask, deadline, cancel, interrupted)?;
-        let freshness = self.freshness(&generation);
-        let parts = self.parts(&generation, &ask);
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
-        let (reply, waiter) = pair(cancel);
-        self.scheduler.submit(budget.deadline_us, |load| {
-            let now_us = clock.now_us();
-            let costs = self.services.costs.at(now_us);
-            if load.in_flight >= priority.in_flight_max(self.queue_max) {
-                return Err(Error::Overloaded {
-                    retry_after_ms: retry_after_ms(load.delay_us),
-                });
-            }
-            let planner = &self.services.planner;
-            let scale = planner.scale(&shape, &costs);
-            let moment = Moment {
-                budget_us: budget.deadline_us.saturating_sub(now_us),
-                delay_us: load.delay_us,
-                parts,
-                priority,
-                price: self.price.at(now_us, load.backlog_us, &scale, priority),
-            };
-            let chosen = planner.choose(&shape, &moment, &costs)?;
-            Ok(Box::new(Job::new(
-                Arc::clone(&self.services),
-                generation,
-                ask,
-                Admitted {
-                    chosen,
-                    budget,
-                    costs,
-                },
-                freshness,
-                reply,
-            )))
-        })?;
-        waiter.wait(deadline, interrupted)
-    }
-
-    /// The generation to search, once it has applied what the request asks for.
-    fn ready(
-        &self,
-        ask: &Ask,
-        deadline: Instant,
-        cancel: Option<&Cancel>,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<Arc<Generation>> {
-        let generation = self.serving()?;
-        if generation.applied_sequence() >= ask.min_sequence {
-            return Ok(generation);
-        }
-        // Leave the cheapest plan its time.
-        let keep_us = self.services.planner.reserve_us() + self.cheapest_us(&generation, ask);
-        let until = deadline
-            .checked_sub(Duration::from_micros(keep_us))
-            .unwrap_or_else(Instant::now);
-        let mut asked = Instant::now();
-        let mut applied = self.progress.applied.lock();
         loop {
-            let generation = self.serving()?;
-            let sequence = generation.applied_sequence();
-            if sequence >= ask.min_sequence {
-                return Ok(generation);
-            }
-            let now = Instant::now();
-            if cancel.is_some_and(Cancel::cancelled) {
-                return Err(Error::Cancelled);
-            }
-            if now >= until {
-                return Err(Error::NotReady(format!(
-                    "sequence {} has not been applied; {sequence} has",
-                    ask.min_sequence
-                )));
-            }
-            // A cancellation does not wake this wait, so it looks up now and then.
-            let next = until.min(now + Duration::from_millis(5));
-            self.progress.moved.wait_until(&mut applied, next);
-            if asked.elapsed() > Duration::from_millis(100) {
-                asked = Instant::now();
-                drop(applied);
-                if interrupted() {
-                    return Err(Error::Cancelled);
+            let wait = deadline.saturating_duration_since(Instant::now());
+            match receiver.recv_timeout(wait.min(INTERRUPT_CHECK)) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) => {
+                    if Instant::now() >= deadline {
+                        pending.expire();
+                    } else if interrupted() {
+                        pending.cancel();
+                    }
                 }
-                applied = self.progress.applied.lock();
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Internal("a request ended untold".to_owned()));
+                }
             }
-        }
-    }
-
-    fn cheapest_us(&self, generation: &Generation, ask: &Ask) -> u64 {
-        let costs = self.services.costs.at(self.services.clock.now_us());
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
-        let cheapest = self
-            .services
-            .planner
-            .plans()
-            .iter()
-            .map(|plan| estimate(plan, &shape, &costs).p95_us)
-            .fold(f64::INFINITY, f64::min);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        {
-            cheapest as u64
-        }
-    }
-
-    fn parts(&self, generation: &Generation, ask: &Ask) -> Parts {
-        Parts {
-            // Candidates that the caller brings need vectors, not an index.
-            dense: matches!(ask.source, Source::Brought { .. }) || generation.has_dense(),
-            cross_small: self.services.bundle.cross_small.is_some(),
-            cross_large: self.services.bundle.cross_large.is_some(),
         }
     }
 
@@ -585,10 +520,10 @@ impl Engine {
         if width == 0 {
             return Err(invalid("width", "must be at least 1".to_owned()));
         }
-        if tier >= Tier::CrossSmall && self.services.bundle.cross(tier).is_none() {
+        if tier >= Tier::CrossSmall && self.core.services.bundle.cross(tier).is_none() {
             return Err(invalid(
                 "tier",
-                format!("bundle {} has no {tier}", self.services.bundle.id),
+                format!("bundle {} has no {tier}", self.core.services.bundle.id),
             ));
         }
         if tier >= Tier::Late && depth == 0 {
@@ -601,9 +536,9 @@ impl Engine {
                 ask.min_sequence
             )));
         }
-        let freshness = self.freshness(&generation);
+        let freshness = self.core.freshness(&generation);
         Ok(Job::fixed(
-            Arc::clone(&self.services),
+            Arc::clone(&self.core.services),
             generation,
             ask,
             PlanSpec {
@@ -634,14 +569,14 @@ impl Engine {
     /// Those of the stages.
     pub fn warm_up(&self, queries: &[String]) -> Result<()> {
         use prost::Message;
-        let bundle = &self.services.bundle;
-        let Some(generation) = self.serving.load_full() else {
+        let bundle = &self.core.services.bundle;
+        let Some(generation) = self.core.serving.load_full() else {
             for query in queries {
                 bundle.encoder.query(query)?;
             }
             return Ok(());
         };
-        let plans: Vec<PlanSpec> = self.services.planner.plans().to_vec();
+        let plans: Vec<PlanSpec> = self.core.services.planner.plans().to_vec();
         let gauge = Gauge::default();
         // One round to touch files, caches and sessions; what it took is not typical.
         for round in 0..=WARM_UP_ROUNDS {
@@ -685,7 +620,7 @@ impl Engine {
                 .map(|(_, units, us)| (*units, *us))
                 .collect();
             if let Some(rate) = Rate::fit(&samples) {
-                self.services.costs.calibrate(stage, rate);
+                self.core.services.costs.calibrate(stage, rate);
             }
         }
         Ok(())
@@ -699,7 +634,7 @@ impl Engine {
         plan: &PlanSpec,
         gauge: Option<&Gauge>,
     ) -> Result<Option<Answer>> {
-        if !self.parts(generation, &ask).allow(plan.tier) {
+        if !self.core.parts(generation, &ask).allow(plan.tier) {
             return Ok(None);
         }
         let mut job = self.fixed(ask, plan.tier, plan.depth.max(1), plan.width)?;
@@ -716,10 +651,11 @@ impl Engine {
     /// The engine as it stands now.
     #[must_use]
     pub fn status(&self) -> Status {
-        let (queued, in_flight) = self.scheduler.depth();
-        let now_us = self.services.clock.now_us();
-        let costs = self.services.costs.at(now_us);
+        let (queued, in_flight) = self.core.scheduler.depth();
+        let now_us = self.core.services.clock.now_us();
+        let costs = self.core.services.costs.at(now_us);
         let products = self
+            .core
             .serving
             .load()
             .as_ref()
@@ -730,10 +666,10 @@ impl Engine {
             products,
             facets: 0,
             page: 10,
-            chunk_pairs: self.services.chunk_pairs,
+            chunk_pairs: self.core.services.chunk_pairs,
         };
-        let scale = self.services.planner.scale(&shape, &costs);
-        let (part_failures, last_part_failure) = self.services.failures.seen();
+        let scale = self.core.services.planner.scale(&shape, &costs);
+        let (part_failures, last_part_failure) = self.core.services.failures.seen();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let by_priority = |counters: &[AtomicU64]| {
             Priority::ALL
@@ -744,8 +680,9 @@ impl Engine {
         Status {
             in_flight,
             queued,
-            workers: self.scheduler.workers(),
+            workers: self.core.scheduler.workers(),
             plans: self
+                .core
                 .services
                 .planner
                 .plans()
@@ -769,20 +706,25 @@ impl Engine {
                 .collect(),
             answered: Tier::ALL
                 .into_iter()
-                .map(|tier| (tier.as_str(), count(&self.counters.answered[tier as usize])))
+                .map(|tier| {
+                    (
+                        tier.as_str(),
+                        count(&self.core.counters.answered[tier as usize]),
+                    )
+                })
                 .collect(),
-            answered_by_priority: by_priority(&self.counters.answered_by_priority),
-            refused_by_priority: by_priority(&self.counters.refused_by_priority),
-            refused: count(&self.counters.refused),
-            expired: count(&self.counters.expired),
-            cancelled: count(&self.counters.cancelled),
-            invalid: count(&self.counters.invalid),
-            failed: count(&self.counters.failed),
+            answered_by_priority: by_priority(&self.core.counters.answered_by_priority),
+            refused_by_priority: by_priority(&self.core.counters.refused_by_priority),
+            refused: count(&self.core.counters.refused),
+            expired: count(&self.core.counters.expired),
+            cancelled: count(&self.core.counters.cancelled),
+            invalid: count(&self.core.counters.invalid),
+            failed: count(&self.core.counters.failed),
             part_failures,
             last_part_failure,
-            price: self.price.at(
+            price: self.core.price.at(
                 now_us,
-                self.scheduler.backlog_us(),
+                self.core.scheduler.backlog_us(),
                 &scale,
                 Priority::Default,
             ),
@@ -791,45 +733,274 @@ impl Engine {
 
     /// Stops the threads; requests that wait end as cancelled, later ones are refused. Idempotent.
     pub fn close(&self) {
-        self.closing.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.encoding.lock().take() {
-            let _ = thread.join();
+        self.core.closing.store(true, Ordering::SeqCst);
+        self.core.unpark();
+        let threads: Vec<_> = self.threads.lock().drain(..).collect();
+        for thread in threads {
+            // The last owner may be a request's own thread.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
         }
-        self.scheduler.close();
-        self.serving.store(None);
+        self.core.scheduler.close();
+        self.core.serving.store(None);
+    }
+
+    fn start(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
+            .map_err(|error| Error::Internal(format!("cannot start thread {name}: {error}")))?;
+        self.threads.lock().push(thread);
+        Ok(())
     }
 
     /// Vectors of new text follow here, so that applying events never waits for a model.
-    fn start_encoding(&self) -> Result<JoinHandle<()>> {
-        let (closing, opened) = (Arc::clone(&self.closing), Arc::clone(&self.opened));
-        let scheduler = Arc::clone(&self.scheduler);
-        std::thread::Builder::new()
-            .name("rank-encode".to_owned())
-            .spawn(move || {
-                let mut yielded = Instant::now();
-                while !closing.load(Ordering::SeqCst) {
-                    // Requests go first, but a busy server must not starve new products of their vectors.
-                    let busy = scheduler.depth().1 > 0;
-                    if busy && yielded.elapsed() < ENCODE_AT_LEAST_EVERY {
-                        std::thread::sleep(ENCODE_PAUSE);
-                        continue;
-                    }
-                    yielded = Instant::now();
-                    let generations: Vec<_> =
-                        opened.lock().iter().filter_map(Weak::upgrade).collect();
-                    let mut encoded = 0;
-                    for generation in generations {
-                        if generation.pending() <= ENCODE_PENDING_MAX {
-                            // A product that cannot be encoded stays findable by its words.
-                            encoded += generation.encode_pending(ENCODE_BATCH).unwrap_or(0);
-                        }
-                    }
-                    if encoded == 0 {
-                        std::thread::sleep(ENCODE_IDLE);
+    fn start_encoding(&self) -> Result<()> {
+        let (core, opened) = (Arc::clone(&self.core), Arc::clone(&self.opened));
+        self.start("rank-encode", move || {
+            let mut yielded = Instant::now();
+            while !core.closing.load(Ordering::SeqCst) {
+                // Requests go first, but a busy server must not starve new products of their vectors.
+                let busy = core.scheduler.depth().1 > 0;
+                if busy && yielded.elapsed() < ENCODE_AT_LEAST_EVERY {
+                    std::thread::sleep(ENCODE_PAUSE);
+                    continue;
+                }
+                yielded = Instant::now();
+                let generations: Vec<_> = opened.lock().iter().filter_map(Weak::upgrade).collect();
+                let mut encoded = 0;
+                for generation in generations {
+                    if generation.pending() <= ENCODE_PENDING_MAX {
+                        // A product that cannot be encoded stays findable by its words.
+                        encoded += generation.encode_pending(ENCODE_BATCH).unwrap_or(0);
                     }
                 }
-            })
-            .map_err(|error| Error::Internal(format!("cannot start the encoding thread: {error}")))
+                if encoded == 0 {
+                    std::thread::sleep(ENCODE_IDLE);
+                }
+            }
+        })
+    }
+
+    fn start_unparking(&self) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        self.start("rank-park", move || core.look_after_parked())
+    }
+}
+
+impl Core {
+    fn serving(&self) -> Result<Arc<Generation>> {
+        self.serving
+            .load_full()
+            .ok_or_else(|| Error::NotReady("no generation is being served".to_owned()))
+    }
+
+    fn freshness(&self, generation: &Generation) -> Freshness {
+        let observed = *self.observed.lock();
+        Freshness {
+            epoch: observed.epoch.max(generation.epoch()),
+            applied_sequence: generation.applied_sequence(),
+            staleness_ms: u64::try_from(observed.caught_up.elapsed().as_millis())
+                .unwrap_or(u64::MAX),
+        }
+    }
+
+    fn submit(
+        self: &Arc<Self>,
+        call: Call<'_>,
+        done: impl FnOnce(Result<Answer>) + Send + 'static,
+    ) -> Pending {
+        let ask = match call.method {
+            Method::Search => Ask::search(call.request),
+            Method::Rerank => Ask::rerank(call.request),
+        };
+        let understood = ask.and_then(|ask| Ok((ask.priority(call.priority)?, ask)));
+        let priority = understood.as_ref().ok().map(|(priority, _)| *priority);
+        let counters = Arc::clone(&self.counters);
+        let counted: Done = Box::new(move |result| {
+            counters.count(priority, &result);
+            done(result);
+        });
+        let (reply, pending) = pair(counted);
+        let (priority, ask) = match understood {
+            Ok(understood) => understood,
+            Err(error) => {
+                reply.send(Err(error));
+                return pending;
+            }
+        };
+        let now_us = self.services.clock.now_us();
+        let spent_us = u64::try_from(call.arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let arrived_us = now_us.saturating_sub(spent_us);
+        let asked = Asked {
+            ask,
+            priority,
+            budget: Budget {
+                arrived_us,
+                deadline_us: arrived_us + call.remaining_us.min(BUDGET_MAX_US),
+            },
+            reply,
+            pending: pending.clone(),
+        };
+        match self.serving() {
+            Err(error) => {
+                asked.reply.send(Err(error));
+            }
+            Ok(generation) if generation.applied_sequence() >= asked.ask.min_sequence => {
+                self.admit(generation, asked);
+            }
+            Ok(generation) => self.park(&generation, asked),
+        }
+        pending
+    }
+
+    /// Chooses a plan and lets the request into the queue, or refuses it.
+    fn admit(&self, generation: Arc<Generation>, asked: Asked) {
+        let Asked {
+            ask,
+            priority,
+            budget,
+            reply,
+            pending,
+        } = asked;
+        let clock = &self.services.clock;
+        let freshness = self.freshness(&generation);
+        let parts = self.parts(&generation, &ask);
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        // What the closure does not take is still here to tell the caller why.
+        let mut given = Some((generation, ask, reply));
+        let admitted = self.scheduler.submit(budget.deadline_us, |load| {
+            let now_us = clock.now_us();
+            let costs = self.services.costs.at(now_us);
+            if load.in_flight >= priority.in_flight_max(self.queue_max) {
+                return Err(Error::Overloaded {
+                    retry_after_ms: retry_after_ms(load.delay_us),
+                });
+            }
+            let planner = &self.services.planner;
+            let scale = planner.scale(&shape, &costs);
+            let moment = Moment {
+                budget_us: budget.deadline_us.saturating_sub(now_us),
+                delay_us: load.delay_us,
+                parts,
+                priority,
+                price: self.price.at(now_us, load.backlog_us, &scale, priority),
+            };
+            let chosen = planner.choose(&shape, &moment, &costs)?;
+            let (generation, ask, reply) = given.take().expect("taken once");
+            Ok(Box::new(Job::new(
+                Arc::clone(&self.services),
+                generation,
+                ask,
+                Admitted {
+                    chosen,
+                    budget,
+                    costs,
+                },
+                freshness,
+                reply,
+            )))
+        });
+        match (admitted, given) {
+            (Ok(place), _) => pending.on_end(Box::new(move || place.forget())),
+            (Err(error), Some((_, _, reply))) => {
+                reply.send(Err(error));
+            }
+            // The job was made and refused: it has told its caller by being dropped.
+            (Err(_), None) => {}
+        }
+    }
+
+    /// Lets the request wait for its sequence, as long as that leaves time for the cheapest plan.
+    fn park(&self, generation: &Generation, asked: Asked) {
+        let keep_us = self.services.planner.reserve_us() + self.cheapest_us(generation, &asked.ask);
+        let until_us = asked.budget.deadline_us.saturating_sub(keep_us);
+        self.parking.parked.lock().push(Parked { asked, until_us });
+        // Also so that a sequence applied right before is not missed.
+        self.parking.moved.notify_one();
+    }
+
+    fn unpark(&self) {
+        // Taken so that the thread is either before its look at the generation or asleep, never in between.
+        drop(self.parking.parked.lock());
+        self.parking.moved.notify_one();
+    }
+
+    fn look_after_parked(&self) {
+        let mut parked = self.parking.parked.lock();
+        loop {
+            let closing = self.closing.load(Ordering::SeqCst);
+            let now_us = self.services.clock.now_us();
+            let serving = self.serving();
+            let applied = serving
+                .as_ref()
+                .map_or(0, |generation| generation.applied_sequence());
+            let leaves = |parked: &mut Parked| {
+                closing
+                    || parked.until_us <= now_us
+                    || parked.asked.ask.min_sequence <= applied
+                    || parked.asked.pending.ended()
+            };
+            let leaving: Vec<Parked> = parked.extract_if(.., leaves).collect();
+            if leaving.is_empty() {
+                if closing {
+                    return;
+                }
+                let next_us = parked.iter().map(|parked| parked.until_us).min();
+                match next_us {
+                    None => self.parking.moved.wait(&mut parked),
+                    Some(next_us) => {
+                        let wait = Duration::from_micros(next_us - now_us);
+                        self.parking.moved.wait_for(&mut parked, wait);
+                    }
+                }
+                continue;
+            }
+            drop(parked);
+            for Parked { asked, .. } in leaving {
+                match &serving {
+                    _ if closing => {
+                        asked.reply.send(Err(Error::Cancelled));
+                    }
+                    Ok(generation) if asked.ask.min_sequence <= applied => {
+                        self.admit(Arc::clone(generation), asked);
+                    }
+                    _ => {
+                        let wanted = asked.ask.min_sequence;
+                        asked.reply.send(Err(Error::NotReady(format!(
+                            "sequence {wanted} has not been applied; {applied} has"
+                        ))));
+                    }
+                }
+            }
+            parked = self.parking.parked.lock();
+        }
+    }
+
+    fn cheapest_us(&self, generation: &Generation, ask: &Ask) -> u64 {
+        let costs = self.services.costs.at(self.services.clock.now_us());
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        let cheapest = self
+            .services
+            .planner
+            .plans()
+            .iter()
+            .map(|plan| estimate(plan, &shape, &costs).p95_us)
+            .fold(f64::INFINITY, f64::min);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        {
+            cheapest as u64
+        }
+    }
+
+    fn parts(&self, generation: &Generation, ask: &Ask) -> Parts {
+        Parts {
+            // Candidates that the caller brings need vectors, not an index.
+            dense: matches!(ask.source, Source::Brought { .. }) || generation.has_dense(),
+            cross_small: self.services.bundle.cross_small.is_some(),
+            cross_large: self.services.bundle.cross_large.is_some(),
+        }
     }
 }
 
@@ -838,6 +1009,9 @@ impl Drop for Engine {
         self.close();
     }
 }
+
+/// How often a waiting caller is asked whether it was interrupted.
+const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 
 /// Measured runs of each plan and query in a warm-up.
 const WARM_UP_ROUNDS: usize = 2;

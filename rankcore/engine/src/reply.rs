@@ -1,45 +1,87 @@
-//! The meeting point of a request's worker and its waiting caller.
+//! The meeting point of a request's worker and whoever waits for its answer.
+//!
+//! The answer goes to a function that is called once, on whichever thread ends the request first: the worker that answers it,
+//! the caller that gives it up, the clock that says its time is over. No thread waits in between.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::request::Answer;
 
-#[derive(Default)]
+/// Takes the answer; called once.
+pub type Done = Box<dyn FnOnce(Result<Answer>) + Send>;
+
+/// Takes a request that has ended out of wherever it waits; called at most once, without a lock of its own held.
+pub type Forget = Box<dyn FnOnce() + Send>;
+
+struct State {
+    done: Option<Done>,
+    forget: Option<Forget>,
+}
+
 struct Slot {
-    answer: Mutex<Option<Result<Answer>>>,
-    changed: Condvar,
-    abandoned: AtomicBool,
+    state: Mutex<State>,
+    /// What `state.done.is_none()` says, for those who only look.
+    ended: AtomicBool,
 }
 
-/// Lets a caller give a request up from another thread. One per request.
-#[derive(Default)]
-pub struct Cancel {
-    cancelled: AtomicBool,
-    slot: Mutex<Weak<Slot>>,
-}
-
-impl Cancel {
-    /// Gives the request up: its caller wakes with `Cancelled`, its work leaves before more is computed. Idempotent; before
-    /// the request has begun it cancels it on arrival.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-        if let Some(slot) = self.slot.lock().upgrade() {
-            slot.abandoned.store(true, Ordering::SeqCst);
-            // Taken so that the waiter is either before its check or asleep, never in between.
-            drop(slot.answer.lock());
-            slot.changed.notify_all();
-        }
+impl Slot {
+    /// The first to end the request passes the answer on, and is given what takes the request out of its queue; later ones
+    /// change nothing.
+    fn end(&self, answer: impl FnOnce() -> Result<Answer>) -> Option<Option<Forget>> {
+        let (done, forget) = {
+            let mut state = self.state.lock();
+            (state.done.take()?, state.forget.take())
+        };
+        self.ended.store(true, Ordering::SeqCst);
+        done(answer());
+        Some(forget)
     }
 
-    /// True once [`Cancel::cancel`] was called.
+    fn give_up(&self, why: impl FnOnce() -> Error) {
+        if let Some(Some(forget)) = self.end(|| Err(why())) {
+            forget();
+        }
+    }
+}
+
+/// The caller's end: gives the request up. Dropping it changes nothing.
+#[derive(Clone)]
+pub struct Pending {
+    slot: Arc<Slot>,
+}
+
+impl Pending {
+    /// The caller went away: the request ends with `Cancelled`, its work leaves before more is computed. Idempotent.
+    pub fn cancel(&self) {
+        self.slot.give_up(|| Error::Cancelled);
+    }
+
+    /// The caller's time is over: the request ends with `DeadlineExceeded`, its work leaves. Idempotent.
+    pub fn expire(&self) {
+        self.slot.give_up(|| {
+            Error::DeadlineExceeded("the budget was spent before the answer was ready".to_owned())
+        });
+    }
+
+    /// True once the request has ended in whatever way.
     #[must_use]
-    pub fn cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
+    pub fn ended(&self) -> bool {
+        self.slot.ended.load(Ordering::SeqCst)
+    }
+
+    /// Says how to take the request out of the queue should its caller give it up.
+    pub fn on_end(&self, forget: Forget) {
+        let mut state = self.slot.state.lock();
+        if state.done.is_some() {
+            state.forget = Some(forget);
+        } else {
+            drop(state);
+            forget();
+        }
     }
 }
 
@@ -49,9 +91,11 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Gives the caller its answer.
-    pub fn send(mut self, answer: Result<Answer>) {
-        self.put(answer);
+    /// Gives the caller its answer. False: it had given the request up.
+    pub fn send(mut self, answer: Result<Answer>) -> bool {
+        self.slot
+            .take()
+            .is_some_and(|slot| slot.end(|| answer).is_some())
     }
 
     /// True if nobody waits for the answer any more.
@@ -59,96 +103,81 @@ impl Reply {
     pub fn abandoned(&self) -> bool {
         self.slot
             .as_ref()
-            .is_some_and(|slot| slot.abandoned.load(Ordering::SeqCst))
-    }
-
-    fn put(&mut self, answer: Result<Answer>) {
-        if let Some(slot) = self.slot.take() {
-            *slot.answer.lock() = Some(answer);
-            slot.changed.notify_all();
-        }
+            .is_some_and(|slot| slot.ended.load(Ordering::SeqCst))
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if self.slot.is_some() {
-            self.put(Err(Error::Internal(
-                "a worker failed while ranking".to_owned(),
-            )));
+        if let Some(slot) = self.slot.take() {
+            slot.end(|| Err(Error::Internal("a worker failed while ranking".to_owned())));
         }
     }
 }
 
-/// The caller's end.
-pub struct Waiter {
-    slot: Arc<Slot>,
-}
-
-/// How often a waiting caller is asked whether it was interrupted.
-const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
-
-/// A reply and its waiter; `cancel`, if any, ends the wait.
+/// Both ends of a request whose answer goes to `done`.
 #[must_use]
-pub fn pair(cancel: Option<&Cancel>) -> (Reply, Waiter) {
-    let slot = Arc::new(Slot::default());
-    if let Some(cancel) = cancel {
-        *cancel.slot.lock() = Arc::downgrade(&slot);
-        if cancel.cancelled() {
-            slot.abandoned.store(true, Ordering::SeqCst);
-        }
-    }
+pub fn pair(done: Done) -> (Reply, Pending) {
+    let slot = Arc::new(Slot {
+        state: Mutex::new(State {
+            done: Some(done),
+            forget: None,
+        }),
+        ended: AtomicBool::new(false),
+    });
     (
         Reply {
             slot: Some(Arc::clone(&slot)),
         },
-        Waiter { slot },
+        Pending { slot },
     )
 }
 
-impl Waiter {
-    /// Waits for the answer until `deadline`. `interrupted` is asked now and then whether to give up.
-    ///
-    /// # Errors
-    /// The worker's; `DeadlineExceeded` when the time is over; `Cancelled` when given up.
-    pub fn wait(self, deadline: Instant, interrupted: &dyn Fn() -> bool) -> Result<Answer> {
-        let mut answer = self.slot.answer.lock();
-        loop {
-            if let Some(answer) = answer.take() {
-                return answer;
-            }
-            if self.slot.abandoned.load(Ordering::SeqCst) {
-                return Err(Error::Cancelled);
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                self.slot.abandoned.store(true, Ordering::SeqCst);
-                return Err(Error::DeadlineExceeded(
-                    "the budget was spent before the answer was ready".to_owned(),
-                ));
-            }
-            let until = deadline.min(now + INTERRUPT_CHECK);
-            if self.slot.changed.wait_until(&mut answer, until).timed_out() && until < deadline {
-                // Asked without the lock: the question may take other locks.
-                drop(answer);
-                if interrupted() {
-                    self.slot.abandoned.store(true, Ordering::SeqCst);
-                    return Err(Error::Cancelled);
-                }
-                answer = self.slot.answer.lock();
-            }
-        }
-    }
+/// Lets a caller that waits give its request up from another thread. One per request.
+#[derive(Default)]
+pub struct Cancel {
+    cancelled: AtomicBool,
+    pending: Mutex<Option<Pending>>,
 }
 
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.slot.abandoned.store(true, Ordering::SeqCst);
+impl Cancel {
+    /// Gives the request up, see [`Pending::cancel`]; before the request has begun it cancels it on arrival. Idempotent.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        let pending = self.pending.lock().take();
+        if let Some(pending) = pending {
+            pending.cancel();
+        }
+    }
+
+    /// Ends the request as one whose time is over, see [`Pending::expire`]; one that has not begun is cancelled.
+    pub fn expire(&self) {
+        let pending = self.pending.lock().take();
+        match pending {
+            Some(pending) => pending.expire(),
+            None => self.cancel(),
+        }
+    }
+
+    /// True once [`Cancel::cancel`] was called.
+    #[must_use]
+    pub fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// The request that this gives up.
+    pub fn attach(&self, pending: &Pending) {
+        *self.pending.lock() = Some(pending.clone());
+        if self.cancelled() {
+            self.cancel();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
     use super::*;
     use crate::bundle::Tier;
     use crate::wire;
@@ -161,69 +190,86 @@ mod tests {
         }
     }
 
-    fn soon(ms: u64) -> Instant {
-        Instant::now() + Duration::from_millis(ms)
+    fn waiting() -> (Reply, Pending, Receiver<Result<Answer>>) {
+        let (sender, receiver) = channel();
+        let (reply, pending) = pair(Box::new(move |result| {
+            sender.send(result).expect("the test waits");
+        }));
+        (reply, pending, receiver)
     }
 
     #[test]
     fn an_answer_reaches_its_caller_from_another_thread() {
-        let (reply, waiter) = pair(None);
+        let (reply, pending, receiver) = waiting();
         let worker = std::thread::spawn(move || reply.send(Ok(answer())));
-        let received = waiter.wait(soon(60_000), &|| false).expect("an answer");
+        let received = receiver.recv().expect("an end").expect("an answer");
         assert_eq!(received.bytes, [1]);
-        worker.join().expect("the worker ends");
+        assert!(worker.join().expect("the worker ends"));
+        assert!(pending.ended());
     }
 
     #[test]
-    fn a_cancelled_wait_ends_and_its_work_is_abandoned() {
-        let cancel = Arc::new(Cancel::default());
-        let (reply, waiter) = pair(Some(&cancel));
-        assert!(!reply.abandoned());
-        let canceller = {
-            let cancel = Arc::clone(&cancel);
-            std::thread::spawn(move || cancel.cancel())
-        };
+    fn only_the_first_end_counts() {
+        let (reply, pending, receiver) = waiting();
+        pending.cancel();
+        pending.expire();
+        assert!(reply.abandoned());
+        assert!(!reply.send(Ok(answer())));
         assert!(matches!(
-            waiter.wait(soon(60_000), &|| false),
+            receiver.recv().expect("an end"),
             Err(Error::Cancelled)
         ));
-        canceller.join().expect("the canceller ends");
-        assert!(reply.abandoned());
+        assert!(receiver.recv().is_err(), "told twice");
     }
 
     #[test]
-    fn a_request_cancelled_before_it_began_is_abandoned_on_arrival() {
-        let cancel = Cancel::default();
-        cancel.cancel();
-        let (reply, _waiter) = pair(Some(&cancel));
+    fn a_request_whose_time_is_over_is_abandoned() {
+        let (reply, pending, receiver) = waiting();
+        pending.expire();
         assert!(reply.abandoned());
-    }
-
-    #[test]
-    fn a_wait_ends_at_its_deadline_and_abandons_the_work() {
-        let (reply, waiter) = pair(None);
         assert!(matches!(
-            waiter.wait(soon(0), &|| false),
+            receiver.recv().expect("an end"),
             Err(Error::DeadlineExceeded(_))
         ));
-        assert!(reply.abandoned());
     }
 
     #[test]
-    fn an_interrupted_wait_ends() {
-        let (_reply, waiter) = pair(None);
+    fn a_request_cancelled_before_it_began_ends_on_arrival() {
+        let cancel = Cancel::default();
+        cancel.cancel();
+        let (reply, pending, receiver) = waiting();
+        cancel.attach(&pending);
+        assert!(reply.abandoned());
         assert!(matches!(
-            waiter.wait(soon(60_000), &|| true),
+            receiver.recv().expect("an end"),
             Err(Error::Cancelled)
         ));
+    }
+
+    #[test]
+    fn a_request_that_ends_is_taken_out_of_the_queue_once() {
+        for given_up_first in [false, true] {
+            let (_reply, pending, _receiver) = waiting();
+            let (sender, forgotten) = channel();
+            let forget: Forget = Box::new(move || sender.send(()).expect("the test waits"));
+            if given_up_first {
+                pending.cancel();
+                pending.on_end(forget);
+            } else {
+                pending.on_end(forget);
+                assert!(forgotten.try_recv().is_err());
+                pending.cancel();
+            }
+            forgotten.recv().expect("it is forgotten");
+        }
     }
 
     #[test]
     fn a_worker_that_vanishes_is_an_internal_error() {
-        let (reply, waiter) = pair(None);
+        let (reply, _pending, receiver) = waiting();
         drop(reply);
         assert!(matches!(
-            waiter.wait(soon(60_000), &|| false),
+            receiver.recv().expect("an end"),
             Err(Error::Internal(_))
         ));
     }

@@ -5,16 +5,18 @@
 //! time.
 
 pub mod clock;
+pub mod ordered;
 pub mod queue;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use clock::Clock;
+use ordered::Key;
 use queue::{Entry, Leaving, Queue, Work};
 
 /// What a step leaves behind.
@@ -76,6 +78,23 @@ struct Shared {
     queue_max: usize,
 }
 
+/// Where a unit of work waits.
+pub struct Place {
+    shared: Weak<Shared>,
+    key: Key,
+}
+
+impl Place {
+    /// Takes the work out if it still waits: its caller has given it up, and it counts against nobody from here on.
+    pub fn forget(self) {
+        if let Some(shared) = self.shared.upgrade() {
+            let work = shared.state.lock().queue.forget(self.key);
+            // Dropped without the lock: it may own a whole request.
+            drop(work);
+        }
+    }
+}
+
 /// The process's only queue of ranking work and its workers.
 pub struct Scheduler {
     shared: Arc<Shared>,
@@ -122,7 +141,7 @@ impl Scheduler {
         &self,
         deadline_us: u64,
         admit: impl FnOnce(Load) -> Result<Box<dyn Task>>,
-    ) -> Result<()> {
+    ) -> Result<Place> {
         let mut state = self.shared.state.lock();
         if state.closed {
             return Err(Error::NotReady("the engine is closed".to_owned()));
@@ -139,10 +158,13 @@ impl Scheduler {
             });
         }
         let task = admit(load)?;
-        state.queue.push(deadline_us, task);
+        let key = state.queue.push(deadline_us, task);
         drop(state);
         self.shared.work_arrived.notify_one();
-        Ok(())
+        Ok(Place {
+            shared: Arc::downgrade(&self.shared),
+            key,
+        })
     }
 
     /// Units of work that wait and units that wait or run.
@@ -173,8 +195,8 @@ impl Scheduler {
             state.queue.drain()
         };
         self.shared.work_arrived.notify_all();
-        for mut entry in waiting {
-            entry.work.leave(Leaving::Abandoned);
+        for mut work in waiting {
+            work.leave(Leaving::Abandoned);
         }
         let threads: Vec<_> = self.threads.lock().drain(..).collect();
         for thread in threads {

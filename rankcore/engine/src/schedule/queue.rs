@@ -1,11 +1,10 @@
-//! The earliest-deadline-first queue of chunks: pure state, no threads, time passed in.
+//! The earliest-deadline-first queue of chunks: pure state, no threads, time passed in; O(log n) for whatever it is asked.
 //!
 //! Work that was given up by its caller, or whose deadline has passed, leaves when it reaches the front and before
 //! anything is computed for it. The queue also answers the planner's question: how long would work with this
 //! deadline wait before it starts?
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use super::ordered::{Key, Ordered};
 
 /// What the queue must know about a unit of work.
 pub trait Work {
@@ -38,29 +37,10 @@ pub struct Entry<T> {
 }
 
 impl<T> Entry<T> {
-    fn key(&self) -> (u64, u64) {
+    /// The entry's place in the order.
+    #[must_use]
+    pub fn key(&self) -> Key {
         (self.deadline_us, self.arrival)
-    }
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    // The heap keeps the greatest on top; the nearest deadline must be the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.key().cmp(&self.key())
     }
 }
 
@@ -76,7 +56,7 @@ struct Running {
 /// The queue and the workers' current steps.
 #[derive(Debug)]
 pub struct Queue<T> {
-    waiting: BinaryHeap<Entry<T>>,
+    waiting: Ordered<T>,
     running: Vec<Option<Running>>,
     arrivals: u64,
 }
@@ -95,7 +75,7 @@ impl<T: Work> Queue<T> {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
-            waiting: BinaryHeap::new(),
+            waiting: Ordered::default(),
             running: vec![None; workers.max(1)],
             arrivals: 0,
         }
@@ -119,26 +99,35 @@ impl<T: Work> Queue<T> {
         self.waiting.len() + self.running.iter().flatten().count()
     }
 
-    /// Adds new work.
-    pub fn push(&mut self, deadline_us: u64, work: T) {
+    /// Adds new work; returns its key.
+    pub fn push(&mut self, deadline_us: u64, work: T) -> Key {
         self.arrivals += 1;
-        self.waiting.push(Entry {
-            deadline_us,
-            arrival: self.arrivals,
-            work,
-        });
+        let key = (deadline_us, self.arrivals);
+        self.waiting.insert(key, work.remaining_us(), work);
+        key
     }
 
     /// Puts preempted work back; it keeps its place among equal deadlines.
     pub fn put_back(&mut self, entry: Entry<T>) {
-        self.waiting.push(entry);
+        self.waiting
+            .insert(entry.key(), entry.work.remaining_us(), entry.work);
+    }
+
+    /// Takes work out that its caller has given up, so that nobody counts on waiting behind it. `None`: it does not wait.
+    pub fn forget(&mut self, key: Key) -> Option<T> {
+        self.waiting.remove(key)
     }
 
     /// Takes the work with the nearest deadline for `worker`; abandoned and expired work leaves on the way.
     pub fn take(&mut self, worker: usize, now_us: u64) -> Taken<T> {
         self.running[worker] = None;
         let mut left = Vec::new();
-        while let Some(entry) = self.waiting.pop() {
+        while let Some(((deadline_us, arrival), work)) = self.waiting.pop_first() {
+            let entry = Entry {
+                deadline_us,
+                arrival,
+                work,
+            };
             if entry.work.abandoned() {
                 left.push((entry, Leaving::Abandoned));
             } else if entry.deadline_us <= now_us {
@@ -168,14 +157,15 @@ impl<T: Work> Queue<T> {
     #[must_use]
     pub fn should_yield(&self, entry: &Entry<T>) -> bool {
         self.waiting
-            .peek()
-            .is_some_and(|first| first.key() < entry.key())
+            .first()
+            .is_some_and(|first| first < entry.key())
     }
 
     /// Predicted wait before new work with this deadline starts, microseconds.
     ///
-    /// Work with earlier (or equal) deadlines is laid out over the workers, each unit on the worker that is free
-    /// first; a running step with a later deadline only has to end its current chunk.
+    /// Work with earlier (or equal) deadlines is poured over the workers, those that are free first; a running step with a
+    /// later deadline only has to end its current chunk. Work is taken to be divisible: with several workers the wait comes
+    /// out at most one unit of work longer than if each had to stay on one of them.
     #[must_use]
     pub fn delay_us(&self, deadline_us: u64, now_us: u64) -> u64 {
         let mut free_at: Vec<u64> = self
@@ -193,15 +183,18 @@ impl<T: Work> Queue<T> {
                 })
             })
             .collect();
-        for entry in &self.waiting {
-            if entry.deadline_us > deadline_us || entry.work.abandoned() {
-                continue;
+        free_at.sort_unstable();
+        let mut pouring = self.waiting.total_until(deadline_us);
+        let mut level = free_at[0];
+        for (workers, next) in (1_u64..).zip(free_at[1..].iter().chain([&u64::MAX])) {
+            let room = (next - level).saturating_mul(workers);
+            if pouring <= room {
+                return level + pouring / workers;
             }
-            if let Some(first) = free_at.iter_mut().min() {
-                *first += entry.work.remaining_us();
-            }
+            pouring -= room;
+            level = *next;
         }
-        free_at.into_iter().min().unwrap_or(0)
+        level
     }
 
     /// Predicted work that waits or runs, whatever its deadline, microseconds a worker.
@@ -212,17 +205,12 @@ impl<T: Work> Queue<T> {
                 .remaining_us
                 .saturating_sub(now_us.saturating_sub(running.started_us))
         });
-        let waiting = self
-            .waiting
-            .iter()
-            .filter(|entry| !entry.work.abandoned())
-            .map(|entry| entry.work.remaining_us());
-        running.chain(waiting).sum::<u64>() / self.running.len() as u64
+        (running.sum::<u64>() + self.waiting.total()) / self.running.len() as u64
     }
 
     /// Everything that waits, for shutting down.
-    pub fn drain(&mut self) -> Vec<Entry<T>> {
-        self.waiting.drain().collect()
+    pub fn drain(&mut self) -> Vec<T> {
+        std::iter::from_fn(|| self.waiting.pop_first().map(|(_, work)| work)).collect()
     }
 }
 
@@ -357,11 +345,26 @@ mod tests {
     }
 
     #[test]
-    fn abandoned_work_does_not_count_as_backlog() {
+    fn work_is_poured_over_the_workers_that_are_free_first() {
+        let mut queue = Queue::new(2);
+        queue.push(100, item("long", 1_000));
+        queue.take(0, 0);
+        queue.push(100, item("short", 200));
+        queue.take(1, 0);
+        queue.push(100, item("waiting", 600));
+        assert_eq!(queue.delay_us(100, 0), 800);
+        queue.push(100, item("more", 400));
+        assert_eq!(queue.delay_us(100, 0), 1_100);
+    }
+
+    #[test]
+    fn forgotten_work_counts_no_longer() {
         let mut queue = Queue::new(1);
-        let mut gone = item("abandoned", 500);
-        gone.abandoned = true;
-        queue.push(100, gone);
-        assert_eq!((queue.delay_us(200, 0), queue.backlog_us(0)), (0, 0));
+        let key = queue.push(100, item("given up", 500));
+        queue.push(150, item("stays", 7));
+        assert_eq!((queue.delay_us(200, 0), queue.backlog_us(0)), (507, 507));
+        assert_eq!(queue.forget(key).map(|work| work.name), Some("given up"));
+        assert!(queue.forget(key).is_none());
+        assert_eq!((queue.delay_us(200, 0), queue.backlog_us(0)), (7, 7));
     }
 }

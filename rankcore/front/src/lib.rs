@@ -1,0 +1,282 @@
+//! The public socket of a replica: gRPC over HTTP/2.
+//!
+//! Calls of `muster.v1.RankingService` are answered here, from the socket to the ranking core and back, without a thread that
+//! waits for each. Every other call is passed on unchanged to the server behind the front, which listens on a private unix
+//! socket. Clients see one server.
+//!
+//! `connection` reads calls; `ranking` or `pass` takes each; `turn` hands ranking calls to the engine, nearest deadline first;
+//! `status` says why one is not answered. Nothing here knows of Python.
+
+pub mod budget;
+mod connection;
+pub mod counts;
+mod message;
+mod pass;
+mod ranking;
+pub mod status;
+mod turn;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use rankcore_engine::engine::{Engine, Method};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use counts::{Counted, Counts};
+use status::Failure;
+use turn::Turn;
+
+/// Settings of a front.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The unix socket of the server behind the front.
+    pub upstream: Arc<Path>,
+    /// Threads that read and write messages, at least 1; each connection stays on one.
+    pub threads: usize,
+    /// Largest request message of a ranking call.
+    pub request_bytes_max: usize,
+    /// Largest response message of a ranking call.
+    pub response_bytes_max: usize,
+    /// Calls of all kinds at once.
+    pub requests_in_flight_max: usize,
+    /// Budget of a ranking call that names none, microseconds.
+    pub default_us: i64,
+    /// Longest budget of a ranking call, microseconds.
+    pub max_us: i64,
+}
+
+/// What all connections share.
+struct Shared {
+    settings: Settings,
+    engine: ArcSwapOption<Engine>,
+    in_flight: AtomicUsize,
+    search: Counts,
+    rerank: Counts,
+    /// `Some`: no new calls; those that run have so long to end.
+    draining: watch::Sender<Option<Duration>>,
+    failures: SyncSender<Failure>,
+}
+
+impl Shared {
+    fn counts(&self, method: Method) -> &Counts {
+        match method {
+            Method::Search => &self.search,
+            Method::Rerank => &self.rerank,
+        }
+    }
+
+    fn report(&self, failure: Failure) {
+        // Where nobody keeps up with reading them, the oldest say enough.
+        let _ = self.failures.try_send(failure);
+    }
+}
+
+/// Failures that wait to be logged.
+const FAILURES_MAX: usize = 256;
+
+/// Connections that the system may finish before they are accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The front: bound when made, so that a port in use is found before anything is loaded; answers after [`Front::start`].
+pub struct Front {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    listener: Mutex<Option<TcpListener>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    failures: Mutex<Receiver<Failure>>,
+}
+
+impl Front {
+    /// Takes the address `listen`, `host:port`.
+    ///
+    /// # Errors
+    /// Those of the system: the address cannot be resolved, or taken.
+    pub fn bind(listen: &str, settings: Settings) -> io::Result<Self> {
+        let listener = bind(listen)?;
+        let (sender, receiver) = sync_channel(FAILURES_MAX);
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener: Mutex::new(Some(listener)),
+            threads: Mutex::new(Vec::new()),
+            failures: Mutex::new(receiver),
+            shared: Arc::new(Shared {
+                settings,
+                engine: ArcSwapOption::empty(),
+                in_flight: AtomicUsize::new(0),
+                search: Counts::default(),
+                rerank: Counts::default(),
+                draining: watch::channel(None).0,
+                failures: sender,
+            }),
+        })
+    }
+
+    /// The address taken.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to answer. Ranking calls are UNAVAILABLE until [`Front::serve`].
+    ///
+    /// # Errors
+    /// Those of the system, where it refuses a thread.
+    pub fn start(&self) -> io::Result<()> {
+        let Some(listener) = self.listener.lock().take() else {
+            return Ok(());
+        };
+        let mut listener = Some(listener);
+        let mut senders = Vec::new();
+        let mut receivers = Vec::new();
+        for _ in 0..self.shared.settings.threads.max(1) {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            senders.push(sender);
+            receivers.push(receiver);
+        }
+        for (number, receiver) in receivers.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .enable_time()
+                .build()?;
+            let shared = Arc::clone(&self.shared);
+            // The first thread also accepts.
+            let accepts = listener.take().map(|listener| (listener, senders.clone()));
+            let thread = std::thread::Builder::new()
+                .name(format!("front-{number}"))
+                .spawn(move || {
+                    runtime.block_on(async {
+                        if let Some((listener, senders)) = accepts {
+                            tokio::spawn(accept(listener, senders, Arc::clone(&shared)));
+                        }
+                        talk(receiver, shared).await;
+                    });
+                })?;
+            self.threads.lock().push(thread);
+        }
+        Ok(())
+    }
+
+    /// Ranking calls are answered by this engine from now on.
+    pub fn serve(&self, engine: Arc<Engine>) {
+        self.shared.engine.store(Some(engine));
+    }
+
+    /// Refuses new calls, lets running ones end, breaks off those that outlive the grace. Idempotent.
+    pub fn stop(&self, grace: Duration) {
+        drop(self.listener.lock().take());
+        self.shared.draining.send_replace(Some(grace));
+        let threads: Vec<_> = self.threads.lock().drain(..).collect();
+        for thread in threads {
+            let _ = thread.join();
+        }
+        self.shared.engine.store(None);
+    }
+
+    /// What was counted of `method`.
+    #[must_use]
+    pub fn counted(&self, method: Method) -> Counted {
+        self.shared.counts(method).read()
+    }
+
+    /// The next failure that the log must tell, if one comes within `wait`.
+    #[must_use]
+    pub fn failure(&self, wait: Duration) -> Option<Failure> {
+        match self.failures.lock().recv_timeout(wait) {
+            Ok(failure) => Some(failure),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// Two replicas on one port would share its calls at random; the second must fail instead, so the port is never shared. One
+/// that a replica has just left can be taken at once (the standard library sets SO_REUSEADDR).
+fn bind(listen: &str) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
+    for address in listen.to_socket_addrs()? {
+        match TcpListener::bind(address) {
+            Ok(listener) => {
+                listener.set_nonblocking(true)?;
+                return Ok(listener);
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Accepts connections and deals them out to the threads in turn, until a drain.
+async fn accept(
+    listener: TcpListener,
+    threads: Vec<mpsc::UnboundedSender<(TcpStream, IpAddr)>>,
+    shared: Arc<Shared>,
+) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+        return;
+    };
+    let mut draining = shared.draining.subscribe();
+    for thread in threads.iter().cycle() {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(Option::is_some) => return,
+        };
+        let dealt = accepted.and_then(|(stream, peer)| {
+            stream.set_nodelay(true)?;
+            Ok((stream.into_std()?, peer.ip()))
+        });
+        match dealt {
+            Ok(dealt) => {
+                let _ = thread.send(dealt);
+            }
+            // Out of descriptors, most likely: some are given back soon.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Serves the connections of one thread until a drain has ended.
+async fn talk(mut dealt: mpsc::UnboundedReceiver<(TcpStream, IpAddr)>, shared: Arc<Shared>) {
+    let turn = Arc::new(Turn::default());
+    let planning = {
+        let (turn, shared) = (Arc::clone(&turn), Arc::clone(&shared));
+        tokio::spawn(async move { turn.run(&shared).await })
+    };
+    let mut connections = JoinSet::new();
+    let mut draining = shared.draining.subscribe();
+    loop {
+        tokio::select! {
+            Some((stream, address)) = dealt.recv() => {
+                let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
+                connections.spawn(connection::serve(
+                    stream,
+                    address,
+                    Arc::clone(&shared),
+                    Arc::clone(&turn),
+                ));
+            }
+            Some(_) = connections.join_next() => {}
+            _ = draining.wait_for(Option::is_some) => break,
+        }
+    }
+    let grace = shared.draining.borrow().unwrap_or_default();
+    let _ = timeout(grace, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+    planning.abort();
+}

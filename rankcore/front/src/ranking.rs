@@ -1,0 +1,215 @@
+//! Answers one call of `muster.v1.RankingService`.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use rankcore_engine::engine::Method;
+use rankcore_engine::error::Error;
+use rankcore_engine::reply::Cancel;
+use rankcore_engine::request::Answer;
+use tokio::sync::oneshot;
+
+use crate::Shared;
+use crate::budget::{self, Told};
+use crate::connection::{Peer, refuse};
+use crate::message::{self, ACCEPTED, Encoding, Unread};
+use crate::status::{self, Code, Refusal};
+use crate::turn::{Read, Turn};
+
+/// Metadata that name the class of a request.
+const PRIORITY: HeaderName = HeaderName::from_static("muster-priority");
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+const GRPC: &str = "application/grpc";
+
+/// The method that a path names, if the front answers it.
+#[must_use]
+pub fn method(path: &str) -> Option<Method> {
+    match path {
+        "/muster.v1.RankingService/Search" => Some(Method::Search),
+        "/muster.v1.RankingService/Rerank" => Some(Method::Rerank),
+        _ => None,
+    }
+}
+
+/// The head of every response that the front makes itself.
+pub fn head() -> Response<()> {
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
+    response
+}
+
+/// How a call ended for its caller.
+enum End {
+    Answered(Answer),
+    Refused(Refusal),
+    /// The caller left, or the connection broke: nobody is told.
+    Left,
+}
+
+/// Gives the request up when its call ends in whatever way; one that has ended no longer minds.
+struct GiveUp(Arc<Cancel>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Answers one call.
+pub async fn answer(
+    shared: &Shared,
+    peer: &Peer,
+    turn: &Turn,
+    method: Method,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    if let Some(code) = no_grpc(&request) {
+        let mut response = Response::new(());
+        *response.status_mut() = code;
+        // The client may be gone.
+        let _ = respond.send_response(response, true);
+        return;
+    }
+    let (head, body) = request.into_parts();
+    let counts = shared.counts(method);
+    let started = Instant::now();
+    counts.start();
+    let end = rank(
+        shared,
+        peer,
+        turn,
+        method,
+        started,
+        &head.headers,
+        body,
+        &mut respond,
+    )
+    .await;
+    let code = match end {
+        End::Answered(answer) => {
+            match message::frame(&answer.bytes, shared.settings.response_bytes_max) {
+                Ok(framed) => send(&mut respond, framed),
+                Err(refusal) => tell(shared, &mut respond, &refusal),
+            }
+        }
+        End::Refused(refusal) => tell(shared, &mut respond, &refusal),
+        End::Left => Code::Cancelled,
+    };
+    counts.finish(code, started.elapsed());
+}
+
+fn no_grpc(request: &Request<RecvStream>) -> Option<StatusCode> {
+    if request.method() != http::Method::POST {
+        return Some(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let kind = request.headers().get(CONTENT_TYPE);
+    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes())) {
+        return Some(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    None
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of one call")]
+async fn rank(
+    shared: &Shared,
+    peer: &Peer,
+    turn: &Turn,
+    method: Method,
+    started: Instant,
+    headers: &HeaderMap,
+    mut body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> End {
+    if shared.engine.load().is_none() {
+        return End::Refused(Refusal::Starting);
+    }
+    let told = Told::read(headers);
+    let remaining_us = peer
+        .clock
+        .lock()
+        .remaining_us(told.timeout_us, told.told_us)
+        .unwrap_or(shared.settings.default_us)
+        .min(shared.settings.max_us);
+    let remaining_us = match u64::try_from(remaining_us) {
+        Ok(remaining_us) if remaining_us > 0 => remaining_us,
+        _ => return End::Refused(Refusal::BudgetSpent),
+    };
+    let encoding = headers
+        .get(ENCODING)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let encoding = match Encoding::parse(encoding.as_deref()) {
+        Ok(encoding) => encoding,
+        Err(refusal) => return End::Refused(refusal),
+    };
+    let deadline = budget::deadline(started, i64::try_from(remaining_us).unwrap_or(i64::MAX));
+    let over = tokio::time::sleep_until(deadline.into());
+    tokio::pin!(over);
+    let message = tokio::select! {
+        biased;
+        message = message::read(&mut body, encoding, shared.settings.request_bytes_max) => message,
+        () = &mut over => return End::Refused(Refusal::BudgetSpent),
+    };
+    let message = match message {
+        Ok(message) => message,
+        Err(Unread::Refused(refusal)) => return End::Refused(refusal),
+        Err(Unread::Broken) => return End::Left,
+    };
+    let given_up = GiveUp(Arc::default());
+    let (done, mut ended) = oneshot::channel();
+    turn.push(Read {
+        method,
+        message,
+        arrived: started,
+        remaining_us,
+        priority: headers.get(PRIORITY).cloned(),
+        cancel: Arc::clone(&given_up.0),
+        done,
+    });
+    let end = tokio::select! {
+        biased;
+        end = &mut ended => end,
+        _ = poll_fn(|context| respond.poll_reset(context)) => return End::Left,
+        () = &mut over => {
+            given_up.0.expire();
+            ended.await
+        }
+    };
+    match end {
+        Ok(Ok(answer)) => End::Answered(answer),
+        Ok(Err(refusal)) => End::Refused(refusal),
+        // Only a panic on the way drops the sender unused.
+        Err(_) => End::Refused(Refusal::Core(Error::Internal(
+            "a call ended untold".to_owned(),
+        ))),
+    }
+}
+
+fn send(respond: &mut SendResponse<Bytes>, framed: Bytes) -> Code {
+    let sent = respond.send_response(head(), false).and_then(|mut stream| {
+        stream.send_data(framed, false)?;
+        stream.send_trailers(status::ok())
+    });
+    match sent {
+        Ok(()) => Code::Ok,
+        Err(_) => Code::Cancelled,
+    }
+}
+
+fn tell(shared: &Shared, respond: &mut SendResponse<Bytes>, refusal: &Refusal) -> Code {
+    let status = refuse(respond, refusal);
+    if let Some(failure) = status.failure {
+        shared.report(failure);
+    }
+    status.code
+}
