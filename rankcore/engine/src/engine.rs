@@ -216,7 +216,6 @@ struct Core {
     services: Arc<Services>,
     scheduler: Scheduler,
     queue_max: usize,
-    price: Price,
     serving: ArcSwapOption<Generation>,
     parking: Parking,
     observed: Mutex<Observed>,
@@ -260,13 +259,13 @@ impl Engine {
             replica: settings.replica,
             chunk_pairs: settings.chunk_pairs,
             failures: Failures::default(),
+            price: Price::default(),
             bundle,
         });
         let core = Arc::new(Core {
             scheduler: Scheduler::new(workers, settings.queue_max, clock)?,
             services,
             queue_max: settings.queue_max,
-            price: Price::default(),
             serving: ArcSwapOption::empty(),
             parking: Parking::default(),
             observed: Mutex::new(Observed {
@@ -551,6 +550,7 @@ impl Engine {
                 cost_ms: 0.0,
                 // A rule of the bundle, which its figures were measured with.
                 settled_pairs: self
+                    .core
                     .services
                     .planner
                     .plans()
@@ -722,7 +722,7 @@ impl Engine {
             failed: count(&self.core.counters.failed),
             part_failures,
             last_part_failure,
-            price: self.core.price.at(
+            price: self.core.services.price.at(
                 now_us,
                 self.core.scheduler.backlog_us(),
                 &scale,
@@ -885,7 +885,10 @@ impl Core {
                 delay_us: load.delay_us,
                 parts,
                 priority,
-                price: self.price.at(now_us, load.backlog_us, &scale, priority),
+                price: self
+                    .services
+                    .price
+                    .at(now_us, load.backlog_us, &scale, priority),
             };
             let chosen = planner.choose(&shape, &moment, &costs)?;
             let (generation, ask, reply) = given.take().expect("taken once");

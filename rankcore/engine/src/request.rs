@@ -19,6 +19,7 @@ use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
 use crate::plan::cost::{CostBook, Costs, Estimate, Stage};
 use crate::plan::pace::{Pace, Verdict, whole_us};
+use crate::plan::price::Price;
 use crate::plan::priority::Priority;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
 use crate::reply::Reply;
@@ -54,6 +55,8 @@ pub struct Services {
     pub chunk_pairs: usize,
     /// Parts that failed while a request ran.
     pub failures: Failures,
+    /// What a millisecond costs now.
+    pub price: Price,
 }
 
 /// Parts that failed while a request ran; the request was answered without them.
@@ -1188,6 +1191,11 @@ impl Job {
 
     fn send(&mut self, result: Result<Answer>) {
         if let Some(reply) = self.reply.take() {
+            let deadline_us = self.budget.map(|budget| budget.deadline_us);
+            let late = deadline_us.is_some_and(|at| self.services.clock.now_us() > at);
+            if late || matches!(result, Err(Error::DeadlineExceeded(_))) {
+                self.services.price.missed();
+            }
             reply.send(result);
         }
     }

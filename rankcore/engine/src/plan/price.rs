@@ -6,6 +6,9 @@
 //! back to cheaper plans in order of worth long before any must be refused. A second, immediate term answers a burst
 //! before the dual variable has moved.
 //!
+//! The backlog is a prediction. Where predictions fail, because something else takes the cores or a stage has become
+//! slow, it is too short, and requests that were promised an answer in time miss it; each of them raises the price too.
+//!
 //! One price holds for all classes of requests, and the backlog counts them all.
 //!
 //! Both are counted in units of the slope between the cheapest and the best plan, so the same constants serve bundles
@@ -24,6 +27,8 @@ const AT_ONCE: f64 = 0.5;
 const LEVEL_MAX: f64 = 2.0;
 /// Backlogs are counted up to so many targets, so that one stall does not take seconds to forget.
 const EXCESS_MAX: f64 = 4.0;
+/// Units by which a request raises the price that was taken on and not answered in time.
+const MISSED: f64 = 0.1;
 /// Between two requests the backlog is taken to have stood at most so long as the second one found it, microseconds.
 const HELD_US: u64 = 20_000;
 
@@ -66,6 +71,12 @@ impl Price {
         state.level = (state.level + step * pace).clamp(0.0, most);
         state.seen_us = state.seen_us.max(now_us);
         (state.level + AT_ONCE * excess.max(0.0)) * scale.slope
+    }
+
+    /// A request was taken on and not answered in time.
+    pub fn missed(&self) {
+        let mut state = self.0.lock();
+        state.level = (state.level + MISSED).min(LEVEL_MAX.max(state.level));
     }
 }
 
@@ -140,9 +151,34 @@ mod tests {
         assert!(price.at(60_000_001, 0, &SCALE, Priority::Default) < 0.1 * SCALE.slope);
     }
 
+    #[test]
+    fn a_miss_raises_the_price_and_is_soon_forgotten_where_nothing_waits() {
+        let price = Price::default();
+        let _ = price.at(0, 0, &SCALE, Priority::Default);
+        price.missed();
+        assert!(price.at(0, 0, &SCALE, Priority::Default) > 0.0);
+        assert!(price.at(20_000, 0, &SCALE, Priority::Default).abs() < f64::EPSILON);
+        for _ in 0..1_000 {
+            price.missed();
+        }
+        assert!(price.at(20_000, 0, &SCALE, Priority::Default) <= LEVEL_MAX * SCALE.slope);
+    }
+
     /// A worker, Poisson arrivals, two plans: 0.3 ms for 0.70, 5 ms for 0.74. Returns mean quality, dear share and the
     /// longest backlog met, microseconds, over ten seconds.
     fn served(arrivals_per_s: f64, priced: bool) -> (f64, f64, u64) {
+        let (quality, dear, longest_us, _) = served_by(arrivals_per_s, priced, 1.0, false);
+        (quality, dear, longest_us)
+    }
+
+    /// The same for a worker that takes `slowdown` times as long as predicted; `told`: the price hears of requests that
+    /// took more than 50 ms. Returns their share, too.
+    fn served_by(
+        arrivals_per_s: f64,
+        priced: bool,
+        slowdown: f64,
+        told: bool,
+    ) -> (f64, f64, u64, f64) {
         let scale = Scale {
             slope: 0.04 / 4.7,
             target_us: 5_000.0,
@@ -150,7 +186,10 @@ mod tests {
         let price = Price::default();
         let mut random = 42_u64;
         let (mut now_us, mut backlog_us, mut longest_us) = (0.0_f64, 0.0_f64, 0.0_f64);
-        let (mut count, mut dear) = (0_u32, 0_u32);
+        let (mut count, mut dear, mut late) = (0_u32, 0_u32, 0_u32);
+        // What is predicted to wait drains as predicted; what waits does not.
+        let mut predicted_us = 0.0_f64;
+        let mut misses = std::collections::VecDeque::new();
         while now_us < 10_000_000.0 {
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
@@ -160,21 +199,52 @@ mod tests {
             let gap_us = -uniform.ln() * 1e6 / arrivals_per_s;
             now_us += gap_us;
             backlog_us = (backlog_us - gap_us).max(0.0);
+            predicted_us = (predicted_us - gap_us).max(0.0);
+            while misses.front().is_some_and(|ended_us| *ended_us <= now_us) {
+                misses.pop_front();
+                price.missed();
+            }
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let asked = if priced {
-                price.at(now_us as u64, backlog_us as u64, &scale, Priority::Default)
+                price.at(
+                    now_us as u64,
+                    predicted_us as u64,
+                    &scale,
+                    Priority::Default,
+                )
             } else {
                 0.0
             };
             let takes_dear = 0.74 - asked * 5.0 > 0.70 - asked * 0.3;
-            backlog_us += if takes_dear { 5_000.0 } else { 300.0 };
+            let cost_us = if takes_dear { 5_000.0 } else { 300.0 };
+            predicted_us += cost_us;
+            backlog_us += cost_us * slowdown;
             longest_us = longest_us.max(backlog_us);
+            if backlog_us > 50_000.0 {
+                late += 1;
+                if told {
+                    misses.push_back(now_us + backlog_us);
+                }
+            }
             count += 1;
             dear += u32::from(takes_dear);
         }
         let share = f64::from(dear) / f64::from(count);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        (0.70 + 0.04 * share, share, longest_us as u64)
+        (
+            0.70 + 0.04 * share,
+            share,
+            longest_us as u64,
+            f64::from(late) / f64::from(count),
+        )
+    }
+
+    #[test]
+    fn where_work_takes_longer_than_predicted_misses_make_requests_fall_back() {
+        let (_, _, _, untold) = served_by(1_000.0, true, 1.6, false);
+        let (_, _, _, told) = served_by(1_000.0, true, 1.6, true);
+        assert!(untold > 0.5, "{untold}");
+        assert!(told < 0.5 * untold, "{told} of {untold}");
     }
 
     #[test]
