@@ -27,6 +27,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from server import affinity
+
 logger = logging.getLogger(__name__)
 
 PREFIX = "MUSTER_"
@@ -378,6 +380,14 @@ class Settings(BaseSettings):
     port_file: Path | None = _setting(
         None, "file", "File that receives `host:port` and a line feed once the replica listens. Absent: none."
     )
+    cores: str = _setting(
+        "",
+        "list",
+        "Cores the process runs on, such as `0-3,8`, or `node:0` for those of a NUMA node; its memory then"
+        " lies on that node too. On a machine of several nodes run a replica for each. Empty: all that it is"
+        " given.",
+        max_length=256,
+    )
     rpc: RpcSettings = Field(default_factory=RpcSettings, description="The gRPC server.")
     ranking: RankingSettings = Field(
         default_factory=RankingSettings, description="Admission and the ranking core."
@@ -396,6 +406,13 @@ class Settings(BaseSettings):
     log: LogSettings = Field(
         default_factory=LogSettings, description="What the process writes to standard error."
     )
+
+    @field_validator("cores")
+    @classmethod
+    def _cores(cls, value: str) -> str:
+        if value:
+            affinity.parse_cores(value)
+        return value
 
     @field_validator("listen")
     @classmethod

@@ -111,6 +111,10 @@ class Life:
         """Start, wait for the end, drain. Raises: Refused, ConfigurationError."""
         started = time.monotonic()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        try:
+            affinity.settle(self._settings.cores)
+        except ValueError as error:
+            raise config.ConfigurationError([str(error)]) from error
         if self._settings.rpc.home_core:
             affinity.stay(affinity.home_core(self._settings.replica or self._settings.listen))
         replica = Replica(self._settings, request_drain=self._end.ask, fail=self._fail)

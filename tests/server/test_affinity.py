@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server import affinity
-from tests.server.replica import Replica
+from tests.server.replica import Replica, command, run_refused
 
 pytestmark = pytest.mark.skipif(len(affinity.cores()) < 2, reason="this machine gives tests one core only")
 
@@ -57,6 +57,45 @@ def test_threads_started_while_roaming_may_run_anywhere() -> None:
 
     assert in_a_thread_of_its_own(body) == {core}
     assert inside == [affinity.cores()]
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("0", {0}), ("0-3", {0, 1, 2, 3}), ("1,4-5, 9", {1, 4, 5, 9}), ("7-7", {7})],
+)
+def test_cores_are_named_as_the_kernel_names_them(text: str, cores: set[int]) -> None:
+    assert affinity.parse_cores(text) == cores
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "1-", "0x1", "node:", "node:-1", "123456"])
+def test_what_is_no_list_of_cores_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="write 0-3,8 or node:0"):
+        affinity.parse_cores(text)
+
+
+def test_a_numa_node_is_its_cores_and_one_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "node1").mkdir()
+    (tmp_path / "node1" / "cpulist").write_text("4-5,8\n")
+    monkeypatch.setattr(affinity, "_NODES", tmp_path)
+    assert affinity.parse_cores("node:1") == {4, 5, 8}
+    with pytest.raises(ValueError, match="no NUMA node 7; it has 1"):
+        affinity.parse_cores("node:7")
+
+
+def test_a_replica_keeps_to_the_cores_it_is_told(bundle: Path, tmp_path: Path) -> None:
+    core = max(affinity.cores())
+    with Replica(bundle, tmp_path / "data", "a", {"cores": str(core)}) as replica:
+        replica.wait_serving()
+        for task in Path(f"/proc/{replica.process.pid}/task").iterdir():
+            assert os.sched_getaffinity(int(task.name)) == {core}, (task / "comm").read_text()
+
+
+def test_cores_that_the_process_may_not_use_are_refused(bundle: Path, tmp_path: Path) -> None:
+    code, told = run_refused(command(bundle, tmp_path / "data", {"cores": "99999"}))
+    assert code == 2
+    assert "cores = '99999': this process may only run on" in told
 
 
 @pytest.mark.parametrize("home_core", [True, False])
