@@ -260,7 +260,7 @@ class AsyncClient:
         self._open_for_reads()
         if self._apply is None:
             target = write_target(self.endpoints)
-            channel = self._open(target, self.settings.write_options())
+            channel = self._open(target, self.settings.write_options(self.endpoints))
             self._apply = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
         failures = 0
         last: grpc.RpcError | None = None

@@ -75,8 +75,12 @@ class ClientSettings:
         }
         return [*self._connection_options(), ("grpc.service_config", json.dumps(config))]
 
-    def write_options(self) -> list[ChannelOption]:
-        """Options of the channel over all replicas that finds the primary by health."""
+    def write_options(self, endpoints: Sequence[str]) -> list[ChannelOption]:
+        """Options of the channel over all replicas that finds the primary by health.
+
+        Its calls name the first endpoint as the host that they are for: by itself gRPC names the whole list,
+        which is no host by the rules of HTTP (RFC 9113, 8.3.1) and which a strict server refuses.
+        """
         config = {
             "loadBalancingConfig": [{"round_robin": {}}],
             "healthCheckConfig": {"serviceName": CATALOGUE_SERVICE},
@@ -95,7 +99,11 @@ class ClientSettings:
             ],
             "retryThrottling": {"maxTokens": self.retry_tokens_max, "tokenRatio": self.retry_token_ratio},
         }
-        return [*self._connection_options(), ("grpc.service_config", json.dumps(config))]
+        return [
+            *self._connection_options(),
+            ("grpc.default_authority", endpoints[0]),
+            ("grpc.service_config", json.dumps(config)),
+        ]
 
     def status_options(self) -> list[ChannelOption]:
         """Options of the channel to one replica that asks it for its status whatever its health says."""

@@ -72,7 +72,9 @@ class _Connections:
         """The write channel's Apply; opened at the first write, as a reader needs none."""
         with self._lock:
             if self._writes is None:
-                channel = self._open(write_target(self._endpoints), self._settings.write_options())
+                channel = self._open(
+                    write_target(self._endpoints), self._settings.write_options(self._endpoints)
+                )
                 self._writes = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
             return self._writes
 

@@ -267,10 +267,11 @@ def test_a_call_that_its_client_cancels_is_cancelled_behind_the_front(behind: Pa
 def test_a_client_that_vanishes_cancels_its_calls_behind_the_front(behind: Passed) -> None:
     server, services, _ = behind
     channel = grpc.insecure_channel(server.address)
-    channel.unary_unary(APPLY).future(b"hang", timeout=30)
+    running = channel.unary_unary(APPLY).future(b"hang", timeout=30)
     wait_until(lambda: bool(services.metadata), "the call arrives", 10)
     channel.close()
     assert services.left.wait(10)
+    assert running.done()
 
 
 def test_calls_beyond_the_limit_are_refused(behind: Passed) -> None:

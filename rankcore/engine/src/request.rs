@@ -678,15 +678,26 @@ impl Job {
         self.text_described = vec![false; self.rows.len()];
         self.live_described = false;
         let best = self.lexical.first().map_or(0.0, |(_, score)| *score);
-        let places: HashMap<Row, (usize, f32)> = self
-            .lexical
-            .iter()
-            .enumerate()
-            .map(|(place, (row, score))| (*row, (place + 1, *score)))
-            .collect();
+        // Right after lexical retrieval the candidates are its list, and nobody has to be looked up.
+        let same = self.rows.iter().eq(self.lexical.iter().map(|(row, _)| row));
+        let places: HashMap<Row, usize> = if same {
+            HashMap::new()
+        } else {
+            self.lexical
+                .iter()
+                .enumerate()
+                .map(|(place, (row, _))| (*row, place))
+                .collect()
+        };
         for (candidate, row) in self.rows.iter().enumerate() {
-            let (rank, score) = match places.get(row) {
-                Some((place, score)) => (1.0 / as_f64(*place), f64::from(*score)),
+            let place = if same {
+                Some(candidate)
+            } else {
+                places.get(row).copied()
+            };
+            let found = place.map(|place| (place + 1, self.lexical[place].1));
+            let (rank, score) = match found {
+                Some((place, score)) => (1.0 / as_f64(place), f64::from(score)),
                 None if self.bm25_complete => (0.0, 0.0),
                 None => (0.0, f64::NAN),
             };

@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -191,10 +191,7 @@ impl Front {
     /// The next failure that the log must tell, if one comes within `wait`.
     #[must_use]
     pub fn failure(&self, wait: Duration) -> Option<Failure> {
-        match self.failures.lock().recv_timeout(wait) {
-            Ok(failure) => Some(failure),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.failures.lock().recv_timeout(wait).ok()
     }
 }
 

@@ -334,7 +334,10 @@ fn cut(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();
     }
-    let end = text.floor_char_boundary(bytes_max - 3);
+    let mut end = bytes_max - 3;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     format!("{}...", &text[..end])
 }
 

@@ -78,6 +78,8 @@ const KNOWN_STEMS_MAX: usize = 1 << 16;
 pub const ANALYSER: &str = "muster_en_cjk";
 /// Rows scored at a time: their sums stay in the cache.
 const WINDOW_ROWS: usize = if cfg!(test) { 64 } else { 2_048 };
+/// Rows whose sums are looked at together.
+const GROUP_ROWS: usize = 16;
 /// Rows of a posting list that are read in the time of looking one up.
 const LOOK_UP_COST: usize = 8;
 
@@ -972,10 +974,21 @@ fn search_index(
             let least = |place: usize| floor * (1.0 - ROUNDING) - reach[place];
             near.clear();
             let enough = least(essential);
-            near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
-                let row = (start + at) as Row;
-                (sum > 0.0 && sum >= enough && accept(row)).then_some(row)
-            }));
+            // Most rows have nothing, and to see that of many at once is far cheaper than to ask each.
+            let least_sum = enough.max(f32::from_bits(1));
+            for (group, sums) in sums.chunks(GROUP_ROWS).enumerate() {
+                if !sums
+                    .iter()
+                    .fold(false, |any, &sum| any | (sum >= least_sum))
+                {
+                    continue;
+                }
+                let first = start + group * GROUP_ROWS;
+                near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
+                    let row = (first + at) as Row;
+                    (sum >= least_sum && accept(row)).then_some(row)
+                }));
+            }
             for (later, stem) in rest.iter_mut().enumerate() {
                 let enough = least(essential + later);
                 near.retain(|&row| sums[row as usize - start] >= enough);
@@ -1063,8 +1076,8 @@ impl Best {
     }
 
     fn into_sorted(mut self) -> Vec<(Row, f32)> {
+        self.cut();
         self.rows.sort_unstable_by(better);
-        self.rows.truncate(self.width);
         self.rows
             .into_iter()
             .map(|(score, row)| (row, score))
