@@ -114,8 +114,8 @@ def open_catalogue(
     """Index products with a bundle and serve them from an engine of this process.
 
     cache: where built indexes are kept (a folder of the system's temporary one by default); an index is used
-    again for the same products, encoder, kernels and rules of what a word is. kernels: what computes the models, as
-    for `rankcore.Engine`.
+    again for the same products, encoder, kernels and rules of what a word is. kernels: what computes the
+    models, as for `rankcore.Engine`.
     Raises: BundleError; ValueError where there are no products; rankcore.RankError.
     """
     bundle = read_bundle(bundle_folder)
@@ -126,9 +126,7 @@ def open_catalogue(
     product_ids = [catalogue_pb2.Product.FromString(one).product_id for one in serialised]
     built = _built(bundle, serialised, cache, threads, kernels)
     folder = _as_generation(bundle, built)
-    engine = rankcore.Engine(
-        str(bundle.folder), runtime_library=rankcore.runtime_library(), kernels=kernels
-    )
+    engine = rankcore.Engine(str(bundle.folder), runtime_library=rankcore.runtime_library(), kernels=kernels)
     try:
         facts = json.loads((built / "built.json").read_text())
         vectors = np.fromfile(built / "dense.f32", dtype=np.float32).reshape(-1, facts["dimension"])

@@ -560,3 +560,6 @@ unsafe fn meet<K: Kernels>(
         (met, K::dot(left.as_ptr(), right.as_ptr(), width))
     }
 }
+
+#[cfg(test)]
+mod tests;
