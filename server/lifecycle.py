@@ -219,7 +219,10 @@ def verified_engine(settings: config.Settings, bundle: Bundle, replica: str) -> 
             chunk_pairs=settings.ranking.chunk_pairs,
             reserve_ms=settings.ranking.reserve_ms,
             queue_max=settings.ranking.queue_max,
+            kernels=settings.ranking.kernels,
         )
+        for model, runner, reason in engine.models:
+            logger.info("model %s is run by %s%s", model, runner, f": {reason}" if reason else "")
         differing = engine.verify_golden() if settings.lifecycle.verify_golden else []
     except rankcore.RankError as error:
         raise Refused([f"bundle {bundle.bundle_id} refused: {error}"]) from error

@@ -110,11 +110,13 @@ def open_catalogue(
     cache: Path | None = None,
     threads: int = 0,
     chunk_pairs: int = 8,
+    kernels: str = "auto",
 ) -> Iterator[Catalogue]:
     """Index products with a bundle and serve them from an engine of this process.
 
     cache: where built indexes are kept (a folder of the system's temporary one by default); an index is used
-    again for the same products, encoder and rules of what a word is. chunk_pairs: as the engine's.
+    again for the same products, encoder, kernels and rules of what a word is. kernels: what computes the
+    models, and chunk_pairs, as for `rankcore.Engine`.
     Raises: BundleError; ValueError where there are no products; rankcore.RankError.
     """
     bundle = read_bundle(bundle_folder)
@@ -123,10 +125,13 @@ def open_catalogue(
     if not serialised:
         raise ValueError("there are no products to rank")
     product_ids = [catalogue_pb2.Product.FromString(one).product_id for one in serialised]
-    built = _built(bundle, serialised, cache, threads)
+    built = _built(bundle, serialised, cache, threads, kernels)
     folder = _as_generation(bundle, built)
     engine = rankcore.Engine(
-        str(bundle.folder), runtime_library=rankcore.runtime_library(), chunk_pairs=chunk_pairs
+        str(bundle.folder),
+        runtime_library=rankcore.runtime_library(),
+        chunk_pairs=chunk_pairs,
+        kernels=kernels,
     )
     try:
         facts = json.loads((built / "built.json").read_text())
@@ -139,8 +144,8 @@ def open_catalogue(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _built(bundle: Bundle, serialised: Sequence[bytes], cache: Path, threads: int) -> Path:
-    digest = hashlib.sha256(rankcore.ANALYSER.encode())
+def _built(bundle: Bundle, serialised: Sequence[bytes], cache: Path, threads: int, kernels: str) -> Path:
+    digest = hashlib.sha256(f"{rankcore.ANALYSER} {kernels}".encode())
     for name in _ENCODES:
         digest.update(bundle.manifest.files[name].sha256.encode())
     for one in serialised:
@@ -152,7 +157,11 @@ def _built(bundle: Bundle, serialised: Sequence[bytes], cache: Path, threads: in
     out = Path(tempfile.mkdtemp(prefix=".building-", dir=cache)) / "generation"
     try:
         builder = rankcore.GenerationBuilder(
-            str(bundle.folder), str(out), runtime_library=rankcore.runtime_library(), threads=threads
+            str(bundle.folder),
+            str(out),
+            runtime_library=rankcore.runtime_library(),
+            threads=threads,
+            kernels=kernels,
         )
         for start in range(0, len(serialised), _ADD_PRODUCTS):
             builder.add(list(serialised[start : start + _ADD_PRODUCTS]))

@@ -78,6 +78,7 @@ class BuildJob:
     recall_min: float
     keep: int
     niceness: int
+    kernels: str = "auto"
 
     @classmethod
     def of(cls, settings: config.Settings) -> BuildJob:
@@ -90,6 +91,7 @@ class BuildJob:
             recall_min=settings.generation.recall_min,
             keep=settings.generation.keep,
             niceness=settings.generation.niceness,
+            kernels=settings.ranking.kernels,
         )
 
 
@@ -132,6 +134,7 @@ def _build_in(
         runtime_library=rankcore.runtime_library(),
         threads=job.threads,
         reuse=str(previous) if previous else None,
+        kernels=job.kernels,
     )
     batch: list[bytes] = []
     for done, product in enumerate(live_products(store, head.sequence)):

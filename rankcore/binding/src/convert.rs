@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use numpy::{PyArray1, PyReadonlyArray1};
 use prost::Message;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use rankcore_engine::bundle::Tier;
+use rankcore_engine::bundle::{Bundle, Tier};
 use rankcore_engine::engine::Status;
 use rankcore_engine::error::{Error, Result, Violation};
+use rankcore_engine::model::Choice;
 use rankcore_engine::retrieve::{DenseSearch, Row};
 use rankcore_engine::wire;
 
@@ -137,4 +139,21 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
     all.set_item("price", status.price)?;
     all.set_item("last_part_failure", status.last_part_failure.as_deref())?;
     Ok(all)
+}
+
+/// The kernels that a name stands for.
+pub fn kernels(name: &str) -> PyResult<Choice> {
+    name.parse().map_err(PyValueError::new_err)
+}
+
+/// A model of a bundle: its folder, what runs it, and why that is not our own kernels.
+pub type Model = (&'static str, String, Option<String>);
+
+/// What runs each model of a bundle.
+pub fn models(bundle: &Bundle) -> Vec<Model> {
+    bundle
+        .runners()
+        .into_iter()
+        .map(|(folder, runner)| (folder, runner.name, runner.reason))
+        .collect()
 }

@@ -8,11 +8,13 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray2, PyUntypedArrayMet
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rankcore_engine::bundle::Bundle;
+use rankcore_engine::model::{self, Single};
 use rankcore_engine::rerank::forest::Forest;
 use rankcore_engine::rerank::late;
 use rankcore_engine::text;
 use rankcore_engine::wire;
 
+use crate::convert;
 use crate::errors::raise;
 
 /// float32 `[n, d]` as a slice, with d; refuses other layouts and dimensions.
@@ -171,12 +173,25 @@ type Encoded<'py> = (Vec<u32>, bool, Bound<'py, PyArray1<f32>>);
 #[pymethods]
 impl Models {
     #[new]
-    #[pyo3(signature = (bundle, *, runtime_library))]
-    fn new(py: Python<'_>, bundle: PathBuf, runtime_library: PathBuf) -> PyResult<Self> {
+    #[pyo3(signature = (bundle, *, runtime_library, kernels="auto"))]
+    fn new(
+        py: Python<'_>,
+        bundle: PathBuf,
+        runtime_library: PathBuf,
+        kernels: &str,
+    ) -> PyResult<Self> {
+        let kernels = convert::kernels(kernels)?;
         let bundle = py
-            .detach(|| Bundle::open(&bundle, &runtime_library))
+            .detach(|| Bundle::open_with(&bundle, &runtime_library, kernels))
             .map_err(|error| raise(py, error))?;
         Ok(Models { bundle })
+    }
+
+    /// What runs each model: its folder in the bundle, the runner, and why it is not our own kernels (None: it is, or
+    /// they were not asked for).
+    #[getter]
+    fn models(&self) -> Vec<convert::Model> {
+        convert::models(&self.bundle)
     }
 
     /// Token ids of a text without special tokens, uncut.
@@ -237,6 +252,76 @@ impl Models {
     }
 }
 
+/// A network by itself, outside a bundle: an ONNX file whose tensors are all in it.
+#[pyclass(frozen, module = "rankcore")]
+pub struct Network {
+    single: Single,
+}
+
+/// Token ids with special tokens, and where the second text starts.
+type NetworkRow = (Vec<i64>, usize);
+
+#[pymethods]
+impl Network {
+    /// cross: it is a cross-encoder. kernels: as for an engine, or the name of instructions of this machine.
+    #[new]
+    #[pyo3(signature = (path, *, cross, runtime_library, kernels="auto"))]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        cross: bool,
+        runtime_library: PathBuf,
+        kernels: &str,
+    ) -> PyResult<Self> {
+        let kernels = convert::kernels(kernels)?;
+        let single = py
+            .detach(|| Single::open(&path, cross, &runtime_library, kernels))
+            .map_err(|error| raise(py, error))?;
+        Ok(Network { single })
+    }
+
+    /// What runs it.
+    #[getter]
+    fn runner(&self) -> String {
+        self.single.runner().to_string()
+    }
+
+    /// Multiplications and additions of 8-bit numbers that one token takes; None: ONNX Runtime runs it.
+    #[getter]
+    fn int8_operations_per_token(&self) -> Option<usize> {
+        self.single.int8_operations_per_token()
+    }
+
+    /// Per row a list of its outputs, float32 and flat: of an encoder dense `[D]` and tokens `[T * d]`, of a
+    /// cross-encoder the score `[1]`. rows: token ids with special tokens, and where the second text starts (the
+    /// number of ids for one text).
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        rows: Vec<NetworkRow>,
+    ) -> PyResult<Vec<Vec<Bound<'py, PyArray1<f32>>>>> {
+        let found = py
+            .detach(|| self.single.run(rows))
+            .map_err(|error| raise(py, error))?;
+        Ok(found
+            .into_iter()
+            .map(|outputs| {
+                outputs
+                    .into_iter()
+                    .map(|one| one.into_pyarray(py))
+                    .collect()
+            })
+            .collect())
+    }
+}
+
+/// Keeps the 8-bit multiply-add unit of this core busy and nothing else: multiplications and additions done; None
+/// without AVX-512 VNNI.
+#[pyfunction]
+fn int8_limit(py: Python<'_>, rounds: usize) -> Option<u64> {
+    py.detach(|| model::int8_limit(rounds))
+}
+
 fn decode(products: &[Vec<u8>]) -> rankcore_engine::error::Result<Vec<wire::Product>> {
     products
         .iter()
@@ -248,9 +333,11 @@ fn decode(products: &[Vec<u8>]) -> rankcore_engine::error::Result<Vec<wire::Prod
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PackedTokens>()?;
     module.add_class::<Models>()?;
+    module.add_class::<Network>()?;
     module.add_function(wrap_pyfunction!(maxsim, module)?)?;
     module.add_function(wrap_pyfunction!(maxsim_reference, module)?)?;
     module.add_function(wrap_pyfunction!(maxsim_kernel, module)?)?;
+    module.add_function(wrap_pyfunction!(int8_limit, module)?)?;
     module.add_function(wrap_pyfunction!(forest_score, module)?)?;
     module.add_function(wrap_pyfunction!(product_text, module)?)?;
     Ok(())

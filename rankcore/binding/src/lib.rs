@@ -212,7 +212,7 @@ impl Engine {
 impl Engine {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
-    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024))]
+    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024, kernels="auto"))]
     fn new(
         py: Python<'_>,
         bundle: PathBuf,
@@ -222,9 +222,12 @@ impl Engine {
         chunk_pairs: usize,
         reserve_ms: f64,
         queue_max: usize,
+        kernels: &str,
     ) -> PyResult<Self> {
+        let kernels = convert::kernels(kernels)?;
         py.detach(|| {
             let settings = core::Settings {
+                kernels,
                 workers,
                 replica,
                 chunk_pairs,
@@ -241,6 +244,13 @@ impl Engine {
     #[getter]
     fn bundle_id(&self) -> &str {
         &self.0.bundle().id
+    }
+
+    /// What runs each model: its folder in the bundle, the runner, and why it is not our own kernels (None: it is, or
+    /// they were not asked for).
+    #[getter]
+    fn models(&self) -> Vec<convert::Model> {
+        convert::models(self.0.bundle())
     }
 
     /// Replay the bundle's golden requests; an empty list means that they are reproduced.
@@ -410,7 +420,7 @@ impl GenerationBuilder {
 #[pymethods]
 impl GenerationBuilder {
     #[new]
-    #[pyo3(signature = (bundle, out, *, runtime_library, threads=0, reuse=None))]
+    #[pyo3(signature = (bundle, out, *, runtime_library, threads=0, reuse=None, kernels="auto"))]
     fn new(
         py: Python<'_>,
         bundle: PathBuf,
@@ -418,9 +428,11 @@ impl GenerationBuilder {
         runtime_library: PathBuf,
         threads: usize,
         reuse: Option<PathBuf>,
+        kernels: &str,
     ) -> PyResult<Self> {
+        let kernels = convert::kernels(kernels)?;
         py.detach(|| {
-            let bundle = Bundle::open(&bundle, &runtime_library)?;
+            let bundle = Bundle::open_with(&bundle, &runtime_library, kernels)?;
             CoreBuilder::new(bundle, &out, threads, reuse.as_deref().map(Path::new))
         })
         .map(|builder| Self(Mutex::new(Some(builder))))

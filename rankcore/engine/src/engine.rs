@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
+use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub reserve_us: u64,
     /// Most requests that wait or run at a time, at least 1; the lower classes are refused below it.
     pub queue_max: usize,
+    /// What the models are run by.
+    pub kernels: Choice,
 }
 
 impl Default for Settings {
@@ -50,6 +53,7 @@ impl Default for Settings {
             chunk_pairs: 8,
             reserve_us: 2_000,
             queue_max: 1_024,
+            kernels: Choice::Auto,
         }
     }
 }
@@ -244,7 +248,7 @@ impl Engine {
         if !violations.is_empty() {
             return Err(Error::InvalidRequest(violations));
         }
-        let bundle = Bundle::open(bundle, runtime_library)?;
+        let bundle = Bundle::open_with(bundle, runtime_library, settings.kernels)?;
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
         let workers = if settings.workers == 0 {
             std::thread::available_parallelism().map_or(1, usize::from)

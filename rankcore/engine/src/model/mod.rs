@@ -211,6 +211,78 @@ impl Model {
     }
 }
 
+/// A model by itself, outside a bundle: for measuring, and for tests against other implementations.
+pub struct Single {
+    model: Model,
+    outputs: usize,
+}
+
+impl Single {
+    /// Opens an ONNX file whose tensors are all in it. cross: it is a cross-encoder.
+    ///
+    /// Errors: [`Error::Bundle`], naming the file.
+    pub fn open(path: &Path, cross: bool, library: &Path, kernels: Choice) -> Result<Single> {
+        let opening = Opening {
+            choice: kernels,
+            library,
+        };
+        let alone = Shared {
+            bytes: Vec::new().into(),
+            words: None,
+        };
+        let model = if cross {
+            Model::cross(path.to_owned(), &alone, opening)?
+        } else {
+            Model::encoder(path.to_owned(), opening)?.0
+        };
+        let outputs = if cross { 1 } else { 2 };
+        Ok(Single { model, outputs })
+    }
+
+    /// Outputs of each row, in the order of the model's kind. rows: token ids with special tokens, and where the
+    /// second text starts (its length for a single text).
+    pub fn run(&self, rows: Vec<(Vec<i64>, usize)>) -> Result<Vec<Vec<Vec<f32>>>> {
+        let rows: Vec<Row> = rows
+            .into_iter()
+            .map(|(ids, second)| Row { ids, second })
+            .collect();
+        let mut found = Vec::with_capacity(rows.len());
+        self.model.run_rows(&rows, |_, outputs| {
+            let tensors = &outputs.tensors[..self.outputs];
+            found.push(tensors.iter().map(|tensor| tensor.to_vec()).collect());
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// What runs it.
+    pub fn runner(&self) -> Runner {
+        self.model.runner()
+    }
+
+    /// Multiplications and additions of 8-bit numbers that one token takes; `None`: ONNX Runtime runs it.
+    pub fn int8_operations_per_token(&self) -> Option<usize> {
+        match &self.model.engine {
+            Engine::Own(network, _) => Some(network.operations_per_token()),
+            Engine::Runtime(_) => None,
+        }
+    }
+}
+
+/// Keeps the processor's 8-bit multiply-add unit busy and nothing else: the measure of what a core can do.
+///
+/// Returns: multiplications and additions done; `None`: the machine has no AVX-512 VNNI.
+pub fn int8_limit(rounds: usize) -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    if Instructions::best() == Instructions::Avx512Vnni {
+        // SAFETY: the machine has the instructions.
+        std::hint::black_box(unsafe { gemm::limit_rounds(rounds) });
+        return Some(rounds as u64 * gemm::LIMIT_OPERATIONS);
+    }
+    let _ = rounds;
+    None
+}
+
 fn read(path: &Path) -> Result<Arc<[u8]>> {
     let bytes = file::read_model(path)
         .map_err(|reason| Error::Bundle(format!("{}: {reason}", path.display())))?;

@@ -165,22 +165,23 @@ impl Network {
         done
     }
 
-    /// Bytes that weights and tables take, the words' apart.
-    pub(crate) fn bytes(&self) -> usize {
-        let linears = |layer: &Layer| -> usize {
-            [
-                &layer.query,
-                &layer.key,
-                &layer.value,
-                &layer.mix,
-                &layer.widen,
-                &layer.narrow,
-            ]
+    /// Multiplications and additions of 8-bit numbers that one token takes in all layers.
+    pub(crate) fn operations_per_token(&self) -> usize {
+        self.layers
             .iter()
-            .map(|linear| linear.weights.bytes())
+            .flat_map(|layer| {
+                let (mix, pair) = (&layer.mix, [&layer.widen, &layer.narrow]);
+                [
+                    &layer.query,
+                    &layer.key,
+                    &layer.value,
+                    mix,
+                    pair[0],
+                    pair[1],
+                ]
+            })
+            .map(|linear| 2 * linear.weights.inputs * linear.weights.outputs)
             .sum()
-        };
-        self.layers.iter().map(linears).sum::<usize>() + 4 * self.positions.len()
     }
 
     fn check(&self, row: &Row) -> Result<()> {
@@ -559,3 +560,6 @@ unsafe fn meet<K: Kernels>(
         (met, K::dot(left.as_ptr(), right.as_ptr(), width))
     }
 }
+
+#[cfg(test)]
+mod tests;

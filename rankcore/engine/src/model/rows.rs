@@ -248,3 +248,79 @@ pub(crate) unsafe fn mean<L: Lanes>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lanes::Portable;
+
+    /// The error function by its series; enough terms for ±6.
+    fn gelu_exact(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for number in 1..400 {
+            term *= x * x / f64::from(2 * number + 1);
+            sum += term;
+        }
+        x * (0.5 + sum * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt())
+    }
+
+    #[test]
+    fn gelu_is_right_to_a_fraction_of_the_steps_that_follow() {
+        let mut x = -8.0_f32;
+        while x <= 8.0 {
+            let mut found = [0.0_f32; LANES];
+            // SAFETY: lane by lane needs no features; the array holds sixteen values.
+            unsafe { gelu(Portable::splat(x)).store(found.as_mut_ptr()) };
+            let expected = gelu_exact(f64::from(x));
+            assert!(
+                (f64::from(found[0]) - expected).abs() < 8e-5,
+                "{x}: {} for {expected}",
+                found[0]
+            );
+            assert!(found[0] > GELU_LEAST, "{x}");
+            x += 0.0123;
+        }
+    }
+
+    #[test]
+    fn quantised_rows_are_within_half_a_step() {
+        let row: Vec<f32> = (0..64)
+            .map(|at| ((at * 37 % 64) as f32 - 31.0) / 7.0)
+            .collect();
+        let mut bytes = [0_u8; 64];
+        // SAFETY: lane by lane needs no features; both hold 64 values.
+        let scale = unsafe { quantise::<Portable>(row.as_ptr(), 64, bytes.as_mut_ptr()) };
+        for (value, byte) in row.iter().zip(bytes) {
+            let back = (f32::from(byte) - scale.zero as f32) * scale.step;
+            assert!(
+                (back - value).abs() <= scale.step * 0.501,
+                "{back} for {value}"
+            );
+        }
+        let wide: Vec<f32> = row
+            .iter()
+            .map(|value| gelu_exact(f64::from(*value)) as f32)
+            .collect();
+        let most = wide.iter().fold(0.0_f32, |most, value| most.max(*value));
+        // SAFETY: as above.
+        let scale =
+            unsafe { quantise_gelu::<Portable>(wide.as_ptr(), 64, most, bytes.as_mut_ptr()) };
+        assert!(scale.step < most / 200.0);
+        for (value, byte) in wide.iter().zip(bytes) {
+            let back = (f32::from(byte) - scale.zero as f32) * scale.step;
+            assert!(
+                (back - value).abs() <= scale.step * 0.501 + 1e-6,
+                "{back} for {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_stays_zero() {
+        let mut bytes = [9_u8; 16];
+        // SAFETY: lane by lane needs no features; both hold 16 values.
+        let scale = unsafe { quantise::<Portable>([0.0; 16].as_ptr(), 16, bytes.as_mut_ptr()) };
+        assert_eq!(scale.step, 0.0);
+        assert!(bytes.iter().all(|byte| i32::from(*byte) == scale.zero));
+    }
+}

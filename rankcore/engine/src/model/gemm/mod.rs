@@ -20,7 +20,7 @@ mod vnni;
 pub(crate) use avx2::{ROWS as AVX2_ROWS, tile as avx2_tile};
 pub(crate) use portable::{ROWS as PORTABLE_ROWS, tile as portable_tile};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use vnni::{ROWS as VNNI_ROWS, limit_rounds, tile as vnni_tile};
+pub(crate) use vnni::{LIMIT_OPERATIONS, ROWS as VNNI_ROWS, limit_rounds, tile as vnni_tile};
 
 /// Outputs of one panel.
 pub(crate) const PANEL: usize = 64;
@@ -78,11 +78,6 @@ impl Packed {
     #[inline]
     pub(crate) fn panel(&self, at: usize) -> &[i8] {
         &self.values[at * PANEL * self.inputs..][..PANEL * self.inputs]
-    }
-
-    /// Bytes that the weights take.
-    pub(crate) fn bytes(&self) -> usize {
-        self.values.len()
     }
 }
 

@@ -68,6 +68,9 @@ unsafe fn rows<const R: usize>(tile: Tile<'_>, sums: &mut Sums) {
     }
 }
 
+/// Multiplications and additions of one round of [`limit_rounds`].
+pub(crate) const LIMIT_OPERATIONS: u64 = 24 * 64 * 2;
+
 /// Multiply-adds that keep the unit busy and nothing else: `rounds` times 24 independent sums in registers, each 64
 /// multiplications and additions. The measure of what a core can do. Returns a number that depends on all.
 ///

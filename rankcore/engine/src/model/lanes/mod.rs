@@ -95,3 +95,6 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
         sum.mul(n.power_of_two())
     }
 }
+
+#[cfg(test)]
+mod tests;

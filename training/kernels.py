@@ -1,0 +1,182 @@
+"""Kernels: nDCG@10 of every plan of a bundle with the core's own int8 kernels, and with ONNX Runtime.
+
+    python -m training.kernels BUNDLE --data DIR/SET
+
+Both index the whole catalogue with their own vectors and answer the same queries, so what is compared is all
+that the choice of kernels changes: products, queries and pairs. The two round activations differently (the core
+token by token, ONNX Runtime text by text), so neither is exact; the gate is that nothing is lost that can be
+measured: no interval of a paired difference may lie below 0. The settings are those of `muster evaluate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+import rankcore
+from muster.bundle import BundleError
+from muster.products import Judgements, ProductError, read_judgements, read_products
+from training.engine import Catalogue, open_catalogue
+from training.evaluate import SETTINGS
+from training.measure import difference, estimate, ndcg_by_query
+
+OWN, REFERENCE = "own", "onnxruntime"
+
+Orders = dict[str, dict[str, list[str]]]
+"""Setting to query to product ids, best first."""
+
+
+def compare(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    split: str | None = None,
+    mapping: str | None = None,
+    cache: Path | None = None,
+    seed: int = 20260401,
+    rounds: int = 2000,
+    threads: int = 0,
+    kernels: tuple[str, str] = (OWN, REFERENCE),
+) -> dict[str, Any]:
+    """Measure a bundle with both kernels.
+
+    data, mapping, cache: as for `training.evaluate.evaluate`. split: of the queries, None for all: no model
+    learns here. seed, rounds: of the bootstrap. kernels: the ones under test, and what they are held against.
+    Returns: {"bundle", "queries", "products", "models": {kernels: [[model, runner, reason]]}, "plans":
+    [{"tier", "depth", setting: {kernels: {"ndcg10", "low", "high"}, "difference": the same, "changed": share
+    of queries with another first page}}], "passed"}.
+    Raises: BundleError; ProductError; rankcore.RankError; ValueError where no query has a relevant product.
+    """
+    judgements = read_judgements(data, split)
+    scorable = judgements.scorable()
+    if not scorable:
+        raise ValueError(f"no query of the split {split!r} has a relevant product")
+    products = list(read_products(data, mapping))
+    known = {product.product_id for product in products}
+    judged = {query: [key for key in judgements.gains[query] if key in known] for query in scorable}
+    gains = {query: dict(judgements.gains[query]) for query in scorable}
+    found: dict[str, dict[tuple[str, int], Orders]] = {}
+    models: dict[str, list[list[str | None]]] = {}
+    for name in kernels:
+        with open_catalogue(bundle, products, cache=cache, threads=threads, kernels=name) as catalogue:
+            models[name] = [list(model) for model in catalogue.engine.models]
+            found[name] = _orders(catalogue, judgements, judged, name)
+            bundle_id = catalogue.bundle.bundle_id
+    own, reference = kernels
+    plans = []
+    for (tier, depth), orders in found[own].items():
+        row: dict[str, Any] = {"tier": tier, "depth": depth}
+        for setting in SETTINGS:
+            sides = {name: found[name][tier, depth][setting] for name in kernels}
+            values = {name: ndcg_by_query(gains, side) for name, side in sides.items()}
+            gap = difference({"": values[own]}, {"": values[reference]}, seed=seed, rounds=rounds)
+            changed = [orders[setting][query][:10] != sides[reference][query][:10] for query in scorable]
+            row[setting] = {
+                **{name: estimate(values[name], seed=seed, rounds=rounds).rounded() for name in kernels},
+                "difference": gap.rounded(),
+                "changed": round(sum(changed) / len(changed), 4),
+            }
+        plans.append(row)
+    return {
+        "bundle": bundle_id,
+        "queries": len(scorable),
+        "products": len(products),
+        "kernels": list(kernels),
+        "models": models,
+        "plans": plans,
+        "passed": all(row[setting]["difference"]["high"] >= 0.0 for row in plans for setting in SETTINGS),
+    }
+
+
+def _orders(
+    catalogue: Catalogue, judgements: Judgements, judged: Mapping[str, Sequence[str]], name: str
+) -> dict[tuple[str, int], Orders]:
+    """What each plan answers, by tier and depth."""
+    found: dict[tuple[str, int], Orders] = {}
+    for plan in tqdm(catalogue.bundle.plans(), desc=f"plans, {name}", mininterval=2, file=sys.stderr):
+        tier, depth, width = plan["tier"], int(plan["depth"]), int(plan["width"])
+        orders: Orders = {setting: {} for setting in SETTINGS}
+        for query, keys in judged.items():
+            text = judgements.queries[query]
+            whole = catalogue.search(text, tier, depth, width)
+            some = catalogue.rerank(text, keys, tier, depth) if keys else []
+            orders["catalogue"][query] = [key for key, _ in whole]
+            orders["judged"][query] = [key for key, _ in some]
+        found[tier, depth] = orders
+    return found
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    own, reference = result["kernels"]
+    table = Table(title=f"{result['bundle']}: {result['queries']} queries, {result['products']} products")
+    for column in ("plan", "setting", own, reference, "difference", "other first page"):
+        table.add_column(column, justify="left" if column in ("plan", "setting") else "right")
+    for row in result["plans"]:
+        plan = row["tier"] if row["depth"] == 0 else f"{row['tier']} @ {row['depth']}"
+        for setting in SETTINGS:
+            cell = row[setting]
+            gap = cell["difference"]
+            table.add_row(
+                plan,
+                setting,
+                f"{cell[own]['ndcg10']:.4f}",
+                f"{cell[reference]['ndcg10']:.4f}",
+                f"{gap['ndcg10']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]",
+                f"{cell['changed']:.2f}",
+            )
+    console = Console()
+    console.print(table)
+    for name, models in result["models"].items():
+        for model, runner, reason in models:
+            console.print(f"{name}: {model} is run by {runner}{f': {reason}' if reason else ''}")
+    console.print("passed" if result["passed"] else f"FAILED: {own} loses against {reference}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code: 0 nothing is lost, 1 something is, 2 bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.kernels",
+        description="nDCG@10 per plan with the core's own kernels and with ONNX Runtime, paired.",
+    )
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("--data", type=Path, required=True, help="folder with products, queries and labels")
+    parser.add_argument("--split", default="all", help='split of the queries (default: "all")')
+    parser.add_argument("--kernels", default=OWN, help="the kernels under test")
+    parser.add_argument("--against", default=REFERENCE, help="the kernels that they are held against")
+    parser.add_argument("--map", dest="mapping", help="column map of the products (default: recognised)")
+    parser.add_argument("--cache", type=Path, help="folder that keeps built indexes between calls")
+    parser.add_argument("--threads", type=int, default=0, help="that index (default: one for each core)")
+    parser.add_argument("--seed", type=int, default=20260401, help="of the bootstrap")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    arguments = parser.parse_args(argv)
+    try:
+        result = compare(
+            arguments.bundle,
+            arguments.data,
+            split=None if arguments.split == "all" else arguments.split,
+            mapping=arguments.mapping,
+            cache=arguments.cache,
+            seed=arguments.seed,
+            threads=arguments.threads,
+            kernels=(arguments.kernels, arguments.against),
+        )
+    except (BundleError, ProductError, rankcore.RankError, ValueError, OSError) as error:
+        print(f"python -m training.kernels: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _show(result)
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
