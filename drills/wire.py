@@ -78,7 +78,10 @@ def header(name: str, value: str) -> bytes:
 
 
 def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
-    """An HPACK integer with a prefix of `bits` bits; returns it and the position after it."""
+    """An HPACK integer with a prefix of `bits` bits; returns it and the position after it.
+
+    Raises: ValueError above 63 bits, IndexError where the block ends inside it.
+    """
     most = (1 << bits) - 1
     value = block[at] & most
     at += 1
@@ -92,6 +95,8 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
         shift += 7
         if not byte & 0x80:
             return value, at
+        if shift > 56:
+            raise ValueError("an integer of more than 63 bits")
 
 
 def _string(block: bytes, at: int) -> tuple[bytes, int]:
@@ -107,7 +112,7 @@ def grpc_status(block: bytes) -> tuple[int | None, str]:
     """The grpc-status and grpc-message of a header block; None where it has no status.
 
     The connection tells its peer to keep no dynamic table, so nothing in a block refers to another. Raises:
-    IndexError on a block that ends early.
+    IndexError on a block that ends early, ValueError on a number that is none.
     """
     status: int | None = None
     message = ""
@@ -208,7 +213,7 @@ class Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Takes whole frames out of what has come so far."""
+        """Takes whole frames out of what has come so far; hangs up on a peer that does not speak HTTP/2."""
         buffer = self._buffer
         buffer += data
         at = 0
@@ -220,7 +225,13 @@ class Connection(asyncio.Protocol):
             stream_id = int.from_bytes(buffer[at + 5 : at + 9], "big") & 0x7FFFFFFF
             payload = bytes(buffer[at + 9 : at + 9 + length])
             at += 9 + length
-            self._frame_received(kind, flags, stream_id, payload)
+            try:
+                self._frame_received(kind, flags, stream_id, payload)
+            except (IndexError, ValueError):
+                self._gone = True
+                if self._transport is not None:
+                    self._transport.close()
+                break
         del buffer[:at]
 
     def connection_lost(self, error: Exception | None) -> None:

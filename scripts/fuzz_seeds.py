@@ -2,8 +2,9 @@
 
 Usage: python scripts/fuzz_seeds.py [OUT]      (default: rankcore/fuzz/seeds)
 
-A seed is the smallest real file of its format, or a shortened one; together they stay below 200 KiB. The generation
-that the target of that name damages is built by the target itself, so its seeds are only instructions.
+A seed is the smallest real file of its format, or a shortened one; together they stay below 200 KiB. The
+generation that the target of that name damages is built by the target itself, so its seeds are only
+instructions.
 """
 
 from __future__ import annotations
@@ -119,7 +120,11 @@ def bundle() -> Iterator[Seed]:
         yield "forest", f"trees-{kept}", (header + "".join(numbered)).encode()
     small = (ROOT / "rankcore/engine/tests/fixtures/lambdarank_zero_missing.txt").read_text(encoding="utf-8")
     head, *trees = small.split("\nTree=")
-    yield "forest", "zero-missing", (head + "".join(f"\nTree={tree}" for tree in trees[:1]) + "\nend of trees\n").encode()
+    yield (
+        "forest",
+        "zero-missing",
+        (head + "".join(f"\nTree={tree}" for tree in trees[:1]) + "\nend of trees\n").encode(),
+    )
     yield "gzip", "text", gzip.compress((BUNDLE / "plans.json").read_bytes(), mtime=0)
     yield "gzip", "zeros", gzip.compress(bytes(1 << 20), mtime=0)
     yield "tokeniser", "wordpiece", tokeniser(200)
@@ -141,7 +146,11 @@ def texts() -> Iterator[Seed]:
         for _, product in cases()
     ]
     yield "text", "products", "\n".join(dict.fromkeys(lines)).encode()
-    yield "text", "scripts", "Café-Möbel 2.4GHz\nÜnal\n苹果手机壳iPhone15Pro 透明\nコーヒー・人々\n무선 이어폰\n𠮷野家\u200d".encode()
+    yield (
+        "text",
+        "scripts",
+        "Café-Möbel 2.4GHz\nÜnal\n苹果手机壳iPhone15Pro\nコーヒー・人々\n무선 이어폰\n𠮷野家\u200d".encode(),
+    )
 
 
 def generation_file(kind: str, element_bytes: int, count: int, payload: bytes) -> bytes:
@@ -170,7 +179,8 @@ def files() -> Iterator[Seed]:
     yield "generation", "whole", b""
     for what in range(6):
         records = b"".join(
-            struct.pack("<BBHB", number, what, 4 * number, 4) + struct.pack("<I", number) for number in (what, 9 + what)
+            struct.pack("<BBHB", number, what, 4 * number, 4) + struct.pack("<I", number)
+            for number in (what, 9 + what)
         )
         yield "generation", f"damage-{what}", records
     beyond = struct.pack("<I", 1_000_000)
