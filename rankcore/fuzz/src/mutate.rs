@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        (self.draw() % end as u64) as usize
     }
 }
 
@@ -58,7 +58,7 @@ pub fn mutated(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
         let length = (1 + random.below(16)).min(bytes.len() - at);
         match random.below(10) {
             0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-            1 if at < bytes.len() => bytes[at] = random.next() as u8,
+            1 if at < bytes.len() => bytes[at] = random.draw() as u8,
             2 => drop(bytes.drain(at..at + length)),
             3 => bytes.truncate(at),
             4 => {
@@ -94,7 +94,7 @@ pub fn mutated(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
                 let to = (from + 1 + random.below(64)).min(other.len());
                 bytes.splice(at..at, other[from..to].iter().copied());
             }
-            _ => bytes.insert(at, random.next() as u8),
+            _ => bytes.insert(at, random.draw() as u8),
         }
         bytes.truncate(BYTES_MAX);
     }
