@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 # Extensions of one process must not each start a thread per core; rankcore owns the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench drill clean
+.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench drill fuzz sanitize clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ bench: .venv/.all ## pytest-benchmark over tiers, depths and sizes; Criterion fo
 drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run failover
 	$(BIN)/muster drill run deadline_storm
+
+fuzz: ## libFuzzer on every parser of the engine, MINUTES (1) each; without a nightly compiler, the tests' mutator
+	@MINUTES=$(or $(MINUTES),1) scripts/fuzz.sh
+
+sanitize: ## Miri and AddressSanitizer over the engine, where a nightly compiler is installed
+	@scripts/sanitize.sh
 
 clean: ## remove what was built, keep .venv
 	rm -rf target .build rankcore/_native*.so

@@ -82,7 +82,10 @@ def header(name: str, value: str) -> bytes:
 
 
 def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
-    """An HPACK integer with a prefix of `bits` bits; returns it and the position after it."""
+    """An HPACK integer with a prefix of `bits` bits; returns it and the position after it.
+
+    Raises: ValueError above 63 bits, IndexError where the block ends inside it.
+    """
     most = (1 << bits) - 1
     value = block[at] & most
     at += 1
@@ -96,6 +99,8 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
         shift += 7
         if not byte & 0x80:
             return value, at
+        if shift > 56:
+            raise ValueError("an integer of more than 63 bits")
 
 
 _HUFFMAN_BY_LENGTH = {
@@ -161,7 +166,7 @@ def grpc_status(block: bytes) -> tuple[int | None, str]:
     """The grpc-status and grpc-message of a header block; None where it has no status.
 
     The connection tells its peer to keep no dynamic table, so nothing in a block refers to another. Raises:
-    IndexError on a block that ends early.
+    IndexError on a block that ends early, ValueError on a number that is none.
     """
     status: int | None = None
     message = ""
@@ -272,7 +277,7 @@ class Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Takes whole frames out of what has come so far."""
+        """Takes whole frames out of what has come so far; hangs up on a peer that does not speak HTTP/2."""
         buffer = self._rest + data if self._rest else data
         at, end = 0, len(buffer)
         while end - at >= 9:
@@ -280,7 +285,13 @@ class Connection(asyncio.Protocol):
             after = at + 9 + (high << 8 | low)
             if after > end:
                 break
-            self._frame_received(kind, flags, stream_id & 0x7FFFFFFF, buffer[at + 9 : after])
+            try:
+                self._frame_received(kind, flags, stream_id & 0x7FFFFFFF, buffer[at + 9 : after])
+            except (IndexError, ValueError):
+                self._gone = True
+                if self._transport is not None:
+                    self._transport.close()
+                break
             at = after
         self._rest = buffer[at:]
 

@@ -100,13 +100,30 @@ def read_manifest(folder: Path) -> Manifest:
             for name, d in values.pop("files").items()
         }
         manifest = Manifest(files=files, **values)
+        _check_kinds(manifest)
     except OSError as error:
         raise GenerationRefused(folder.name, f"{MANIFEST} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    # A file nested beyond measure ends in RecursionError, an infinite size in OverflowError.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise GenerationRefused(folder.name, f"{MANIFEST} is damaged: {error}") from error
     if manifest.generation_id != folder.name:
         raise GenerationRefused(folder.name, f"{MANIFEST} belongs to {manifest.generation_id}")
     return manifest
+
+
+def _check_kinds(manifest: Manifest) -> None:
+    """Raises: TypeError, ValueError where a value is not of the declared kind, or a count is below 0."""
+    for name in ("generation_id", "bundle_id", "analyser"):
+        if not isinstance(getattr(manifest, name), str):
+            raise TypeError(f"{name} is not a text")
+    for name in ("sequence", "epoch", "products", "dimension", "token_dimension", "probes"):
+        value = getattr(manifest, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} is not a whole number")
+        if value < 0:
+            raise ValueError(f"{name} is {value}, below 0")
+    if not isinstance(manifest.recall_at_100, int | float):
+        raise TypeError("recall_at_100 is not a number")
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drills.wire import (
     Answer,
@@ -186,3 +188,62 @@ def test_the_status_is_found_in_any_header_block(block: bytes, status: int | Non
 def test_a_header_too_long_for_its_short_form_is_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
         header("x", "y" * 127)
+
+
+@given(block=st.binary(max_size=200))
+def test_any_header_block_has_a_status_or_is_refused(block: bytes) -> None:
+    try:
+        status, message = grpc_status(block)
+    except (IndexError, ValueError):
+        return
+    assert status is None or isinstance(status, int)
+    assert isinstance(message, str)
+
+
+def test_a_header_number_without_end_is_refused_at_its_64th_bit() -> None:
+    with pytest.raises(ValueError, match="63 bits"):
+        grpc_status(b"\x0f" + b"\xff" * 100_000)
+
+
+class Silent(asyncio.Transport):
+    """Takes what is written, and notes that it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+FRAMES = st.builds(
+    lambda kind, flags, stream, payload: (
+        len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+    ),
+    st.integers(0, 10),
+    st.sampled_from([0, 1, 4, 5, 8, 0x20, 0x2D, 0xFF]),
+    st.sampled_from([0, 1, 3, 0x80000001]),
+    st.binary(max_size=40),
+)
+
+
+@given(received=st.lists(FRAMES | st.binary(max_size=30), max_size=8), cut=st.integers(0, 400))
+def test_whatever_a_peer_sends_calls_end_and_the_connection_is_open_or_hung_up(
+    received: list[bytes], cut: int
+) -> None:
+    async def body() -> None:
+        connection, transport = Connection(), Silent()
+        connection.connection_made(transport)
+        call = connection.call(request_headers(METHOD, "x"), b"hello", time.monotonic() + 60.0)
+        stream = b"".join(received)
+        connection.data_received(stream[:cut])
+        connection.data_received(stream[cut:])
+        connection.connection_lost(None)
+        assert (await asyncio.wait_for(call, 5.0)).status
+        connection._ready.cancelled() or connection._ready.exception()
+        connection.close()
+
+    asyncio.run(body())

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muster.bundle import (
     BundleContentError,
@@ -19,6 +21,8 @@ from muster.bundle import (
     read_manifest,
     write_bundle,
 )
+from muster.bundle.content import check_lexical, check_plans, check_text, parse_object
+from muster.bundle.manifest import Manifest
 from tests.muster.bundle_files import bundle_files
 
 
@@ -155,7 +159,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 def test_a_well_declared_bundle_that_says_nonsense_is_refused(folder: Path) -> None:
     # The digests are right: only the content check can see this one.
     from muster.bundle.checksums import digest_file
-    from muster.bundle.manifest import FileEntry, Manifest, make_manifest
+    from muster.bundle.manifest import FileEntry, make_manifest
 
     (folder / "plans.json").write_text('{"plans": []}')
     old: Manifest = read_manifest(folder)
@@ -175,3 +179,63 @@ def test_reading_a_bundle_needs_the_standard_library_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_no_manifest_and_say_so(content: bytes) -> None:
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(content)
+    assert caught.value.file == "manifest.json"
+
+
+@given(
+    key=st.sampled_from(["schema_version", "bundle_id", "created_unix_s", "muster_version", "files"]),
+    value=JSON,
+)
+def test_a_manifest_with_any_value_changed_is_read_or_refused(key: str, value: object) -> None:
+    entries = {name: {"sha256": "0" * 64, "bytes": 1} for name in bundle_files()}
+    good = {
+        "schema_version": 1,
+        "bundle_id": "x",
+        "created_unix_s": 1,
+        "muster_version": "1",
+        "files": entries,
+    }
+    with pytest.raises(BundleError):  # the name never fits the files
+        Manifest.from_json(json.dumps(good | {key: value}))
+
+
+@given(content=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()), keys=st.data())
+def test_any_json_is_what_a_file_must_say_or_is_refused_by_name(content: bytes, keys: st.DataObject) -> None:
+    try:
+        value = parse_object("x.json", content)
+    except BundleContentError as refused:
+        assert refused.file == "x.json"
+        return
+    inside = keys.draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "plans": st.lists(
+                    st.fixed_dictionaries({"tier": st.just("late") | JSON, "depth": JSON, "width": JSON})
+                ),
+                "product": st.dictionaries(
+                    st.sampled_from(["dense_fields", "token_fields", "cross_fields"]), JSON
+                ),
+                "boosts": JSON,
+                "fusion": st.fixed_dictionaries(
+                    {"kind": st.just("rrf") | JSON, "rrf_k": JSON, "weights": JSON}
+                ),
+            },
+        )
+    )
+    for check in (check_text, check_lexical, lambda found: check_plans(found, {})):
+        with pytest.raises(BundleContentError):
+            check(value | inside)

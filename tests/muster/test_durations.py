@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muster.durations import parse_duration_ms
 
@@ -26,3 +30,24 @@ def test_what_is_no_duration_is_refused_with_and_without_a_bare_unit(text: str) 
     for bare_unit in ("", "ms"):
         with pytest.raises(ValueError, match="is not a duration above 0"):
             parse_duration_ms(text, bare_unit=bare_unit)
+
+
+@given(
+    text=st.text(max_size=20) | st.text("0123456789.mus e+-_", max_size=12),
+    bare_unit=st.sampled_from(["", "ms"]),
+)
+def test_any_text_is_a_duration_above_0_or_refused(text: str, bare_unit: str) -> None:
+    try:
+        duration_ms = parse_duration_ms(text, bare_unit=bare_unit)
+    except ValueError as refused:
+        assert "is not a duration above 0" in str(refused)
+    else:
+        assert 0 < duration_ms < math.inf
+
+
+@given(
+    number=st.integers(1, 999_999_999),
+    unit=st.sampled_from([("us", 0.001), ("ms", 1.0), ("s", 1e3), ("m", 6e4)]),
+)
+def test_a_number_with_its_unit_is_read_back(number: int, unit: tuple[str, float]) -> None:
+    assert parse_duration_ms(f"{number}{unit[0]}") == pytest.approx(number * unit[1])

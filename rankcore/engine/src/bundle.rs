@@ -163,6 +163,13 @@ pub struct LexicalConfig {
 }
 
 impl LexicalConfig {
+    /// Reads and checks the text of `lexical.json`.
+    pub fn parse(text: &str) -> Result<LexicalConfig> {
+        let config: LexicalConfig = parse_json("lexical.json", text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
     fn validate(&self) -> Result<()> {
         let boosts = &self.boosts;
         let weights = &self.fusion.weights;
@@ -214,10 +221,67 @@ struct Plans {
     plans: Vec<PlanSpec>,
 }
 
-#[derive(Deserialize)]
-struct Manifest {
-    schema_version: u32,
-    bundle_id: String,
+impl PlanSpec {
+    /// Reads and checks the text of `plans.json`; whether the bundle holds the models that they need is not its business.
+    pub fn parse_all(text: &str) -> Result<Vec<PlanSpec>> {
+        let plans = parse_json::<Plans>("plans.json", text)?.plans;
+        if plans.is_empty() {
+            return Err(Error::Bundle("plans.json: no plans".into()));
+        }
+        for plan in &plans {
+            plan.validate()
+                .map_err(|reason| Error::Bundle(format!("plans.json: {reason}")))?;
+        }
+        Ok(plans)
+    }
+
+    fn validate(&self) -> std::result::Result<(), String> {
+        let tier = self.tier;
+        let reranks = tier >= Tier::Late;
+        if reranks != (self.depth > 0) {
+            return Err(format!("a {tier} plan has depth {}", self.depth));
+        }
+        if !(1..=10_000).contains(&self.width) {
+            return Err(format!(
+                "a {tier} plan has width {}; accepted: 1 to 10,000",
+                self.width
+            ));
+        }
+        let numbers = [self.expected_ndcg, self.low, self.high];
+        if numbers.iter().any(|number| !(0.0..=1.0).contains(number)) {
+            return Err(format!("a {tier} plan has an nDCG outside 0 to 1"));
+        }
+        if !self.cost_ms.is_finite() || self.cost_ms < 0.0 {
+            return Err(format!("a {tier} plan has cost_ms {}", self.cost_ms));
+        }
+        if self.settled_pairs > 0 && tier < Tier::CrossSmall {
+            return Err(format!("a {tier} plan has settled_pairs"));
+        }
+        Ok(())
+    }
+}
+
+/// The parts of `manifest.json` that the core reads.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Manifest {
+    /// Version of the folder's layout.
+    pub schema_version: u32,
+    /// The bundle's name.
+    pub bundle_id: String,
+}
+
+impl Manifest {
+    /// Reads and checks the text of `manifest.json`.
+    pub fn parse(text: &str) -> Result<Manifest> {
+        let manifest: Manifest = parse_json("manifest.json", text)?;
+        if manifest.schema_version != SCHEMA_VERSION {
+            return Err(Error::Bundle(format!(
+                "manifest.json: schema_version is {}; this version reads {SCHEMA_VERSION}",
+                manifest.schema_version
+            )));
+        }
+        Ok(manifest)
+    }
 }
 
 /// An opened bundle. Shared by every generation and request that uses it.
@@ -257,19 +321,13 @@ impl Bundle {
 
     /// As [`Bundle::open`]; `kernels`: what the models are to be run by.
     pub fn open_with(dir: &Path, runtime_library: &Path, kernels: Choice) -> Result<Arc<Bundle>> {
-        let manifest: Manifest = read_json(dir, "manifest.json")?;
-        if manifest.schema_version != SCHEMA_VERSION {
-            return Err(Error::Bundle(format!(
-                "manifest.json: schema_version is {}; this version reads {SCHEMA_VERSION}",
-                manifest.schema_version
-            )));
-        }
-        let text: TextConfig = read_json(dir, "text.json")?;
-        text.validate()?;
-        let lexical: LexicalConfig = read_json(dir, "lexical.json")?;
-        lexical.validate()?;
-        let plans = read_json::<Plans>(dir, "plans.json")?.plans;
-        let golden = optional(dir, "golden.json", || read_json(dir, "golden.json"))?;
+        let manifest = Manifest::parse(&read(dir, "manifest.json")?)?;
+        let text = TextConfig::parse(&read(dir, "text.json")?)?;
+        let lexical = LexicalConfig::parse(&read(dir, "lexical.json")?)?;
+        let plans = PlanSpec::parse_all(&read(dir, "plans.json")?)?;
+        let golden = optional(dir, "golden.json", || {
+            Golden::parse(&read(dir, "golden.json")?)
+        })?;
         let opening = Opening {
             choice: kernels,
             library: runtime_library,
@@ -341,34 +399,11 @@ impl Bundle {
     }
 
     fn validate_plans(&self) -> Result<()> {
-        let refuse = |reason: String| Err(Error::Bundle(format!("plans.json: {reason}")));
-        if self.plans.is_empty() {
-            return refuse("no plans".into());
-        }
-        for plan in &self.plans {
-            let tier = plan.tier;
-            let reranks = tier >= Tier::Late;
-            if reranks != (plan.depth > 0) {
-                return refuse(format!("a {tier} plan has depth {}", plan.depth));
-            }
-            if !(1..=10_000).contains(&plan.width) {
-                return refuse(format!(
-                    "a {tier} plan has width {}; accepted: 1 to 10,000",
-                    plan.width
-                ));
-            }
-            let numbers = [plan.expected_ndcg, plan.low, plan.high];
-            if numbers.iter().any(|number| !(0.0..=1.0).contains(number)) {
-                return refuse(format!("a {tier} plan has an nDCG outside 0 to 1"));
-            }
-            if !plan.cost_ms.is_finite() || plan.cost_ms < 0.0 {
-                return refuse(format!("a {tier} plan has cost_ms {}", plan.cost_ms));
-            }
-            if plan.settled_pairs > 0 && tier < Tier::CrossSmall {
-                return refuse(format!("a {tier} plan has settled_pairs"));
-            }
+        for tier in self.plans.iter().map(|plan| plan.tier) {
             if tier >= Tier::CrossSmall && self.cross(tier).is_none() {
-                return refuse(format!("a {tier} plan, but no {tier}/model.onnx.gz"));
+                return Err(Error::Bundle(format!(
+                    "plans.json: a {tier} plan, but no {tier}/model.onnx.gz"
+                )));
             }
         }
         Ok(())
@@ -380,9 +415,9 @@ fn read(dir: &Path, name: &str) -> Result<String> {
         .map_err(|error| Error::Bundle(format!("{name}: {error}")))
 }
 
-fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T> {
-    serde_json::from_str(&read(dir, name)?)
-        .map_err(|error| Error::Bundle(format!("{name}: {error}")))
+/// Reads the text of a bundle's JSON file. Errors: [`Error::Bundle`], naming the file.
+pub(crate) fn parse_json<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Error::Bundle(format!("{name}: {error}")))
 }
 
 fn optional<T>(dir: &Path, name: &str, open: impl FnOnce() -> Result<T>) -> Result<Option<T>> {

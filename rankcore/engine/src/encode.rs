@@ -75,10 +75,53 @@ impl Specials {
     }
 }
 
-/// The encoder of a bundle and its tokeniser. Shared by many threads.
-pub struct Encoder {
+/// The tokeniser of a bundle: text to token ids. Shared by many threads.
+pub struct Pieces {
     tokenizer: Tokenizer,
     specials: Specials,
+}
+
+impl Pieces {
+    /// Reads the content of `tokenizer.json`, a WordPiece model. Errors: [`Error::Bundle`].
+    ///
+    /// Of the file only what turns text into ids is read: frames, decoding, cutting and padding are ours or not needed.
+    pub fn parse(content: &[u8]) -> Result<Pieces> {
+        let refuse =
+            |reason: &dyn std::fmt::Display| Error::Bundle(format!("tokenizer.json: {reason}"));
+        // Parsed here first, because the library panics on some files that are no JSON.
+        let mut file: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(content).map_err(|error| refuse(&error))?;
+        let kind = file.get("model").and_then(|model| model.get("type"));
+        if kind.and_then(serde_json::Value::as_str) != Some("WordPiece") {
+            return Err(refuse(
+                &"its model is not of the type WordPiece, the only one that is read",
+            ));
+        }
+        for unread in ["decoder", "post_processor", "truncation", "padding"] {
+            file.remove(unread);
+        }
+        let read = serde_json::to_vec(&file).map_err(|error| refuse(&error))?;
+        let tokenizer = Tokenizer::from_bytes(read).map_err(|error| refuse(&error))?;
+        let specials = Specials::of(&tokenizer)?;
+        Ok(Pieces {
+            tokenizer,
+            specials,
+        })
+    }
+
+    /// Token ids of a text without special tokens, uncut.
+    pub fn of(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| Error::Internal(format!("tokeniser: {error}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// The encoder of a bundle and its tokeniser. Shared by many threads.
+pub struct Encoder {
+    tokeniser: Pieces,
     model: Model,
     text: TextConfig,
     dimension: usize,
@@ -93,17 +136,12 @@ impl Encoder {
         text: &TextConfig,
         opening: Opening<'_>,
     ) -> Result<(Encoder, Shared)> {
-        let mut tokenizer = Tokenizer::from_file(dir.join("tokenizer.json"))
+        let content = std::fs::read(dir.join("tokenizer.json"))
             .map_err(|error| Error::Bundle(format!("tokenizer.json: {error}")))?;
-        // Cutting and padding are ours, by the limits of text.json.
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| Error::Bundle(format!("tokenizer.json: {error}")))?;
-        tokenizer.with_padding(None);
-        let specials = Specials::of(&tokenizer)?;
+        let tokeniser = Pieces::parse(&content)?;
         let (model, shared) = Model::encoder(dir.join(ENCODER_FILE), opening)?;
         let mut widths = (0, 0);
-        model.run_rows(&[specials.single(&[])], |_, outputs| {
+        model.run_rows(&[tokeniser.specials.single(&[])], |_, outputs| {
             // Two rows of token vectors: `[CLS]` and `[SEP]`.
             widths = (outputs.len(0), outputs.len(1) / 2);
             Ok(())
@@ -121,8 +159,7 @@ impl Encoder {
             )));
         }
         let encoder = Encoder {
-            tokenizer,
-            specials,
+            tokeniser,
             model,
             text: text.clone(),
             dimension,
@@ -147,16 +184,12 @@ impl Encoder {
     }
 
     pub(crate) fn specials(&self) -> Specials {
-        self.specials
+        self.tokeniser.specials
     }
 
     /// Token ids of a text without special tokens, uncut.
     pub fn pieces(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| Error::Internal(format!("tokeniser: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        self.tokeniser.of(text)
     }
 
     /// Tokenises and encodes a query.
@@ -167,7 +200,7 @@ impl Encoder {
         let mut dense = Vec::new();
         let mut tokens = late::QueryTokens::new(&[], self.token_dimension);
         self.model
-            .run_rows(&[self.specials.single(&pieces)], |_, outputs| {
+            .run_rows(&[self.tokeniser.specials.single(&pieces)], |_, outputs| {
                 dense = outputs.get(0, self.dimension)?.to_vec();
                 let vectors = self.token_vectors(outputs, pieces.len(), pieces.len())?;
                 tokens = late::QueryTokens::new(vectors, self.token_dimension);
@@ -203,7 +236,7 @@ impl Encoder {
                 self.product_pieces(product)?
             };
             pieces.truncate(self.text.dense_tokens_max);
-            rows.push(self.specials.single(&pieces));
+            rows.push(self.tokeniser.specials.single(&pieces));
             read.push(pieces.len());
             encoded.push(EncodedProduct {
                 dense: Vec::new(),

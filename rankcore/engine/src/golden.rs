@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::bundle::{Bundle, Tier};
+use crate::bundle::{Bundle, Tier, parse_json};
 use crate::error::Result;
 use crate::rerank::late;
 use crate::wire;
@@ -16,6 +16,13 @@ pub struct Golden {
     pub tolerance: Tolerance,
     /// The cases.
     pub cases: Vec<Case>,
+}
+
+impl Golden {
+    /// Reads the text of `golden.json`.
+    pub fn parse(text: &str) -> Result<Golden> {
+        parse_json("golden.json", text)
+    }
 }
 
 /// Largest accepted absolute differences.

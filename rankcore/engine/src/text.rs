@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::bundle::parse_json;
 use crate::error::{Error, Result};
 use crate::wire;
 
@@ -42,6 +43,13 @@ pub struct TextConfig {
 }
 
 impl TextConfig {
+    /// Reads and checks the text of `text.json`.
+    pub fn parse(text: &str) -> Result<TextConfig> {
+        let config: TextConfig = parse_json("text.json", text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
     /// Refuses limits of 0 or beyond 512, fields that do not exist, and token fields that differ from the dense ones.
     pub fn validate(&self) -> Result<()> {
         let refuse = |reason: String| Err(Error::Bundle(format!("text.json: {reason}")));

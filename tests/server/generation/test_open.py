@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.generation.build import make_current, remove_old
 from server.generation.open import (
@@ -61,6 +64,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a manifest without files": (lambda g: edit(g, files=None), "manifest.json is damaged"),
     "an unknown key": (lambda g: edit(g, colour="red"), "manifest.json is damaged"),
+    "a count that is a text": (lambda g: edit(g, sequence="5"), "sequence is not a whole number"),
+    "a count below 0": (lambda g: edit(g, products=-1), "products is -1, below 0"),
+    "a size without end": (
+        lambda g: edit(g, files={"products.bin": {"sha256": "", "bytes": float("inf")}}),
+        "manifest.json is damaged",
+    ),
+    "a manifest nested beyond measure": (
+        lambda g: (g / "manifest.json").write_text("[" * 100_000),
+        "manifest.json is damaged",
+    ),
     "a newer schema": (lambda g: edit(g, schema_version=2), "schema version 2"),
     "another's manifest": (lambda g: edit(g, generation_id="gen-other"), "belongs to gen-other"),
     "a link": (
@@ -123,3 +136,28 @@ def test_old_generations_are_removed_and_damaged_ones_are_left(tmp_path: Path) -
     remove_old(tmp_path, "b", keep=2)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["gen-b-2-aa", "gen-b-3-aa", "gen-b-4-aa", "gen-c-2-aa"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = ["bundle_id", "sequence", "epoch", "products", "files", "schema_version", "analyser", "recall_at_100"]
+
+
+@given(
+    content=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()),
+    edits=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=2),
+)
+def test_any_manifest_is_refused_by_name_or_its_generation_can_be_ordered(
+    content: bytes, edits: dict[str, object]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        generations = Path(name)
+        make(generations, "gen-b-5-aa", 5)
+        (make(generations, "gen-b-6-aa", 6) / "manifest.json").write_bytes(content)
+        edit(make(generations, "gen-b-7-aa", 7), **edits)
+        assert len(candidates(generations)) == 3
+        found = newest_valid(generations, "b")
+        assert found is not None and found[1].sequence in (5, 7, edits.get("sequence"))

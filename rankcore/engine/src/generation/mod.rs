@@ -108,6 +108,26 @@ pub struct Manifest {
     pub token_dimension: usize,
 }
 
+impl Manifest {
+    /// Reads and checks the content of `manifest.json`. Errors: what is wrong with it.
+    pub fn parse(content: &[u8]) -> std::result::Result<Self, String> {
+        let manifest: Self = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        if manifest.schema_version != SCHEMA_VERSION {
+            return Err(format!(
+                "schema_version is {}; this version reads {SCHEMA_VERSION}",
+                manifest.schema_version
+            ));
+        }
+        if Row::try_from(manifest.products).is_err() {
+            return Err(format!(
+                "{} products; accepted: fewer than 2^32",
+                manifest.products
+            ));
+        }
+        Ok(manifest)
+    }
+}
+
 /// The mapped files of a generation.
 #[derive(Debug)]
 struct Index {
@@ -171,8 +191,7 @@ impl Index {
     fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
         let rows = manifest.products;
         let index = Self {
-            rows: Row::try_from(rows)
-                .map_err(|_| Error::Generation("manifest.json: too many products".into()))?,
+            rows: rows as Row,
             products: Ragged::open(dir, "products", "bin", "products")?.expect(rows)?,
             ids: Ragged::open(dir, "ids", "bin", "ids")?.expect(rows)?,
             id_rows: Mapped::open(&dir.join("id_rows.u32"), "id rows")?.expect(rows)?,
@@ -242,14 +261,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     let refuse =
         |reason: &dyn std::fmt::Display| Error::Generation(format!("{}: {reason}", path.display()));
     let bytes = std::fs::read(&path).map_err(|error| refuse(&error))?;
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| refuse(&error))?;
-    if manifest.schema_version != SCHEMA_VERSION {
-        return Err(refuse(&format!(
-            "schema_version is {}; this version reads {SCHEMA_VERSION}",
-            manifest.schema_version
-        )));
-    }
-    Ok(manifest)
+    Manifest::parse(&bytes).map_err(|reason| refuse(&reason))
 }
 
 fn boosts_of(config: &LexicalConfig) -> [f32; 6] {

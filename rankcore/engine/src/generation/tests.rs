@@ -1147,6 +1147,61 @@ fn each_file_that_is_absent_cut_or_foreign_is_refused_by_name() {
 }
 
 #[test]
+fn numbers_that_point_beyond_the_last_row_or_value_are_refused_by_name() {
+    let mut lamp = product("a", "red lamp");
+    lamp.brand = "Acme".into();
+    let (dir, generation) = built(&[lamp, product("b", "oak table")]);
+    drop(generation);
+    for name in ["keywords.u32", "keyword_rows.u32", "id_rows.u32"] {
+        let path = dir.path().join(name);
+        let whole = std::fs::read(&path).unwrap();
+        let mut beyond = whole.clone();
+        beyond[64..68].copy_from_slice(&7_u32.to_le_bytes());
+        std::fs::write(&path, &beyond).unwrap();
+        let error = Generation::open_with(dir.path(), fake(), None)
+            .expect_err(name)
+            .to_string();
+        assert!(
+            error.contains(name) && error.contains("beyond the last"),
+            "{error}"
+        );
+        std::fs::write(&path, &whole).unwrap();
+    }
+    assert!(Generation::open_with(dir.path(), fake(), None).is_ok());
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_the_lexical_index_is_found_when_it_is_opened() {
+    let (dir, generation) = built(&[product("a", "red lamp"), product("b", "oak table")]);
+    drop(generation);
+    for entry in std::fs::read_dir(dir.path().join("lexical")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.ends_with(".json") || name.ends_with(".lock") {
+            continue;
+        }
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x04;
+            std::fs::write(&path, &flipped).unwrap();
+            if let Ok(generation) = Generation::open_with(dir.path(), fake(), None) {
+                // The footer also names the library's version, which answers nothing.
+                assert_eq!(found(&generation, "lamp"), ["a"], "{name}, byte {at}");
+            }
+        }
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(
+                Generation::open_with(dir.path(), fake(), None).is_err(),
+                "{name} cut to {length}"
+            );
+        }
+        std::fs::write(&path, &whole).unwrap();
+    }
+}
+
+#[test]
 fn a_generation_of_another_bundle_or_layout_is_refused() {
     let (dir, _generation) = built(&[product("a", "lamp")]);
     let path = dir.path().join("manifest.json");

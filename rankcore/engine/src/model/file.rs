@@ -19,7 +19,7 @@ pub(super) fn read_model(path: &Path) -> std::result::Result<Vec<u8>, String> {
 }
 
 /// What a gzip file of one member holds; refused where that is more than `bytes_max`.
-fn inflate(stored: &[u8], bytes_max: u64) -> std::result::Result<Vec<u8>, String> {
+pub fn inflate(stored: &[u8], bytes_max: u64) -> std::result::Result<Vec<u8>, String> {
     let mut rest = stored;
     let mut inflated = Vec::new();
     GzDecoder::new(&mut rest)

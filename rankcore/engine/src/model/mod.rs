@@ -23,6 +23,7 @@ mod row;
 mod rows;
 mod runtime;
 
+pub use file::inflate;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -230,16 +230,18 @@ fn add_tree(forest: &mut Forest, block: &str) -> Parsed<()> {
     let splits = leaves - 1;
     let root = forest.nodes.len();
     // A tree's splits come first, then its leaves; a negative child is the leaf `!child`.
-    let place = |child: i32| -> u32 {
-        let at = if child >= 0 {
+    let within = |child: i32| {
+        if child >= 0 {
             child as usize
         } else {
             splits + !child as usize
-        };
-        (root + at) as u32
+        }
     };
+    let place = |child: i32| (root + within(child)) as u32;
     let mut depths = vec![0_u32; splits];
     let mut depth = 0;
+    // A node with two parents would have two depths, and one that no split names none.
+    let mut reached = vec![false; splits + leaves];
     if splits > 0 {
         let features: Vec<u32> = many(block, "split_feature", splits)?;
         let thresholds: Vec<f64> = many(block, "threshold", splits)?;
@@ -265,7 +267,8 @@ fn add_tree(forest: &mut Forest, block: &str) -> Parsed<()> {
                 } else {
                     (!child as usize) < leaves
                 };
-                if !valid {
+                let again = valid && std::mem::replace(&mut reached[within(child)], true);
+                if !valid || again {
                     return Err(format!("node {node} has the impossible child {child}"));
                 }
                 depth = depth.max(depths[node] + 1);
@@ -486,6 +489,7 @@ mod tests {
             ("left_child=-1", "left_child=0", "impossible child 0"),
             ("left_child=-1", "left_child=-3", "impossible child -3"),
             ("left_child=-1", "left_child=7", "impossible child 7"),
+            ("left_child=-1", "left_child=-2", "impossible child -2"),
             ("threshold=0.5", "threshold=", "threshold holds 0 values"),
             ("threshold=0.5", "threshold=half", "half"),
             ("leaf_value=1 2", "leaf_value=1 inf", "not finite"),

@@ -177,13 +177,26 @@ impl KeywordIndex {
             fields,
             values,
         };
+        let refuse = |path: &Path, reason: &str| {
+            Err(Error::Generation(format!("{}: {reason}", path.display())))
+        };
         let ends_fit = index.ends.windows(2).all(|pair| pair[0] <= pair[1])
             && index.ends.last().copied().unwrap_or(0) as usize == count;
         if !ends_fit {
-            return Err(Error::Generation(format!(
-                "{}: fields do not fit the values",
-                index.ends.path().display()
-            )));
+            return refuse(index.ends.path(), "fields do not fit the values");
+        }
+        // Both are used as places in arrays, so none may lie beyond the last.
+        if (0..rows).any(|row| index.by_row.get(row).iter().any(|&id| id as usize >= count)) {
+            return refuse(index.by_row.path(), "a value beyond the last");
+        }
+        if (0..count).any(|id| {
+            index
+                .by_value
+                .get(id)
+                .iter()
+                .any(|&row| row as usize >= rows)
+        }) {
+            return refuse(index.by_value.path(), "a row beyond the last");
         }
         Ok(index)
     }
@@ -321,7 +334,8 @@ impl Keywords {
         ids.sort_unstable();
         self.new_by_row.push(ids.into());
         for field in self.fields_of(row) {
-            self.carriers[field as usize] += 1;
+            let carriers = &mut self.carriers[field as usize];
+            *carriers = carriers.saturating_add(1);
         }
     }
 
@@ -363,7 +377,8 @@ impl Keywords {
     /// Takes a row that became a tombstone out of the counts that tell which fields exist.
     pub fn remove(&mut self, row: Row) {
         for field in self.fields_of(row) {
-            self.carriers[field as usize] -= 1;
+            let carriers = &mut self.carriers[field as usize];
+            *carriers = carriers.saturating_sub(1);
         }
     }
 

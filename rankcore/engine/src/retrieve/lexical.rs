@@ -80,6 +80,8 @@ pub const ANALYSER: &str = "muster_en_cjk";
 const WINDOW_ROWS: usize = if cfg!(test) { 64 } else { 2_048 };
 /// Rows whose sums are looked at together.
 const GROUP_ROWS: usize = 16;
+/// The lengths that end each file of the index.
+const FOOTER_BYTES_MIN: u64 = 8;
 /// Rows of a posting list that are read in the time of looking one up.
 const LOOK_UP_COST: usize = 8;
 
@@ -448,6 +450,22 @@ impl LexicalIndex {
         let [segment] = &segments[..] else {
             return Err(refuse(&format!("{} segments, expected 1", segments.len())));
         };
+        // The library takes what it reads for sound and panics where it is not, so damage is found here.
+        let metas = index.load_metas().map_err(|error| refuse(&error))?;
+        for file in metas.list_segment_files() {
+            let Ok(about) = dir.join(&file).metadata() else {
+                continue;
+            };
+            // Its own check panics on a file that is too short for the lengths in its footer.
+            let sound = about.len() >= FOOTER_BYTES_MIN
+                && index
+                    .directory()
+                    .validate_checksum(&file)
+                    .map_err(|error| refuse(&error))?;
+            if !sound {
+                return Err(refuse(&format!("{} is damaged", file.display())));
+            }
+        }
         let reader = SegmentReader::open(segment).map_err(|error| refuse(&error))?;
         if reader.max_doc() as usize != documents || reader.has_deletes() {
             return Err(refuse(&format!(
@@ -466,6 +484,12 @@ impl LexicalIndex {
             let lengths = reader
                 .get_fieldnorms_reader(field)
                 .map_err(|error| refuse(&error))?;
+            if lengths.num_docs() as usize != documents {
+                return Err(refuse(&format!(
+                    "lengths of {} rows, expected {documents}",
+                    lengths.num_docs()
+                )));
+            }
             norms.push(
                 (0..documents as u32)
                     .map(|row| lengths.fieldnorm_id(row))

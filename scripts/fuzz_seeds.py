@@ -1,0 +1,219 @@
+"""Write the seeds of rankcore/fuzz from real files: the committed bundle, its golden queries and products.
+
+Usage: python scripts/fuzz_seeds.py [OUT]      (default: rankcore/fuzz/seeds)
+
+A seed is the smallest real file of its format, or a shortened one; together they stay below 200 KiB. The
+generation that the target of that name damages is built by the target itself, so its seeds are only
+instructions.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from muster.v1 import catalogue_pb2, ranking_pb2
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "models" / "muster-base"
+SEED_BYTES_MAX = 200 * 1024
+
+Seed = tuple[str, str, bytes]
+
+
+def cases() -> list[tuple[str, catalogue_pb2.Product]]:
+    """Queries and products of the bundle's golden requests."""
+    golden: dict[str, Any] = json.loads((BUNDLE / "golden.json").read_text(encoding="utf-8"))
+    return [
+        (case["query"], json_format.ParseDict(case["product"], catalogue_pb2.Product()))
+        for case in golden["cases"]
+    ]
+
+
+def requests() -> Iterator[Seed]:
+    """Searches and re-rankings with every field set in one of them."""
+    queries = [query for query, _ in cases()]
+    yield "search", "plain", _bytes(ranking_pb2.SearchRequest(query=queries[0]))
+    yield (
+        "search",
+        "filtered",
+        _bytes(
+            ranking_pb2.SearchRequest(
+                query="red shoes black",
+                filter=ranking_pb2.Filter(
+                    brands=["acme", "Möbel"],
+                    categories=["home"],
+                    price_min=0.5,
+                    price_max=50.0,
+                    in_stock=True,
+                    attributes=[ranking_pb2.AttributeFilter(name="colour", values=["black"])],
+                ),
+                page_size=20,
+                offset=10,
+                facets=["brand", "category", "attributes.colour"],
+                min_sequence=3,
+                explain=True,
+            )
+        ),
+    )
+    yield "search", "chinese", _bytes(ranking_pb2.SearchRequest(query="苹果手机壳", page_size=100))
+    yield "rerank", "few", _bytes(ranking_pb2.RerankRequest(query=queries[1], product_ids=["p1", "q2", "p9"]))
+    many = [f"p{number}" for number in range(60)]
+    yield (
+        "rerank",
+        "many",
+        _bytes(ranking_pb2.RerankRequest(query="usb cable", product_ids=many, page_size=5, explain=True)),
+    )
+
+
+def changes() -> Iterator[Seed]:
+    """Batches for a writer, and single events as the log gives them back."""
+    batch = catalogue_pb2.ApplyRequest()
+    for number, (_, product) in enumerate(cases()[:3]):
+        batch.events.add(event_id=f"event-{number}").upsert.CopyFrom(product)
+    patched = batch.events.add(event_id="patch")
+    patched.patch.product_id = "p1"
+    patched.patch.price = 9.5
+    patched.patch.stock = 0
+    batch.events.add(event_id="delete").delete.product_id = "p2"
+    yield "apply", "batch", _bytes(batch)
+    for number, event in enumerate(batch.events):
+        if number not in (1, 2):
+            yield "apply", f"one-{number}", _bytes(catalogue_pb2.ApplyRequest(events=[event]))
+            sequenced = catalogue_pb2.SequencedEvent(
+                sequence=100 + number, epoch=2, committed_unix_us=1_700_000_000_000_000, event=event
+            )
+            yield "events", f"sequenced-{number}", _bytes(sequenced)
+
+
+def bundle() -> Iterator[Seed]:
+    """The bundle's files."""
+    for name in ("manifest", "text", "lexical", "plans"):
+        yield "bundle_json", name, (BUNDLE / f"{name}.json").read_bytes()
+    golden = json.loads((BUNDLE / "golden.json").read_text(encoding="utf-8"))
+    golden["cases"] = golden["cases"][:2]
+    yield "bundle_json", "golden", json.dumps(golden).encode()
+    generation = {
+        "schema_version": 1,
+        "generation_id": "gen-00000000000000000007-1",
+        "bundle_id": json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))["bundle_id"],
+        "sequence": 7,
+        "epoch": 1,
+        "products": 7,
+        "dimension": 384,
+        "token_dimension": 64,
+        "files": {},
+    }
+    yield "bundle_json", "generation", json.dumps(generation).encode()
+    header, *trees = (BUNDLE / "ranker" / "late.txt").read_text(encoding="utf-8").split("\nTree=")
+    for kept in (1, 9):
+        # Late trees are small; their numbers must begin at 0.
+        numbered = [f"\nTree={at}\n{tree.split(chr(10), 1)[1]}" for at, tree in enumerate(trees[-kept:])]
+        yield "forest", f"trees-{kept}", (header + "".join(numbered)).encode()
+    small = (ROOT / "rankcore/engine/tests/fixtures/lambdarank_zero_missing.txt").read_text(encoding="utf-8")
+    head, *trees = small.split("\nTree=")
+    yield (
+        "forest",
+        "zero-missing",
+        (head + "".join(f"\nTree={tree}" for tree in trees[:1]) + "\nend of trees\n").encode(),
+    )
+    yield "gzip", "text", gzip.compress((BUNDLE / "plans.json").read_bytes(), mtime=0)
+    yield "gzip", "zeros", gzip.compress(bytes(1 << 20), mtime=0)
+    yield "tokeniser", "wordpiece", tokeniser(200)
+    yield "tokeniser", "few-words", tokeniser(12)
+
+
+def tokeniser(words: int) -> bytes:
+    """The bundle's tokeniser with the first `words` of its vocabulary."""
+    content: dict[str, Any] = json.loads((BUNDLE / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary: dict[str, int] = content["model"]["vocab"]
+    content["model"]["vocab"] = {word: number for word, number in vocabulary.items() if number < words}
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def texts() -> Iterator[Seed]:
+    """Text of products, a line for each field."""
+    lines = [
+        "\n".join([product.title, product.brand, *product.category, *product.bullets, product.description])
+        for _, product in cases()
+    ]
+    yield "text", "products", "\n".join(dict.fromkeys(lines)).encode()
+    yield (
+        "text",
+        "scripts",
+        "Café-Möbel 2.4GHz\nÜnal\n苹果手机壳iPhone15Pro\nコーヒー・人々\n무선 이어폰\n𠮷野家\u200d".encode(),
+    )
+
+
+def generation_file(kind: str, element_bytes: int, count: int, payload: bytes) -> bytes:
+    """A file of a generation; its layout is stated in rankcore/engine/src/generation/files.rs."""
+    header = struct.pack("<8s16sIIQ24x", b"MUSTERG1", kind.encode(), 1, element_bytes, count)
+    return header + payload
+
+
+def files() -> Iterator[Seed]:
+    """Single files of a generation, and damage to a whole one."""
+    titles = [product.title.encode() for _, product in cases()[:4]]
+    ends = [0]
+    for title in titles:
+        ends.append(ends[-1] + len(title))
+    text = generation_file("products", 1, ends[-1], b"".join(titles))
+    index = generation_file("products", 8, len(ends), struct.pack(f"<{len(ends)}Q", *ends))
+    yield "generation_files", "text", struct.pack("<H", len(text)) + text + index
+    rows = [[2, 1, 11, 12, 13, 14], [0, 0], [1, 0, 99]]
+    flat = [number for row in rows for number in row]
+    words = generation_file("words", 4, len(flat), struct.pack(f"<{len(flat)}I", *flat))
+    offsets = generation_file("words", 8, 4, struct.pack("<4Q", 0, 6, 8, 11))
+    yield "generation_files", "words", struct.pack("<H", len(words)) + words + offsets
+    numbers = generation_file("columns", 8, 3, struct.pack("<3d", 1.5, float("nan"), -0.0))
+    yield "generation_files", "columns", struct.pack("<H", len(numbers)) + numbers
+    # Number of the file, what to do, offset, number of bytes, bytes: see `Folder::damage`.
+    yield "generation", "whole", b""
+    for what in range(6):
+        records = b"".join(
+            struct.pack("<BBHB", number, what, 4 * number, 4) + struct.pack("<I", number)
+            for number in (what, 9 + what)
+        )
+        yield "generation", f"damage-{what}", records
+    beyond = struct.pack("<I", 1_000_000)
+    for number in range(40):
+        # One element that lies beyond what it points into, in each file in turn.
+        yield "generation", f"beyond-{number:02}", struct.pack("<BBHB", number, 3, 0, 4) + beyond
+
+
+def vectors() -> Iterator[Seed]:
+    """Values of a model's output: dimension, tokens of the query, then float32."""
+    unit = [((7 * at) % 13 - 6) / 20 for at in range(16 * 4)]
+    yield "vectors", "unit", bytes((3, 2)) + struct.pack("<64f", *unit)
+    odd = [float("nan"), float("inf"), -float("inf"), 1e-45, 3.4e38, -0.0, 1.0, -1.0]
+    yield "vectors", "odd", bytes((0, 1)) + struct.pack("<8f", *odd)
+
+
+def _bytes(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Write every seed; exit 1 where they are too large together."""
+    out = Path(arguments[0]) if arguments else ROOT / "rankcore" / "fuzz" / "seeds"
+    total = 0
+    for group in (requests, changes, bundle, texts, files, vectors):
+        for target, name, content in group():
+            folder = out / target
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+            total += len(content)
+    print(f"{total} bytes of seeds in {out}")
+    return int(total > SEED_BYTES_MAX)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
