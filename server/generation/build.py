@@ -24,19 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import numpy as np
 
 import rankcore
 from muster.bundle import read_bundle
 from muster.v1.catalogue_pb2 import Patch, Product, SequencedEvent
 from server import config
 from server.catalogue.store import Store
-from server.generation.index import DenseIndexReport, build_dense_index
+from server.generation.index import Choice, VectorFile, build_dense_index
 from server.generation.open import (
     CURRENT,
-    INDEX,
     MANIFEST,
     PREFIX,
+    DenseIndexReport,
     FileDigest,
     GenerationRefused,
     Manifest,
@@ -78,6 +77,7 @@ class BuildJob:
     recall_min: float
     keep: int
     niceness: int
+    dense_index: Choice = "auto"
 
     @classmethod
     def of(cls, settings: config.Settings) -> BuildJob:
@@ -90,12 +90,18 @@ class BuildJob:
             recall_min=settings.generation.recall_min,
             keep=settings.generation.keep,
             niceness=settings.generation.niceness,
+            dense_index=settings.generation.dense_index,
         )
 
 
-def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -> Path | None:
+def build(
+    job: BuildJob, progress: Progress = lambda stage, done, total: None, *, draw: int = 0
+) -> Path | None:
     """Build a generation up to the log's present end and make it current.
 
+    progress: told of the stages ``read``, ``encode``, ``index``, ``sums`` and ``done`` as they go. draw: encode so
+    many products alone and draw the vectors of all around theirs, to measure how searches grow with the
+    catalogue; the generation says so, and no replica serves it.
     Returns: its folder; None where the catalogue is empty, or nothing has changed since the newest one.
     Raises: BuildRunning; BundleError; StoreError; rankcore.RankError; OSError (a full disk, for one). Nothing
     is left behind.
@@ -108,6 +114,8 @@ def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -
         bundle_id = read_bundle(job.bundle).bundle_id
         head = store.head()
         previous = newest_valid(generations, bundle_id)
+        if previous and previous[1].drawn:
+            previous = None
         if head.sequence == 0 or (
             previous
             and previous[1].sequence == head.sequence
@@ -117,13 +125,19 @@ def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -
             return None
         folder = generations / f"{LOCK}-{os.getpid()}"
         try:
-            return _build_in(folder, job, store, bundle_id, previous[0] if previous else None, progress)
+            return _build_in(folder, job, store, bundle_id, previous[0] if previous else None, progress, draw)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _build_in(
-    folder: Path, job: BuildJob, store: Store, bundle_id: str, previous: Path | None, progress: Progress
+    folder: Path,
+    job: BuildJob,
+    store: Store,
+    bundle_id: str,
+    previous: Path | None,
+    progress: Progress,
+    draw: int,
 ) -> Path | None:
     head = store.head()
     builder = rankcore.GenerationBuilder(
@@ -132,6 +146,7 @@ def _build_in(
         runtime_library=rankcore.runtime_library(),
         threads=job.threads,
         reuse=str(previous) if previous else None,
+        draw=draw,
     )
     batch: list[bytes] = []
     for done, product in enumerate(live_products(store, head.sequence)):
@@ -150,9 +165,10 @@ def _build_in(
     dense = folder / DENSE_VECTORS
     faiss.omp_set_num_threads(job.threads or os.cpu_count() or 1)
     report = build_dense_index(
-        _dense_vectors(dense, products, dimension), folder / INDEX, recall_min=job.recall_min
+        VectorFile(dense, products, dimension), folder, recall_min=job.recall_min, choice=job.dense_index
     )
     dense.unlink()
+    progress("sums", 0, products)
     if report.recall_at_100 < job.recall_min:
         logger.warning(
             "the dense index finds %.3f of the exact 100, wanted %.3f", report.recall_at_100, job.recall_min
@@ -223,14 +239,6 @@ def _apply(product: Product, patch: Patch) -> None:
             setattr(product, column, getattr(patch, column))
 
 
-def _dense_vectors(path: Path, rows: int, dimension: int) -> np.memmap[Any, np.dtype[np.float32]]:
-    """The builder's vectors, float32 [rows, dimension], memory-mapped; a header before them is skipped."""
-    size, wanted = path.stat().st_size, rows * dimension * 4
-    if size < wanted:
-        raise GenerationRefused(path.parent.name, f"{path.name} has {size} bytes, {wanted} are needed")
-    return np.memmap(path, np.float32, mode="r", offset=size - wanted, shape=(rows, dimension))
-
-
 def _manifest(
     folder: Path,
     name: str,
@@ -253,10 +261,10 @@ def _manifest(
         products=int(built["products"]),
         dimension=int(built["dimension"]),
         token_dimension=int(built.get("token_dimension", 0)),
-        recall_at_100=report.recall_at_100,
-        probes=report.probes,
+        dense_index=report,
         files=files,
         analyser=rankcore.ANALYSER,
+        drawn=int(built["encoded"]) if built["drawn"] else 0,
     )
 
 

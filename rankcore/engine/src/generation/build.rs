@@ -26,6 +26,7 @@ use crate::retrieve::match_text::MatchText;
 use crate::text::product_text;
 use crate::wire;
 
+use super::drawn::Drawn;
 use super::files::{Ragged, RaggedWriter, Writer};
 use super::{IndexedVectors, Models, read_manifest};
 
@@ -47,6 +48,8 @@ pub struct BuildReport {
     pub encoded: usize,
     /// Products whose vectors were taken from the older generation.
     pub reused: usize,
+    /// Products whose vectors were drawn, around those that were encoded.
+    pub drawn: usize,
 }
 
 /// Writes a generation's files to a folder, but for its approximate index and its manifest.
@@ -64,6 +67,7 @@ pub struct GenerationBuilder {
     words: RaggedWriter<u32>,
     keywords: KeywordWriter,
     columns: Columns,
+    sample: usize,
 }
 
 /// Vectors of an older generation, by the text they were made from.
@@ -167,10 +171,16 @@ impl GenerationBuilder {
             words: RaggedWriter::create(out, "words", "u32", "words")?,
             keywords: KeywordWriter::default(),
             columns: Columns::default(),
+            sample: 0,
             threads: if threads == 0 { cores } else { threads },
             out: out.to_owned(),
             models,
         })
+    }
+
+    /// Encodes this many products alone, and draws the vectors of all around theirs: for measurements of size.
+    pub fn draw(&mut self, sample: usize) {
+        self.sample = sample;
     }
 
     /// Adds a product. Errors: [`Error::InvalidRequest`] if it breaks a limit; [`Error::Generation`] if it
@@ -215,23 +225,32 @@ impl GenerationBuilder {
             token_dimension: self.models.token_dimension(),
             encoded: 0,
             reused: 0,
+            drawn: 0,
         };
         let round = CHUNK * CHUNKS_PER_THREAD * self.threads;
         progress(0, count);
+        let drawn = if self.sample > 0 && count > 0 {
+            let drawn = sample(&*self.models, &products, self.sample, self.threads)?;
+            report.encoded = self.sample.min(count);
+            report.drawn = count;
+            Some(drawn)
+        } else {
+            None
+        };
+        let models: &dyn Models = match &drawn {
+            Some(drawn) => drawn,
+            None => &*self.models,
+        };
         for start in (0..count).step_by(round) {
             let end = (start + round).min(count);
-            let made = make(
-                &*self.models,
-                self.reuse.as_ref(),
-                &products,
-                start..end,
-                self.threads,
-            )?;
+            let rows: Vec<usize> = (start..end).collect();
+            let reuse = self.reuse.as_ref().filter(|_| drawn.is_none());
+            let made = make(models, reuse, &products, &rows, self.threads)?;
             for (digest, made) in made {
                 match made {
                     Made::Encoded(encoded) => {
-                        vectors.push_encoded(digest, &encoded, &*self.models)?;
-                        report.encoded += 1;
+                        vectors.push_encoded(digest, &encoded, models)?;
+                        report.encoded += usize::from(drawn.is_none());
                     }
                     Made::Reused(row) => {
                         let reuse = self.reuse.as_ref().expect("rows are reused from it");
@@ -247,6 +266,37 @@ impl GenerationBuilder {
     }
 }
 
+/// Encodes `count` products, evenly spread over all rows, to draw the vectors of all from.
+fn sample<'a>(
+    models: &'a dyn Models,
+    products: &Ragged<u8>,
+    count: usize,
+    threads: usize,
+) -> Result<Drawn<'a>> {
+    let all = products.rows();
+    let count = count.min(all);
+    let rows: Vec<usize> = (0..count).map(|at| at * all / count).collect();
+    let made = make(models, None, products, &rows, threads)?;
+    let encoded = made
+        .into_iter()
+        .filter_map(|(_, made)| match made {
+            Made::Encoded(encoded) => Some(*encoded),
+            Made::Reused(_) => None,
+        })
+        .collect();
+    let sampled = rows
+        .iter()
+        .map(|&row| decode(products, row))
+        .collect::<Result<Vec<_>>>()?;
+    Drawn::new(models, &sampled, encoded)
+}
+
+fn decode(products: &Ragged<u8>, row: usize) -> Result<wire::Product> {
+    wire::Product::decode(products.get(row)).map_err(|error| {
+        Error::Generation(format!("{}: row {row}: {error}", products.path().display()))
+    })
+}
+
 /// A product's digest and its vectors, for each product of a run of rows.
 type MadeRows = Vec<([u64; 2], Made)>;
 
@@ -255,7 +305,7 @@ fn make(
     models: &dyn Models,
     reuse: Option<&Reuse>,
     products: &Ragged<u8>,
-    rows: std::ops::Range<usize>,
+    rows: &[usize],
     threads: usize,
 ) -> Result<MadeRows> {
     let chunks = rows.len().div_ceil(CHUNK);
@@ -269,9 +319,9 @@ fn make(
             if chunk >= chunks || failed.load(Ordering::Relaxed) {
                 return;
             }
-            let start = rows.start + chunk * CHUNK;
-            let end = (start + CHUNK).min(rows.end);
-            let made = make_chunk(models, reuse, products, start..end);
+            let start = chunk * CHUNK;
+            let end = (start + CHUNK).min(rows.len());
+            let made = make_chunk(models, reuse, products, &rows[start..end]);
             failed.fetch_or(made.is_err(), Ordering::Relaxed);
             done.lock()[chunk] = Some(made);
         }
@@ -294,14 +344,12 @@ fn make_chunk(
     models: &dyn Models,
     reuse: Option<&Reuse>,
     products: &Ragged<u8>,
-    rows: std::ops::Range<usize>,
+    rows: &[usize],
 ) -> Result<MadeRows> {
     let mut digests = Vec::with_capacity(rows.len());
     let mut fresh = Vec::new();
-    for row in rows {
-        let product = wire::Product::decode(products.get(row)).map_err(|error| {
-            Error::Generation(format!("{}: row {row}: {error}", products.path().display()))
-        })?;
+    for &row in rows {
+        let product = decode(products, row)?;
         let digest = digest(models, &product);
         let reused = reuse.and_then(|reuse| reuse.rows.get(&digest)).copied();
         if reused.is_none() {

@@ -78,6 +78,10 @@ const KNOWN_STEMS_MAX: usize = 1 << 16;
 pub const ANALYSER: &str = "muster_en_cjk";
 /// Rows scored at a time: their sums stay in the cache.
 const WINDOW_ROWS: usize = if cfg!(test) { 64 } else { 2_048 };
+/// As [`WINDOW_ROWS`], where few rows of a window are touched and the others are passed over.
+const SPARSE_WINDOW_ROWS: usize = 8 * WINDOW_ROWS;
+/// A pass over all rows of a window, many at a time, costs as much as visiting one row in so many alone.
+const SPARSE_SHARE: usize = 16;
 /// Rows of a posting list that are read in the time of looking one up.
 const LOOK_UP_COST: usize = 8;
 
@@ -846,8 +850,14 @@ struct Cursor<'a> {
 
 impl Cursor<'_> {
     /// Adds the weighted frequencies of the rows below `end` to `frequencies`, whose first entry is row
-    /// `start`. False: there is none.
-    fn add_until(&mut self, start: Row, end: Row, frequencies: &mut [f32]) -> bool {
+    /// `start`. first: called with the place of each row that had none before. False: there is no row.
+    fn add_until(
+        &mut self,
+        start: Row,
+        end: Row,
+        frequencies: &mut [f32],
+        mut first: impl FnMut(u32),
+    ) -> bool {
         let mut any = false;
         loop {
             let docs = &self.postings.docs()[self.at..];
@@ -860,7 +870,11 @@ impl Cursor<'_> {
             any |= inside > 0;
             for (&row, &count) in docs[..inside].iter().zip(&counts[..inside]) {
                 let norm = self.norms[row as usize];
-                frequencies[(row - start) as usize] += weighted(self.occurrence, norm, count);
+                let frequency = &mut frequencies[(row - start) as usize];
+                if *frequency == 0.0 {
+                    first(row - start);
+                }
+                *frequency += weighted(self.occurrence, norm, count);
             }
             if inside < docs.len() || docs.is_empty() {
                 self.at += inside;
@@ -899,6 +913,10 @@ struct Window {
     frequencies: Vec<f32>,
     /// Scores of the stems so far.
     sums: Vec<f32>,
+    /// Places of the rows that the stem at hand has, where rows are visited alone.
+    touched: Vec<u32>,
+    /// Places of the rows that any stem so far has, where rows are visited alone.
+    scored: Vec<u32>,
     /// Rows that may still enter the result.
     near: Vec<Row>,
 }
@@ -942,15 +960,14 @@ fn search_index(
         let Window {
             frequencies,
             sums,
+            touched,
+            scored,
             near,
         } = window;
-        frequencies.resize(WINDOW_ROWS, 0.0);
-        sums.resize(WINDOW_ROWS, 0.0);
-        for start in (0..index.documents).step_by(WINDOW_ROWS) {
-            let end = (start + WINDOW_ROWS).min(index.documents);
-            let frequencies = &mut frequencies[..end - start];
-            let sums = &mut sums[..end - start];
-            sums.fill(0.0);
+        frequencies.resize(SPARSE_WINDOW_ROWS, 0.0);
+        sums.resize(SPARSE_WINDOW_ROWS, 0.0);
+        let mut start = 0;
+        while start < index.documents {
             let floor = best.floor();
             // A row that only the stems from `essential` on have cannot enter.
             let essential = reach.partition_point(|&reach| reach >= floor);
@@ -959,23 +976,63 @@ fn search_index(
             }
             let essential = essential.min(stems.len());
             let (first, rest) = stems.split_at_mut(essential);
-            for stem in first {
-                let mut any = false;
-                for cursor in &mut stem.fields {
-                    any |= cursor.add_until(start as Row, end as Row, frequencies);
-                }
-                if any {
-                    settle(stem.weight, frequencies, sums);
-                }
-            }
+            let postings: usize = first
+                .iter()
+                .flat_map(|stem| &stem.fields)
+                .map(|cursor| cursor.postings.doc_freq() as usize)
+                .sum();
+            let sparse = postings * SPARSE_SHARE < index.documents;
+            let rows = if sparse {
+                SPARSE_WINDOW_ROWS
+            } else {
+                WINDOW_ROWS
+            };
+            let end = (start + rows).min(index.documents);
+            let frequencies = &mut frequencies[..end - start];
+            let sums = &mut sums[..end - start];
             // What a row must have before the stems from a place on, or it cannot enter.
             let least = |place: usize| floor * (1.0 - ROUNDING) - reach[place];
             near.clear();
             let enough = least(essential);
-            near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
-                let row = (start + at) as Row;
-                (sum > 0.0 && sum >= enough && accept(row)).then_some(row)
-            }));
+            if sparse {
+                scored.clear();
+                for stem in first {
+                    touched.clear();
+                    for cursor in &mut stem.fields {
+                        cursor.add_until(start as Row, end as Row, frequencies, |place| {
+                            touched.push(place);
+                        });
+                    }
+                    for &place in touched.iter() {
+                        let sum = &mut sums[place as usize];
+                        if *sum == 0.0 {
+                            scored.push(place);
+                        }
+                        *sum += stem_score(stem.weight, frequencies[place as usize]);
+                        frequencies[place as usize] = 0.0;
+                    }
+                }
+                near.extend(scored.iter().filter_map(|&place| {
+                    let row = start as Row + place;
+                    (sums[place as usize] >= enough && accept(row)).then_some(row)
+                }));
+                // Stems are looked up in the order of rows.
+                near.sort_unstable();
+            } else {
+                for stem in first {
+                    let mut any = false;
+                    for cursor in &mut stem.fields {
+                        any |= cursor.add_until(start as Row, end as Row, frequencies, |_| {});
+                    }
+                    if any {
+                        settle(stem.weight, frequencies, sums);
+                    }
+                }
+                near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
+                    let row = (start + at) as Row;
+                    (sum > 0.0 && sum >= enough && accept(row)).then_some(row)
+                }));
+            }
             for (later, stem) in rest.iter_mut().enumerate() {
                 let enough = least(essential + later);
                 near.retain(|&row| sums[row as usize - start] >= enough);
@@ -992,7 +1049,7 @@ fn search_index(
                         }
                     } else {
                         cursor.skip_to(start as Row);
-                        cursor.add_until(start as Row, end as Row, frequencies);
+                        cursor.add_until(start as Row, end as Row, frequencies, |_| {});
                     }
                 }
                 for &row in near.iter() {
@@ -1007,6 +1064,14 @@ fn search_index(
                     best.push(sum, row);
                 }
             }
+            if sparse {
+                for &place in scored.iter() {
+                    sums[place as usize] = 0.0;
+                }
+            } else {
+                sums.fill(0.0);
+            }
+            start = end;
         }
     });
     Ok(())
