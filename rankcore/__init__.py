@@ -21,6 +21,7 @@ from rankcore._native import (
     Cancel,
     Cancelled,
     DeadlineExceeded,
+    DenseRows,
     Engine,
     Generation,
     GenerationBuilder,
@@ -38,6 +39,7 @@ from rankcore._native import (
     maxsim_reference,
     product_text,
     validate_apply,
+    write_lists,
 )
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Cancel",
     "Cancelled",
     "DeadlineExceeded",
+    "DenseRows",
     "DenseSearch",
     "Engine",
     "Generation",
@@ -65,6 +68,7 @@ __all__ = [
     "product_text",
     "runtime_library",
     "validate_apply",
+    "write_lists",
 ]
 
 DenseSearch: TypeAlias = Callable[

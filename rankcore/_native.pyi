@@ -10,6 +10,7 @@ __all__ = [
     "Cancel",
     "Cancelled",
     "DeadlineExceeded",
+    "DenseRows",
     "Engine",
     "Generation",
     "GenerationBuilder",
@@ -28,6 +29,7 @@ __all__ = [
     "maxsim_reference",
     "product_text",
     "validate_apply",
+    "write_lists",
 ]
 
 # Names the rules by which text becomes words: a generation whose words were made by others is refused.
@@ -59,6 +61,8 @@ class Generation:
     def generation_id(self) -> str: ...
     @property
     def sequence(self) -> int: ...
+    @property
+    def dense_index(self) -> dict[str, Any] | None: ...
     def apply(self, events: list[bytes]) -> int: ...
     def applied_sequence(self) -> int: ...
     def products(self) -> int: ...
@@ -127,10 +131,29 @@ class Engine:
 @final
 class GenerationBuilder:
     def __new__(
-        cls, bundle: str, out: str, *, runtime_library: str, threads: int = 0, reuse: str | None = None
+        cls,
+        bundle: str,
+        out: str,
+        *,
+        runtime_library: str,
+        threads: int = 0,
+        reuse: str | None = None,
+        draw: int = 0,
     ) -> GenerationBuilder: ...
     def add(self, products: list[bytes]) -> None: ...
     def finish(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]: ...
+
+@final
+class DenseRows:
+    def __new__(cls, folder: str, products: int, dimension: int) -> DenseRows: ...
+    def search(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        *,
+        probes: int = 0,
+        eligible: NDArray[np.uint8] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
 
 @final
 class PackedTokens:
@@ -154,5 +177,6 @@ def maxsim_reference(query: NDArray[np.float32], products: PackedTokens) -> NDAr
 def maxsim_kernel() -> str: ...
 def forest_score(model_text: str, rows: NDArray[np.float64]) -> NDArray[np.float64]: ...
 def product_text(product: bytes, fields: list[str]) -> str: ...
+def write_lists(folder: str, centroids: NDArray[np.float32], list_of: NDArray[np.uint32]) -> None: ...
 def validate_apply(request: bytes) -> list[tuple[str, str]]: ...
 def cpu_features() -> list[str]: ...

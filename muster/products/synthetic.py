@@ -425,7 +425,7 @@ def write_synthetic(
     """Write products.parquet, queries.parquet and labels.parquet, readable with the map `plain`.
 
     All is streamed: memory does not grow with the catalogue. progress: called with the number of products
-    written so far, then with that of products judged so far.
+    written so far and, once all are, with that and the number of those judged so far, up to twice all.
     Returns: the folder. Files are complete or absent: each is written beside its place and then renamed.
     """
     folder = Path(folder)
@@ -463,9 +463,9 @@ def write_synthetic(
         for product, query_id, value in catalogue.grades(asked):
             if product - told >= _BATCH_ROWS:
                 told = product
-                tell(told)
+                tell(products + told)
             yield {"query_id": query_id, "product_id": f"S{product:08d}", "gain": float(value)}
-        tell(products)
+        tell(2 * products)
 
     query_rows = ({"query_id": q.query_id, "query": q.text, "split": q.split} for q in asked)
     query_schema = pa.schema([("query_id", text), ("query", text), ("split", text)])

@@ -24,7 +24,7 @@ import rankcore
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 INDEX = "faiss.index"
 CURRENT = "CURRENT"
@@ -118,12 +118,6 @@ def read_manifest(folder: Path) -> Manifest:
             str(name): FileDigest(str(d["sha256"]), int(d["bytes"]))
             for name, d in values.pop("files").items()
         }
-        if "dense_index" not in values:  # built before there was a choice
-            values["dense_index"] = {
-                "kind": "faiss:",
-                "probes": values.pop("probes"),
-                "recall_at_100": values.pop("recall_at_100"),
-            }
         dense_index = DenseIndexReport.of(values.pop("dense_index"))
         manifest = Manifest(files=files, dense_index=dense_index, **values)
     except OSError as error:

@@ -109,7 +109,9 @@ impl<'a> Drawn<'a> {
             .into_iter()
             .map(|product| Sampled {
                 tokens: (0..product.token_count)
-                    .flat_map(|token| late::unpack(&product.tokens, token, width))
+                    .flat_map(|token| {
+                        late::unpack(&product.tokens, token, product.token_count, width)
+                    })
                     .collect(),
                 dense: product.dense,
             })

@@ -33,7 +33,7 @@ pub use build::{BuildReport, GenerationBuilder};
 use files::{Mapped, Ragged};
 
 /// Version of the folder's layout that this code reads.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Changes carried out under one hold of the write lock: readers wait no longer than for these.
 const CHANGES_AT_ONCE: usize = 16;

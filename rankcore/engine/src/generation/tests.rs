@@ -174,9 +174,9 @@ impl DenseSearch for Exact {
 
 fn write_manifest(dir: &Path, products: usize, sequence: u64) {
     let manifest = serde_json::json!({
-        "schema_version": 1, "generation_id": "gen-test", "bundle_id": "fake-0123456789ab",
+        "schema_version": SCHEMA_VERSION, "generation_id": "gen-test", "bundle_id": "fake-0123456789ab",
         "sequence": sequence, "epoch": 1, "products": products, "dimension": DIMENSION,
-        "token_dimension": TOKEN_DIMENSION, "recall_at_100": 1.0, "files": {},
+        "token_dimension": TOKEN_DIMENSION, "files": {},
     });
     std::fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
 }

@@ -303,6 +303,10 @@ impl<'a> Scan<'a> {
             Among::All => {
                 let whole = count - count % GROUP as Row;
                 for first in (0..whole).step_by(GROUP) {
+                    let ahead = first + AHEAD as Row;
+                    for row in ahead..(ahead + GROUP as Row).min(count) {
+                        self.rows.fetch(row);
+                    }
                     self.group(std::array::from_fn(|at| first + at as Row));
                 }
                 for row in whole..count {
