@@ -1,14 +1,16 @@
-"""What finds the rows nearest to a query best, by size: `python -m benchmarks.dense --rows 5000,26000 --json OUT`.
+"""What finds the rows nearest to a query best, by size: `python -m benchmarks.dense --rows 5000,26000
+--json OUT`.
 
-Question: at which size does which kind of dense retrieval take least time for a recall@100 of 0.98, and what do its
-build and memory cost? The core's own scan and lists against FAISS's flat index, 8 bits, lists of 8 bits, HNSW, and
-product quantisation with fast scan and refinement.
+Question: at which size does which kind of dense retrieval take least time for a recall@100 of 0.98, and
+what do its build and memory cost? The core's own scan and lists against FAISS's flat index, 8 bits, lists
+of 8 bits, HNSW, and product quantisation with fast scan and refinement.
 
-Data: the dense vectors of `--sample` products of the synthetic catalogue, encoded by the bundle, and rows drawn around
-them as in `rankcore/engine/src/generation/drawn.rs`; queries are rows with as much noise as signal, as in a build.
-How: every kind is tuned to the wanted recall on all queries (its probes, or its width of search), then timed for 200
-rows on one thread, query by query in turn, in processor time. Build time is processor time as well. Bytes are those
-beside the generation's int8 rows, which all need for exact scores.
+Data: the dense vectors of `--sample` products of the synthetic catalogue, encoded by the bundle, and rows
+drawn around them as in `rankcore/engine/src/generation/drawn.rs`; queries are rows with as much noise as
+signal, as in a build. How: every kind is tuned to the wanted recall on all queries (its probes, or its
+width of search), then timed for 200 rows on one thread, query by query in turn, in processor time. Build
+time is processor time as well. Bytes are those beside the generation's int8 rows, which all need for
+exact scores.
 """
 
 from __future__ import annotations
@@ -103,9 +105,10 @@ def compare(vectors: VectorFile, folder: Path, kinds: Sequence[str]) -> list[Mea
         build_s = time.process_time() - began
         if most:
             # Asked to the half of what there is: `_tune` stops there.
-            knob, recall = index._tune(
-                lambda value, at=search_at: index._recall(at(value), queries, exact), RECALL_MIN, knob, 2 * most
-            )
+            def recall_of(value: int, at: Callable[[int], Search] = search_at) -> float:
+                return index._recall(at(value), queries, exact)
+
+            knob, recall = index._tune(recall_of, RECALL_MIN, knob, 2 * most)
         else:
             recall = index._recall(search_at(0), queries, exact)
         made[kind] = (search_at(knob), knob, recall, build_s, size / vectors.rows)
@@ -117,7 +120,9 @@ def compare(vectors: VectorFile, folder: Path, kinds: Sequence[str]) -> list[Mea
 
 
 def make(kind: str, vectors: VectorFile, folder: Path) -> tuple[Callable[[int], Search], int, int, int]:
-    """Builds a kind: search by the value of its knob, the knob's least and greatest value (0: none), its bytes."""
+    """Builds a kind: search by the value of its knob, the knob's least and greatest value (0: none), and its
+    bytes.
+    """
     if kind in ("scan", "lists"):
         if kind == "lists":
             index._write_lists(vectors, folder, np.random.default_rng(7))
@@ -136,7 +141,10 @@ def make(kind: str, vectors: VectorFile, folder: Path) -> tuple[Callable[[int], 
         "faiss 8 bits": ("SQ8", False),
         "faiss lists of 8 bits": (f"IVF{lists},SQ8", False),
         "faiss HNSW32 of 8 bits": ("HNSW32,SQ8", False),
-        "faiss lists, PQ fast scan, refined": (f"IVF{lists},PQ{vectors.dimension // 4}x4fs,Refine(SQ8)", True),
+        "faiss lists, PQ fast scan, refined": (
+            f"IVF{lists},PQ{vectors.dimension // 4}x4fs,Refine(SQ8)",
+            True,
+        ),
     }[kind]
     built: Any = faiss.index_factory(vectors.dimension, factory, faiss.METRIC_INNER_PRODUCT)
     if not built.is_trained:
@@ -151,14 +159,14 @@ def make(kind: str, vectors: VectorFile, folder: Path) -> tuple[Callable[[int], 
     path.unlink()
     if refined:
         built.k_factor = 4.0
-    knobs: Any = built.base_index if refined else built
+    knobs: Any = faiss.downcast_index(built.base_index) if refined else built
 
     def search_at(value: int) -> Search:
         def search(query: FLOAT, k: int) -> npt.NDArray[np.int64]:
             if "HNSW" in kind:
                 knobs.hnsw.efSearch = value
             elif "lists" in kind:
-                faiss.downcast_index(knobs).nprobe = value
+                knobs.nprobe = value
             found: npt.NDArray[np.int64] = built.search(query.reshape(1, -1), k)[1][0]
             return found
 
@@ -182,14 +190,22 @@ KINDS = (
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The results as a table of Markdown."""
-    lines = ["| rows | kind | recall@100 | ms, p50 | build, s of a core | bytes a row more |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| rows | kind | recall@100 | ms, p50 | build, s of a core | bytes a row more |",
+        "|---|---|---|---|---|---|",
+    ]
     for result in results:
         for one in result["kinds"]:
             knob = f" ({one['knob']})" if one["knob"] else ""
-            lines.append(
-                f"| {result['rows']:,} | {one['kind']}{knob} | {one['recall_at_100']:.3f} | {one['median_ms']:.3f}"
-                f" | {one['build_cpu_s']:,.1f} | {one['bytes_a_row']:,.0f} |"
-            )
+            cells = [
+                f"{result['rows']:,}",
+                f"{one['kind']}{knob}",
+                f"{one['recall_at_100']:.3f}",
+                f"{one['median_ms']:.3f}",
+                f"{one['build_cpu_s']:,.1f}",
+                f"{one['bytes_a_row']:,.0f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -197,8 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0: measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dense", description=__doc__)
     parser.add_argument("--rows", default=ROWS, help=f"sizes, joined by commas (default {ROWS})")
-    parser.add_argument("--kinds", default=",".join(str(at) for at in range(len(KINDS))), help=", ".join(
-        f"{at}: {kind}" for at, kind in enumerate(KINDS)))
+    parser.add_argument(
+        "--kinds",
+        default=",".join(str(at) for at in range(len(KINDS))),
+        help=", ".join(f"{at}: {kind}" for at, kind in enumerate(KINDS)),
+    )
     parser.add_argument("--sample", type=int, default=SAMPLE, help="products that the bundle encodes")
     parser.add_argument("--bundle", type=Path, default=None, help="default models/muster-base")
     parser.add_argument("--seed", type=int, default=1)

@@ -1,18 +1,19 @@
 """How the service grows with its catalogue: `python -m benchmarks.growth --products 26000,100000 --json OUT`.
 
-Question: what do build, start, memory and a search of each tier cost at each size, by which power of the size do
-they grow, and is the growth within bounds (`late` at most four times its median from 26,000 products to a
-million, 4 KiB of memory a product)?
+Question: what do build, start, memory and a search of each tier cost at each size, by which power of the
+size do they grow, and is the growth within bounds (`late` at most four times its median from 26,000
+products to a million, 4 KiB of memory a product)?
 
-Data: the synthetic catalogue, whose small sizes begin its large ones. Texts, words, columns, facets and files are
-always real. With `--vectors encoded` vectors are the bundle's, which takes minutes for each ten thousand
-products; with `--vectors drawn` the bundle encodes a sample of `--sample` products, and the vectors of all are
-drawn around those (`rankcore/engine/src/generation/drawn.rs`): good for time and memory, not for quality.
+Data: the synthetic catalogue, whose small sizes begin its large ones. Texts, words, columns, facets and
+files are always real. With `--vectors encoded` vectors are the bundle's, which takes minutes for each ten
+thousand products; with `--vectors drawn` the bundle encodes a sample of `--sample` products, and the
+vectors of all are drawn around those (`rankcore/engine/src/generation/drawn.rs`): good for time and
+memory, not for quality.
 
-How: one log is filled up to each size in turn. For each size one process builds a generation with the builder
-that replicas use, another opens it as a replica does, and runs searches with fixed plans on one thread, tier by
-tier in turn. Times of searches are processor time of that thread, since neighbours are no part of the question;
-the medians of wall-clock time stand beside. The log's filling is not counted.
+How: one log is filled up to each size in turn. For each size one process builds a generation with the
+builder that replicas use, another opens it as a replica does, and runs searches with fixed plans on one
+thread, tier by tier in turn. Times of searches are processor time of that thread, since neighbours are no
+part of the question; the medians of wall-clock time stand beside. The log's filling is not counted.
 """
 
 from __future__ import annotations
@@ -51,13 +52,14 @@ Result = dict[str, Any]
 SIZES = "5000,26000"
 SAMPLE = 20_000
 QUERIES = 200
+QUERY_PRODUCTS = 26_000
 SEARCHES = 1_000
 MEASURE_S = 60.0
 LATE_GROWTH_MAX = 4.0
 BYTES_A_PRODUCT_MAX = 4_096
 
 _EVENTS_AT_ONCE = 2_000
-_STAGES = ("lexical", "encode", "dense", "order", "late")
+_SETTINGS = ("bundle", "seed", "vectors", "sample", "threads")
 
 
 # --- the log ---------------------------------------------------------------------------------------------
@@ -257,12 +259,14 @@ def run(
     threads: int,
     searches: int = SEARCHES,
     seconds: float = MEASURE_S,
+    earlier: Result | None = None,
     done: Callable[[Result], None] = lambda result: None,
 ) -> Result:
-    """Measure every size, from small to large; `done` gets the result so far after each."""
+    """Measure every size, from small to large; `done` gets the result so far after each.
+
+    earlier: a result with the same settings, whose sizes are kept and not measured again.
+    """
     result: Result = {
-        "machine": machine(),
-        "commit": commit(),
         "bundle": bundle.name,
         "seed": seed,
         "vectors": vectors,
@@ -270,8 +274,12 @@ def run(
         "threads": threads,
         "sizes": [],
     }
-    queries = [query.text for query in SyntheticCatalogue(min(sizes), seed).queries(QUERIES)]
-    for size in sorted(sizes):
+    if earlier and all(earlier[name] == result[name] for name in _SETTINGS):
+        result["sizes"] = earlier["sizes"]
+    known = {row["products"] for row in result["sizes"]}
+    # The products that queries are made from must be the same at every size.
+    queries = [query.text for query in SyntheticCatalogue(QUERY_PRODUCTS, seed).queries(QUERIES)]
+    for size in sorted(set(sizes) - known):
         fill(folder / "catalogue.sqlite3", SyntheticCatalogue(size, seed), size)
         generations = folder / f"generations-{size}"
         job = {
@@ -295,7 +303,8 @@ def run(
             },
         )
         shutil.rmtree(generations)
-        result["sizes"].append({**measured, "build": built})
+        result["sizes"].append({**measured, "build": built, "machine": machine(), "commit": commit()})
+        result["sizes"].sort(key=lambda row: row["products"])
         result["slopes"] = slopes(result["sizes"])
         result["targets"] = targets(result["sizes"])
         done(result)
@@ -305,7 +314,8 @@ def run(
 def child(step: str, arguments: Mapping[str, Any]) -> Result:
     """One step in a process of its own, so that memory and start are its alone."""
     command = [sys.executable, "-m", "benchmarks.growth", "--step", step]
-    # Messages go to this process's standard error as they come; the result is the last thing on standard output.
+    # Messages go to this process's standard error as they come; the result is the last thing on standard
+    # output.
     finished = subprocess.run(
         command, input=json.dumps(arguments), stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT
     )
@@ -383,8 +393,9 @@ def table(result: Result) -> str:
 
 def plot(result: Result, path: Path) -> None:
     """Time of every tier and bytes a product by size, both axes logarithmic, as a PNG."""
-    from drills.plot import TIER_COLOURS
     from matplotlib import pyplot
+
+    from drills.plot import TIER_COLOURS
 
     sizes = [row["products"] for row in result["sizes"]]
     figure, (times, sums) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
@@ -441,7 +452,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="of a build; 0: one for each core")
     parser.add_argument("--folder", type=Path, default=None, help="of the log and the builds; kept")
-    parser.add_argument("--json", type=Path, default=None, help="result file; written after each size")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=None,
+        help="result file, written after each size; sizes that it holds are kept",
+    )
     parser.add_argument("--plot", type=Path, default=None, help="PNG")
     parser.add_argument("--step", choices=("build", "measure"), default=None, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
@@ -462,6 +478,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.plot:
             plot(result, parsed.plot)
 
+    earlier = None
+    if parsed.json and parsed.json.exists():
+        earlier = json.loads(parsed.json.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="muster-growth-") as temporary:
         folder = parsed.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -473,6 +492,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sample=parsed.sample,
             seed=parsed.seed,
             threads=parsed.threads,
+            earlier=earlier,
             done=keep,
         )
     print(table(result))

@@ -286,9 +286,9 @@ class GenerationSettings(_Section):
     dense_index: Literal["auto", "scan", "lists", "faiss"] = _setting(
         "auto",
         "-",
-        "How the products nearest to a query are found. `auto`: whichever of `scan` and `lists` is measured to"
-        " be faster at the wanted recall while building. `scan`: look at all vectors. `lists`: look at those of"
-        " the nearest lists. `faiss`: an index of FAISS's own, which takes as much memory again.",
+        "How the products nearest to a query are found. `auto`: whichever of `scan` and `lists` is measured"
+        " to be faster at the wanted recall while building. `scan`: look at all vectors. `lists`: look at"
+        " those of the nearest lists. `faiss`: an index of FAISS's own, which takes as much memory again.",
     )
 
 

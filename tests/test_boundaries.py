@@ -18,7 +18,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server": ("muster", "rankcore"),
     "training": ("muster.bundle", "muster.durations", "muster.products", "muster.v1", "rankcore"),
     "drills": ("muster.client", "muster.products", "muster.v1"),
-    # What a build and a search cost inside a process is seen only there: benchmarks measure the parts as well.
+    # What a build and a search cost inside a process is seen only there: benchmarks measure the parts as
+    # well.
     "benchmarks": (
         "muster.bundle",
         "muster.client",

@@ -467,7 +467,9 @@ def write_synthetic(
             yield {"query_id": query_id, "product_id": f"S{product:08d}", "gain": float(value)}
         tell(2 * products)
 
-    query_rows = ({"query_id": q.query_id, "query": q.text, "split": q.split} for q in asked)
+    query_rows: Iterator[dict[str, object]] = (
+        {"query_id": q.query_id, "query": q.text, "split": q.split} for q in asked
+    )
     query_schema = pa.schema([("query_id", text), ("query", text), ("split", text)])
     label_schema = pa.schema([("query_id", text), ("product_id", text), ("gain", number)])
     _write(folder / "products.parquet", schema, product_rows())

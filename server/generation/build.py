@@ -99,12 +99,11 @@ def build(
 ) -> Path | None:
     """Build a generation up to the log's present end and make it current.
 
-    progress: told of the stages ``read``, ``encode``, ``index``, ``sums`` and ``done`` as they go. draw: encode so
-    many products alone and draw the vectors of all around theirs, to measure how searches grow with the
-    catalogue; the generation says so, and no replica serves it.
-    Returns: its folder; None where the catalogue is empty, or nothing has changed since the newest one.
-    Raises: BuildRunning; BundleError; StoreError; rankcore.RankError; OSError (a full disk, for one). Nothing
-    is left behind.
+    progress: told of the stages ``read``, ``encode``, ``index``, ``sums`` and ``done`` as they go. draw:
+    encode so many products alone and draw the vectors of all around theirs, to measure how searches grow
+    with the catalogue; the generation says so, and no replica serves it. Returns: its folder; None where
+    the catalogue is empty, or nothing has changed since the newest one. Raises: BuildRunning;
+    BundleError; StoreError; rankcore.RankError; OSError (a full disk, for one). Nothing is left behind.
     """
     generations = Path(job.generations)
     generations.mkdir(parents=True, exist_ok=True)

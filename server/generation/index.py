@@ -1,10 +1,11 @@
 """Choose how a generation finds the rows nearest to a query, by size, recall and measured time.
 
-Three ways are known. ``scan``: all int8 rows, by the core; needs no file and finds all that eight bits can
-tell apart. ``lists``: the core probes inverted lists over the same rows; FAISS finds the centroids. ``faiss``:
-an index of FAISS's own beside the rows, searched through Python. By itself a build weighs the first two:
-those whose recall@100 against an exact scan of the float vectors reaches the wanted one are timed query by
-query in turn, and the faster is taken. ``docs/performance.md`` has what was measured of all.
+Three ways are known. ``scan``: all int8 rows, by the core; needs no file and finds all that eight bits
+can tell apart. ``lists``: the core probes inverted lists over the same rows; FAISS finds the centroids.
+``faiss``: an index of FAISS's own beside the rows, searched through Python. By itself a build weighs the
+first two: those whose recall@100 against an exact scan of the float vectors reaches the wanted one are
+timed query by query in turn, and the faster is taken. ``docs/performance.md`` has what was measured of
+all.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ _FAISS_PROBES_MIN = 8
 
 
 class VectorFile:
-    """Dense vectors float32 [rows, D] at the end of a file, read block by block, so that they never take memory
-    as a whole.
+    """Dense vectors float32 [rows, D] at the end of a file, read block by block, so that they never take
+    memory as a whole.
     """
 
     def __init__(self, path: Path, rows: int, dimension: int) -> None:
@@ -90,9 +91,9 @@ def build_dense_index(
 ) -> DenseIndexReport:
     """Choose, measure, and leave in ``folder`` the files that the choice needs.
 
-    vectors: rows L2-normalised, at least one. folder: of the generation; holds the int8 rows. recall_min: lists
-    are probed until the measured recall@100 reaches it, or until half of them are.
-    Raises: rankcore.GenerationError.
+    vectors: rows L2-normalised, at least one. folder: of the generation; holds the int8 rows. recall_min:
+    lists are probed until the measured recall@100 reaches it, or until half of them are. Raises:
+    rankcore.GenerationError.
     """
     rng = np.random.default_rng(_SEED)
     queries = _queries(vectors, rng)
@@ -172,7 +173,7 @@ def _times_ms(searches: dict[str, Search], queries: npt.NDArray[np.float32]) -> 
 
 def list_count(rows: int) -> int:
     """Lists for so many rows: about twice the square root, a power of two."""
-    return min(_LISTS_MAX, 2 ** round(math.log2(2 * math.sqrt(rows))))
+    return min(_LISTS_MAX, 1 << round(math.log2(2 * math.sqrt(rows))))
 
 
 def _write_lists(vectors: VectorFile, folder: Path, rng: np.random.Generator) -> None:

@@ -23,7 +23,9 @@ def test_one_size_has_no_slope() -> None:
 
 
 def test_bytes_are_summed_by_what_a_name_begins_with() -> None:
-    assert parts({"tokens.i8": 5, "tokens.idx": 1, "dense_scales.f32": 2, "lexical/a.b": 3, "lexical/c": 4}) == {
+    assert parts(
+        {"tokens.i8": 5, "tokens.idx": 1, "dense_scales.f32": 2, "lexical/a.b": 3, "lexical/c": 4}
+    ) == {
         "tokens": 6,
         "dense": 2,
         "lexical": 7,
@@ -74,6 +76,19 @@ def test_a_small_run_measures_every_size(bundle: Path, tmp_path: Path, vectors: 
     assert json.loads(json.dumps(result)) == result
     assert "| 300 |" in table(result)
     assert not list(tmp_path.glob("generations-*")), "what was built is removed"
+    again = run(
+        [150, 300],
+        bundle=bundle,
+        folder=tmp_path,
+        vectors=vectors,
+        sample=40,
+        seed=1,
+        threads=1,
+        earlier=result,
+        done=lambda so_far: seen.append(0),
+    )
+    assert seen == [1, 2], "sizes that were measured with the same settings are kept"
+    assert again["sizes"] == result["sizes"]
 
 
 def test_sizes_must_be_numbers(capsys: pytest.CaptureFixture[str]) -> None:

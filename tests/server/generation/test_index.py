@@ -100,7 +100,9 @@ def test_only_eligible_rows_are_found(choice: Choice, tmp_path: Path) -> None:
     assert eligible[found].all()
 
 
-def test_a_build_takes_the_faster_of_what_finds_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_takes_the_faster_of_what_finds_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(index, "_SCAN_MAX", 500)
     report = build_dense_index(built(tmp_path, vectors(6_000)), tmp_path, recall_min=0.95)
     measured = {one.kind: one for one in (report, *report.others)}
