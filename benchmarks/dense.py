@@ -110,7 +110,7 @@ def compare(vectors: VectorFile, folder: Path, kinds: Sequence[str]) -> list[Mea
 
             knob, recall = index._tune(recall_of, RECALL_MIN, knob, 2 * most)
         else:
-            recall = index._recall(search_at(0), queries, exact)
+            knob, recall = 0, index._recall(search_at(0), queries, exact)
         made[kind] = (search_at(knob), knob, recall, build_s, size / vectors.rows)
     times = index._times_ms({kind: search for kind, (search, *_) in made.items()}, queries)
     return [

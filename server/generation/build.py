@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import secrets
 import shutil
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
+import numpy.typing as npt
 
 import rankcore
 from muster.bundle import read_bundle
@@ -197,31 +201,51 @@ def _build_in(
 def live_products(store: Store, last_sequence: int) -> Iterator[bytes]:
     """Every product that is live after ``last_sequence``, serialised, in the order of its last upsert.
 
-    Reads the log twice and keeps a few words for each product: which event wrote it last, and later patches.
+    Reads the log twice. Of each event that writes or deletes a product it keeps 24 bytes, and of each product
+    that was patched since the patch.
     """
-    written_at: dict[str, int] = {}
+    # 128 bits stand for a product's name, so that two of a million coincide in one of 10^26 catalogues.
+    digests, sequences, written = bytearray(), array("Q"), bytearray()
     patches: dict[str, Patch] = {}
     for sequenced in _events(store, last_sequence):
         event = sequenced.event
         change = event.WhichOneof("change")
-        if change == "upsert":
-            written_at[event.upsert.product_id] = sequenced.sequence
-            patches.pop(event.upsert.product_id, None)
-        elif change == "patch" and event.patch.product_id in written_at:
+        if change == "patch":
             patches.setdefault(event.patch.product_id, Patch()).MergeFrom(event.patch)
-        elif change == "delete":
-            written_at.pop(event.delete.product_id, None)
-            patches.pop(event.delete.product_id, None)
+        elif change in ("upsert", "delete"):
+            product_id = getattr(event, change).product_id
+            digests += hashlib.blake2b(product_id.encode(), digest_size=16).digest()
+            sequences.append(sequenced.sequence)
+            written.append(change == "upsert")
+            patches.pop(product_id, None)
+    live = _last_written(digests, sequences, written)
+    del digests, sequences, written
+    at = 0
     for sequenced in _events(store, last_sequence):
-        if sequenced.event.WhichOneof("change") != "upsert":
+        if at == live.size:
+            return
+        if sequenced.sequence != live[at]:
             continue
+        at += 1
         product = sequenced.event.upsert
-        if written_at.get(product.product_id) != sequenced.sequence:
-            continue
         patch = patches.get(product.product_id)
         if patch is not None:
             _apply(product, patch)
         yield product.SerializeToString()
+
+
+def _last_written(digests: bytearray, sequences: array[int], written: bytearray) -> npt.NDArray[np.uint64]:
+    """Sequences of the last event of each product, where that one wrote it; rising."""
+    halves = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    if not halves.size:
+        return np.empty(0, np.uint64)
+    # Stable, so that events of one product stay in the order of the log.
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    ordered = halves[order]
+    last = np.append((ordered[1:] != ordered[:-1]).any(axis=1), True)
+    events = order[last]
+    events = events[np.frombuffer(written, np.bool_)[events]]
+    return np.sort(np.frombuffer(sequences, np.uint64)[events])
 
 
 def _events(store: Store, last_sequence: int) -> Iterator[SequencedEvent]:

@@ -30,10 +30,10 @@ Search = Callable[[npt.NDArray[np.float32], int], Rows]
 
 LIST_FILES = ("lists.u32", "lists.idx", "list_centroids.i8", "list_scales.f32")
 
-# Up to this size a scan takes less time than choosing lists, and a build need not try.
+# Up to this size lists cannot save that much, and a build need not try.
 _SCAN_MAX = 8_000
-# What the scan may take more than lists: it finds more, and needs no memory and no tuning.
-_SCAN_FAVOUR = 1.15
+# What the scan may take more than lists, in milliseconds: it finds more, under filters too, and needs no tuning.
+_SCAN_FAVOUR_MS = 0.1
 
 _BLOCK_ROWS = 32_768
 _TRAIN_ROWS_FOR_A_LIST = 48
@@ -137,10 +137,10 @@ def _choose(timed: list[DenseIndexReport], recall_min: float) -> DenseIndexRepor
     if not enough:
         return max(timed, key=lambda report: report.recall_at_100)
 
-    def cost(report: DenseIndexReport) -> float:
-        return (report.median_ms or 0.0) / (_SCAN_FAVOUR if report.kind == "scan" else 1.0)
+    def cost_ms(report: DenseIndexReport) -> float:
+        return (report.median_ms or 0.0) - (_SCAN_FAVOUR_MS if report.kind == "scan" else 0.0)
 
-    return min(enough, key=cost)
+    return min(enough, key=cost_ms)
 
 
 def _tune(

@@ -1,9 +1,9 @@
 //! Builds the files of a generation: text, columns and words as products come in, vectors at the end.
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
+use std::collections::hash_map::{DefaultHasher, RandomState};
 use std::fs::File;
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub struct GenerationBuilder {
     threads: usize,
     reuse: Option<Reuse>,
     products: RaggedWriter<u8>,
-    ids: HashMap<String, Row>,
+    ids: Ids,
     lexical: LexicalWriter,
     words: RaggedWriter<u32>,
     keywords: KeywordWriter,
@@ -166,7 +166,7 @@ impl GenerationBuilder {
                 None => None,
             },
             products: RaggedWriter::create(out, "products", "bin", "products")?,
-            ids: HashMap::new(),
+            ids: Ids::default(),
             lexical: LexicalWriter::create(&lexical)?,
             words: RaggedWriter::create(out, "words", "u32", "words")?,
             keywords: KeywordWriter::default(),
@@ -190,20 +190,12 @@ impl GenerationBuilder {
         if !violations.is_empty() {
             return Err(Error::InvalidRequest(violations));
         }
-        let row = Row::try_from(self.ids.len())
-            .map_err(|_| Error::Generation("more than 2^32 products".into()))?;
-        if self.ids.contains_key(&product.product_id) {
-            return Err(Error::Generation(format!(
-                "product {:?} was added twice",
-                product.product_id
-            )));
-        }
+        self.ids.push(&product.product_id)?;
         self.products.push(&product.encode_to_vec())?;
         self.lexical.push(&product)?;
         self.words.push(&MatchText::of(&product).encode())?;
         self.keywords.push(&product);
         self.columns.push(&Values::of(&product));
-        self.ids.insert(product.product_id, row);
         Ok(())
     }
 
@@ -215,8 +207,8 @@ impl GenerationBuilder {
         self.words.finish()?;
         self.keywords.finish(&self.out)?;
         self.columns.write(&self.out)?;
-        let count = self.ids.len();
-        write_ids(&self.out, self.ids)?;
+        let count = self.ids.ends.len();
+        self.ids.write(&self.out)?;
         let products: Ragged<u8> = Ragged::open(&self.out, "products", "bin", "products")?;
         let mut vectors = VectorWriter::create(&self.out)?;
         let mut report = BuildReport {
@@ -380,17 +372,60 @@ fn make_chunk(
         .collect())
 }
 
-fn write_ids(dir: &Path, ids: HashMap<String, Row>) -> Result<()> {
-    let mut sorted: Vec<(String, Row)> = ids.into_iter().collect();
-    sorted.sort_unstable();
-    let mut names = RaggedWriter::create(dir, "ids", "bin", "ids")?;
-    let mut rows = Writer::create(&dir.join("id_rows.u32"), "id rows")?;
-    for (id, row) in &sorted {
-        names.push(id.as_bytes())?;
-        rows.extend(&[*row])?;
+/// The identifiers of all rows, end to end, so that one takes little more than its bytes.
+#[derive(Default)]
+struct Ids {
+    text: String,
+    ends: Vec<usize>,
+    /// First row whose identifier has a hash.
+    rows: HashMap<u64, Row>,
+    /// Rows whose identifier has the hash of an earlier, other one.
+    collided: Vec<Row>,
+    hashes: RandomState,
+}
+
+impl Ids {
+    fn get(&self, row: Row) -> &str {
+        let row = row as usize;
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.text[start..self.ends[row]]
     }
-    names.finish()?;
-    rows.finish()
+
+    /// Adds the next row. Errors: [`Error::Generation`] if its identifier is taken.
+    fn push(&mut self, id: &str) -> Result<()> {
+        let row = Row::try_from(self.ends.len())
+            .map_err(|_| Error::Generation("more than 2^32 products".into()))?;
+        let hash = self.hashes.hash_one(id);
+        let first = self.rows.get(&hash).copied();
+        let same_hash = first
+            .into_iter()
+            .chain(self.collided.iter().copied().filter(|_| first.is_some()));
+        if same_hash.into_iter().any(|other| self.get(other) == id) {
+            return Err(Error::Generation(format!("product {id:?} was added twice")));
+        }
+        if first.is_some() {
+            self.collided.push(row);
+        } else {
+            self.rows.insert(hash, row);
+        }
+        self.text.push_str(id);
+        self.ends.push(self.text.len());
+        Ok(())
+    }
+
+    fn write(mut self, dir: &Path) -> Result<()> {
+        self.rows = HashMap::new();
+        let mut sorted: Vec<Row> = (0..self.ends.len() as Row).collect();
+        sorted.sort_unstable_by(|&left, &right| self.get(left).cmp(self.get(right)));
+        let mut names = RaggedWriter::create(dir, "ids", "bin", "ids")?;
+        let mut rows = Writer::create(&dir.join("id_rows.u32"), "id rows")?;
+        for row in sorted {
+            names.push(self.get(row).as_bytes())?;
+            rows.extend(&[row])?;
+        }
+        names.finish()?;
+        rows.finish()
+    }
 }
 
 struct VectorWriter {
