@@ -32,7 +32,7 @@ LIST_FILES = ("lists.u32", "lists.idx", "list_centroids.i8", "list_scales.f32")
 
 # Up to this size lists cannot save that much, and a build need not try.
 _SCAN_MAX = 8_000
-# What the scan may take more than lists, in milliseconds: it finds more, under filters too, and needs no tuning.
+# What the scan may take more than lists, in milliseconds: it finds more, under filters too.
 _SCAN_FAVOUR_MS = 0.1
 
 _BLOCK_ROWS = 32_768
