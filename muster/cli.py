@@ -470,6 +470,7 @@ def _show_status(found: Iterable[Any]) -> None:
     console = _console()
     table = _table("endpoint", "replica", "role", "reads", "epoch", "sequence", "lag ms", "products")
     plans: dict[str, Any] = {}
+    indexes: dict[str, Any] = {}
     for entry in found:
         if entry.status is None:
             table.add_row(Text(entry.endpoint), "-", "no answer", *[""] * 5)
@@ -486,6 +487,8 @@ def _show_status(found: Iterable[Any]) -> None:
             str(state["staleness_ms"]),
             f"{state['products']:,}",
         )
+        if index := state.get("dense_index"):
+            indexes.setdefault(state["generation_id"], index)
         plans = plans or {plan["tier"] + str(plan["depth"]): plan for plan in state["plans"]}
     console.print(table)
     if plans:
@@ -493,6 +496,17 @@ def _show_status(found: Iterable[Any]) -> None:
         for plan in plans.values():
             listed.add_row(
                 plan["tier"], str(plan["depth"]), _number(plan["expected_ndcg"], 3), _number(plan["cost_ms"])
+            )
+        console.print(listed)
+    if indexes:
+        listed = _table("generation", "dense retrieval", "probes", "recall@100", "ms")
+        for generation_id, index in indexes.items():
+            listed.add_row(
+                generation_id,
+                index["kind"],
+                str(index["probes"]),
+                _number(index["recall_at_100"], 3),
+                _number(index.get("median_ms"), 3),
             )
         console.print(listed)
 
@@ -696,7 +710,7 @@ def data_synthetic(
     from muster.products.synthetic import write_synthetic
 
     with _progress(as_json) as progress:
-        task = progress.add_task("writing", total=products)
+        task = progress.add_task("writing and judging", total=2 * products)
         try:
             write_synthetic(
                 out,

@@ -22,6 +22,7 @@ from rankcore._native import (
     Cancel,
     Cancelled,
     DeadlineExceeded,
+    DenseRows,
     Engine,
     Front,
     Generation,
@@ -44,6 +45,7 @@ from rankcore._native import (
     maxsim_reference,
     product_text,
     validate_apply,
+    write_lists,
 )
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Cancel",
     "Cancelled",
     "DeadlineExceeded",
+    "DenseRows",
     "DenseSearch",
     "Engine",
     "Front",
@@ -76,6 +79,7 @@ __all__ = [
     "product_text",
     "runtime_library",
     "validate_apply",
+    "write_lists",
 ]
 
 DenseSearch: TypeAlias = Callable[

@@ -263,6 +263,12 @@ class Replica:
         response.delta_products = generation.delta_products()
         response.bundle_id = parts.engine.bundle_id
         response.generation_id = generation.generation_id
+        if (dense_index := generation.dense_index) is not None:
+            response.dense_index.kind = dense_index["kind"]
+            response.dense_index.probes = dense_index["probes"]
+            response.dense_index.recall_at_100 = dense_index["recall_at_100"]
+            if dense_index["median_ms"] is not None:
+                response.dense_index.median_ms = dense_index["median_ms"]
         response.in_flight = int(engine["in_flight"])
         response.building = parts.renewal.building()
         for plan in engine["plans"]:

@@ -293,6 +293,13 @@ class GenerationSettings(_Section):
         ge=0.5,
         le=1.0,
     )
+    dense_index: Literal["auto", "scan", "lists", "faiss"] = _setting(
+        "auto",
+        "-",
+        "How the products nearest to a query are found. `auto`: whichever of `scan` and `lists` is measured"
+        " to be faster at the wanted recall while building. `scan`: look at all vectors. `lists`: look at"
+        " those of the nearest lists. `faiss`: an index of FAISS's own, which takes as much memory again.",
+    )
 
 
 class LifecycleSettings(_Section):

@@ -11,6 +11,7 @@ with fewer wishes, or another type of the same shelf with all of them; 0 everyth
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -350,8 +351,16 @@ class SyntheticCatalogue:
         return found
 
     def judgements(self, queries: Sequence[Query]) -> Judgements:
-        """Every product with a grade above 0 for each query; computed in one pass over the facts."""
+        """Every product with a grade above 0 for each query. Some two in a hundred products are judged for a
+        query, so the result grows with the catalogue; `grades` has the same without keeping it.
+        """
         gains: dict[str, dict[str, float]] = {query.query_id: {} for query in queries}
+        for number, query_id, value in self.grades(queries):
+            gains[query_id][f"S{number:08d}"] = float(value)
+        return Judgements({query.query_id: query.text for query in queries}, gains)
+
+    def grades(self, queries: Sequence[Query]) -> Iterator[tuple[int, str, int]]:
+        """Number of a product, query id and grade, for each grade above 0; one pass over the products."""
         by_shelf: dict[int, list[Query]] = {}
         for query in queries:
             by_shelf.setdefault(_shelf(query.type), []).append(query)
@@ -360,8 +369,7 @@ class SyntheticCatalogue:
             for query in by_shelf.get(_shelf(facts.type), ()):
                 value = grade(query, facts)
                 if value:
-                    gains[query.query_id][f"S{number:08d}"] = float(value)
-        return Judgements({query.query_id: query.text for query in queries}, gains)
+                    yield number, query.query_id, value
 
 
 def grade(query: Query, facts: Facts) -> int:
@@ -416,12 +424,14 @@ def write_synthetic(
 ) -> Path:
     """Write products.parquet, queries.parquet and labels.parquet, readable with the map `plain`.
 
-    progress: called with the number of products written so far.
+    All is streamed: memory does not grow with the catalogue. progress: called with the number of products
+    written so far and, once all are, with that and the number of those judged so far, up to twice all.
     Returns: the folder. Files are complete or absent: each is written beside its place and then renamed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     catalogue = SyntheticCatalogue(products, seed)
+    tell = progress or (lambda done: None)
     text, number = pa.string(), pa.float64()
     schema = pa.schema(
         {
@@ -440,31 +450,31 @@ def write_synthetic(
         }
     )
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        rows: list[dict[str, object]] = []
-        for index, product in enumerate(catalogue.products(), start=1):
-            rows.append(_row(product))
-            if len(rows) == _BATCH_ROWS or index == products:
-                yield pa.RecordBatch.from_pylist(rows, schema=schema)
-                rows.clear()
-                if progress is not None:
-                    progress(index)
+    def product_rows() -> Iterator[dict[str, object]]:
+        for done, product in enumerate(catalogue.products(), start=1):
+            yield _row(product)
+            if done % _BATCH_ROWS == 0 or done == products:
+                tell(done)
 
-    _write(folder / "products.parquet", schema, batches())
     asked = catalogue.queries(queries)
-    judged = catalogue.judgements(asked)
-    query_rows = [{"query_id": q.query_id, "query": q.text, "split": q.split} for q in asked]
-    label_rows = [
-        {"query_id": query, "product_id": product, "gain": gain}
-        for query, gains in judged.gains.items()
-        for product, gain in gains.items()
-    ]
-    for name, rows, query_schema in (
-        ("queries", query_rows, pa.schema([("query_id", text), ("query", text), ("split", text)])),
-        ("labels", label_rows, pa.schema([("query_id", text), ("product_id", text), ("gain", number)])),
-    ):
-        batch = pa.RecordBatch.from_pylist(rows, schema=query_schema)
-        _write(folder / f"{name}.parquet", query_schema, iter([batch]))
+
+    def label_rows() -> Iterator[dict[str, object]]:
+        told = 0
+        for product, query_id, value in catalogue.grades(asked):
+            if product - told >= _BATCH_ROWS:
+                told = product
+                tell(products + told)
+            yield {"query_id": query_id, "product_id": f"S{product:08d}", "gain": float(value)}
+        tell(2 * products)
+
+    query_rows: Iterator[dict[str, object]] = (
+        {"query_id": q.query_id, "query": q.text, "split": q.split} for q in asked
+    )
+    query_schema = pa.schema([("query_id", text), ("query", text), ("split", text)])
+    label_schema = pa.schema([("query_id", text), ("product_id", text), ("gain", number)])
+    _write(folder / "products.parquet", schema, product_rows())
+    _write(folder / "queries.parquet", query_schema, query_rows)
+    _write(folder / "labels.parquet", label_schema, label_rows())
     return folder
 
 
@@ -483,12 +493,12 @@ def _row(product: catalogue_pb2.Product) -> dict[str, object]:
     return row
 
 
-def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, object]]) -> None:
     part = path.with_name(path.name + ".part")
     try:
         with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+            while batch := list(itertools.islice(rows, _BATCH_ROWS)):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

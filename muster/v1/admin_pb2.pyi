@@ -84,6 +84,7 @@ class StatusResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
+    DENSE_INDEX_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """Name of the replica, as configured."""
     role: Global___Role.ValueType
@@ -122,6 +123,10 @@ class StatusResponse(_message.Message):
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStatus]:
         """The plans the planner chooses from, cheapest first, with today's predicted cost."""
 
+    @_builtins.property
+    def dense_index(self) -> Global___DenseIndexStatus:
+        """How the generation finds the products nearest to a query. Absent: nothing was built so far."""
+
     def __init__(
         self,
         *,
@@ -143,14 +148,51 @@ class StatusResponse(_message.Message):
         version: _builtins.str = ...,
         pid: _builtins.int = ...,
         plans: _abc.Iterable[Global___PlanStatus] | None = ...,
+        dense_index: Global___DenseIndexStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dense_index", b"dense_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "delta_products", b"delta_products", "epoch", b"epoch", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "delta_products", b"delta_products", "dense_index", b"dense_index", "epoch", b"epoch", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class DenseIndexStatus(_message.Message):
+    """How a generation finds the products nearest to a query, as measured when it was built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    RECALL_AT_100_FIELD_NUMBER: _builtins.int
+    MEDIAN_MS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`scan`: all vectors; `lists`: those of the nearest lists; `faiss:` and a factory string: an index of FAISS's."""
+    probes: _builtins.int
+    """Lists that a search looks at. 0: there are no lists."""
+    recall_at_100: _builtins.float
+    """Share of the exact 100 nearest that was found, 0 to 1."""
+    median_ms: _builtins.float
+    """Processor time of a search for 200 products on the machine that built, milliseconds, median. Absent: unknown."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        probes: _builtins.int = ...,
+        recall_at_100: _builtins.float = ...,
+        median_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_median_ms", b"_median_ms", "median_ms", b"median_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_median_ms", b"_median_ms", "kind", b"kind", "median_ms", b"median_ms", "probes", b"probes", "recall_at_100", b"recall_at_100"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__median_ms: _TypeAlias = _typing.Literal["median_ms"]  # noqa: Y015
+    _WhichOneofArgType__median_ms: _TypeAlias = _typing.Literal["_median_ms", b"_median_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__median_ms) -> _WhichOneofReturnType__median_ms | None: ...
+
+Global___DenseIndexStatus: _TypeAlias = DenseIndexStatus  # noqa: Y015
 
 @_typing.final
 class PlanStatus(_message.Message):

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import secrets
 import shutil
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -25,18 +27,19 @@ from typing import Any
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 import rankcore
 from muster.bundle import read_bundle
 from muster.v1.catalogue_pb2 import Patch, Product, SequencedEvent
 from server import config
 from server.catalogue.store import Store
-from server.generation.index import DenseIndexReport, build_dense_index
+from server.generation.index import Choice, VectorFile, build_dense_index
 from server.generation.open import (
     CURRENT,
-    INDEX,
     MANIFEST,
     PREFIX,
+    DenseIndexReport,
     FileDigest,
     GenerationRefused,
     Manifest,
@@ -79,6 +82,7 @@ class BuildJob:
     keep: int
     niceness: int
     kernels: str = "auto"
+    dense_index: Choice = "auto"
 
     @classmethod
     def of(cls, settings: config.Settings) -> BuildJob:
@@ -92,15 +96,20 @@ class BuildJob:
             keep=settings.generation.keep,
             niceness=settings.generation.niceness,
             kernels=settings.ranking.kernels,
+            dense_index=settings.generation.dense_index,
         )
 
 
-def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -> Path | None:
+def build(
+    job: BuildJob, progress: Progress = lambda stage, done, total: None, *, draw: int = 0
+) -> Path | None:
     """Build a generation up to the log's present end and make it current.
 
-    Returns: its folder; None where the catalogue is empty, or nothing has changed since the newest one.
-    Raises: BuildRunning; BundleError; StoreError; rankcore.RankError; OSError (a full disk, for one). Nothing
-    is left behind.
+    progress: told of the stages ``read``, ``encode``, ``index``, ``sums`` and ``done`` as they go. draw:
+    encode so many products alone and draw the vectors of all around theirs, to measure how searches grow
+    with the catalogue; the generation says so, and no replica serves it. Returns: its folder; None where
+    the catalogue is empty, or nothing has changed since the newest one. Raises: BuildRunning;
+    BundleError; StoreError; rankcore.RankError; OSError (a full disk, for one). Nothing is left behind.
     """
     generations = Path(job.generations)
     generations.mkdir(parents=True, exist_ok=True)
@@ -110,6 +119,8 @@ def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -
         bundle_id = read_bundle(job.bundle).bundle_id
         head = store.head()
         previous = newest_valid(generations, bundle_id)
+        if previous and previous[1].drawn:
+            previous = None
         if head.sequence == 0 or (
             previous
             and previous[1].sequence == head.sequence
@@ -119,13 +130,19 @@ def build(job: BuildJob, progress: Progress = lambda stage, done, total: None) -
             return None
         folder = generations / f"{LOCK}-{os.getpid()}"
         try:
-            return _build_in(folder, job, store, bundle_id, previous[0] if previous else None, progress)
+            return _build_in(folder, job, store, bundle_id, previous[0] if previous else None, progress, draw)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _build_in(
-    folder: Path, job: BuildJob, store: Store, bundle_id: str, previous: Path | None, progress: Progress
+    folder: Path,
+    job: BuildJob,
+    store: Store,
+    bundle_id: str,
+    previous: Path | None,
+    progress: Progress,
+    draw: int,
 ) -> Path | None:
     head = store.head()
     builder = rankcore.GenerationBuilder(
@@ -135,6 +152,7 @@ def _build_in(
         threads=job.threads,
         reuse=str(previous) if previous else None,
         kernels=job.kernels,
+        draw=draw,
     )
     batch: list[bytes] = []
     for done, product in enumerate(live_products(store, head.sequence)):
@@ -153,9 +171,10 @@ def _build_in(
     dense = folder / DENSE_VECTORS
     faiss.omp_set_num_threads(job.threads or os.cpu_count() or 1)
     report = build_dense_index(
-        _dense_vectors(dense, products, dimension), folder / INDEX, recall_min=job.recall_min
+        VectorFile(dense, products, dimension), folder, recall_min=job.recall_min, choice=job.dense_index
     )
     dense.unlink()
+    progress("sums", 0, products)
     if report.recall_at_100 < job.recall_min:
         logger.warning(
             "the dense index finds %.3f of the exact 100, wanted %.3f", report.recall_at_100, job.recall_min
@@ -185,31 +204,51 @@ def _build_in(
 def live_products(store: Store, last_sequence: int) -> Iterator[bytes]:
     """Every product that is live after ``last_sequence``, serialised, in the order of its last upsert.
 
-    Reads the log twice and keeps a few words for each product: which event wrote it last, and later patches.
+    Reads the log twice. Of each event that writes or deletes a product it keeps 24 bytes, and of each product
+    that was patched since the patch.
     """
-    written_at: dict[str, int] = {}
+    # 128 bits stand for a product's name, so that two of a million coincide in one of 10^26 catalogues.
+    digests, sequences, written = bytearray(), array("Q"), bytearray()
     patches: dict[str, Patch] = {}
     for sequenced in _events(store, last_sequence):
         event = sequenced.event
         change = event.WhichOneof("change")
-        if change == "upsert":
-            written_at[event.upsert.product_id] = sequenced.sequence
-            patches.pop(event.upsert.product_id, None)
-        elif change == "patch" and event.patch.product_id in written_at:
+        if change == "patch":
             patches.setdefault(event.patch.product_id, Patch()).MergeFrom(event.patch)
-        elif change == "delete":
-            written_at.pop(event.delete.product_id, None)
-            patches.pop(event.delete.product_id, None)
+        elif change in ("upsert", "delete"):
+            product_id = getattr(event, change).product_id
+            digests += hashlib.blake2b(product_id.encode(), digest_size=16).digest()
+            sequences.append(sequenced.sequence)
+            written.append(change == "upsert")
+            patches.pop(product_id, None)
+    live = _last_written(digests, sequences, written)
+    del digests, sequences, written
+    at = 0
     for sequenced in _events(store, last_sequence):
-        if sequenced.event.WhichOneof("change") != "upsert":
+        if at == live.size:
+            return
+        if sequenced.sequence != live[at]:
             continue
+        at += 1
         product = sequenced.event.upsert
-        if written_at.get(product.product_id) != sequenced.sequence:
-            continue
         patch = patches.get(product.product_id)
         if patch is not None:
             _apply(product, patch)
         yield product.SerializeToString()
+
+
+def _last_written(digests: bytearray, sequences: array[int], written: bytearray) -> npt.NDArray[np.uint64]:
+    """Sequences of the last event of each product, where that one wrote it; rising."""
+    halves = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    if not halves.size:
+        return np.empty(0, np.uint64)
+    # Stable, so that events of one product stay in the order of the log.
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    ordered = halves[order]
+    last = np.append((ordered[1:] != ordered[:-1]).any(axis=1), True)
+    events = order[last]
+    events = events[np.frombuffer(written, np.bool_)[events]]
+    return np.sort(np.frombuffer(sequences, np.uint64)[events])
 
 
 def _events(store: Store, last_sequence: int) -> Iterator[SequencedEvent]:
@@ -224,14 +263,6 @@ def _apply(product: Product, patch: Patch) -> None:
     for column in ("price", "stock", "rating", "rating_count", "popularity"):
         if patch.HasField(column):
             setattr(product, column, getattr(patch, column))
-
-
-def _dense_vectors(path: Path, rows: int, dimension: int) -> np.memmap[Any, np.dtype[np.float32]]:
-    """The builder's vectors, float32 [rows, dimension], memory-mapped; a header before them is skipped."""
-    size, wanted = path.stat().st_size, rows * dimension * 4
-    if size < wanted:
-        raise GenerationRefused(path.parent.name, f"{path.name} has {size} bytes, {wanted} are needed")
-    return np.memmap(path, np.float32, mode="r", offset=size - wanted, shape=(rows, dimension))
 
 
 def _manifest(
@@ -256,10 +287,10 @@ def _manifest(
         products=int(built["products"]),
         dimension=int(built["dimension"]),
         token_dimension=int(built.get("token_dimension", 0)),
-        recall_at_100=report.recall_at_100,
-        probes=report.probes,
+        dense_index=report,
         files=files,
         analyser=rankcore.ANALYSER,
+        drawn=int(built["encoded"]) if built["drawn"] else 0,
     )
 
 

@@ -8,6 +8,7 @@ answer.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -24,10 +24,7 @@ import rankcore
 
 logger = logging.getLogger(__name__)
 
-# The stubs of faiss know only argument-free constructors; the wrapper takes keywords.
-_SWIG: Any = faiss
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 INDEX = "faiss.index"
 CURRENT = "CURRENT"
@@ -57,13 +54,35 @@ class FileDigest:
 
 
 @dataclass(frozen=True)
+class DenseIndexReport:
+    """How the nearest rows are found, and what was measured of it; part of a generation's manifest.
+
+    kind: ``scan``, ``lists`` or ``faiss:`` and the factory string. probes: lists looked at in a search; 0:
+    there are none. recall_at_100: share of the exact 100 that was found. median_ms: processor time of a
+    search for 200 rows on the machine that built. others: what was measured too, and not taken.
+    """
+
+    kind: str
+    probes: int
+    recall_at_100: float
+    median_ms: float | None = None
+    others: tuple[DenseIndexReport, ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> DenseIndexReport:
+        """The report as a manifest holds it. Raises: TypeError for other fields."""
+        others = tuple(cls.of(other) for other in values.get("others", ()))
+        return cls(**{**values, "others": others})
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a generation declares of itself.
 
     sequence: every event up to it is in the files; the log is replayed from the next one. epoch: of the event
-    at ``sequence``. recall_at_100: of the dense index against an exact scan, measured when it was built.
-    probes: lists of the dense index looked at for each search; 0: the index has no lists. analyser: rules by
-    which text became words; empty: those of a core that did not name them.
+    at ``sequence``. dense_index: how the nearest rows are found. analyser: rules by which text became words;
+    empty: those of a core that did not name them. drawn: vectors were drawn around those of so many encoded
+    products, to measure size; such a generation is never served. 0: all are the models' own.
     """
 
     generation_id: str
@@ -73,11 +92,11 @@ class Manifest:
     products: int
     dimension: int
     token_dimension: int
-    recall_at_100: float
-    probes: int
+    dense_index: DenseIndexReport
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     analyser: str = ""
+    drawn: int = 0
 
     def to_json(self) -> str:
         """The file's text."""
@@ -99,7 +118,8 @@ def read_manifest(folder: Path) -> Manifest:
             str(name): FileDigest(str(d["sha256"]), int(d["bytes"]))
             for name, d in values.pop("files").items()
         }
-        manifest = Manifest(files=files, **values)
+        dense_index = DenseIndexReport.of(values.pop("dense_index"))
+        manifest = Manifest(files=files, dense_index=dense_index, **values)
         _check_kinds(manifest)
     except OSError as error:
         raise GenerationRefused(folder.name, f"{MANIFEST} cannot be read: {error.strerror}") from error
@@ -116,14 +136,18 @@ def _check_kinds(manifest: Manifest) -> None:
     for name in ("generation_id", "bundle_id", "analyser"):
         if not isinstance(getattr(manifest, name), str):
             raise TypeError(f"{name} is not a text")
-    for name in ("sequence", "epoch", "products", "dimension", "token_dimension", "probes"):
-        value = getattr(manifest, name)
+    counts = {name: getattr(manifest, name) for name in ("sequence", "epoch", "products", "drawn")}
+    counts |= {name: getattr(manifest, name) for name in ("dimension", "token_dimension")}
+    counts["dense_index.probes"] = manifest.dense_index.probes
+    for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{name} is not a whole number")
         if value < 0:
             raise ValueError(f"{name} is {value}, below 0")
-    if not isinstance(manifest.recall_at_100, int | float):
-        raise TypeError("recall_at_100 is not a number")
+    if not isinstance(manifest.dense_index.kind, str):
+        raise TypeError("dense_index.kind is not a text")
+    if not isinstance(manifest.dense_index.recall_at_100, int | float):
+        raise TypeError("dense_index.recall_at_100 is not a number")
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -237,6 +261,8 @@ def open_one(engine: Opener, folder: Path) -> rankcore.Generation:
         raise GenerationRefused(
             folder.name, f"it belongs to bundle {manifest.bundle_id}, not {engine.bundle_id}"
         )
+    if manifest.drawn:
+        raise GenerationRefused(folder.name, "its vectors were drawn to measure size, not made by models")
     try:
         dense = DenseIndex(folder / INDEX, manifest) if INDEX in manifest.files else None
         return engine.open(str(folder), dense)
@@ -245,7 +271,8 @@ def open_one(engine: Opener, folder: Path) -> rankcore.Generation:
 
 
 class DenseIndex:
-    """The FAISS index of a generation as a ``rankcore.DenseSearch``. Safe to call from many threads.
+    """The FAISS index of a generation as a ``rankcore.DenseSearch``, where it has one. Safe to call from many
+    threads.
 
     The codes stay memory-mapped, so the replicas of one machine share them. FAISS releases the interpreter
     lock while it searches; one thread for each search, for the ranking core runs one worker for each core.
@@ -253,14 +280,17 @@ class DenseIndex:
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        self._index = _SWIG.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        # Most generations need no FAISS; a replica that serves one of those should not pay for it. The stubs
+        # know only argument-free constructors; the wrapper takes keywords.
+        self._faiss: Any = importlib.import_module("faiss")
+        self._index = self._faiss.read_index(str(path), self._faiss.IO_FLAG_MMAP_IFC)
         if self._index.d != manifest.dimension or self._index.ntotal != manifest.products:
             raise GenerationRefused(
                 path.parent.name,
                 f"{path.name} holds {self._index.ntotal} vectors of {self._index.d} dimensions, declared are"
                 f" {manifest.products} of {manifest.dimension}",
             )
-        self._probes = manifest.probes
+        self._probes = manifest.dense_index.probes
         if self._probes:
             self._index.nprobe = self._probes
 
@@ -272,15 +302,15 @@ class DenseIndex:
         query: float32 [D], L2-normalised. eligible: bitmap, bit i of byte i / 8 is row i; None: all rows.
         """
         # OpenMP keeps this for each thread that calls; a worker's own team would take cores from the others.
-        faiss.omp_set_num_threads(1)
+        self._faiss.omp_set_num_threads(1)
         parameters: Any = None
         if eligible is not None:
-            selector = faiss.IDSelectorBitmap(eligible.size, faiss.swig_ptr(eligible))
+            selector = self._faiss.IDSelectorBitmap(eligible.size, self._faiss.swig_ptr(eligible))
             if self._probes:
                 probes = min(self._probes * _FILTERED_PROBES, self._index.nlist)
-                parameters = _SWIG.SearchParametersIVF(sel=selector, nprobe=probes)
+                parameters = self._faiss.SearchParametersIVF(sel=selector, nprobe=probes)
             else:
-                parameters = _SWIG.SearchParameters(sel=selector)
+                parameters = self._faiss.SearchParameters(sel=selector)
         scores, rows = self._index.search(query.reshape(1, -1), k, params=parameters)
         found = rows[0] >= 0
         if found.all():

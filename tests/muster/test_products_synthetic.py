@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,30 @@ def test_the_files_give_back_catalogue_and_judgements(tmp_path: Path) -> None:
         assert (tmp_path / "a" / f"{name}.parquet").read_bytes() == (
             tmp_path / "b" / f"{name}.parquet"
         ).read_bytes()
-    assert seen[-1] == 300
+    assert seen == [300, 600], "once for the products, once for the judgements"
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_memory_does_not_grow_with_the_catalogue(tmp_path: Path) -> None:
+    def peak(products: int) -> int:
+        tracemalloc.start()
+        try:
+            write_synthetic(tmp_path / str(products), products=products, queries=20)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    # Two batches of 4,096 rows are held at a time: both have as many, the larger has twice as many to write.
+    assert peak(22_000) < 1.2 * peak(11_000)
+
+
+def test_progress_is_told_while_files_are_written(tmp_path: Path) -> None:
+    seen: list[int] = []
+    write_synthetic(tmp_path, products=9_000, queries=20, progress=seen.append)
+    assert seen[:3] == [4_096, 8_192, 9_000]
+    assert seen == sorted(seen)
+    assert len(seen) == 6
+    assert seen[-1] == 18_000
 
 
 def test_an_empty_catalogue_is_refused() -> None:

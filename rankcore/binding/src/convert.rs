@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyList};
 use rankcore_engine::bundle::{Bundle, Tier};
 use rankcore_engine::engine::Status;
 use rankcore_engine::error::{Error, Result, Violation};
+use rankcore_engine::generation::DenseIndex;
 use rankcore_engine::model::Choice;
 use rankcore_engine::retrieve::{DenseSearch, Row};
 use rankcore_engine::wire;
@@ -85,6 +86,16 @@ pub fn pairs(violations: Vec<Violation>) -> Vec<(String, String)> {
         .into_iter()
         .map(|violation| (violation.field, violation.description))
         .collect()
+}
+
+/// How a generation finds the nearest rows, as a dictionary.
+pub fn dense_index<'py>(py: Python<'py>, index: &DenseIndex) -> PyResult<Bound<'py, PyDict>> {
+    let facts = PyDict::new(py);
+    facts.set_item("kind", &index.kind)?;
+    facts.set_item("probes", index.probes)?;
+    facts.set_item("recall_at_100", index.recall_at_100)?;
+    facts.set_item("median_ms", index.median_ms)?;
+    Ok(facts)
 }
 
 /// The engine's status as a dictionary.

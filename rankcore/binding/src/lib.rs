@@ -9,20 +9,23 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use numpy::{
+    PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
 use parking_lot::Mutex;
 use prost::Message;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rankcore_engine::bundle::Bundle;
 use rankcore_engine::engine as core;
 use rankcore_engine::error::{Error, Result};
-use rankcore_engine::generation::Generation as CoreGeneration;
 use rankcore_engine::generation::build::GenerationBuilder as CoreBuilder;
+use rankcore_engine::generation::{DenseRows as CoreRows, Generation as CoreGeneration};
 use rankcore_engine::reply::Cancel as CoreCancel;
 use rankcore_engine::request::Answer;
 use rankcore_engine::retrieve::lexical::ANALYSER;
-use rankcore_engine::retrieve::{DenseSearch, Row, validate_apply};
+use rankcore_engine::retrieve::{DenseSearch, Row, lists, validate_apply};
 use rankcore_engine::{signals, wire};
 
 use convert::PythonDense;
@@ -98,6 +101,15 @@ impl Generation {
     #[getter]
     fn sequence(&self) -> u64 {
         self.inner.sequence()
+    }
+
+    /// How the nearest rows are found: kind, probes, recall_at_100, median_ms; None where that is not known.
+    #[getter]
+    fn dense_index<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        self.inner
+            .dense_index()
+            .map(|index| convert::dense_index(py, index))
+            .transpose()
     }
 
     /// Apply serialised `SequencedEvent`s in ascending order; those already applied are skipped.
@@ -420,7 +432,8 @@ impl GenerationBuilder {
 #[pymethods]
 impl GenerationBuilder {
     #[new]
-    #[pyo3(signature = (bundle, out, *, runtime_library, threads=0, reuse=None, kernels="auto"))]
+    #[pyo3(signature = (bundle, out, *, runtime_library, threads=0, reuse=None, kernels="auto", draw=0))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn new(
         py: Python<'_>,
         bundle: PathBuf,
@@ -429,11 +442,15 @@ impl GenerationBuilder {
         threads: usize,
         reuse: Option<PathBuf>,
         kernels: &str,
+        draw: usize,
     ) -> PyResult<Self> {
         let kernels = convert::kernels(kernels)?;
         py.detach(|| {
             let bundle = Bundle::open_with(&bundle, &runtime_library, kernels)?;
-            CoreBuilder::new(bundle, &out, threads, reuse.as_deref().map(Path::new))
+            let mut builder =
+                CoreBuilder::new(bundle, &out, threads, reuse.as_deref().map(Path::new))?;
+            builder.draw(draw);
+            Ok(builder)
         })
         .map(|builder| Self(Mutex::new(Some(builder))))
         .map_err(|error| raise(py, error))
@@ -486,8 +503,64 @@ impl GenerationBuilder {
         facts.set_item("token_dimension", report.token_dimension)?;
         facts.set_item("encoded", report.encoded)?;
         facts.set_item("reused", report.reused)?;
+        facts.set_item("drawn", report.drawn)?;
         Ok(facts)
     }
+}
+
+/// The dense rows of a generation that is being built, to measure how they are best searched.
+#[pyclass(module = "rankcore._native", frozen)]
+struct DenseRows(CoreRows);
+
+#[pymethods]
+impl DenseRows {
+    /// Open the dense rows in `folder`, and the lists where they were written.
+    #[new]
+    fn new(py: Python<'_>, folder: PathBuf, products: usize, dimension: usize) -> PyResult<Self> {
+        py.detach(|| CoreRows::open(&folder, products, dimension))
+            .map(Self)
+            .map_err(|error| raise(py, error))
+    }
+
+    /// The nearest `k` rows and their cosines, best first; by the lists where `probes` is above 0.
+    #[pyo3(signature = (query, k, *, probes=0, eligible=None))]
+    #[allow(clippy::type_complexity)]
+    fn search<'py>(
+        &self,
+        py: Python<'py>,
+        query: PyReadonlyArray1<'py, f32>,
+        k: usize,
+        probes: usize,
+        eligible: Option<PyReadonlyArray1<'py, u8>>,
+    ) -> PyResult<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>)> {
+        let query = query.as_slice()?;
+        let eligible = eligible.as_ref().map(|bits| bits.as_slice()).transpose()?;
+        let found = py
+            .detach(|| self.0.search(query, k, probes, eligible))
+            .map_err(|error| raise(py, error))?;
+        let (rows, scores): (Vec<i64>, Vec<f32>) = found
+            .into_iter()
+            .map(|(row, score)| (i64::from(row), score))
+            .unzip();
+        Ok((PyArray1::from_vec(py, rows), PyArray1::from_vec(py, scores)))
+    }
+}
+
+/// Write the lists of a generation to `folder`: centroids float32 `[lists, D]`, and the list of each row.
+#[pyfunction]
+fn write_lists(
+    py: Python<'_>,
+    folder: PathBuf,
+    centroids: PyReadonlyArray2<'_, f32>,
+    list_of: PyReadonlyArray1<'_, u32>,
+) -> PyResult<()> {
+    let dimension = centroids.shape()[1];
+    let centroids = centroids
+        .as_slice()
+        .map_err(|_| PyValueError::new_err("centroids must be C-contiguous"))?;
+    let list_of = list_of.as_slice()?;
+    py.detach(|| lists::write(&folder, centroids, dimension, list_of))
+        .map_err(|error| raise(py, error))
 }
 
 /// What is wrong with a serialised `ApplyRequest`: (field, description) pairs; empty: nothing.
@@ -518,6 +591,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
     module.add_function(wrap_pyfunction!(front::front_bounds_s, module)?)?;
     module.add_function(wrap_pyfunction!(front::front_statuses, module)?)?;
+    module.add_class::<DenseRows>()?;
+    module.add_function(wrap_pyfunction!(write_lists, module)?)?;
     module.add("ANALYSER", ANALYSER)?;
     kernels::register(module)?;
     errors::register(module)

@@ -153,19 +153,17 @@ pub fn vectors(data: &[u8]) {
     assert_eq!(packed.len(), late::packed_len(count, dimension));
     for token in 0..count {
         assert!(
-            late::unpack(&packed, token, dimension)
+            late::unpack(&packed, token, count, dimension)
                 .iter()
                 .all(|value| *value > i8::MIN)
         );
     }
-    for count in [count, count / 2] {
-        let score = late::maxsim(&tokens, &packed, count);
-        assert_eq!(
-            score.to_bits(),
-            late::maxsim_reference(&tokens, &packed, count).to_bits()
-        );
-        assert!((-1.1..=1.1).contains(&score), "{score}");
-    }
+    let score = late::maxsim(&tokens, &packed, count);
+    assert_eq!(
+        score.to_bits(),
+        late::maxsim_reference(&tokens, &packed, count).to_bits()
+    );
+    assert!((-1.1..=1.1).contains(&score), "{score}");
     let mut row = Vec::new();
     let scale = dense::quantise(&values, &mut row);
     assert!(scale.is_finite() && scale >= 0.0, "{scale}");

@@ -10,6 +10,7 @@ import pytest
 
 import rankcore
 from muster.v1.catalogue_pb2 import Delete, Event, Patch, Product
+from muster.v1.ranking_pb2 import TIER_HYBRID, SearchRequest, SearchResponse
 from server.catalogue.store import NewEvent, Store
 from server.generation.build import (
     BuildJob,
@@ -20,6 +21,7 @@ from server.generation.build import (
     live_products,
     main,
 )
+from server.generation.index import Choice
 from server.generation.open import (
     MANIFEST,
     FileDigest,
@@ -32,6 +34,7 @@ from server.generation.open import (
 from server.standby.lease import Holder
 
 EPOCH = 1
+WORDS = ["red", "blue", "green", "black"] * 10
 
 
 @pytest.fixture
@@ -117,9 +120,51 @@ def test_a_build_makes_a_valid_generation_and_points_to_it(
     manifest = verify(folder)
     assert (manifest.products, manifest.sequence, manifest.epoch) == (40, head, EPOCH)
     assert manifest.generation_id == folder.name == current_name(tmp_path / "generations")
-    assert manifest.recall_at_100 == 1.0
+    assert (manifest.dense_index.kind, manifest.dense_index.recall_at_100) == ("scan", 1.0)
     assert "dense.f32" not in manifest.files
     assert build(job(bundle, tmp_path)) is None, "nothing has changed"
+
+
+def test_a_generation_with_drawn_vectors_says_so_is_not_served_and_its_vectors_are_not_taken(
+    store: Store, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(store, *(product(f"p{number}", f"red shoe {number}") for number in range(30)))
+    stages: list[str] = []
+    drawn = build(job(bundle, tmp_path), lambda stage, done, total: stages.append(stage), draw=10)
+    assert drawn is not None
+    assert list(dict.fromkeys(stages)) == ["encode", "index", "sums", "done"]
+    manifest = verify(drawn)
+    assert (manifest.products, manifest.drawn) == (30, 10)
+    engine = rankcore.Engine(str(bundle), runtime_library=rankcore.runtime_library(), workers=1)
+    assert open_newest(engine, tmp_path / "generations").products() == 0
+    assert "its vectors were drawn to measure size" in caplog.text
+    real = build(job(bundle, tmp_path))
+    assert real is not None
+    assert verify(real).drawn == 0
+    served = open_newest(engine, tmp_path / "generations")
+    assert served.products() == 30
+    assert served.dense_index is not None
+    assert served.dense_index["kind"] == "scan"
+    assert engine.empty().dense_index is None
+    engine.close()
+
+
+@pytest.mark.parametrize("choice", ["lists", "faiss"])
+def test_a_replica_searches_with_the_kind_that_the_build_was_told(
+    store: Store, bundle: Path, tmp_path: Path, choice: Choice
+) -> None:
+    append(store, *(product(f"p{number}", f"{word} shoe {number}") for number, word in enumerate(WORDS)))
+    assert build(replace(job(bundle, tmp_path), dense_index=choice)) is not None
+    engine = rankcore.Engine(str(bundle), runtime_library=rankcore.runtime_library(), workers=1)
+    generation = open_newest(engine, tmp_path / "generations")
+    assert generation.dense_index is not None
+    assert generation.dense_index["kind"].partition(":")[0] == choice
+    engine.serve(generation)
+    request = SearchRequest(query="red shoe", page_size=5).SerializeToString()
+    answer = SearchResponse.FromString(engine.execute(request, "hybrid", 0, 50))
+    assert answer.receipt.tier == TIER_HYBRID
+    assert "p0" in [found.product_id for found in answer.results]
+    engine.close()
 
 
 def test_a_generation_whose_words_were_made_by_other_rules_is_refused_and_built_again(

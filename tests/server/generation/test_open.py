@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from server.generation.build import make_current, remove_old
 from server.generation.open import (
+    DenseIndexReport,
     FileDigest,
     GenerationRefused,
     Manifest,
@@ -33,7 +34,8 @@ def make(generations: Path, name: str, sequence: int, bundle_id: str = "b") -> P
         for path in folder.rglob("*")
         if path.is_file()
     }
-    manifest = Manifest(name, bundle_id, sequence, 1, 10, 32, 64, 1.0, 0, files)
+    dense_index = DenseIndexReport("lists", 8, 0.99, 0.5, (DenseIndexReport("scan", 0, 1.0, 0.9),))
+    manifest = Manifest(name, bundle_id, sequence, 1, 10, 32, 64, dense_index, files)
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 
@@ -74,7 +76,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda g: (g / "manifest.json").write_text("[" * 100_000),
         "manifest.json is damaged",
     ),
-    "a newer schema": (lambda g: edit(g, schema_version=2), "schema version 2"),
+    "a newer schema": (lambda g: edit(g, schema_version=3), "schema version 3"),
+    "an older schema": (lambda g: edit(g, schema_version=1), "schema version 1"),
+    "no dense index": (lambda g: edit(g, dense_index={"kind": "scan"}), "manifest.json is damaged"),
     "another's manifest": (lambda g: edit(g, generation_id="gen-other"), "belongs to gen-other"),
     "a link": (
         lambda g: ((g / "products.bin").rename(g.parent / "p"), (g / "products.bin").symlink_to("../p")),
@@ -88,7 +92,9 @@ def test_a_generation_that_is_not_as_declared_is_refused_by_name(
     damage: Callable[[Path], object], reason: str, tmp_path: Path
 ) -> None:
     folder = make(tmp_path, "gen-b-5-aa", 5)
-    assert verify(folder).sequence == 5
+    declared = verify(folder)
+    assert declared.sequence == 5
+    assert declared.dense_index.others[0].kind == "scan"
     damage(folder)
     with pytest.raises(GenerationRefused, match=reason) as caught:
         verify(folder)

@@ -1,9 +1,9 @@
 //! Builds the files of a generation: text, columns and words as products come in, vectors at the end.
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
+use std::collections::hash_map::{DefaultHasher, RandomState};
 use std::fs::File;
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use crate::retrieve::match_text::MatchText;
 use crate::text::product_text;
 use crate::wire;
 
+use super::drawn::Drawn;
 use super::files::{Ragged, RaggedWriter, Writer};
 use super::{IndexedVectors, Models, read_manifest};
 
@@ -47,6 +48,8 @@ pub struct BuildReport {
     pub encoded: usize,
     /// Products whose vectors were taken from the older generation.
     pub reused: usize,
+    /// Products whose vectors were drawn, around those that were encoded.
+    pub drawn: usize,
 }
 
 /// Writes a generation's files to a folder, but for its approximate index and its manifest.
@@ -59,11 +62,12 @@ pub struct GenerationBuilder {
     threads: usize,
     reuse: Option<Reuse>,
     products: RaggedWriter<u8>,
-    ids: HashMap<String, Row>,
+    ids: Ids,
     lexical: LexicalWriter,
     words: RaggedWriter<u32>,
     keywords: KeywordWriter,
     columns: Columns,
+    sample: usize,
 }
 
 /// Vectors of an older generation, by the text they were made from.
@@ -162,15 +166,21 @@ impl GenerationBuilder {
                 None => None,
             },
             products: RaggedWriter::create(out, "products", "bin", "products")?,
-            ids: HashMap::new(),
+            ids: Ids::default(),
             lexical: LexicalWriter::create(&lexical)?,
             words: RaggedWriter::create(out, "words", "u32", "words")?,
             keywords: KeywordWriter::default(),
             columns: Columns::default(),
+            sample: 0,
             threads: if threads == 0 { cores } else { threads },
             out: out.to_owned(),
             models,
         })
+    }
+
+    /// Encodes this many products alone, and draws the vectors of all around theirs: for measurements of size.
+    pub fn draw(&mut self, sample: usize) {
+        self.sample = sample;
     }
 
     /// Adds a product. Errors: [`Error::InvalidRequest`] if it breaks a limit; [`Error::Generation`] if it
@@ -180,20 +190,12 @@ impl GenerationBuilder {
         if !violations.is_empty() {
             return Err(Error::InvalidRequest(violations));
         }
-        let row = Row::try_from(self.ids.len())
-            .map_err(|_| Error::Generation("more than 2^32 products".into()))?;
-        if self.ids.contains_key(&product.product_id) {
-            return Err(Error::Generation(format!(
-                "product {:?} was added twice",
-                product.product_id
-            )));
-        }
+        self.ids.push(&product.product_id)?;
         self.products.push(&product.encode_to_vec())?;
         self.lexical.push(&product)?;
         self.words.push(&MatchText::of(&product).encode())?;
         self.keywords.push(&product);
         self.columns.push(&Values::of(&product));
-        self.ids.insert(product.product_id, row);
         Ok(())
     }
 
@@ -205,8 +207,8 @@ impl GenerationBuilder {
         self.words.finish()?;
         self.keywords.finish(&self.out)?;
         self.columns.write(&self.out)?;
-        let count = self.ids.len();
-        write_ids(&self.out, self.ids)?;
+        let count = self.ids.ends.len();
+        self.ids.write(&self.out)?;
         let products: Ragged<u8> = Ragged::open(&self.out, "products", "bin", "products")?;
         let mut vectors = VectorWriter::create(&self.out)?;
         let mut report = BuildReport {
@@ -215,23 +217,32 @@ impl GenerationBuilder {
             token_dimension: self.models.token_dimension(),
             encoded: 0,
             reused: 0,
+            drawn: 0,
         };
         let round = CHUNK * CHUNKS_PER_THREAD * self.threads;
         progress(0, count);
+        let drawn = if self.sample > 0 && count > 0 {
+            let drawn = sample(&*self.models, &products, self.sample, self.threads)?;
+            report.encoded = self.sample.min(count);
+            report.drawn = count;
+            Some(drawn)
+        } else {
+            None
+        };
+        let models: &dyn Models = match &drawn {
+            Some(drawn) => drawn,
+            None => &*self.models,
+        };
         for start in (0..count).step_by(round) {
             let end = (start + round).min(count);
-            let made = make(
-                &*self.models,
-                self.reuse.as_ref(),
-                &products,
-                start..end,
-                self.threads,
-            )?;
+            let rows: Vec<usize> = (start..end).collect();
+            let reuse = self.reuse.as_ref().filter(|_| drawn.is_none());
+            let made = make(models, reuse, &products, &rows, self.threads)?;
             for (digest, made) in made {
                 match made {
                     Made::Encoded(encoded) => {
-                        vectors.push_encoded(digest, &encoded, &*self.models)?;
-                        report.encoded += 1;
+                        vectors.push_encoded(digest, &encoded, models)?;
+                        report.encoded += usize::from(drawn.is_none());
                     }
                     Made::Reused(row) => {
                         let reuse = self.reuse.as_ref().expect("rows are reused from it");
@@ -247,6 +258,37 @@ impl GenerationBuilder {
     }
 }
 
+/// Encodes `count` products, evenly spread over all rows, to draw the vectors of all from.
+fn sample<'a>(
+    models: &'a dyn Models,
+    products: &Ragged<u8>,
+    count: usize,
+    threads: usize,
+) -> Result<Drawn<'a>> {
+    let all = products.rows();
+    let count = count.min(all);
+    let rows: Vec<usize> = (0..count).map(|at| at * all / count).collect();
+    let made = make(models, None, products, &rows, threads)?;
+    let encoded = made
+        .into_iter()
+        .filter_map(|(_, made)| match made {
+            Made::Encoded(encoded) => Some(*encoded),
+            Made::Reused(_) => None,
+        })
+        .collect();
+    let sampled = rows
+        .iter()
+        .map(|&row| decode(products, row))
+        .collect::<Result<Vec<_>>>()?;
+    Drawn::new(models, &sampled, encoded)
+}
+
+fn decode(products: &Ragged<u8>, row: usize) -> Result<wire::Product> {
+    wire::Product::decode(products.get(row)).map_err(|error| {
+        Error::Generation(format!("{}: row {row}: {error}", products.path().display()))
+    })
+}
+
 /// A product's digest and its vectors, for each product of a run of rows.
 type MadeRows = Vec<([u64; 2], Made)>;
 
@@ -255,7 +297,7 @@ fn make(
     models: &dyn Models,
     reuse: Option<&Reuse>,
     products: &Ragged<u8>,
-    rows: std::ops::Range<usize>,
+    rows: &[usize],
     threads: usize,
 ) -> Result<MadeRows> {
     let chunks = rows.len().div_ceil(CHUNK);
@@ -269,9 +311,9 @@ fn make(
             if chunk >= chunks || failed.load(Ordering::Relaxed) {
                 return;
             }
-            let start = rows.start + chunk * CHUNK;
-            let end = (start + CHUNK).min(rows.end);
-            let made = make_chunk(models, reuse, products, start..end);
+            let start = chunk * CHUNK;
+            let end = (start + CHUNK).min(rows.len());
+            let made = make_chunk(models, reuse, products, &rows[start..end]);
             failed.fetch_or(made.is_err(), Ordering::Relaxed);
             done.lock()[chunk] = Some(made);
         }
@@ -294,14 +336,12 @@ fn make_chunk(
     models: &dyn Models,
     reuse: Option<&Reuse>,
     products: &Ragged<u8>,
-    rows: std::ops::Range<usize>,
+    rows: &[usize],
 ) -> Result<MadeRows> {
     let mut digests = Vec::with_capacity(rows.len());
     let mut fresh = Vec::new();
-    for row in rows {
-        let product = wire::Product::decode(products.get(row)).map_err(|error| {
-            Error::Generation(format!("{}: row {row}: {error}", products.path().display()))
-        })?;
+    for &row in rows {
+        let product = decode(products, row)?;
         let digest = digest(models, &product);
         let reused = reuse.and_then(|reuse| reuse.rows.get(&digest)).copied();
         if reused.is_none() {
@@ -332,17 +372,60 @@ fn make_chunk(
         .collect())
 }
 
-fn write_ids(dir: &Path, ids: HashMap<String, Row>) -> Result<()> {
-    let mut sorted: Vec<(String, Row)> = ids.into_iter().collect();
-    sorted.sort_unstable();
-    let mut names = RaggedWriter::create(dir, "ids", "bin", "ids")?;
-    let mut rows = Writer::create(&dir.join("id_rows.u32"), "id rows")?;
-    for (id, row) in &sorted {
-        names.push(id.as_bytes())?;
-        rows.extend(&[*row])?;
+/// The identifiers of all rows, end to end, so that one takes little more than its bytes.
+#[derive(Default)]
+struct Ids {
+    text: String,
+    ends: Vec<usize>,
+    /// First row whose identifier has a hash.
+    rows: HashMap<u64, Row>,
+    /// Rows whose identifier has the hash of an earlier, other one.
+    collided: Vec<Row>,
+    hashes: RandomState,
+}
+
+impl Ids {
+    fn get(&self, row: Row) -> &str {
+        let row = row as usize;
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.text[start..self.ends[row]]
     }
-    names.finish()?;
-    rows.finish()
+
+    /// Adds the next row. Errors: [`Error::Generation`] if its identifier is taken.
+    fn push(&mut self, id: &str) -> Result<()> {
+        let row = Row::try_from(self.ends.len())
+            .map_err(|_| Error::Generation("more than 2^32 products".into()))?;
+        let hash = self.hashes.hash_one(id);
+        let first = self.rows.get(&hash).copied();
+        let same_hash = first
+            .into_iter()
+            .chain(self.collided.iter().copied().filter(|_| first.is_some()));
+        if same_hash.into_iter().any(|other| self.get(other) == id) {
+            return Err(Error::Generation(format!("product {id:?} was added twice")));
+        }
+        if first.is_some() {
+            self.collided.push(row);
+        } else {
+            self.rows.insert(hash, row);
+        }
+        self.text.push_str(id);
+        self.ends.push(self.text.len());
+        Ok(())
+    }
+
+    fn write(mut self, dir: &Path) -> Result<()> {
+        self.rows = HashMap::new();
+        let mut sorted: Vec<Row> = (0..self.ends.len() as Row).collect();
+        sorted.sort_unstable_by(|&left, &right| self.get(left).cmp(self.get(right)));
+        let mut names = RaggedWriter::create(dir, "ids", "bin", "ids")?;
+        let mut rows = Writer::create(&dir.join("id_rows.u32"), "id rows")?;
+        for row in sorted {
+            names.push(self.get(row).as_bytes())?;
+            rows.extend(&[row])?;
+        }
+        names.finish()?;
+        rows.finish()
+    }
 }
 
 struct VectorWriter {

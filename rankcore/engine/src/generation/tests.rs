@@ -174,9 +174,9 @@ impl DenseSearch for Exact {
 
 fn write_manifest(dir: &Path, products: usize, sequence: u64) {
     let manifest = serde_json::json!({
-        "schema_version": 1, "generation_id": "gen-test", "bundle_id": "fake-0123456789ab",
+        "schema_version": SCHEMA_VERSION, "generation_id": "gen-test", "bundle_id": "fake-0123456789ab",
         "sequence": sequence, "epoch": 1, "products": products, "dimension": DIMENSION,
-        "token_dimension": TOKEN_DIMENSION, "recall_at_100": 1.0, "files": {},
+        "token_dimension": TOKEN_DIMENSION, "files": {},
     });
     std::fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
 }
@@ -1208,7 +1208,7 @@ fn a_generation_of_another_bundle_or_layout_is_refused() {
     let manifest = std::fs::read_to_string(&path).unwrap();
     for (from, to) in [
         ("fake-0123456789ab", "other-0123456789ab"),
-        ("\"schema_version\":1", "\"schema_version\":2"),
+        ("\"schema_version\":2", "\"schema_version\":1"),
         ("\"dimension\":16", "\"dimension\":32"),
         ("\"products\":1", "\"products\":2"),
     ] {
@@ -1272,4 +1272,154 @@ fn readers_and_one_writer_work_side_by_side() {
         (generation.products(), generation.delta_products()),
         (200, 50)
     );
+}
+
+/// Products of a few words each, no two alike.
+fn varied(count: usize) -> Vec<wire::Product> {
+    let word = |number: usize| ["red", "oak", "cup", "lamp", "sofa", "drill", "rug"][number % 7];
+    (0..count)
+        .map(|number| {
+            let title = format!(
+                "{} {} {}",
+                word(number),
+                word(number / 7),
+                word(number / 49)
+            );
+            product(&format!("p{number}"), &format!("{title} no{number}"))
+        })
+        .collect()
+}
+
+/// Opens what was built in `dir`, its nearest rows found as `kind` says.
+fn opened_as(dir: &Path, models: &Arc<Fake>, kind: &str, probes: usize) -> Result<Arc<Generation>> {
+    let path = dir.join("manifest.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["dense_index"] = serde_json::json!({
+        "kind": kind, "probes": probes, "recall_at_100": 0.99, "others": [],
+    });
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    Generation::open_with(dir, models.clone(), None)
+}
+
+#[test]
+fn the_core_finds_the_nearest_of_its_own_rows_by_a_scan_or_by_lists() {
+    const COUNT: usize = 1_500;
+    const LISTS: usize = 12;
+    let models = fake();
+    let products = varied(COUNT);
+    let dir = tempfile::tempdir().unwrap();
+    build_files(dir.path(), &models, &products, None);
+    let reference = exact(&products, &models);
+    let centroids: Vec<f32> = reference.vectors[..LISTS].concat();
+    let list_of: Vec<u32> = reference
+        .vectors
+        .iter()
+        .map(|vector| {
+            let cosine = |list: usize| -> f32 {
+                let centroid = &reference.vectors[list];
+                centroid
+                    .iter()
+                    .zip(vector)
+                    .map(|(left, right)| left * right)
+                    .sum()
+            };
+            let nearest = (0..LISTS).max_by(|left, right| cosine(*left).total_cmp(&cosine(*right)));
+            nearest.unwrap() as u32
+        })
+        .collect();
+    crate::retrieve::lists::write(dir.path(), &centroids, DIMENSION, &list_of).unwrap();
+    let query = text_vector("red oak lamp");
+    let odd = FixedBitSet::from_iter((0..COUNT).filter(|row| row % 2 == 1));
+    let mut bits = vec![0_u8; COUNT.div_ceil(8)];
+    odd.ones().for_each(|row| bits[row / 8] |= 1 << (row % 8));
+    for (kind, probes) in [("scan", 0), ("lists", LISTS)] {
+        let generation = opened_as(dir.path(), &models, kind, probes).unwrap();
+        assert!(generation.has_dense());
+        assert_eq!(generation.dense_index().unwrap().kind, kind);
+        for (eligible, bits) in [(None, None), (Some(&odd), Some(&bits[..]))] {
+            let expected = reference.search(&query, 30, bits).unwrap();
+            let found = generation.dense(&query, 30, eligible).unwrap().unwrap();
+            assert_eq!(found.len(), 30);
+            let same = found
+                .iter()
+                .filter(|(row, _)| expected.iter().any(|(other, _)| other == row))
+                .count();
+            assert!(same >= 28, "{kind}: {same} of 30");
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found.1 - expected.1).abs() < 0.01);
+            }
+        }
+        // A product that is gone is not returned, one whose text is new is.
+        let nearest = generation.dense(&query, 1, None).unwrap().unwrap()[0].0;
+        let gone = format!("p{nearest}");
+        generation
+            .apply(&events(
+                1,
+                vec![
+                    Wire::Delete(wire::Delete { product_id: gone }),
+                    Wire::Upsert(product("new", "red oak lamp")),
+                ],
+            ))
+            .unwrap();
+        generation.encode_pending(10).unwrap();
+        let found = generation.dense(&query, 10, None).unwrap().unwrap();
+        assert_eq!(found[0].0, COUNT as Row);
+        assert!(found.iter().all(|(row, _)| *row != nearest));
+    }
+    let error = opened_as(dir.path(), &models, "elsewhere", 0).unwrap();
+    assert!(!error.has_dense(), "another kind is the caller's to search");
+    std::fs::remove_file(dir.path().join("lists.idx")).unwrap();
+    let error = opened_as(dir.path(), &models, "lists", 4).unwrap_err();
+    assert!(error.to_string().contains("lists.idx"), "{error}");
+}
+
+#[test]
+fn vectors_are_drawn_around_those_of_a_sample_and_always_the_same() {
+    let models = fake();
+    let products = varied(300);
+    let drawn = |sample: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = GenerationBuilder::new_with(models.clone(), dir.path(), 2, None).unwrap();
+        builder.draw(sample);
+        for product in &products {
+            builder.add(product.clone()).unwrap();
+        }
+        let before = models.encoded.load(Ordering::Relaxed);
+        let report = builder.finish(|_, _| {}).unwrap();
+        let encoded = models.encoded.load(Ordering::Relaxed) - before;
+        write_manifest(dir.path(), products.len(), 0);
+        (dir, report, encoded)
+    };
+    let (dir, report, encoded) = drawn(40);
+    assert_eq!(
+        (report.products, report.encoded, report.drawn, encoded),
+        (300, 40, 300, 40)
+    );
+    let (again, ..) = drawn(40);
+    for file in ["dense.i8", "dense.f32", "tokens.i8", "pieces.u32"] {
+        let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).unwrap();
+        assert_eq!(read(&dir), read(&again), "{file}");
+    }
+    let generation = opened_as(dir.path(), &models, "scan", 0).unwrap();
+    let query = text_vector("red oak lamp");
+    let found = generation.dense(&query, 300, None).unwrap().unwrap();
+    assert_eq!(found.len(), 300);
+    assert!(found.iter().all(|(_, cosine)| cosine.abs() < 1.01));
+    assert!(
+        found[0].1 > 0.5,
+        "drawn vectors lie where encoded ones do: {}",
+        found[0].1
+    );
+    // Tokens and pieces are the product's own in number.
+    let tokens = QueryTokens::new(&word_vector("red", TOKEN_DIMENSION), TOKEN_DIMENSION);
+    let rows: Vec<Row> = (0..300).collect();
+    let mut scores = vec![f32::NAN; 300];
+    generation.late(&tokens, &rows, &mut scores);
+    assert!(scores.iter().all(|score| (-1.01..=1.01).contains(score)));
+    generation.with_pieces(&rows[..1], |pieces| {
+        assert_eq!(pieces[0], models.pieces(&products[0]).unwrap());
+    });
+    // More than there are: all are encoded, and drawn around themselves.
+    assert_eq!(drawn(1_000).1.encoded, 300);
 }

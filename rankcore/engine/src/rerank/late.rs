@@ -2,9 +2,10 @@
 //!
 //! Everything between the two quantisations is integer arithmetic, so every kernel gives the same bits.
 //!
-//! **Products** are int8 with scale 1/127, packed as `[ceil(n / 16)][dim / 4][16][4]`: one 64-byte line holds
-//! four dimensions of sixteen tokens, what one AVX-512 instruction (or two of AVX2) consumes. Missing tokens
-//! of the last group are zeros, and never win because the kernels are told the token count.
+//! **Products** are int8 with scale 1/127, packed as `[n / 16][dim / 4][16][4]`: one 64-byte line holds
+//! four dimensions of sixteen tokens, what one AVX-512 instruction (or two of AVX2) consumes. The lines of the
+//! last group are as long as it has tokens, for padding would be a fifth of a generation's memory; kernels load
+//! them under a mask.
 //!
 //! **Queries** are int8 within ±64, with one scale for all tokens of a query, chosen as large as the
 //! values allow. Then the AVX2 kernel needs no sign handling: a product byte becomes unsigned by flipping its
@@ -119,7 +120,7 @@ impl QueryTokens {
 
 /// Bytes of `token_count` packed tokens of `dimension` dimensions.
 pub const fn packed_len(token_count: usize, dimension: usize) -> usize {
-    token_count.div_ceil(GROUP) * GROUP * dimension
+    token_count * dimension
 }
 
 /// Packs product tokens, f32 `[n][dimension]`, each L2-normalised (longer ones are shortened to 1; values
@@ -129,26 +130,34 @@ pub const fn packed_len(token_count: usize, dimension: usize) -> usize {
 pub fn pack(tokens: &[f32], dimension: usize) -> Vec<i8> {
     check_dimension(dimension);
     assert_eq!(tokens.len() % dimension, 0, "tokens must be [n][dimension]");
-    let mut packed = vec![0_i8; packed_len(tokens.len() / dimension, dimension)];
+    let count = tokens.len() / dimension;
+    let mut packed = vec![0_i8; packed_len(count, dimension)];
     for (token, values) in tokens.chunks_exact(dimension).enumerate() {
         let factor = shrink(values) * PRODUCT_SCALE;
         for (at, value) in values.iter().enumerate() {
-            packed[place(token, at, dimension)] =
+            packed[place(token, at, count, dimension)] =
                 (finite(*value) * factor).round().clamp(-127.0, 127.0) as i8;
         }
     }
     packed
 }
 
-/// The int8 values of one packed token, in the order of the dimensions.
-pub fn unpack(packed: &[i8], token: usize, dimension: usize) -> Vec<i8> {
+/// The int8 values of one of `count` packed tokens, in the order of the dimensions.
+pub fn unpack(packed: &[i8], token: usize, count: usize, dimension: usize) -> Vec<i8> {
     (0..dimension)
-        .map(|at| packed[place(token, at, dimension)])
+        .map(|at| packed[place(token, at, count, dimension)])
         .collect()
 }
 
-fn place(token: usize, at: usize, dimension: usize) -> usize {
-    (token / GROUP) * GROUP * dimension + (at / 4) * GROUP * 4 + (token % GROUP) * 4 + at % 4
+/// Tokens of a group: the length of its lines.
+fn group_tokens(group: usize, count: usize) -> usize {
+    (count - group * GROUP).min(GROUP)
+}
+
+fn place(token: usize, at: usize, count: usize, dimension: usize) -> usize {
+    let group = token / GROUP;
+    let tokens = group_tokens(group, count);
+    group * GROUP * dimension + (at / 4) * tokens * 4 + (token % GROUP) * 4 + at % 4
 }
 
 fn finite(value: f32) -> f32 {
@@ -186,11 +195,11 @@ pub fn maxsim(query: &QueryTokens, packed: &[i8], token_count: usize) -> f32 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vnni")
         {
-            // SAFETY: the features were just detected; `checked` made the slice cover every group.
+            // SAFETY: the features were just detected; `checked` made the slice hold every token.
             return query.score(unsafe { x86::avx512vnni(query, packed, token_count) });
         }
         if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature was just detected; `checked` made the slice cover every group.
+            // SAFETY: the feature was just detected; `checked` made the slice hold every token.
             return query.score(unsafe { x86::avx2(query, packed, token_count) });
         }
     }
@@ -208,7 +217,10 @@ pub fn maxsim_reference(query: &QueryTokens, packed: &[i8], token_count: usize) 
         let best = (0..token_count)
             .map(|other| {
                 (0..dimension)
-                    .map(|at| i32::from(token[at]) * i32::from(packed[place(other, at, dimension)]))
+                    .map(|at| {
+                        i32::from(token[at])
+                            * i32::from(packed[place(other, at, token_count, dimension)])
+                    })
                     .sum::<i32>()
             })
             .max()
@@ -252,19 +264,19 @@ fn portable(query: &QueryTokens, packed: &[i8], token_count: usize) -> i64 {
     let mut total = 0_i64;
     for token in query.values.chunks_exact(query.dimension) {
         let mut best = i32::MIN;
-        for (group, lines) in packed.chunks_exact(GROUP * query.dimension).enumerate() {
+        for (group, lines) in packed.chunks(GROUP * query.dimension).enumerate() {
+            let tokens = group_tokens(group, token_count);
             let mut sums = [0_i32; GROUP];
             for step in 0..steps {
                 let four = &token[4 * step..4 * step + 4];
-                let line = &lines[step * GROUP * 4..(step + 1) * GROUP * 4];
+                let line = &lines[step * tokens * 4..(step + 1) * tokens * 4];
                 for (sum, product) in sums.iter_mut().zip(line.chunks_exact(4)) {
                     for (left, right) in four.iter().zip(product) {
                         *sum += i32::from(*left) * i32::from(*right);
                     }
                 }
             }
-            let used = (token_count - group * GROUP).min(GROUP);
-            best = sums[..used].iter().copied().fold(best, i32::max);
+            best = sums[..tokens].iter().copied().fold(best, i32::max);
         }
         total += i64::from(best);
     }
@@ -275,7 +287,7 @@ fn portable(query: &QueryTokens, packed: &[i8], token_count: usize) -> i64 {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{GROUP, QueryTokens};
+    use super::{GROUP, QueryTokens, group_tokens};
 
     /// Query tokens whose sums are in registers at once: 6 x 2 sums, two halves of a line, one product, one query
     /// word make the sixteen registers of AVX2.
@@ -284,7 +296,7 @@ mod x86 {
     /// Sum over query tokens of the greatest dot product.
     ///
     /// # Safety
-    /// The CPU must have AVX2; `packed` must hold `ceil(token_count / 16)` whole groups, at least one.
+    /// The CPU must have AVX2; `packed` must hold `token_count` packed tokens, at least one.
     #[target_feature(enable = "avx2")]
     pub unsafe fn avx2(query: &QueryTokens, packed: &[i8], token_count: usize) -> i64 {
         let blocks = query.count.div_ceil(BLOCK);
@@ -333,15 +345,29 @@ mod x86 {
         });
         let groups = token_count.div_ceil(GROUP);
         for group in 0..groups {
+            let tokens = group_tokens(group, token_count);
             let lines =
-                packed[group * GROUP * query.dimension..][..GROUP * query.dimension].as_ptr();
+                packed[group * GROUP * query.dimension..][..tokens * query.dimension].as_ptr();
+            let (left_lanes, right_lanes) = (first_lanes(tokens), first_lanes(tokens.max(8) - 8));
             let (mut low, mut high) = (start, start);
             for step in 0..steps {
-                // SAFETY: a group holds `steps` lines of 64 bytes, a query token `steps` words of 4.
+                // SAFETY: a group holds `steps` lines of 4 bytes a token, of which no lane beyond is loaded; a query
+                // token holds `steps` words of 4.
                 unsafe {
-                    let line = lines.add(step * 64);
-                    let left = _mm256_xor_si256(_mm256_loadu_si256(line.cast()), flip);
-                    let right = _mm256_xor_si256(_mm256_loadu_si256(line.add(32).cast()), flip);
+                    let line = lines.add(step * tokens * 4);
+                    let (left, right) = if tokens == GROUP {
+                        (
+                            _mm256_loadu_si256(line.cast()),
+                            _mm256_loadu_si256(line.add(32).cast()),
+                        )
+                    } else {
+                        (
+                            _mm256_maskload_epi32(line.cast(), left_lanes),
+                            _mm256_maskload_epi32(line.wrapping_add(32).cast(), right_lanes),
+                        )
+                    };
+                    let left = _mm256_xor_si256(left, flip);
+                    let right = _mm256_xor_si256(right, flip);
                     for at in 0..N {
                         let word = _mm256_set1_epi32(
                             words[at].add(step * 4).cast::<i32>().read_unaligned(),
@@ -351,18 +377,24 @@ mod x86 {
                     }
                 }
             }
-            let used = token_count - group * GROUP;
             for at in 0..N {
                 let sums = _mm256_hadd_epi16(low[at], high[at]);
-                let sums = if used >= GROUP {
+                let sums = if tokens == GROUP {
                     sums
                 } else {
-                    _mm256_blendv_epi8(lowest, sums, used_lanes(used))
+                    _mm256_blendv_epi8(lowest, sums, used_lanes(tokens))
                 };
                 best[at] = _mm256_max_epi16(best[at], sums);
             }
         }
         best.iter().map(|lanes| i64::from(greatest(*lanes))).sum()
+    }
+
+    /// All ones in the first `count` lanes of 32 bits.
+    #[target_feature(enable = "avx2")]
+    fn first_lanes(count: usize) -> __m256i {
+        let order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), order)
     }
 
     /// All ones in the lanes of the first `used` tokens, in the order in which `hadd` leaves them.
@@ -433,20 +465,25 @@ mod x86 {
         let start: [__m512i; N] =
             std::array::from_fn(|at| _mm512_set1_epi32(query.offsets[first + at]));
         for group in 0..token_count.div_ceil(GROUP) {
+            let tokens = group_tokens(group, token_count);
             let lines =
-                packed[group * GROUP * query.dimension..][..GROUP * query.dimension].as_ptr();
+                packed[group * GROUP * query.dimension..][..tokens * query.dimension].as_ptr();
+            let lanes: __mmask16 = if tokens == GROUP {
+                !0
+            } else {
+                (1 << tokens) - 1
+            };
             let mut sums = start;
             for step in 0..steps {
-                // SAFETY: a group holds `steps` lines of 64 bytes.
-                let line = unsafe { _mm512_loadu_si512(lines.add(step * 64).cast()) };
+                // SAFETY: a group holds `steps` lines of 4 bytes a token, of which no lane beyond is loaded.
+                let line =
+                    unsafe { _mm512_maskz_loadu_epi32(lanes, lines.add(step * tokens * 4).cast()) };
                 let line = _mm512_xor_si512(line, flip);
                 for (at, sum) in sums.iter_mut().enumerate() {
                     let word = _mm512_set1_epi32(query.word(first + at, step));
                     *sum = _mm512_dpbusd_epi32(*sum, line, word);
                 }
             }
-            let used = token_count - group * GROUP;
-            let lanes: __mmask16 = if used >= GROUP { !0 } else { (1 << used) - 1 };
             for (best, sum) in best.iter_mut().zip(sums) {
                 *best = _mm512_mask_max_epi32(*best, lanes, *best, sum);
             }
@@ -547,7 +584,7 @@ mod tests {
     fn every_kernel_gives_the_bits_of_the_reference_at_every_shape() {
         for dimension in [4, 8, 32, 64, 128, 256] {
             for query_count in (1..=14).chain([16, 32, 33]) {
-                for count in [1, 2, 15, 16, 17, 31, 32, 47, 48, 49] {
+                for count in [1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 32, 47, 48, 49] {
                     let seed = (dimension * 10_000 + query_count * 100 + count) as u64;
                     let query =
                         QueryTokens::new(&unit_tokens(query_count, dimension, seed), dimension);
@@ -634,12 +671,9 @@ mod tests {
         let packed = pack(&tokens, 64);
         assert_eq!(packed.len(), packed_len(19, 64));
         for (token, values) in tokens.chunks_exact(64).enumerate() {
-            for (value, quantised) in values.iter().zip(unpack(&packed, token, 64)) {
+            for (value, quantised) in values.iter().zip(unpack(&packed, token, 19, 64)) {
                 assert!((value * 127.0 - f32::from(quantised)).abs() <= 0.501);
             }
-        }
-        for token in 19..32 {
-            assert!(unpack(&packed, token, 64).iter().all(|value| *value == 0));
         }
     }
 

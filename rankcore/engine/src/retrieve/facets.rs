@@ -52,13 +52,14 @@ pub struct KeywordWriter {
     /// Per field number: value to provisional number.
     values: Vec<HashMap<String, ValueId>>,
     count: ValueId,
-    rows: Vec<Vec<ValueId>>,
+    /// The values of all rows, end to end, and where each row ends.
+    ids: Vec<ValueId>,
+    ends: Vec<usize>,
 }
 
 impl KeywordWriter {
     /// Adds the next row.
     pub fn push(&mut self, product: &wire::Product) {
-        let mut row = Vec::new();
         for (field, value) in pairs(product) {
             let next = self.fields.len() as u32;
             let field = *self.fields.entry(field).or_insert(next) as usize;
@@ -74,9 +75,9 @@ impl KeywordWriter {
                     id
                 }
             };
-            row.push(id);
+            self.ids.push(id);
         }
-        self.rows.push(row);
+        self.ends.push(self.ids.len());
     }
 
     /// Writes the dictionary and both directions to `dir`.
@@ -109,7 +110,10 @@ impl KeywordWriter {
         let mut carrier_counts = vec![0_u32; fields.len()];
         let mut by_row = RaggedWriter::create(dir, "keywords", "u32", "keywords")?;
         let mut sizes = vec![0_usize; self.count as usize + 1];
-        for row in &mut self.rows {
+        let mut start = 0;
+        for &end in &self.ends {
+            let row = &mut self.ids[start..end];
+            start = end;
             for id in row.iter_mut() {
                 *id = renumbered[*id as usize];
                 sizes[*id as usize + 1] += 1;
@@ -130,11 +134,13 @@ impl KeywordWriter {
         }
         let mut inverse = vec![0_u32; sizes[self.count as usize]];
         let mut places = sizes.clone();
-        for (row, ids) in self.rows.iter().enumerate() {
-            for &id in ids {
+        let mut start = 0;
+        for (row, &end) in self.ends.iter().enumerate() {
+            for &id in &self.ids[start..end] {
                 inverse[places[id as usize]] = row as Row;
                 places[id as usize] += 1;
             }
+            start = end;
         }
         let mut by_value = RaggedWriter::create(dir, "keyword_rows", "u32", "keyword rows")?;
         for range in sizes.windows(2) {

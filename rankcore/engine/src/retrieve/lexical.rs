@@ -29,7 +29,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use fixedbitset::FixedBitSet;
@@ -82,6 +82,10 @@ const WINDOW_ROWS: usize = if cfg!(test) { 64 } else { 2_048 };
 const GROUP_ROWS: usize = 16;
 /// The lengths that end each file of the index.
 const FOOTER_BYTES_MIN: u64 = 8;
+/// As [`WINDOW_ROWS`], where few rows of a window are touched and the others are passed over.
+const SPARSE_WINDOW_ROWS: usize = 8 * WINDOW_ROWS;
+/// A pass over all rows of a window, many at a time, costs as much as visiting one row in so many alone.
+const SPARSE_SHARE: usize = 16;
 /// Rows of a posting list that are read in the time of looking one up.
 const LOOK_UP_COST: usize = 8;
 
@@ -380,27 +384,65 @@ fn schema() -> (Schema, [Field; FIELD_COUNT]) {
     (builder.build(), fields)
 }
 
+/// Memory of the postings that are gathered before they are written as a part.
+const PART_BYTES: usize = 128 << 20;
+
 /// Writes the lexical index of a generation: one segment whose document numbers are the rows.
+///
+/// Postings are gathered in memory up to a bound, then written as a part; at the end the parts are merged in
+/// order, which reads them word by word.
 pub struct LexicalWriter {
-    writer: SingleSegmentIndexWriter,
+    dir: PathBuf,
+    part_bytes: usize,
+    parts: Vec<PathBuf>,
+    /// Of the last part; none: it is written.
+    writer: Option<SingleSegmentIndexWriter>,
     fields: [Field; FIELD_COUNT],
 }
 
 impl LexicalWriter {
-    /// Starts an index in `dir`, an empty folder.
+    /// Starts an index in `dir`, an empty folder; parts are written beside it.
     pub fn create(dir: &Path) -> Result<Self> {
-        let refuse =
-            |error: tantivy::TantivyError| Error::Generation(format!("{}: {error}", dir.display()));
-        let (schema, fields) = schema();
-        let directory = MmapDirectory::open(dir).map_err(|error| refuse(error.into()))?;
+        let (_, fields) = schema();
+        let mut writer = Self {
+            dir: dir.to_owned(),
+            part_bytes: PART_BYTES,
+            parts: Vec::new(),
+            writer: None,
+            fields,
+        };
+        writer.start_part()?;
+        Ok(writer)
+    }
+
+    fn refuse(&self, error: &dyn std::fmt::Display) -> Error {
+        Error::Generation(format!("{}: {error}", self.dir.display()))
+    }
+
+    fn start_part(&mut self) -> Result<()> {
+        let part = self.dir.with_extension(format!("part{}", self.parts.len()));
+        std::fs::create_dir(&part).map_err(|error| self.refuse(&error))?;
+        let directory = MmapDirectory::open(&part).map_err(|error| self.refuse(&error))?;
         let tokenizers = tantivy::tokenizer::TokenizerManager::default();
         tokenizers.register(ANALYSER, TextAnalyzer::from(StemTokenizer));
         let writer = Index::builder()
-            .schema(schema)
+            .schema(schema().0)
             .tokenizers(tokenizers)
             .single_segment_index_writer(directory, 64 << 20)
-            .map_err(refuse)?;
-        Ok(Self { writer, fields })
+            .map_err(|error| self.refuse(&error))?;
+        self.writer = Some(writer);
+        self.parts.push(part);
+        Ok(())
+    }
+
+    fn end_part(&mut self) -> Result<()> {
+        match self.writer.take() {
+            None => Ok(()),
+            Some(writer) => match writer.finalize() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.refuse(&error)),
+            },
+        }
     }
 
     /// Adds the next row.
@@ -411,16 +453,37 @@ impl LexicalWriter {
                 document.add_text(*field, text);
             }
         }
-        self.writer
+        let full = |writer: &SingleSegmentIndexWriter| writer.mem_usage() > self.part_bytes;
+        if self.writer.as_ref().is_none_or(full) {
+            self.end_part()?;
+            self.start_part()?;
+        }
+        let writer = self.writer.as_mut().expect("a part was started");
+        writer
             .add_document(document)
-            .map_err(|error| Error::Generation(format!("lexical index: {error}")))
+            .map_err(|error| Error::Generation(format!("{}: {error}", self.dir.display())))
     }
 
     /// Makes the index readable.
-    pub fn finish(self) -> Result<()> {
-        self.writer
-            .finalize()
-            .map_err(|error| Error::Generation(format!("lexical index: {error}")))?;
+    pub fn finish(mut self) -> Result<()> {
+        self.end_part()?;
+        if let [only] = &self.parts[..] {
+            // An empty folder is replaced in one step.
+            return std::fs::rename(only, &self.dir).map_err(|error| self.refuse(&error));
+        }
+        let merged = || -> tantivy::Result<()> {
+            let parts = self
+                .parts
+                .iter()
+                .map(Index::open_in_dir)
+                .collect::<tantivy::Result<Vec<_>>>()?;
+            tantivy::indexer::merge_indices(&parts, MmapDirectory::open(&self.dir)?)?;
+            Ok(())
+        };
+        merged().map_err(|error| self.refuse(&error))?;
+        for part in &self.parts {
+            std::fs::remove_dir_all(part).map_err(|error| self.refuse(&error))?;
+        }
         Ok(())
     }
 }
@@ -872,8 +935,14 @@ struct Cursor<'a> {
 
 impl Cursor<'_> {
     /// Adds the weighted frequencies of the rows below `end` to `frequencies`, whose first entry is row
-    /// `start`. False: there is none.
-    fn add_until(&mut self, start: Row, end: Row, frequencies: &mut [f32]) -> bool {
+    /// `start`. first: called with the place of each row that had none before. False: there is no row.
+    fn add_until(
+        &mut self,
+        start: Row,
+        end: Row,
+        frequencies: &mut [f32],
+        mut first: impl FnMut(u32),
+    ) -> bool {
         let mut any = false;
         loop {
             let docs = &self.postings.docs()[self.at..];
@@ -886,7 +955,11 @@ impl Cursor<'_> {
             any |= inside > 0;
             for (&row, &count) in docs[..inside].iter().zip(&counts[..inside]) {
                 let norm = self.norms[row as usize];
-                frequencies[(row - start) as usize] += weighted(self.occurrence, norm, count);
+                let frequency = &mut frequencies[(row - start) as usize];
+                if *frequency == 0.0 {
+                    first(row - start);
+                }
+                *frequency += weighted(self.occurrence, norm, count);
             }
             if inside < docs.len() || docs.is_empty() {
                 self.at += inside;
@@ -925,6 +998,10 @@ struct Window {
     frequencies: Vec<f32>,
     /// Scores of the stems so far.
     sums: Vec<f32>,
+    /// Places of the rows that the stem at hand has, where rows are visited alone.
+    touched: Vec<u32>,
+    /// Places of the rows that any stem so far has, where rows are visited alone.
+    scored: Vec<u32>,
     /// Rows that may still enter the result.
     near: Vec<Row>,
 }
@@ -968,15 +1045,14 @@ fn search_index(
         let Window {
             frequencies,
             sums,
+            touched,
+            scored,
             near,
         } = window;
-        frequencies.resize(WINDOW_ROWS, 0.0);
-        sums.resize(WINDOW_ROWS, 0.0);
-        for start in (0..index.documents).step_by(WINDOW_ROWS) {
-            let end = (start + WINDOW_ROWS).min(index.documents);
-            let frequencies = &mut frequencies[..end - start];
-            let sums = &mut sums[..end - start];
-            sums.fill(0.0);
+        frequencies.resize(SPARSE_WINDOW_ROWS, 0.0);
+        sums.resize(SPARSE_WINDOW_ROWS, 0.0);
+        let mut start = 0;
+        while start < index.documents {
             let floor = best.floor();
             // A row that only the stems from `essential` on have cannot enter.
             let essential = reach.partition_point(|&reach| reach >= floor);
@@ -985,33 +1061,73 @@ fn search_index(
             }
             let essential = essential.min(stems.len());
             let (first, rest) = stems.split_at_mut(essential);
-            for stem in first {
-                let mut any = false;
-                for cursor in &mut stem.fields {
-                    any |= cursor.add_until(start as Row, end as Row, frequencies);
-                }
-                if any {
-                    settle(stem.weight, frequencies, sums);
-                }
-            }
+            let postings: usize = first
+                .iter()
+                .flat_map(|stem| &stem.fields)
+                .map(|cursor| cursor.postings.doc_freq() as usize)
+                .sum();
+            let sparse = postings * SPARSE_SHARE < index.documents;
+            let rows = if sparse {
+                SPARSE_WINDOW_ROWS
+            } else {
+                WINDOW_ROWS
+            };
+            let end = (start + rows).min(index.documents);
+            let frequencies = &mut frequencies[..end - start];
+            let sums = &mut sums[..end - start];
             // What a row must have before the stems from a place on, or it cannot enter.
             let least = |place: usize| floor * (1.0 - ROUNDING) - reach[place];
             near.clear();
             let enough = least(essential);
-            // Most rows have nothing, and to see that of many at once is far cheaper than to ask each.
-            let least_sum = enough.max(f32::from_bits(1));
-            for (group, sums) in sums.chunks(GROUP_ROWS).enumerate() {
-                if !sums
-                    .iter()
-                    .fold(false, |any, &sum| any | (sum >= least_sum))
-                {
-                    continue;
+            if sparse {
+                scored.clear();
+                for stem in first {
+                    touched.clear();
+                    for cursor in &mut stem.fields {
+                        cursor.add_until(start as Row, end as Row, frequencies, |place| {
+                            touched.push(place);
+                        });
+                    }
+                    for &place in touched.iter() {
+                        let sum = &mut sums[place as usize];
+                        if *sum == 0.0 {
+                            scored.push(place);
+                        }
+                        *sum += stem_score(stem.weight, frequencies[place as usize]);
+                        frequencies[place as usize] = 0.0;
+                    }
                 }
-                let first = start + group * GROUP_ROWS;
-                near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
-                    let row = (first + at) as Row;
-                    (sum >= least_sum && accept(row)).then_some(row)
+                near.extend(scored.iter().filter_map(|&place| {
+                    let row = start as Row + place;
+                    (sums[place as usize] >= enough && accept(row)).then_some(row)
                 }));
+                // Stems are looked up in the order of rows.
+                near.sort_unstable();
+            } else {
+                for stem in first {
+                    let mut any = false;
+                    for cursor in &mut stem.fields {
+                        any |= cursor.add_until(start as Row, end as Row, frequencies, |_| {});
+                    }
+                    if any {
+                        settle(stem.weight, frequencies, sums);
+                    }
+                }
+                // Most rows have nothing, and to see that of many at once is far cheaper than to ask each.
+                let least_sum = enough.max(f32::from_bits(1));
+                for (group, sums) in sums.chunks(GROUP_ROWS).enumerate() {
+                    if !sums
+                        .iter()
+                        .fold(false, |any, &sum| any | (sum >= least_sum))
+                    {
+                        continue;
+                    }
+                    let from = start + group * GROUP_ROWS;
+                    near.extend(sums.iter().enumerate().filter_map(|(at, &sum)| {
+                        let row = (from + at) as Row;
+                        (sum >= least_sum && accept(row)).then_some(row)
+                    }));
+                }
             }
             for (later, stem) in rest.iter_mut().enumerate() {
                 let enough = least(essential + later);
@@ -1029,7 +1145,7 @@ fn search_index(
                         }
                     } else {
                         cursor.skip_to(start as Row);
-                        cursor.add_until(start as Row, end as Row, frequencies);
+                        cursor.add_until(start as Row, end as Row, frequencies, |_| {});
                     }
                 }
                 for &row in near.iter() {
@@ -1044,6 +1160,14 @@ fn search_index(
                     best.push(sum, row);
                 }
             }
+            if sparse {
+                for &place in scored.iter() {
+                    sums[place as usize] = 0.0;
+                }
+            } else {
+                sums.fill(0.0);
+            }
+            start = end;
         }
     });
     Ok(())
@@ -1150,6 +1274,60 @@ mod tests {
             ("ｕｓｂ线", &["usb", "线"]),
         ] {
             assert_eq!(words_of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_index_merged_from_parts_scores_as_one_written_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let product = |row: usize| wire::Product {
+            title: format!("shoe{} red {}", row % 7, "boot ".repeat(row % 3)),
+            brand: if row.is_multiple_of(2) {
+                "acme".into()
+            } else {
+                String::new()
+            },
+            ..Default::default()
+        };
+        let count = 300;
+        let written = |name: &str, cuts: &[usize]| {
+            let dir = root.path().join(name);
+            std::fs::create_dir(&dir).unwrap();
+            let mut writer = LexicalWriter::create(&dir).unwrap();
+            for row in 0..count {
+                // The bound is looked at before each row.
+                writer.part_bytes = if cuts.contains(&row) { 0 } else { usize::MAX };
+                writer.push(&product(row)).unwrap();
+            }
+            assert_eq!(writer.parts.len(), 1 + cuts.len());
+            writer.finish().unwrap();
+            LexicalIndex::open(&dir, count).unwrap()
+        };
+        let whole = written("whole", &[]);
+        let merged = written("merged", &[100, 101, 250]);
+        let names: Vec<_> = std::fs::read_dir(root.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "no part is left: {names:?}");
+        let delta = LexicalDelta::default();
+        let live = FixedBitSet::from_iter(0..count);
+        for query in [
+            "red shoe3",
+            "boot acme",
+            "boot",
+            "shoe6 boot acme red",
+            "none",
+        ] {
+            let found = |index| {
+                let lexical = Lexical {
+                    index: Some(index),
+                    delta: &delta,
+                    boosts: &[3.0, 2.0, 1.0, 1.0, 1.0, 1.0],
+                };
+                lexical.search(query, 50, &live, None).unwrap()
+            };
+            assert_eq!(found(&whole), found(&merged), "{query}");
         }
     }
 

@@ -9,7 +9,9 @@ pub mod filter;
 pub mod fuse;
 pub mod lexical;
 pub mod limits;
+pub mod lists;
 pub mod match_text;
+pub mod scan;
 
 pub use columns::Candidate;
 pub use dense::DenseSearch;
