@@ -102,7 +102,7 @@ def bundle() -> Iterator[Seed]:
     golden["cases"] = golden["cases"][:2]
     yield "bundle_json", "golden", json.dumps(golden).encode()
     generation = {
-        "schema_version": 1,
+        "schema_version": 2,
         "generation_id": "gen-00000000000000000007-1",
         "bundle_id": json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))["bundle_id"],
         "sequence": 7,
@@ -110,6 +110,7 @@ def bundle() -> Iterator[Seed]:
         "products": 7,
         "dimension": 384,
         "token_dimension": 64,
+        "dense_index": {"kind": "scan", "probes": 0, "recall_at_100": 1.0},
         "files": {},
     }
     yield "bundle_json", "generation", json.dumps(generation).encode()

@@ -68,7 +68,7 @@ pub fn build(dir: &Path) -> Result<()> {
     }
     builder.finish(|_, _| {})?;
     let manifest = format!(
-        r#"{{"schema_version": 1, "generation_id": "gen-fuzz", "bundle_id": "{BUNDLE_ID}",
+        r#"{{"schema_version": 2, "generation_id": "gen-fuzz", "bundle_id": "{BUNDLE_ID}",
             "sequence": {SEQUENCE}, "epoch": 1, "products": {}, "dimension": {DIMENSION},
             "token_dimension": {TOKEN_DIMENSION}}}"#,
         products().len()
