@@ -113,8 +113,8 @@ Ended = Callable[[str, dict[str, Any]], None]
 
 @runtime_checkable
 class Sender(Protocol):
-    """A caller that needs no task for each request: at thousands of requests a second, tasks are half of what a
-    request costs."""
+    """A caller that needs no task for each request: at thousands of requests a second, tasks cost as much as
+    the requests."""
 
     def send(self, index: int, intended_s: float, ended: Ended) -> None:
         """Sends request `index` now; `ended` is told how it ended, on the event loop, perhaps at once."""
@@ -268,9 +268,7 @@ class OpenLoop:
 
         def ended(status: str, fields: dict[str, Any]) -> None:
             self._unended -= 1
-            self._samples.append(
-                Sample(kind, index, intended_s, sent_s, time.monotonic(), status, fields)
-            )
+            self._samples.append(Sample(kind, index, intended_s, sent_s, time.monotonic(), status, fields))
 
         sender.send(index, intended_s, ended)
 

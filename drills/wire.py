@@ -116,8 +116,8 @@ _HUFFMAN_BY_LENGTH = {
     15: b"<`{",
     19: b"\\",
 }
-"""RFC 7541, appendix B, as far as printable ASCII needs it: a canonical code, so symbols by the length of their
-code are enough."""
+"""RFC 7541, appendix B, as far as printable ASCII needs it: a canonical code, so symbols by the length of
+their code are enough."""
 
 
 def _huffman_symbols() -> dict[tuple[int, int], int]:

@@ -2,8 +2,9 @@
 
 gRPC counts a call's deadline from the moment it reads the call off the socket, so what happened before is
 invisible to it. The front of the replica (``rankcore.Front``) reads the caller's deadline from both places
-where it may stand, gRPC's own and the absolute one in metadata, allows for clocks that disagree, and tells the
-services behind it in metadata of its own when the smaller remainder ends on this machine's monotonic clock.
+where it may stand, gRPC's own and the absolute one in metadata, allows for clocks that disagree, and tells
+the services behind it in metadata of its own when the smaller remainder ends on this machine's monotonic
+clock.
 """
 
 from __future__ import annotations

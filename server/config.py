@@ -60,9 +60,9 @@ class RpcSettings(_Section):
     message_threads: int = _setting(
         1,
         "threads",
-        "Threads of the front, which reads and writes every message and takes ranking calls to the ranking core"
-        " and back; a connection stays on one of them. One reads more calls a second than several cores can"
-        " rank.",
+        "Threads of the front, which reads and writes every message and takes ranking calls to the ranking"
+        " core and back; a connection stays on one of them. One reads more calls a second than several cores"
+        " can rank.",
         ge=1,
         le=64,
     )

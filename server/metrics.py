@@ -15,7 +15,6 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 import rankcore
 from server import config, health
@@ -47,8 +46,8 @@ class Metrics:
     """The registry of one replica.
 
     status: what the replica says of itself, numbers by name: the keys of ``_GAUGES`` and ``_COUNTERS``; and
-    numbers by label, the keys of ``_LABELLED``. front: what ``rankcore.Front.counted`` returns. Both are called
-    at each scrape.
+    numbers by label, the keys of ``_LABELLED``. front: what ``rankcore.Front.counted`` returns. Both are
+    called at each scrape.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class _CallCollector(Collector):
             next(iter(counted.collect()))
             for counted in (self._metrics.started, self._metrics.handled, self._metrics.seconds)
         )
-        bounds = [*(floatToGoString(bound) for bound in rankcore.front_bounds_s()), "+Inf"]
+        bounds = [*(str(bound) for bound in rankcore.front_bounds_s()), "+Inf"]
         for method, counts in self._front().items():
             labels = {"grpc_type": "unary", "grpc_service": health.RANKING, "grpc_method": method}
             started.add_sample(f"{started.name}_total", labels, float(counts["started"]))

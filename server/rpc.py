@@ -1,16 +1,16 @@
-"""The gRPC server of a replica: the front and what is behind it, transport settings, the table of methods, and
-the time before it is filled.
+"""The gRPC server of a replica: the front and what is behind it, transport settings, the table of methods,
+and the time before it is filled.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import tempfile
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -146,16 +146,15 @@ def _listen_privately(server: grpc.Server) -> int:
     The socket is made in a folder that is only ours and loses its name at once, so a process that is killed
     leaves nothing behind. A descriptor opened before keeps the way to it.
     """
-    folder = tempfile.mkdtemp(prefix="muster-")
-    path = os.path.join(folder, "rpc")
+    folder = Path(tempfile.mkdtemp(prefix="muster-"))
+    path = folder / "rpc"
     try:
         server.add_insecure_port(f"unix:{path}")
-        os.chmod(path, 0o600)
+        path.chmod(0o600)
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        os.rmdir(folder)
+        path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _not_ready(request: Any, context: grpc.ServicerContext) -> bytes:

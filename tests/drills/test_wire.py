@@ -135,7 +135,8 @@ def test_huffman_coded_literals_are_read(coded: str, text: bytes) -> None:
 
 
 def test_a_huffman_coded_status_is_read() -> None:
-    name, message = bytes.fromhex("9acac8b21234da8f"), bytes.fromhex("3f72d941c72164b8a5854d9e941ca92d8a3aa528")
+    name = bytes.fromhex("9acac8b21234da8f")
+    message = bytes.fromhex("3f72d941c72164b8a5854d9e941ca92d8a3aa528")
     message_name = b"grpc-message"
     block = b"\x00" + bytes((0x80 | len(name),)) + name + b"\x018"
     block += b"\x00" + bytes((len(message_name),)) + message_name + bytes((0x80 | len(message),)) + message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import socket
 import struct
@@ -330,8 +329,7 @@ def test_a_drain_breaks_off_what_outlives_its_grace(behind: Passed) -> None:
 
 
 def test_the_private_socket_has_no_name_that_another_process_could_use(behind: Passed) -> None:
-    left = [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("muster-")]
-    assert not [name for name in left if (Path(tempfile.gettempdir()) / name / "rpc").is_socket()]
+    assert not [path for path in Path(tempfile.gettempdir()).glob("muster-*/rpc") if path.is_socket()]
 
 
 def test_a_client_that_resets_hundreds_of_calls_keeps_its_connection(pair: Pair) -> None:
