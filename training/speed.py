@@ -4,8 +4,8 @@
 
 - **pairs**: cross-encoders of random weights, exported as every model is, read 32 pairs of a query and a
   product, 18 to 64 tokens and 41 on average. The core reads them ragged; ONNX Runtime padded in one batch, in
-  four batches of like lengths (buckets), and pair by pair, which is how the core runs it, because in a batch its
-  scores depend on each other.
+  four batches of like lengths (buckets), and pair by pair, which is how the core runs it, because in a batch
+  its scores depend on each other.
 - **query**, **products**: the bundle's encoder on a query of 8 tokens, and on 64 products of 10 to 42 tokens.
 - **limit**: 8-bit multiply-adds on registers and nothing else, which the share of each model is told of.
 
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,7 @@ def speed(bundle: Path, *, rounds: int = ROUNDS, shapes: Sequence[str] = tuple(S
     def add(work: str, path: Path, rows: list[Row], *, cross: bool) -> None:
         for name in instructions:
             own = rankcore.Network(str(path), cross=cross, runtime_library=library, kernels=name)
-            # The default is read where the function is made, so each keeps its own network.
-            ways.append(Way(work, f"own {name}", lambda own=own: own.run(rows)))
+            ways.append(Way(work, f"own {name}", partial(own.run, rows)))
             operations[work] = (own.int8_operations_per_token or 0) * sum(len(ids) for ids, _ in rows)
         ways.extend(runtime_ways(open_session(path), work, rows))
         lengths = [len(ids) for ids, _ in rows]
@@ -171,8 +171,10 @@ def speed(bundle: Path, *, rounds: int = ROUNDS, shapes: Sequence[str] = tuple(S
             "share": None,
         }
         if at != best[way.work]:
-            ratios = np.percentile(np.array(times[at]) / np.array(times[best[way.work]]), [25, 50, 75])
-            row |= dict(zip(("ratio_low", "ratio", "ratio_high"), np.round(ratios, 3).tolist(), strict=True))
+            within = np.array(times[at]) / np.array(times[best[way.work]])
+            ratios = np.percentile(within, [25, 50, 75])
+            low, middle, high = np.round(ratios, 3).tolist()
+            row |= {"ratio_low": low, "ratio": middle, "ratio_high": high}
         if limit is not None:
             row["share"] = round(operations[way.work] / (float(middle) * 1e6) / limit, 4)
         found.append(row)
