@@ -154,9 +154,9 @@ class RankingSettings(_Section):
     kernels: Literal["auto", "own", "onnxruntime"] = _setting(
         "auto",
         "-",
-        "What computes the bundle's models: the core's own int8 kernels (`own`), ONNX Runtime (`onnxruntime`),"
-        " or the first where they can and the second where they cannot (`auto`): a model that the exporter did"
-        " not write, or a processor without AVX2. The log says which at start, and why.",
+        "What computes the bundle's models: the core's own int8 kernels (`own`), ONNX Runtime"
+        " (`onnxruntime`), or the first where they can and the second where they cannot (`auto`): a model"
+        " that the exporter did not write, or a processor without AVX2. The log says which, and why.",
     )
 
 

@@ -3,9 +3,10 @@
     python -m training.kernels BUNDLE --data DIR/SET
 
 Both index the whole catalogue with their own vectors and answer the same queries, so what is compared is all
-that the choice of kernels changes: products, queries and pairs. The two round activations differently (the core
-token by token, ONNX Runtime text by text), so neither is exact; the gate is that nothing is lost that can be
-measured: no interval of a paired difference may lie below 0. The settings are those of `muster evaluate`.
+that the choice of kernels changes: products, queries and pairs. The two round activations differently (the
+core token by token, ONNX Runtime text by text), so neither is exact; the gate is that nothing is lost that
+can be measured: no interval of a paired difference may lie below 0. The settings are those of
+`muster evaluate`.
 """
 
 from __future__ import annotations
