@@ -4,8 +4,9 @@ Worth is the out-of-fold nDCG@10 of the queries that the gate saw, the mean of b
 judged products alone), each set counting the same. What a planner is told is less: each plan's gain over the
 best cheaper one is shrunk by its uncertainty, so that a gain inside the noise buys little time. Cost is the
 engine's median time for one query on one core; a server measures its own at warm-up, so this only has to be
-in proportion. A plan that is worth no more than a cheaper one is left out, but for those of a tier that the recipe
-admits: a planner is told that they are worth a hair more than the best cheaper one. Writes `calibration.json`.
+in proportion. A plan that is worth no more than a cheaper one is left out, but for those of a tier that the
+recipe admits: a planner is told that they are worth a hair more than the best cheaper one. Writes
+`calibration.json`.
 """
 
 from __future__ import annotations

@@ -183,9 +183,9 @@ def _admitted_lines(tiers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not admitted:
         return []
     return [
-        f"Admitted without earning it, to compare servers: {', '.join(admitted)}. What is expected of its plans is a",
-        "hair more than of the best cheaper one, so that a planner with time to spare takes them; only `measured`",
-        "says what they are worth.",
+        f"Admitted without earning it, to compare servers: {', '.join(admitted)}. What is expected of its",
+        "plans is a hair more than of the best cheaper one, so that a planner with time to spare takes them;",
+        "only `measured` says what they are worth.",
     ]
 
 

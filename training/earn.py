@@ -13,9 +13,9 @@ measured on them, against fusion: the tier `hybrid`, and the same without tuning
 (`training.signals.plain_fusion`). A cross-encoder's scores are those of the student that never saw the query;
 students are not trained once more for each pair of folds.
 
-A tier that the recipe admits (`plans.admit`) enters the plans whatever the gate says of it, ordered by its own
-score, so that another server with the same model orders alike. It is nothing that a dearer tier has to beat, and
-no part of the nested figures.
+A tier that the recipe admits (`plans.admit`) enters the plans whatever the gate says of it, ordered by its
+own score, so that another server with the same model orders alike. It is nothing that a dearer tier has to
+beat, and no part of the nested figures.
 
 Writes `earn/report.json`, and `earn/<tier>.txt`, the rankers that ship.
 """

@@ -490,9 +490,9 @@ class PlanRecipe:
 
     interval: share of two-sided bootstrap intervals. tier_confidence: share of resamples, above 0.5, in which
     a tier must beat the next cheaper one. gate_note: a sentence for the card, on how the two were chosen.
-    partitions: ways to fold the queries for the rankers, over which figures are averaged. admit: cross-encoder
-    tiers that enter the plans whether or not they earned it, to compare servers with one and the same model;
-    the card marks them, and says of what they are worth only what was measured.
+    partitions: ways to fold the queries for the rankers, over which figures are averaged. admit:
+    cross-encoder tiers that enter the plans whether or not they earned it, to compare servers with one and
+    the same model; the card marks them, and says of what they are worth only what was measured.
     """
 
     late_depths: list[int]
@@ -551,6 +551,12 @@ class Recipe:
         named = {"cross_small": self.cross_small, "cross_large": self.cross_large}
         return {tier: student for tier, student in named.items() if student is not None}
 
+    def asks_teachers(self) -> bool:
+        """Whether any later stage starts from teachers, or learns what they say."""
+        students = self.students().values()
+        taught = any(student.start == "teacher" or student.pairs > 0 for student in students)
+        return taught or self.search.trials > 0 or "pseudo" in self.unlabelled.parts()
+
 
 def load_recipe(path: str | Path = DEFAULT_RECIPE) -> Recipe:
     """Read and check a recipe: TOML, or the same tables in a file that ends in .json.
@@ -597,7 +603,9 @@ def checked_recipe(value: Mapping[str, Any]) -> Recipe:
     for tier in recipe.plans.admit:
         if tier not in students and not (recipe.search.trials and tier in CROSS_TIERS):
             trained = ", ".join(students) or "none"
-            raise RecipeError(f"plans.admit: no cross-encoder {tier!r} is trained here; those that are: {trained}")
+            raise RecipeError(
+                f"plans.admit: no cross-encoder {tier!r} is trained here; those that are: {trained}"
+            )
     names = [one.name for one in recipe.data]
     if len(set(names)) < len(names):
         raise RecipeError(f"data: two sets are called {next(n for n in names if names.count(n) > 1)!r}")

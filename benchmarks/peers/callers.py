@@ -1,6 +1,7 @@
 """How each kind of server is asked, for the load generators of `drills.load`.
 
-Every caller sends requests prepared in advance and keeps the answer's bytes; `order` reads them after the run.
+Every caller sends requests prepared in advance and keeps the answer's bytes; `order` reads them after the
+run.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ Order = Callable[[Asked, bytes], tuple[list[int], dict[str, Any]]]
 class GrpcCaller:
     """One HTTP/2 connection.
 
-    requests: serialised, used in turn. deadline_ms: counts from the intended moment; sent as gRPC's deadline, and,
-    with `absolute`, as Muster's metadata. fields: header fields besides. inside: pid of a process in whose network
-    namespace the address is.
+    requests: serialised, used in turn. deadline_ms: counts from the intended moment; sent as gRPC's deadline,
+    and, with `absolute`, as Muster's metadata. fields: header fields besides. inside: pid of a process in
+    whose network namespace the address is.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class GrpcCaller:
 
 
 class HttpCaller:
-    """A pool of HTTP/1.1 connections. requests: whole ones, used in turn. deadline_ms: the caller gives up then."""
+    """A pool of HTTP/1.1 connections. requests: whole ones, used in turn. deadline_ms: the caller gives up
+    then."""
 
     def __init__(self, address: str, requests: Sequence[bytes], *, deadline_ms: float) -> None:
         self._requests = requests
@@ -127,11 +129,13 @@ def peer_caller(
         }[peer.protocol]
         fields = [("application", peer.application)] if peer.application else []
         requests = [made(one.query, one.texts) for one in asked]
-        return GrpcCaller(
-            address, method, requests, deadline_ms=deadline_ms, fields=fields, inside=inside
-        )
-    texts = "documents" if peer.protocol == "infinity" else "texts"
-    bodies = [json.dumps({"query": one.query, texts: one.texts}).encode() for one in asked]
+        return GrpcCaller(address, method, requests, deadline_ms=deadline_ms, fields=fields, inside=inside)
+    if peer.protocol == "infinity":
+        # Raw: a sigmoid makes equal what float32 can no longer tell apart near 1.
+        made_of = [{"query": one.query, "documents": one.texts, "raw_scores": True} for one in asked]
+    else:
+        made_of = [{"query": one.query, "texts": one.texts} for one in asked]
+    bodies = [json.dumps(one).encode() for one in made_of]
     return HttpCaller(
         address, [http_post("/rerank", address, body) for body in bodies], deadline_ms=deadline_ms
     )
@@ -162,7 +166,9 @@ def peer_order(peer: Peer) -> Order:
         scores: list[float] = json.loads(body)["scores"]
         return scores
 
-    read = {"grpc": rerank_scores, "triton": triton_scores, "infinity": infinity, "json": plain}[peer.protocol]
+    read = {"grpc": rerank_scores, "triton": triton_scores, "infinity": infinity, "json": plain}[
+        peer.protocol
+    ]
 
     def order(asked: Asked, body: bytes) -> tuple[list[int], dict[str, Any]]:
         scores = read(body)

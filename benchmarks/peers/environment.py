@@ -84,7 +84,11 @@ class Environment:
     def versions(self, names: list[str]) -> dict[str, str]:
         """Distribution to version, of those that it has."""
         done = subprocess.run(
-            [str(self.python), "-c", _VERSIONS, *names], capture_output=True, text=True, timeout=60, check=True
+            [str(self.python), "-c", _VERSIONS, *names],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         )
         found: dict[str, str] = json.loads(done.stdout)
         return found

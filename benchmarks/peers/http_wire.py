@@ -1,4 +1,5 @@
-"""The least that speaks HTTP/1.1 to a server under load: posts JSON over kept connections, one request on each.
+"""The least that speaks HTTP/1.1 to a server under load: posts JSON over kept connections, one request on
+each.
 
 As light as `drills.wire` is for gRPC, and for the same reason: generator and server share the machine.
 Source: RFC 9112.
@@ -95,7 +96,9 @@ def parse(buffer: bytes | bytearray) -> HttpAnswer | None:
     if len(parts) < 2 or not parts[0].startswith("HTTP/"):
         raise ValueError(f"not an HTTP answer: {first[:60]!r}")
     status = STATUSES.get(int(parts[1]), f"HTTP_{parts[1]}")
-    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    fields = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
     at = head_end + 4
     if fields.get("transfer-encoding", "").lower() == "chunked":
         body = bytearray()

@@ -106,7 +106,9 @@ def capacity(subject: Subject, *, seconds: float) -> dict[str, Any]:
     return best
 
 
-def storm(subject: Subject, *, rate_per_s: float, seconds: float, deadline_ms: float, seed: int) -> list[Sample]:
+def storm(
+    subject: Subject, *, rate_per_s: float, seconds: float, deadline_ms: float, seed: int
+) -> list[Sample]:
     """Samples of Poisson arrivals at a rate, read. Raises: ServerSilent where nobody listens.
 
     What is still in flight at the end gets its whole deadline.
@@ -184,7 +186,8 @@ def summarise(load: float, rate_per_s: float, rounds: Sequence[Cell]) -> dict[st
 
 
 def in_flight_max(p50_ms: float, deadline_ms: float) -> int:
-    """How many requests a server may hold at once, one computed after the other, so that the last is in time."""
+    """How many requests a server may hold at once, one computed after the other, so that the last is in
+    time."""
     return max(1, int(deadline_ms / p50_ms))
 
 

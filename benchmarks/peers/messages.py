@@ -1,8 +1,8 @@
 """Messages between the harness and the peers that speak gRPC, built at run time.
 
 Two vocabularies: the small service that a team would write round a scorer (`peers.v1`), and the part of the
-KServe v2 protocol that Triton speaks. Built rather than generated, because this file is read by interpreters with
-very different versions of protobuf, and generated code is bound to one of them.
+KServe v2 protocol that Triton speaks. Built rather than generated, because this file is read by interpreters
+with very different versions of protobuf, and generated code is bound to one of them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def rerank_scores(body: bytes) -> list[float]:
 
 
 def triton_request(query: str, texts: Sequence[str]) -> bytes:
-    """The same for Triton: tensors `query` [1, 1] and `texts` [1, n] of bytes, each with its length before it."""
+    """The same for Triton: tensors `query` [1, 1] and `texts` [1, n] of bytes, each with its length before
+    it."""
 
     def packed(values: Sequence[str]) -> bytes:
         encoded = [value.encode() for value in values]

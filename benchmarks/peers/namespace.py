@@ -1,8 +1,9 @@
 """A network namespace for a server that would listen on the machine's own addresses.
 
-`python namespace.py COMMAND...` moves this process into a namespace with nothing but loopback, and becomes the
-command. The harness reaches it through `connected`: a socket belongs to the namespace in which it was made, so a
-thread that enters it for the moment of connecting can talk to it from outside for as long as it likes.
+`python namespace.py COMMAND...` moves this process into a namespace with nothing but loopback, and becomes
+the command. The harness reaches it through `connected`: a socket belongs to the namespace in which it was
+made, so a thread that enters it for the moment of connecting can talk to it from outside for as long as it
+likes.
 """
 
 from __future__ import annotations

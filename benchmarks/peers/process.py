@@ -66,8 +66,8 @@ def memory_mib(pid: int) -> float:
 class Server:
     """A process and its descendants.
 
-    command: what is run, from the checkout's root. log: where its output goes. namespace: in a network namespace
-    of its own. Use it as a context manager, or call `end`.
+    command: what is run, from the checkout's root. log: where its output goes. namespace: in a network
+    namespace of its own. Use it as a context manager, or call `end`.
     """
 
     def __init__(self, command: Sequence[str], log: Path, *, namespace: bool = False) -> None:
@@ -75,6 +75,8 @@ class Server:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
         environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        # No peer may call home.
+        environment |= {"DO_NOT_TRACK": "1", "BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0"}
         # Each peer's own setting says how many threads it has.
         environment.pop("OMP_NUM_THREADS", None)
         inside = [sys.executable, str(NAMESPACE)] if namespace else []
@@ -140,6 +142,10 @@ class Server:
             if time.monotonic() > end_s:
                 raise ServerFailed(f"it did not answer within {timeout_s:.0f} s: {self.log_tail()}")
             time.sleep(0.2)
+
+    def wait(self, timeout_s: float) -> int:
+        """Waits until it ends by itself; its exit code. Raises: subprocess.TimeoutExpired."""
+        return self._process.wait(timeout=timeout_s)
 
     def __enter__(self) -> Server:
         return self

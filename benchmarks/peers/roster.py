@@ -20,10 +20,10 @@ class Peer:
     """One server that people would pick instead.
 
     name: of its folder. title: for tables and plots. package: distribution whose version is reported; beside:
-    those that matter too. protocol: how it is asked, one of PROTOCOLS. numbers: what it computes in. settings:
-    its best documented ones, as they are reported. shares_torch: takes torch from the environment that runs the
-    harness, which is some gigabytes. application: gRPC metadata of that name, "" for none. namespace: must not
-    listen on the machine's own addresses, so it gets a network namespace.
+    those that matter too. protocol: how it is asked, one of PROTOCOLS. numbers: what it computes in.
+    settings: its best documented ones, as they are reported. shares_torch: takes torch from the environment
+    that runs the harness, which is some gigabytes. application: gRPC metadata of that name, "" for none.
+    namespace: must not listen on the machine's own addresses, so it gets a network namespace.
     """
 
     name: str

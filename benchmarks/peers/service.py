@@ -1,14 +1,16 @@
 """Muster as one of the servers: a real replica of a bundle over the whole catalogue, kept between runs.
 
-Encoding the catalogue takes a minute or two, so each bundle has a data folder of its own under the build folder; a
-replica that finds its generation there serves within seconds. Whatever does not match is made again.
+Encoding the catalogue takes a minute or two, so each bundle has a data folder of its own under the build
+folder; a replica that finds its generation there serves within seconds. Whatever does not match is made
+again.
 """
 
 from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -25,6 +27,14 @@ from training.data.text import product_text
 
 FOLDER = ROOT / ".build" / "peers" / "muster"
 SEARCH_S = 5.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """One search. stage_ms: encoding the query and retrieving, as the receipt says."""
+
+    product_ids: list[str]
+    stage_ms: float
 
 
 class Replica:
@@ -74,6 +84,10 @@ class Replica:
         """How many it serves."""
         return int(self._cluster.status(self._cluster.replicas[0]).products)
 
+    def version(self) -> str:
+        """Of the software, as it says itself."""
+        return str(self._cluster.status(self._cluster.replicas[0]).version)
+
     def memory_mib(self) -> float:
         """Resident memory."""
         return memory_mib(self._cluster.replicas[0].pid)
@@ -97,17 +111,16 @@ class Replica:
     def workload(self, shop: Shop, student: Path, *, most: int) -> Workload:
         """The first candidates of fused retrieval for each measured query.
 
-        student: its bundle, whose product text and limits the texts follow. Raises: grpc.RpcError.
+        student: its bundle, whose product text and limits the texts follow. Raises: ServerFailed.
         """
         text = read_bundle(student).json("text.json")
         tokenizer = Tokenizer.from_file(str(student / "tokenizer.json"))
         products = {product.product_id: product for product in shop.products()}
-        stub = ranking_pb2_grpc.RankingServiceStub(self._cluster.channel(self._cluster.replicas[0]))
         asked = []
         queries = measured_queries(shop.queries, most)
-        for query in queries:
-            request = ranking_pb2.SearchRequest(query=query.text, page_size=CANDIDATES)
-            found = [one.product_id for one in stub.Search(request, timeout=SEARCH_S).results]
+        every = self.candidates([query.text for query in queries], passes=1)
+        for query, one in zip(queries, every, strict=True):
+            found = one.product_ids
             if len(found) < CANDIDATES:
                 continue
             fields, most_tokens = text["product"]["cross_fields"], text["cross_tokens_max"]
@@ -121,3 +134,21 @@ class Replica:
                 )
             )
         return Workload(shop.name, self.products, all(one.held_back for one in queries), tuple(asked))
+
+    def candidates(self, queries: Sequence[str], *, passes: int) -> list[Found]:
+        """The first candidates of fused retrieval for each query, pass after pass.
+
+        A plan that re-ranks no deeper than this page changes their order, not which they are.
+        Raises: ServerFailed.
+        """
+        stub = ranking_pb2_grpc.RankingServiceStub(self._cluster.channel(self._cluster.replicas[0]))
+        found = []
+        try:
+            for query in [*queries] * passes:
+                request = ranking_pb2.SearchRequest(query=query, page_size=CANDIDATES)
+                answer = stub.Search(request, timeout=SEARCH_S)
+                spent_us = answer.receipt.timings.encode_us + answer.receipt.timings.retrieve_us
+                found.append(Found([one.product_id for one in answer.results], spent_us / 1000.0))
+        except grpc.RpcError as error:
+            raise ServerFailed(f"Muster did not search: {error}") from error
+        return found

@@ -1,4 +1,5 @@
-"""The student that every server serves, trained once by the project's own pipeline, in the form each one reads.
+"""The student that every server serves, trained once by the project's own pipeline, in the form each one
+reads.
 
 `python -m benchmarks.peers.student` makes what is missing:
 
@@ -6,9 +7,9 @@
     <folder>/bundle/  Muster's bundle, with the student admitted to its plans
     <folder>/model/   a Hugging Face folder of a plain BERT classifier, and `onnx/model_int8.onnx`
 
-The classifier says the same as the student: a Hugging Face BERT squeezes [CLS] through a dense layer and tanh before
-its linear head. That layer is 1/1024 of the identity here, where tanh is a straight line, and the head takes the
-factor back.
+The classifier says the same as the student: a Hugging Face BERT squeezes [CLS] through a dense layer and tanh
+before its linear head. That layer is 1/1024 of the identity here, where tanh is a straight line, and the head
+takes the factor back.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ RECIPE = HERE / "student.toml"
 FOLDER = ROOT / ".build" / "peers" / "student"
 SQUEEZE = 2.0**-10
 TOLERANCE = 1e-3
-"""Largest difference of scores that float32 and the straight part of tanh may make; scores span some ten units."""
+"""Largest difference of scores that float32 and the straight part of tanh may make; scores span some ten
+units."""
 SYNTHETIC_PRODUCTS = 3000
 
 
@@ -43,7 +45,8 @@ class StudentFailed(Exception):
 
 @dataclass(frozen=True)
 class Student:
-    """The student in every form. bundle: Muster's. model: the Hugging Face folder, with ONNX in it. about: facts."""
+    """The student in every form. bundle: Muster's. model: the Hugging Face folder, with ONNX in it. about:
+    facts."""
 
     bundle: Path
     model: Path
@@ -62,14 +65,23 @@ def make_student(note: Callable[[str], None], folder: Path = FOLDER) -> Student:
         note("training the student (about ten minutes the first time; it goes on where it was interrupted)")
         shutil.rmtree(bundle, ignore_errors=True)
         _run(
-            ["-m", "training.train", "--recipe", str(recipe), "--data", str(data)]
-            + ["--run", str(folder / "run"), "--out", str(bundle)],
+            "training.train",
+            [
+                "--recipe",
+                str(recipe),
+                "--data",
+                str(data),
+                "--run",
+                str(folder / "run"),
+                "--out",
+                str(bundle),
+            ],
             folder / "training.log",
         )
     about = model / "about.json"
     if not about.is_file():
         note("writing the student as a Hugging Face folder")
-        _run(["-m", "benchmarks.peers.student", "--convert", str(folder)], folder / "convert.log")
+        _run("benchmarks.peers.student", ["--convert", str(folder)], folder / "convert.log")
     return Student(bundle, model, json.loads(about.read_text(encoding="utf-8")))
 
 
@@ -101,7 +113,7 @@ def synthetic_recipe(recipe: str) -> str:
     return head + shop + after
 
 
-def _run(arguments: list[str], log: Path) -> None:
+def _run(module: str, arguments: list[str], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
@@ -111,18 +123,24 @@ def _run(arguments: list[str], log: Path) -> None:
     }
     with log.open("ab") as output:
         done = subprocess.run(
-            [sys.executable, *arguments], stdout=output, stderr=output, env=environment, cwd=ROOT, check=False
+            [sys.executable, "-m", module, *arguments],
+            stdout=output,
+            stderr=output,
+            env=environment,
+            cwd=ROOT,
+            check=False,
         )
     if done.returncode != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         raise StudentFailed(
-            f"{' '.join(arguments[:2])} ended with code {done.returncode}: {lines[-1] if lines else ''} "
+            f"{module} ended with code {done.returncode}: {lines[-1] if lines else ''} "
             f"(log: {log}); it needs what `make build-all` installs"
         )
 
 
 def convert(folder: Path) -> dict[str, Any]:
-    """Write the student of a finished run as a Hugging Face folder, check it, and put the ONNX file beside it.
+    """Write the student of a finished run as a Hugging Face folder, check it, and put the ONNX file beside
+    it.
 
     Returns: what about.json says. Raises: StudentFailed where the two do not say the same.
     """
@@ -162,7 +180,8 @@ def convert(folder: Path) -> dict[str, Any]:
 
 
 def write_classifier(cross: Any, tokenizer: Path, out: Path) -> None:
-    """A head-only `training.models.networks.CrossEncoder` as the folder of a BertForSequenceClassification."""
+    """A head-only `training.models.networks.CrossEncoder` as the folder of a
+    BertForSequenceClassification."""
     import torch
     from safetensors.torch import save_file
 
@@ -231,7 +250,8 @@ def write_classifier(cross: Any, tokenizer: Path, out: Path) -> None:
 
 
 def largest_gap(cross: Any, model: Path) -> float:
-    """The largest difference of scores between the student and a Hugging Face folder, over some hundred pairs."""
+    """The largest difference of scores between the student and a Hugging Face folder, over some hundred
+    pairs."""
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModelForSequenceClassification
@@ -259,7 +279,8 @@ def largest_gap(cross: Any, model: Path) -> float:
 
 
 def main() -> int:
-    """Make the student, or (`--convert FOLDER`, for the process that has torch) only its Hugging Face form."""
+    """Make the student, or (`--convert FOLDER`, for the process that has torch) only its Hugging Face
+    form."""
     try:
         if sys.argv[1:2] == ["--convert"]:
             print(json.dumps(convert(Path(sys.argv[2])), indent=2))

@@ -1,8 +1,9 @@
 """What every server is asked: real queries, each with the same 50 candidates.
 
-The candidates are the first 50 of fused retrieval over the whole catalogue, as a shop would have them re-ranked. A
-peer gets the query and 50 texts; Muster, whose API it is, the query and 50 product ids. Texts are those parts of
-the products that the student reads, cut where it stops reading: sending more would burden the peers for nothing.
+The candidates are the first 50 of fused retrieval over the whole catalogue, as a shop would have them
+re-ranked. A peer gets the query and 50 texts; Muster, whose API it is, the query and 50 product ids. Texts
+are those parts of the products that the student reads, cut where it stops reading: sending more would burden
+the peers for nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Workload:
-    """The queries, sent in turn. name: of the catalogue. products: in it. held_back: no model saw the queries."""
+    """The queries, sent in turn. name: of the catalogue. products: in it. held_back: no model saw the
+    queries."""
 
     name: str
     products: int

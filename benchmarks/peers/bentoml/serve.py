@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers.grpc_server import arguments
+from benchmarks.peers.arguments import arguments
 
 SETTINGS = "PEER_SETTINGS"
 
@@ -15,7 +15,6 @@ def main() -> None:
     """Become `bentoml serve`, which starts a worker process of its own."""
     settings = arguments()
     os.environ[SETTINGS] = "\n".join(sys.argv[1:])
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     # One environment holds interpreter, framework and this service.
     command = [
         sys.executable,

@@ -6,8 +6,8 @@ import os
 
 import bentoml
 
+from benchmarks.peers.arguments import arguments
 from benchmarks.peers.bentoml.serve import SETTINGS
-from benchmarks.peers.grpc_server import arguments
 from benchmarks.peers.scorer import OnnxScorer
 
 _settings = arguments(os.environ[SETTINGS].split("\n"))
@@ -17,7 +17,10 @@ _settings = arguments(os.environ[SETTINGS].split("\n"))
     workers=1,
     threads=1,
     # Beyond so many a caller is refused at once.
-    traffic={"max_concurrency": _settings.in_flight_max, "timeout": max(1, round(_settings.deadline_ms / 1000))},
+    traffic={
+        "max_concurrency": _settings.in_flight_max,
+        "timeout": max(1, round(_settings.deadline_ms / 1000)),
+    },
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
 )

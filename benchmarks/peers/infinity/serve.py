@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from benchmarks.peers.grpc_server import arguments
+from benchmarks.peers.arguments import arguments
 
 PAIRS = 50
 """Candidates of a request; infinity's queue counts pairs."""
@@ -14,7 +14,6 @@ PAIRS = 50
 def main() -> None:
     """Become `infinity_emb v2`."""
     settings = arguments()
-    os.environ["DO_NOT_TRACK"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     # Beyond so many pairs a caller is refused at once.
     os.environ["INFINITY_QUEUE_SIZE"] = str(PAIRS * settings.in_flight_max)

@@ -6,7 +6,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.peers.grpc_server import Arguments, arguments
+from benchmarks.peers.arguments import Arguments, arguments
 from benchmarks.peers.scorer import OnnxScorer
 
 
@@ -36,7 +36,13 @@ def main() -> None:
         # What waited longer than its caller is dropped when a worker comes to it.
         timeout=settings.deadline_ms / 1000.0,
     )
-    server.run(host="127.0.0.1", port=settings.port, num_api_servers=1, log_level="warning", generate_client_file=False)
+    server.run(
+        host="127.0.0.1",
+        port=settings.port,
+        num_api_servers=1,
+        log_level="warning",
+        generate_client_file=False,
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.grpc_server import arguments, serve
+from benchmarks.peers.arguments import arguments
+from benchmarks.peers.grpc_server import serve
 from benchmarks.peers.scorer import OnnxScorer
 
 

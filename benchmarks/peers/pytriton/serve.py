@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sysconfig
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.model_config.common import QueuePolicy, TimeoutAction
 from pytriton.triton import Triton, TritonConfig
 
-from benchmarks.peers.grpc_server import arguments
+from benchmarks.peers.arguments import arguments
 from benchmarks.peers.messages import TRITON_MODEL
 from benchmarks.peers.scorer import OnnxScorer
 
@@ -21,6 +23,9 @@ def main() -> None:
     """Serve until the process is ended."""
     settings = arguments()
     logging.basicConfig(level=logging.WARNING)
+    # Triton's Python back end embeds an interpreter: it must find this one's library before the system's,
+    # whose version may differ from the standard library that it then reads.
+    os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     scorer = OnnxScorer(settings.model, threads=settings.threads)
 
     def infer(requests: list[Any]) -> list[dict[str, np.ndarray]]:

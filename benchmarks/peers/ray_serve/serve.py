@@ -11,7 +11,7 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import gRPCOptions
 
-from benchmarks.peers.grpc_server import arguments
+from benchmarks.peers.arguments import arguments
 from benchmarks.peers.messages import RerankRequest, RerankResponse
 from benchmarks.peers.scorer import OnnxScorer
 
@@ -58,7 +58,10 @@ def main() -> None:
         num_replicas=1,
         max_ongoing_requests=1,
         max_queued_requests=max(1, settings.in_flight_max - 1),
-        ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}}},
+        ray_actor_options={
+            "num_cpus": 1,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
+        },
     )
     ray_serve.run(deployed.bind(str(settings.model), settings.threads), name=APPLICATION, route_prefix="/")
     while True:

@@ -10,7 +10,8 @@ import onnxruntime
 import torch
 from sentence_transformers import CrossEncoder, export_dynamic_quantized_onnx_model
 
-from benchmarks.peers.grpc_server import arguments, serve
+from benchmarks.peers.arguments import arguments
+from benchmarks.peers.grpc_server import serve
 
 MADE = "model_qint8_avx512_vnni.onnx"
 """Name that the exporter gives to what it makes for processors with AVX-512 VNNI."""

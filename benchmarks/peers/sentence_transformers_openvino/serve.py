@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from sentence_transformers import CrossEncoder
 
-from benchmarks.peers.grpc_server import arguments, serve
+from benchmarks.peers.arguments import arguments
+from benchmarks.peers.grpc_server import serve
 
 
 def main() -> None:
