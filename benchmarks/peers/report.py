@@ -119,8 +119,8 @@ def _ratios(result: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     lines = [
-        f"With the same student, the fastest peer ({found['fastest_peer']}) takes {found['p50']:.2f} times as "
-        "long as Muster (p50).",
+        f"With the same student, the fastest peer ({found['fastest_peer']}) takes {found['p50']:.2f} times "
+        "as long as Muster (p50).",
         "",
     ]
     for view, what in (("storm", "its own capacity"), ("storm_absolute", "the best peer's capacity")):
@@ -144,8 +144,8 @@ def _retrieval(found: Mapping[str, Any] | None) -> list[str]:
         "## Candidates",
         "",
         f"The first {found['candidates']} candidates of {found['queries']} judged queries among "
-        f"{found['products']} products. Recall: of the products with a positive label. Best nDCG@10: of a perfect "
-        "re-rank of the list. Dense peers search vectors of Muster's encoder; encoding a query takes "
+        f"{found['products']} products. Recall: of the products with a positive label. Best nDCG@10: of a "
+        "perfect re-rank of the list. Dense peers search vectors of Muster's encoder; encoding a query takes "
         f"{found['encode_ms']:.2f} ms more, which Muster's figure has in it.",
         "",
         "| finder | version | kind | p50 ms | p99 ms | recall | best nDCG@10 | build s |",
