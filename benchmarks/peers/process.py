@@ -121,6 +121,7 @@ class Server:
             self._process.wait(timeout=GRACE_S)
         # What the first process left behind was in the tree before it went.
         send(signal.SIGKILL, tree)
+        psutil.wait_procs(tree, timeout=GRACE_S)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=GRACE_S)
 

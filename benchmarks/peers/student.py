@@ -1,7 +1,8 @@
 """The student that every server serves, trained once by the project's own pipeline, in the form each one
 reads.
 
-`python -m benchmarks.peers.student` makes what is missing:
+`python -m benchmarks.peers.student` makes what is missing, in `student` or `student-synthetic` of the build
+folder:
 
     <folder>/run/     the training run (`student.toml`); a killed one goes on
     <folder>/bundle/  Muster's bundle, with the student admitted to its plans
@@ -31,7 +32,7 @@ from muster.bundle import Bundle, read_bundle
 from muster.products.synthetic import write_synthetic
 
 RECIPE = HERE / "student.toml"
-FOLDER = ROOT / ".build" / "peers" / "student"
+FOLDER = ROOT / ".build" / "peers"
 SQUEEZE = 2.0**-10
 TOLERANCE = 1e-3
 """Largest difference of scores that float32 and the straight part of tanh may make; scores span some ten
@@ -57,10 +58,10 @@ class Student:
         return read_bundle(self.bundle)
 
 
-def make_student(note: Callable[[str], None], folder: Path = FOLDER) -> Student:
+def make_student(note: Callable[[str], None], build: Path = FOLDER) -> Student:
     """The student, from what is there or trained now. Raises: StudentFailed."""
+    folder, recipe, data = _sources(build)
     bundle, model = folder / "bundle", folder / "model"
-    recipe, data = _sources(folder)
     if not (bundle / "manifest.json").is_file():
         note("training the student (about ten minutes the first time; it goes on where it was interrupted)")
         shutil.rmtree(bundle, ignore_errors=True)
@@ -85,19 +86,19 @@ def make_student(note: Callable[[str], None], folder: Path = FOLDER) -> Student:
     return Student(bundle, model, json.loads(about.read_text(encoding="utf-8")))
 
 
-def _sources(folder: Path) -> tuple[Path, Path]:
-    """Recipe and data: the real sets where they are at hand, else a synthetic one."""
+def _sources(build: Path) -> tuple[Path, Path, Path]:
+    """Folder, recipe and data: the real sets where all of them are at hand, else a synthetic one."""
     sources = real_sources()
-    data = sources[0].parent if sources else folder / "data"
     wanted = [one["folder"] for one in tomllib.loads(RECIPE.read_text(encoding="utf-8"))["data"]]
-    if all((data / name).is_dir() for name in wanted):
-        return RECIPE, data
+    if sources and all((sources[0].parent / name).is_dir() for name in wanted):
+        return build / "student", RECIPE, sources[0].parent
+    folder = build / "student-synthetic"
     data = folder / "data"
     if not (data / "shop").is_dir():
         write_synthetic(data / "shop", products=SYNTHETIC_PRODUCTS, seed=1)
     recipe = folder / "synthetic.toml"
     recipe.write_text(synthetic_recipe(RECIPE.read_text(encoding="utf-8")), encoding="utf-8")
-    return recipe, data
+    return folder, recipe, data
 
 
 def synthetic_recipe(recipe: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,10 @@ def test_a_process_is_held_still_with_its_children_and_none_is_left(tmp_path: Pa
         tree = tree_of(server.pid)
         assert len(tree) == 2
         server.pause()
+        # A process that waits for a core takes note of the signal only when it gets one.
+        end_s = time.monotonic() + 30.0
+        while {one.status() for one in tree} != {psutil.STATUS_STOPPED} and time.monotonic() < end_s:
+            time.sleep(0.02)
         assert {one.status() for one in tree} == {psutil.STATUS_STOPPED}
         server.resume()
         assert subject.answers()

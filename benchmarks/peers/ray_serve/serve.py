@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Reranker:
 def main() -> None:
     """Serve until the process is ended."""
     settings = arguments()
+    # A small machine that is busy starting other things takes longer than Ray's default of 60 seconds.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
     ray.init(
         address="local",
         include_dashboard=False,
