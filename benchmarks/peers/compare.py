@@ -43,6 +43,7 @@ from benchmarks.peers.measure import (
     in_flight_max,
     latency,
     ndcg,
+    plans_of,
     storm,
     summarise,
 )
@@ -197,6 +198,8 @@ class Comparison:
                 "requests": len(every),
                 "ndcg10": ndcg(every, self._queries),
             }
+            if plans := plans_of(every):
+                one.row["plans_idle"] = plans
 
     def _pass(self, one: Contender, subject: Subject) -> None:
         subject.closed(concurrency=1, seconds=WARM_UP_S)

@@ -90,6 +90,14 @@ def ndcg(samples: Sequence[Sample], queries: int) -> float:
     return round(statistics.mean(statistics.mean(values) for values in by_query.values()), 4)
 
 
+def plans_of(samples: Sequence[Sample]) -> dict[str, float]:
+    """Shares of the plans by which answers were made, commonest first; empty for a server without plans."""
+    plans = Counter(
+        f"{one.fields['tier']}@{one.fields['depth']}" for one in answered(samples) if "tier" in one.fields
+    )
+    return {name: round(count / plans.total(), 4) for name, count in plans.most_common()}
+
+
 def capacity(subject: Subject, *, seconds: float) -> dict[str, Any]:
     """Full answers a second at the best of some concurrencies. Raises: ServerSilent."""
     best: dict[str, Any] = {"per_s": 0.0, "concurrency": 0}

@@ -119,7 +119,7 @@ def storm_picture(rows: Sequence[Row], workload: Mapping[str, Any], path: Path) 
     panels[0].set_ylabel(f"sum of nDCG@10 within {workload['deadline_ms']:g} ms, by all requests offered")
     panels[0].set_ylim(bottom=0)
     panels[0].set_title("load in multiples of each one's own capacity", loc="left", fontsize=10)
-    absolute = next((row["storm_absolute"] for row in rows if row.get("storm_absolute")), [])
+    absolute: Sequence[Row] = next((row["storm_absolute"] for row in rows if row.get("storm_absolute")), [])
     rates = ", ".join(f"{cell['rate_per_s']:.0f}" for cell in absolute)
     panels[1].set_title(f"the same for all: {rates} requests a second", loc="left", fontsize=10)
     figure.legend(

@@ -69,7 +69,10 @@ def table(result: Mapping[str, Any]) -> str:
         lines += ["## Settings", "", "| server | computes in | settings |", "|---|---|---|"]
         for row in all_rows(result):
             beside = ", ".join(f"{name} {version}" for name, version in row.get("beside", {}).items())
-            notes = "; ".join([*row["settings"], *([beside] if beside else [])])
+            idle = ", ".join(f"{name} {share:.0%}" for name, share in row.get("plans_idle", {}).items())
+            notes = "; ".join(
+                [*row["settings"], *([beside] if beside else []), *([f"idle: {idle}"] if idle else [])]
+            )
             lines.append(f"| {row['title']} | {row['numbers']} | {notes} |")
         lines.append("")
     return "\n".join([*lines, *_retrieval(result.get("retrieval"))])
