@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 # Extensions of one process must not each start a thread per core; rankcore owns the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench drill fuzz sanitize clean
+.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench compare drill fuzz sanitize clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ proto: .venv/.all ## regenerate muster/v1 from proto/
 bench: .venv/.all ## pytest-benchmark over tiers, depths and sizes; Criterion for the kernels
 	$(BIN)/python -m pytest benchmarks -q -p no:cacheprovider --benchmark-only
 	cargo bench --workspace
+
+# ARGS: `make compare ARGS="--quick --only litserve"`.
+compare: .venv/.all ## Muster beside other servers, same model and machine (each peer in an environment of its own)
+	$(BIN)/python -m benchmarks.peers.compare $(ARGS)
 
 drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run failover

@@ -11,6 +11,7 @@ Sources: RFC 9113 (HTTP/2), RFC 7541 (HPACK), the gRPC over HTTP/2 protocol desc
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 import time
 from collections import deque
@@ -210,11 +211,20 @@ class Connection(asyncio.Protocol):
         self._gone = False
 
     @classmethod
-    async def connect(cls, address: str, *, timeout_s: float = 10.0) -> Connection:
-        """Connects to "host:port" and waits for the peer's settings. Raises OSError, TimeoutError."""
+    async def connect(
+        cls, address: str, *, timeout_s: float = 10.0, over: socket.socket | None = None
+    ) -> Connection:
+        """Connects to "host:port" and waits for the peer's settings. Raises OSError, TimeoutError.
+
+        over: a socket that is connected already, to be used instead.
+        """
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
-        _, connection = await asyncio.wait_for(loop.create_connection(cls, host, int(port)), timeout_s)
+        if over is None:
+            connecting = loop.create_connection(cls, host, int(port))
+        else:
+            connecting = loop.create_connection(cls, sock=over)
+        _, connection = await asyncio.wait_for(connecting, timeout_s)
         await asyncio.wait_for(asyncio.shield(connection._ready), timeout_s)
         return connection
 

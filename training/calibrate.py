@@ -4,7 +4,9 @@ Worth is the out-of-fold nDCG@10 of the queries that the gate saw, the mean of b
 judged products alone), each set counting the same. What a planner is told is less: each plan's gain over the
 best cheaper one is shrunk by its uncertainty, so that a gain inside the noise buys little time. Cost is the
 engine's median time for one query on one core; a server measures its own at warm-up, so this only has to be
-in proportion. A plan that is worth no more than a cheaper one is left out. Writes `calibration.json`.
+in proportion. A plan that is worth no more than a cheaper one is left out, but for those of a tier that the
+recipe admits: a planner is told that they are worth a hair more than the best cheaper one. Writes
+`calibration.json`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from training.signals import CandidateList, both_settings, load_lists, order_of
 
 _TIMED_QUERIES = 40
 _COMPARED_QUERIES = 12
+# The least by which plans are told apart when written; any price at all outweighs it.
+_ADMITTED_GAIN = 0.0001
 
 
 def candidate_plans(recipe: Recipe, earned: Sequence[str]) -> list[tuple[str, int]]:
@@ -43,7 +47,8 @@ def calibrate(recipe: Recipe, run: Path) -> dict[str, Any]:
     """Run the stage. Returns what calibration.json says."""
     report = json.loads((run / "earn" / "report.json").read_text())
     names, lists = load_lists(run / "rank" / "signals.npz")
-    earned = [tier for tier, entry in report["tiers"].items() if entry["earned"]]
+    admitted = {tier for tier, entry in report["tiers"].items() if entry.get("admitted")}
+    earned = [tier for tier, entry in report["tiers"].items() if entry["earned"] or tier in admitted]
     plans = candidate_plans(recipe, earned)
     trained = {path.stem: path for path in sorted((run / "earn").glob("*.txt"))}
     # Only rankers of tiers in the plans are shipped, so only those may order anything here.
@@ -65,6 +70,8 @@ def calibrate(recipe: Recipe, run: Path) -> dict[str, Any]:
         if best is not None:
             expected = best[0] + shrunk(gap(recipe, worth, best[1]), recipe.plans.interval)
         expected = round(expected, 4)
+        if best is not None and tier in admitted:
+            expected = round(max(expected, best[0] + _ADMITTED_GAIN), 4)
         kept = best is None or expected > best[0]
         rows.append(
             {

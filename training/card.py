@@ -104,7 +104,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         over = entry.get("over_cheaper")
         ranker = entry["ranker"]
         lines.append(
-            f"| {tier} | {_yes(entry['earned'])} | {entry.get('over', '')} | {_gap(over) if over else ''}"
+            f"| {tier} | {_entered(entry)} | {entry.get('over', '')} | {_gap(over) if over else ''}"
             f"{', inside the noise' if entry.get('inside_noise') else ''} | "
             f"{_yes(ranker['earned'])}: {_gap(ranker['over_own_score'])} |"
         )
@@ -136,6 +136,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         "Expected nDCG@10 is the mean of both settings, each set counting the same. A plan worth no more",
         "than a cheaper one is left out. A plan's gain over the best cheaper one is shrunk by its",
         "uncertainty; `measured` is what the queries said.",
+        *_admitted_lines(card["tiers"]),
         "",
         "| tier | depth | expected | measured | cost, ms | in the bundle |",
         "|---|---|---|---|---|---|",
@@ -176,6 +177,18 @@ def card_text(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _admitted_lines(tiers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the expected nDCG of a tier is that the recipe let in."""
+    admitted = [tier for tier, entry in tiers.items() if entry.get("admitted")]
+    if not admitted:
+        return []
+    return [
+        f"Admitted without earning it, to compare servers: {', '.join(admitted)}. What is expected of its",
+        "plans is a hair more than of the best cheaper one, so that a planner with time to spare takes them;",
+        "only `measured` says what they are worth.",
+    ]
+
+
 def _nested_lines(nested: Mapping[str, Any], sets: Sequence[str]) -> list[str]:
     """The choice measured on queries that had no part in it."""
     often = ", ".join(f"{tier} {times} times" for tier, times in nested["chosen"].items())
@@ -202,6 +215,10 @@ def _nested_lines(nested: Mapping[str, Any], sets: Sequence[str]) -> list[str]:
             cells = [means[0], *(cell for pair in zip(means[1:], gaps, strict=True) for cell in pair)]
             lines.append(f"| {name} | {setting} | {' | '.join(cells)} |")
     return lines
+
+
+def _entered(entry: Mapping[str, Any]) -> str:
+    return "no, admitted without earning it" if entry.get("admitted") else _yes(entry["earned"])
 
 
 def _yes(value: bool) -> str:

@@ -70,6 +70,19 @@ def new_cross(recipe: Recipe, settings: CrossRecipe, prepared: Prepared) -> Cros
     model = CrossEncoder(stack.shape)
     model.stack = stack
     model.head.bias.data.fill_(_BIAS)
+    if isinstance(settings, StudentRecipe) and settings.score == "head":
+        by_head_alone(model)
+    return model
+
+
+def by_head_alone(model: CrossEncoder) -> CrossEncoder:
+    """A cross-encoder whose score is its linear head over [CLS] and nothing else; it is changed in place.
+
+    The mix stays in the model, at 0, so that one format holds both kinds.
+    """
+    model.mix.data.zero_()
+    model.mix.requires_grad_(False)
+    model.head.bias.data.zero_()
     return model
 
 
@@ -138,8 +151,8 @@ def train_cross(
     torch.manual_seed(seed)
     # The word table stays as pretrained: words that no training query has keep their place beside the others.
     model.stack.words.weight.requires_grad_(False)
-    heads = [model.head.weight, model.head.bias, model.mix]
-    known = {id(one) for one in heads}
+    known = {id(one) for one in (model.head.weight, model.head.bias, model.mix)}
+    heads = [one for one in (model.head.weight, model.head.bias, model.mix) if one.requires_grad]
     body = [one for one in model.parameters() if one.requires_grad and id(one) not in known]
     train(
         model,

@@ -20,7 +20,15 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from muster.v1 import catalogue_pb2
 from training.augment import Augmented, augmented_groups, load_augmented
-from training.cross import Group, Pieces, labelled_groups, new_cross, positions_of, train_cross
+from training.cross import (
+    Group,
+    Pieces,
+    by_head_alone,
+    labelled_groups,
+    new_cross,
+    positions_of,
+    train_cross,
+)
 from training.curves import draw_curves
 from training.data.batches import pair_batch, pieces_of
 from training.data.edits import Effect, back_off
@@ -205,6 +213,8 @@ def taught(
         if made is None:
             raise RecipeError(f"{folder} is no BERT, so no student can start from its layers")
         made.stack.shape = replace(made.stack.shape, apart=settings.apart)
+        if settings.score == "head":
+            by_head_alone(made)
         found.append(made)
     for number, other in enumerate(found[1:], start=2):
         found[0] = averaged(found[0], other, 1.0 / number)

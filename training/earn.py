@@ -13,6 +13,10 @@ measured on them, against three fusions: that of well-known libraries (`training
 `hybrid`, and the same without tuning (`training.signals.plain_fusion`). A cross-encoder's scores are those of
 the student that never saw the query; students are not trained once more for each pair of folds.
 
+A tier that the recipe admits (`plans.admit`) enters the plans whatever the gate says of it, ordered by its
+own score, so that another server with the same model orders alike. It is nothing that a dearer tier has to
+beat, and no part of the nested figures.
+
 Writes `earn/report.json`, and `earn/<tier>.txt`, the rankers that ship.
 """
 
@@ -52,7 +56,7 @@ class Decision:
     """What the gate says of one tier.
 
     ranker: whether its ranker orders it. over: the tier it was held against, "" for the cheapest. gain: over
-    that tier; ranker_gain: of its ranker over its own score.
+    that tier; ranker_gain: of its ranker over its own score. admitted: it enters without having earned it.
     """
 
     tier: str
@@ -61,6 +65,7 @@ class Decision:
     over: str
     gain: Estimate | None
     ranker_gain: Estimate
+    admitted: bool = False
 
 
 def measured_over(
@@ -89,9 +94,10 @@ def decide(
         own = both_settings(measured_over(names, lists, tier, depth, below, plans.settled_pairs))
         ranked = both_settings(measured_over(names, lists, tier, depth, with_ranker, plans.settled_pairs))
         ranker_gain = gap(recipe, ranked, own)
-        best = ranked if ranker_gain.low > 0 else own
+        ranker = ranker_gain.low > 0 and tier not in plans.admit
+        best = ranked if ranker else own
         if cheaper is None:
-            decisions.append(Decision(tier, True, ranker_gain.low > 0, "", None, ranker_gain))
+            decisions.append(Decision(tier, True, ranker, "", None, ranker_gain))
             cheaper = (tier, best)
             continue
         # One-sided: below this bound lie the resamples that the recipe lets pass.
@@ -99,7 +105,8 @@ def decide(
         likely = difference(best, cheaper[1], seed=recipe.seed, rounds=plans.bootstrap, interval=confidence)
         gain = gap(recipe, best, cheaper[1])
         earned = likely.low > 0
-        decisions.append(Decision(tier, earned, ranker_gain.low > 0, cheaper[0], gain, ranker_gain))
+        admitted = tier in plans.admit and not earned
+        decisions.append(Decision(tier, earned, ranker, cheaper[0], gain, ranker_gain, admitted))
         if earned:
             cheaper = (tier, best)
     return decisions
@@ -171,6 +178,7 @@ def earn(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict
     for one in decisions:
         entry: dict[str, Any] = {
             "earned": one.earned,
+            "admitted": one.admitted,
             "ranker": {"earned": one.ranker, "over_own_score": _written(one.ranker_gain)},
         }
         if one.gain is not None:

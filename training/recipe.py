@@ -206,6 +206,7 @@ class CrossRecipe:
 
 
 STARTS = ("pretrained", "teacher")
+SCORES = ("meeting", "head")
 CROSS_TIERS = ("cross_small", "cross_large")
 
 
@@ -222,7 +223,9 @@ class StudentRecipe(CrossRecipe):
     apart: in so many of its layers, from below, query and product are read apart (a half-joint model, whose
     product states could be kept). synthetic: share of the teacher-scored queries that are made from products,
     0 to 1; the others are training queries, labelled or not. teacher_losses: "margin" (margin-MSE) and
-    "listwise" (KL at `temperature`) to weight.
+    "listwise" (KL at `temperature`) to weight. score: "meeting" (late interaction of the jointly read tokens,
+    and a head over [CLS]), or "head" (the head alone: a plain BERT classifier, which any other server can
+    load, and which ranks nothing before it is trained).
     """
 
     start: str = "pretrained"
@@ -234,6 +237,7 @@ class StudentRecipe(CrossRecipe):
     synthetic: float = 0.0
     teacher_losses: dict[str, float] = field(default_factory=lambda: {"margin": 1.0})
     temperature: float = 2.0
+    score: str = "meeting"
 
     def trains(self) -> bool:
         """Whether anything is learnt beyond the start."""
@@ -487,7 +491,9 @@ class PlanRecipe:
     interval: share of two-sided bootstrap intervals. tier_confidence: share of resamples, above 0.5, in which
     a tier must beat the next cheaper one. gate_note: a sentence for the card, on how the two were chosen.
     partitions: ways to fold the queries for the rankers, over which figures are averaged. settled_pairs: a
-    cross-encoder stops once so many candidates in a row have not reached the first page; 0: never.
+    cross-encoder stops once so many candidates in a row have not reached the first page; 0: never. admit:
+    cross-encoder tiers that enter the plans whether or not they earned it, to compare servers with one and
+    the same model; the card marks them, and says of what they are worth only what was measured.
     """
 
     late_depths: list[int]
@@ -499,6 +505,7 @@ class PlanRecipe:
     gate_note: str = ""
     partitions: int = 3
     settled_pairs: int = 0
+    admit: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -546,6 +553,12 @@ class Recipe:
         named = {"cross_small": self.cross_small, "cross_large": self.cross_large}
         return {tier: student for tier, student in named.items() if student is not None}
 
+    def asks_teachers(self) -> bool:
+        """Whether any later stage starts from teachers, or learns what they say."""
+        students = self.students().values()
+        taught = any(student.start == "teacher" or student.pairs > 0 for student in students)
+        return taught or self.search.trials > 0 or "pseudo" in self.unlabelled.parts()
+
 
 def load_recipe(path: str | Path = DEFAULT_RECIPE) -> Recipe:
     """Read and check a recipe: TOML, or the same tables in a file that ends in .json.
@@ -590,6 +603,13 @@ def checked_recipe(value: Mapping[str, Any]) -> Recipe:
         raise RecipeError("plans.partitions must be at least 1")
     if recipe.plans.settled_pairs < 0:
         raise RecipeError("plans.settled_pairs must be at least 0 (never)")
+    students = recipe.students()
+    for tier in recipe.plans.admit:
+        if tier not in students and not (recipe.search.trials and tier in CROSS_TIERS):
+            trained = ", ".join(students) or "none"
+            raise RecipeError(
+                f"plans.admit: no cross-encoder {tier!r} is trained here; those that are: {trained}"
+            )
     names = [one.name for one in recipe.data]
     if len(set(names)) < len(names):
         raise RecipeError(f"data: two sets are called {next(n for n in names if names.count(n) > 1)!r}")
@@ -666,6 +686,8 @@ def _check_search(recipe: Recipe) -> None:
 def _check_student(recipe: Recipe, tier: str, student: StudentRecipe) -> None:
     if student.start not in STARTS:
         raise RecipeError(f"{tier}.start must be one of {', '.join(STARTS)}, not {student.start!r}")
+    if student.score not in SCORES:
+        raise RecipeError(f"{tier}.score must be one of {', '.join(SCORES)}, not {student.score!r}")
     if not 0.0 <= student.keep_share < 1.0:
         raise RecipeError(f"{tier}.keep_share must be at least 0 and below 1")
     if not 0.0 < student.inner <= 1.0:

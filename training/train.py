@@ -5,8 +5,8 @@
 Writes `stages.json` in the run folder: for each stage that has ended, its seconds and the most memory it
 held. A stage that is there is not run again; a run folder belongs to the recipe that it was begun with. Where
 the recipe searches the cross-encoder for a deadline, the stages after the search follow the recipe that it
-wrote. For another deadline only the search and what follows are run again, and the search knows what it has
-measured.
+wrote; where nothing learns from teachers, none are trained. For another deadline only the search and what
+follows are run again, and the search knows what it has measured.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
         raise RecipeError(f"--out {order.out} exists already; name another folder, or remove it")
     order.run.mkdir(parents=True, exist_ok=True)
     record = _record(order, deadline)
-    stages = [stage for stage in STAGES if stage != "search" or recipe.search.trials]
+    # Teachers are the dearest stage by far.
+    left_out = {"search": not recipe.search.trials, "teacher": not recipe.asks_teachers()}
+    stages = [stage for stage in STAGES if not left_out.get(stage)]
     for number, stage in enumerate(stages, start=1):
         if stage in record["stages"]:
             note(f"{number}/{len(stages)} {stage}: done before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -69,12 +70,37 @@ def test_only_what_earned_its_place_is_in_the_bundle(workplace: Workplace, finis
     gate = json.loads((workplace.run / "earn" / "report.json").read_text())["tiers"]
     planned = {plan["tier"] for plan in bundle.plans()}
     assert planned <= {tier for tier, entry in gate.items() if entry["earned"]}
+    assert not any(entry.get("admitted") for entry in gate.values())
     for tier in ("cross_small", "cross_large"):
         assert (f"{tier}/model.onnx.gz" in bundle.manifest.files) == (tier in planned)
     for name in bundle.manifest.files:
         if name.startswith("ranker/"):
             assert gate[name.removeprefix("ranker/").removesuffix(".txt")]["ranker"]["earned"]
     assert set(bundle.card()["tiers"]) == {"lexical", "hybrid", "late", "cross_small", "cross_large"}
+
+
+def test_an_admitted_tier_is_in_the_plans_and_the_card_says_how(
+    workplace: Workplace, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(workplace.run, run, ignore=shutil.ignore_patterns("bundle"))
+    recipe = replace(
+        workplace.recipe, plans=replace(workplace.recipe.plans, admit=["cross_small"], tier_confidence=0.9999)
+    )
+    gate = earn(recipe, run, note=lambda _: None)["tiers"]["cross_small"]
+    assert not gate["earned"] and gate["admitted"] and not gate["ranker"]["earned"]
+    calibrate(recipe, run)
+    write_final(recipe, run, tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle")
+    plans = [plan for plan in bundle.plans() if plan["tier"] == "cross_small"]
+    assert [plan["depth"] for plan in plans] == recipe.plans.cross_depths
+    cheaper = max(plan["expected_ndcg"] for plan in bundle.plans() if plan["tier"] != "cross_small")
+    assert all(plan["expected_ndcg"] > cheaper for plan in plans)
+    assert "cross_small/model.onnx.gz" in bundle.manifest.files
+    assert "ranker/cross_small.txt" not in bundle.manifest.files
+    card = (tmp_path / "bundle" / "card.md").read_text()
+    assert "| cross_small | no, admitted without earning it |" in card
+    assert "Admitted without earning it, to compare servers: cross_small." in card
 
 
 def test_each_kept_plan_is_worth_more_than_every_cheaper_one(finished: Path) -> None:

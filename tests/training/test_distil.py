@@ -174,3 +174,24 @@ def test_settings_that_cannot_be_are_refused(
     tables["cross_large"] |= change
     with pytest.raises(RecipeError, match=message):
         checked_recipe(tables)
+
+
+@pytest.mark.parametrize("start", ["pretrained", "teacher"])
+def test_a_student_with_a_head_alone_learns_its_score_without_late_interaction(
+    workplace: Workplace, run: Path, start: str
+) -> None:
+    settings = replace(large(workplace.recipe), start=start, score="head", epochs=1, keep_share=0.0)
+    recipe = replace(workplace.recipe, cross_small=None, cross_large=settings)
+    distil(recipe, run)
+    model = load_cross(run / "cross_large.pt")
+    assert torch.count_nonzero(model.mix) == 0
+    assert torch.count_nonzero(model.head.weight) > 0
+    pieces = Pieces.of(recipe, load_prepared(run))
+    rows = list(pieces.sets["shop"].values())[:6]
+    scores = score_products(model, rows[0][:3], rows, pieces.specials)
+    assert len(set(scores)) > 1
+    before = torch.tensor(scores)
+    with torch.no_grad():
+        model.head.weight.zero_()
+    after = torch.tensor(score_products(model, rows[0][:3], rows, pieces.specials))
+    assert torch.allclose(after, model.head.bias.expand(6), atol=1e-6) and not torch.allclose(before, after)

@@ -62,6 +62,26 @@ def test_a_tier_that_helps_enters_and_one_that_does_not_stays_out(recipe: Recipe
     assert not found["late"].earned or found["late"].ranker
 
 
+def test_an_admitted_tier_is_marked_ordered_by_its_own_score_and_no_bar_for_others(recipe: Recipe) -> None:
+    # The cross-encoder is noise, which its ranker alone could save.
+    lists = made_up(30, {"bm25": 0.3, "bm25_share": 0.3, "fused": 0.5, "late": 0.8, "cross": 0.0})
+    scores = climb(recipe, NAMES, lists, partition(recipe, lists, 0))
+    plain = {one.tier: one for one in decide(recipe, NAMES, lists, [scores])}
+    assert plain["cross_large"].ranker and not plain["cross_large"].admitted
+    admitting = replace(recipe, plans=replace(recipe.plans, admit=["cross_large"]))
+    found = {one.tier: one for one in decide(admitting, NAMES, lists, [scores])}["cross_large"]
+    assert found.admitted and not found.earned and not found.ranker
+    assert found.gain is not None and found.gain.high < 0
+
+
+def test_an_admitted_tier_that_earns_its_place_is_not_called_admitted(recipe: Recipe) -> None:
+    lists = made_up(30, {"bm25": 0.3, "bm25_share": 0.3, "fused": 0.3, "late": 0.3, "cross": 0.9})
+    scores = climb(recipe, NAMES, lists, partition(recipe, lists, 0))
+    admitting = replace(recipe, plans=replace(recipe.plans, admit=["cross_large"]))
+    found = {one.tier: one for one in decide(admitting, NAMES, lists, [scores])}["cross_large"]
+    assert found.earned and not found.admitted
+
+
 def test_without_students_the_ladder_ends_with_late_interaction(recipe: Recipe) -> None:
     assert tiers_of(made_up(3, {"bm25": 0.5})) == ["lexical", "hybrid", "late"]
     assert tiers_of(made_up(3, {"cross": 0.5})) == ["lexical", "hybrid", "late", "cross_large"]

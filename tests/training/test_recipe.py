@@ -40,6 +40,12 @@ def test_the_shipped_recipe_is_valid() -> None:
         ),
         ("[rank]", "[search]\ntrials = 2\nusable_share = 1.5\n[rank]", r"search\.usable_share must be"),
         ("[cross_small]", "[cross_small]\ninner = 2.0", r"cross_small\.inner must be a share"),
+        (
+            "[cross_small]",
+            '[cross_small]\nscore = "late"',
+            r"cross_small\.score must be one of meeting, head",
+        ),
+        ("[plans]", '[plans]\nadmit = ["late"]', r"plans\.admit: no cross-encoder 'late' is trained here"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -160,6 +160,20 @@ def test_a_recipe_that_searches_nothing_has_no_such_stage(
     assert "search" not in recipes(lines) and set(recipes(lines).values()) == {"recipe.toml"}
 
 
+def test_teachers_are_trained_only_where_something_learns_from_them(
+    order: Order, tmp_path: Path, lines: list[list[str]]
+) -> None:
+    text = order.recipe.read_text().replace("pairs = 32", "pairs = 0").replace('start = "teacher"', "")
+    recipe = tmp_path / "labels.toml"
+    recipe.write_text(text)
+    train(replace(order, recipe=recipe, run=tmp_path / "run", out=tmp_path / "bundle"), note=lambda _: None)
+    assert "teacher" not in recipes(lines) and "distil" in recipes(lines)
+    lines.clear()
+    recipe.write_text(text.replace("[cross_small]", "[cross_small]\nstart = 'teacher'"))
+    train(replace(order, recipe=recipe, run=tmp_path / "run2", out=tmp_path / "bundle"), note=lambda _: None)
+    assert "teacher" in recipes(lines)
+
+
 def test_the_data_folder_is_the_one_that_the_environment_names(
     order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,1 @@
+"""Retrieval peers: what finds candidates, beside Muster's own retrieval."""
