@@ -351,6 +351,27 @@ def test_the_front_tells_what_the_table_of_errors_says() -> None:
         assert row.code is not grpc.StatusCode.INTERNAL or meaning == row.meaning.split(";")[0]
 
 
+def test_failures_of_ranking_calls_are_logged_under_their_reference(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing:
+        """Stands for a front whose ranking core failed once."""
+
+        def __init__(self) -> None:
+            self.failures = [("0123456789ab", "index 7 is torn")]
+
+        def failure(self, wait_s: float) -> tuple[str, str] | None:
+            assert wait_s > 0
+            if self.failures:
+                return self.failures.pop()
+            stopped.set()
+            return None
+
+    server: Any = object.__new__(RpcServer)
+    server.front = Failing()
+    server._stopped = stopped = threading.Event()
+    server._log_failures()
+    assert "request failed, reference 0123456789ab: index 7 is torn" in caplog.text
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_connections_are_dealt_out_to_every_message_thread(
     bundle: Path, tmp_path: Path, threads: int

@@ -164,11 +164,15 @@ async fn copy(mut from: RecvStream, to: &mut SendStream<Bytes>) -> Result<(), Re
         let length = data.len();
         while !data.is_empty() {
             to.reserve_capacity(data.len());
-            let room = poll_fn(|context| to.poll_capacity(context)).await;
-            let room = room
-                .ok_or(Reason::CANCEL)?
-                .map_err(|error| broken(&error))?;
-            let part = data.split_to(room.min(data.len()));
+            let room = to.capacity().min(data.len());
+            if room == 0 {
+                // Told only when there is more than before, so asked only where there is none.
+                let more = poll_fn(|context| to.poll_capacity(context)).await;
+                more.ok_or(Reason::CANCEL)?
+                    .map_err(|error| broken(&error))?;
+                continue;
+            }
+            let part = data.split_to(room);
             to.send_data(part, false).map_err(|error| broken(&error))?;
         }
         from.flow_control()
