@@ -365,8 +365,8 @@ impl Network {
                 }
             }
             let used = layer.heads * layer.head_width;
-            for token in 0..count {
-                scales[token] = K::quantise(
+            for (token, scale) in scales.iter_mut().enumerate() {
+                *scale = K::quantise(
                     context.as_ptr().add(token * wide),
                     used,
                     context_bytes.as_mut_ptr().add(token * wide),
@@ -420,8 +420,8 @@ impl Network {
             // SAFETY: the machine has the instructions; all pointers are into slices of `count` rows.
             unsafe {
                 K::linear(&layer.widen, input, Then::Gelu(inner, greatest), wide);
-                for token in 0..count {
-                    scales[token] = K::quantise_gelu(
+                for (token, scale) in scales.iter_mut().enumerate() {
+                    *scale = K::quantise_gelu(
                         inner.as_ptr().add(token * wide),
                         wide,
                         greatest[token],
