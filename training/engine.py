@@ -192,7 +192,7 @@ def _as_generation(bundle: Bundle, built: Path) -> Path:
         except OSError:
             shutil.copy2(source, target)
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "generation_id": f"gen-{built.name[:8]}-1-00000000",
         "bundle_id": bundle.bundle_id,
         "sequence": 1,
@@ -200,7 +200,7 @@ def _as_generation(bundle: Bundle, built: Path) -> Path:
         "products": facts["products"],
         "dimension": facts["dimension"],
         "token_dimension": facts["token_dimension"],
-        "recall_at_100": 1.0,
+        "dense_index": {"kind": "exact", "probes": 0, "recall_at_100": 1.0},
         "files": {},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

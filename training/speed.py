@@ -188,7 +188,7 @@ def speed(bundle: Path, *, rounds: int = ROUNDS, shapes: Sequence[str] = tuple(S
 
 
 def _timed(ways: Sequence[Way], rounds: int) -> tuple[list[list[float]], list[float]]:
-    """Milliseconds of processor time, by way and round; and 10^9 operations a second at the limit, by round."""
+    """By round: milliseconds of processor time of each way, and 10^9 operations a second at the limit."""
     times: list[list[float]] = [[] for _ in ways]
     limits = []
     for number in range(rounds + 1):

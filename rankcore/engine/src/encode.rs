@@ -5,7 +5,7 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
-use crate::model::{ENCODER_FILE, Model, Opening, Outputs, Row, Runner, Shared};
+use crate::model::{ENCODER_FILE, Model, Opening, Outputs, Rows, Runner, Shared};
 use crate::rerank::late;
 use crate::text::{TextConfig, product_text};
 use crate::wire;
@@ -56,22 +56,27 @@ impl Specials {
         })
     }
 
-    /// `[CLS] pieces [SEP]`.
-    fn single(&self, pieces: &[u32]) -> Row {
-        let mut ids = Vec::with_capacity(pieces.len() + 2);
-        ids.push(i64::from(self.cls));
-        ids.extend(pieces.iter().map(|piece| i64::from(*piece)));
-        ids.push(i64::from(self.sep));
-        let second = ids.len();
-        Row { ids, second }
+    /// Adds `[CLS] pieces [SEP]`.
+    fn single(&self, pieces: &[u32], rows: &mut Rows) {
+        rows.push(self.framed(pieces), pieces.len() + 2);
     }
 
-    /// `[CLS] first [SEP] second [SEP]`.
-    pub(crate) fn pair(&self, first: &[u32], second: &[u32]) -> Row {
-        let mut row = self.single(first);
-        row.ids.extend(second.iter().map(|piece| i64::from(*piece)));
-        row.ids.push(i64::from(self.sep));
-        row
+    /// Adds `[CLS] first [SEP] second [SEP]`.
+    pub(crate) fn pair(&self, first: &[u32], second: &[u32], rows: &mut Rows) {
+        let after = second.iter().map(|piece| i64::from(*piece));
+        let sep = i64::from(self.sep);
+        rows.push(
+            self.framed(first).chain(after).chain([sep]),
+            first.len() + 2,
+        );
+    }
+
+    fn framed(&self, pieces: &[u32]) -> impl Iterator<Item = i64> {
+        let (cls, sep) = (i64::from(self.cls), i64::from(self.sep));
+        [cls]
+            .into_iter()
+            .chain(pieces.iter().map(|piece| i64::from(*piece)))
+            .chain([sep])
     }
 }
 
@@ -141,7 +146,9 @@ impl Encoder {
         let tokeniser = Pieces::parse(&content)?;
         let (model, shared) = Model::encoder(dir.join(ENCODER_FILE), opening)?;
         let mut widths = (0, 0);
-        model.run_rows(&[tokeniser.specials.single(&[])], |_, outputs| {
+        let mut empty = Rows::default();
+        tokeniser.specials.single(&[], &mut empty);
+        model.run_rows(&empty.all(), |_, outputs| {
             // Two rows of token vectors: `[CLS]` and `[SEP]`.
             widths = (outputs.len(0), outputs.len(1) / 2);
             Ok(())
@@ -199,13 +206,14 @@ impl Encoder {
         pieces.truncate(self.text.query_tokens_max);
         let mut dense = Vec::new();
         let mut tokens = late::QueryTokens::new(&[], self.token_dimension);
-        self.model
-            .run_rows(&[self.tokeniser.specials.single(&pieces)], |_, outputs| {
-                dense = outputs.get(0, self.dimension)?.to_vec();
-                let vectors = self.token_vectors(outputs, pieces.len(), pieces.len())?;
-                tokens = late::QueryTokens::new(vectors, self.token_dimension);
-                Ok(())
-            })?;
+        let mut rows = Rows::with_capacity(1, pieces.len() + 2);
+        self.tokeniser.specials.single(&pieces, &mut rows);
+        self.model.run_rows(&rows.all(), |_, outputs| {
+            dense = outputs.get(0, self.dimension)?.to_vec();
+            let vectors = self.token_vectors(outputs, pieces.len(), pieces.len())?;
+            tokens = late::QueryTokens::new(vectors, self.token_dimension);
+            Ok(())
+        })?;
         Ok(EncodedQuery {
             pieces,
             truncated,
@@ -224,7 +232,7 @@ impl Encoder {
     /// Encodes products, in the order given. The vectors of a product do not depend on the others.
     pub fn products(&self, products: &[wire::Product]) -> Result<Vec<EncodedProduct>> {
         let shared = self.text.product.cross_fields == self.text.product.dense_fields;
-        let mut rows = Vec::with_capacity(products.len());
+        let mut rows = Rows::with_capacity(products.len(), 0);
         let mut read = Vec::with_capacity(products.len());
         let mut encoded = Vec::with_capacity(products.len());
         for product in products {
@@ -236,7 +244,7 @@ impl Encoder {
                 self.product_pieces(product)?
             };
             pieces.truncate(self.text.dense_tokens_max);
-            rows.push(self.tokeniser.specials.single(&pieces));
+            self.tokeniser.specials.single(&pieces, &mut rows);
             read.push(pieces.len());
             encoded.push(EncodedProduct {
                 dense: Vec::new(),
@@ -245,7 +253,7 @@ impl Encoder {
                 pieces: cross,
             });
         }
-        self.model.run_rows(&rows, |number, outputs| {
+        self.model.run_rows(&rows.all(), |number, outputs| {
             let product: &mut EncodedProduct = &mut encoded[number];
             product.dense = outputs.get(0, self.dimension)?.to_vec();
             let vectors = self.token_vectors(outputs, read[number], product.token_count)?;

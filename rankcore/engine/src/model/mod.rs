@@ -32,7 +32,7 @@ use std::sync::Arc;
 pub use kernels::Instructions;
 use network::{Network, Words};
 use recognise::Kind;
-pub(crate) use row::{Outputs, Row};
+pub(crate) use row::{Outputs, Row, Rows};
 
 use crate::error::{Error, Result};
 
@@ -202,7 +202,7 @@ impl Model {
     /// on the others.
     pub(crate) fn run_rows(
         &self,
-        rows: &[Row],
+        rows: &[Row<'_>],
         take: impl FnMut(usize, &Outputs) -> Result<()>,
     ) -> Result<()> {
         match &self.engine {
@@ -243,9 +243,12 @@ impl Single {
     /// Outputs of each row, in the order of the model's kind. rows: token ids with special tokens, and where the
     /// second text starts (its length for a single text).
     pub fn run(&self, rows: Vec<(Vec<i64>, usize)>) -> Result<Vec<Vec<Vec<f32>>>> {
-        let rows: Vec<Row> = rows
-            .into_iter()
-            .map(|(ids, second)| Row { ids, second })
+        let rows: Vec<Row<'_>> = rows
+            .iter()
+            .map(|(ids, second)| Row {
+                ids,
+                second: *second,
+            })
             .collect();
         let mut found = Vec::with_capacity(rows.len());
         self.model.run_rows(&rows, |_, outputs| {
@@ -303,6 +306,9 @@ fn own(
         Choice::Only(instructions) => instructions,
         Choice::Auto | Choice::Own => Instructions::best(),
     };
+    if !Instructions::all().contains(&instructions) {
+        return Err(format!("this machine has no {}", instructions.as_str()));
+    }
     if choice == Choice::Auto && instructions == Instructions::Portable {
         return Err("the processor has no AVX2".to_owned());
     }

@@ -130,7 +130,7 @@ impl Network {
     pub(crate) fn run(
         &self,
         instructions: Instructions,
-        rows: &[Row],
+        rows: &[Row<'_>],
         mut take: impl FnMut(usize, &Outputs) -> Result<()>,
     ) -> Result<()> {
         for row in rows {
@@ -149,7 +149,7 @@ impl Network {
             }
             let batch = &rows[first..end];
             let each = |at: usize, outputs: &Outputs| take(first + at, outputs);
-            // SAFETY: `Instructions` are only made of what was detected; the rows were checked.
+            // SAFETY: a model only keeps instructions that were detected; the rows were checked.
             done = unsafe {
                 match instructions {
                     #[cfg(target_arch = "x86_64")]
@@ -184,7 +184,7 @@ impl Network {
             .sum()
     }
 
-    fn check(&self, row: &Row) -> Result<()> {
+    fn check(&self, row: &Row<'_>) -> Result<()> {
         let positions = self.positions.len() / self.width;
         if row.ids.is_empty() || row.second > row.ids.len() {
             return Err(Error::Internal("a model's row has no tokens".into()));
@@ -221,7 +221,7 @@ impl Network {
     /// The machine has `K`'s instructions, and `rows` passed [`Network::check`].
     unsafe fn batch<K: Kernels>(
         &self,
-        rows: &[Row],
+        rows: &[Row<'_>],
         workspace: &mut Workspace,
         mut each: impl FnMut(usize, &Outputs) -> Result<()>,
     ) -> Result<()> {
@@ -270,7 +270,7 @@ impl Network {
 
     /// # Safety
     /// As for [`Network::batch`], which made room.
-    unsafe fn embed<K: Kernels>(&self, rows: &[Row], workspace: &mut Workspace) {
+    unsafe fn embed<K: Kernels>(&self, rows: &[Row<'_>], workspace: &mut Workspace) {
         let (width, stride) = (self.width, self.stride());
         let mut token = 0;
         for row in rows {
@@ -312,7 +312,7 @@ impl Network {
         &self,
         layer: &Layer,
         apart: bool,
-        group: &[Row],
+        group: &[Row<'_>],
         first: usize,
         count: usize,
         workspace: &mut Workspace,
@@ -365,8 +365,8 @@ impl Network {
                 }
             }
             let used = layer.heads * layer.head_width;
-            for token in 0..count {
-                scales[token] = K::quantise(
+            for (token, scale) in scales.iter_mut().enumerate() {
+                *scale = K::quantise(
                     context.as_ptr().add(token * wide),
                     used,
                     context_bytes.as_mut_ptr().add(token * wide),
@@ -420,8 +420,8 @@ impl Network {
             // SAFETY: the machine has the instructions; all pointers are into slices of `count` rows.
             unsafe {
                 K::linear(&layer.widen, input, Then::Gelu(inner, greatest), wide);
-                for token in 0..count {
-                    scales[token] = K::quantise_gelu(
+                for (token, scale) in scales.iter_mut().enumerate() {
+                    *scale = K::quantise_gelu(
                         inner.as_ptr().add(token * wide),
                         wide,
                         greatest[token],
@@ -450,7 +450,7 @@ impl Network {
     ///
     /// # Safety
     /// As for [`Network::batch`].
-    unsafe fn finish<K: Kernels>(&self, row: &Row, first: usize, workspace: &mut Workspace) {
+    unsafe fn finish<K: Kernels>(&self, row: &Row<'_>, first: usize, workspace: &mut Workspace) {
         let (width, stride) = (self.width, self.stride());
         let length = row.ids.len();
         let states = &mut workspace.states[first * stride..][..length * stride];

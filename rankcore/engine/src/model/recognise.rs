@@ -235,8 +235,11 @@ impl Reading<'_> {
         if input != *states {
             return Err("token vectors are not made of the last states".into());
         }
-        let token_dimension = self.outputs_of(&projected)?;
+        let (inputs, token_dimension) = self.shape_of(&projected)?;
         let network = self.stack(states, known)?;
+        if inputs != network.width {
+            return Err("token vectors are not made of whole states".into());
+        }
         if !token_dimension.is_multiple_of(LANES) {
             return Err(format!(
                 "token vectors of {token_dimension} dimensions; a multiple of {LANES} is needed"
@@ -405,51 +408,38 @@ impl Reading<'_> {
             .scalar()
             .filter(|root| root.is_finite())
             .ok_or("the factor of the scores is not one number")? as f32;
-        let mut sizes = Vec::new();
+        let width = mix_norm.gain.len();
+        // Of queries, keys and values: heads, their width, what says how long the text is, and the layer's place.
+        let mut parts = Vec::new();
         let mut part = |name: &str, pattern: &Pattern, factor: f32| -> Result<Linear, Reason> {
-            let kept = self.expect(pattern, &attention[name], "heads side by side")?;
-            let size = |name: &str| {
-                let found = self.graph.constant(&kept[name]).and_then(Tensor::scalar);
-                found
-                    .filter(|size| (1.0..=65_536.0).contains(size))
-                    .map(|size| size as usize)
-                    .ok_or_else(|| format!("{name} is not one number"))
-            };
-            sizes.push((size("heads")?, size("width")?, kept["states"].clone()));
+            let mut kept = self.expect(pattern, &attention[name], "heads side by side")?;
+            let (heads, width) = (self.size(&kept["heads"])?, self.size(&kept["width"])?);
             let (from, linear) = self.linear(&kept["linear"], true, factor)?;
-            sizes.push((0, self.outputs_of(&kept["linear"])?, from));
+            let shape = self.shape_of(&kept["linear"])?;
+            let lengths = kept.remove("states").unwrap_or_default();
+            parts.push((heads, width, lengths, from, shape));
             Ok(linear)
         };
         let query = part("queries", &self.parts.split, root)?;
         let key = part("keys", &self.parts.split_keys, 1.0)?;
         let value = part("values", &self.parts.split, 1.0)?;
-        let (heads, head_width, _) = sizes[0];
-        let attended = self.constant(&attention["attended"])?.scalar();
-        let fits = |(count, width, from): &(usize, usize, String)| {
-            from == below
-                && if *count == 0 {
-                    *width == heads * head_width
-                } else {
-                    (*count, *width) == (heads, head_width)
-                }
-        };
-        if !sizes.iter().all(fits)
-            || attended != Some((heads * head_width) as f64)
+        let (heads, head_width) = (parts[0].0, parts[0].1);
+        let attended = heads * head_width;
+        let fits = parts.iter().all(|part| {
+            let (lengths, from, shape) = (&part.2, &part.3, part.4);
+            (part.0, part.1) == (heads, head_width)
+                && (lengths, from, shape) == (below, below, (width, attended))
+        });
+        if !fits
+            || self.size(&attention["attended"])? != attended
             || attention["states"] != *below
-            || self.inputs_of(mixed)? != heads * head_width
+            || self.shape_of(mixed)? != (attended, width)
         {
             return Err("the parts of an attention do not fit each other".into());
         }
-        let width = mix_norm.gain.len();
-        if self.outputs_of(mixed)? != width
-            || self.outputs_of(narrowed)? != width
-            || self.inputs_of(&wide)? != width
-            || self.inputs_of(narrowed)? != self.outputs_of(&wide)?
-            || self.inputs_of(
-                &self.expect(&self.parts.split, &attention["queries"], "heads")?["linear"],
-            )? != width
-        {
-            return Err("the parts of a layer do not fit each other".into());
+        let inner = self.shape_of(&wide)?.1;
+        if self.shape_of(&wide)? != (width, inner) || self.shape_of(narrowed)? != (inner, width) {
+            return Err("the parts of a feed-forward pair do not fit each other".into());
         }
         let mut kept = Kept::new();
         let apart = self
@@ -556,12 +546,13 @@ impl Reading<'_> {
         Err("an int8 linear layer was expected".into())
     }
 
-    fn inputs_of(&self, linear: &str) -> Result<usize, Reason> {
-        self.shape_of(linear).map(|(inputs, _)| inputs)
-    }
-
-    fn outputs_of(&self, linear: &str) -> Result<usize, Reason> {
-        self.shape_of(linear).map(|(_, outputs)| outputs)
+    /// A constant that is one size.
+    fn size(&self, name: &str) -> Result<usize, Reason> {
+        self.constant(name)?
+            .scalar()
+            .filter(|size| (1.0..=65_536.0).contains(size))
+            .map(|size| size as usize)
+            .ok_or_else(|| format!("{name:?} is not a size"))
     }
 
     fn outputs(&self, expected: &[&str]) -> Result<(), Reason> {
@@ -607,6 +598,108 @@ impl Reading<'_> {
             }
             Values::F32(_) => Err(format!("{name:?} has numbers that are not finite")),
             _ => Err(format!("{name:?} is not float32")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed() -> Vec<u8> {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../models/muster-base/encoder/model.onnx"
+        );
+        std::fs::read(path).unwrap()
+    }
+
+    fn encoder(file: &[u8]) -> Result<Network, Reason> {
+        network(file, ("", &[]), Kind::Encoder, None)
+    }
+
+    #[test]
+    fn the_committed_encoder_is_recognised_with_all_of_its_layers() {
+        let found = encoder(&committed()).unwrap();
+        assert_eq!((found.layers.len(), found.width, found.apart), (6, 384, 0));
+        assert!(
+            found
+                .layers
+                .iter()
+                .all(|layer| (layer.heads, layer.head_width) == (12, 32))
+        );
+        assert!(matches!(
+            found.head,
+            Head::Encoder {
+                token_dimension: 64,
+                ..
+            }
+        ));
+        // Words that are known already are not kept twice.
+        let again = network(&committed(), ("", &[]), Kind::Encoder, Some(&found.words)).unwrap();
+        assert!(Arc::ptr_eq(&again.words, &found.words));
+        assert!(network(&committed(), ("", &[]), Kind::Cross, None).is_err());
+    }
+
+    #[test]
+    fn a_graph_that_computes_something_else_is_not_recognised() {
+        let file = committed();
+        // Operations and names of the same length, so that the file stays whole; the last of each in the file.
+        for (old, new) in [
+            (&b"Softmax"[..], &b"Hardmax"[..]),
+            (b"Erf", b"Exp"),
+            (b"Sqrt", b"Tanh"),
+            (b"LayerNormalization", b"BatchNormalizations"),
+            (b"MatMulInteger", b"MatMulIntegre"),
+            (b"ReduceSum", b"ReduceMax"),
+            (b"Transpose", b"Transpots"),
+            (b"attention_mask", b"attention_task"),
+            (b"tokens", b"tolens"),
+        ] {
+            let new = &new[..old.len()];
+            let mut changed = file.clone();
+            // Values are named after operations; only what stands alone behind its length is one.
+            let places: Vec<usize> = changed
+                .windows(old.len() + 1)
+                .enumerate()
+                .filter(|(_, window)| window[0] as usize == old.len() && &window[1..] == old)
+                .map(|(at, _)| at + 1)
+                .collect();
+            let last = *places.last().unwrap();
+            changed[last..last + old.len()].copy_from_slice(new);
+            let refused = encoder(&changed);
+            assert!(
+                refused.is_err(),
+                "{} for {}",
+                String::from_utf8_lossy(new),
+                String::from_utf8_lossy(old)
+            );
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_refused_or_read_but_never_crash() {
+        let file = committed();
+        for part in [0, 1, 100, file.len() / 3, file.len() - 1] {
+            assert!(encoder(&file[..part]).is_err(), "{part} bytes");
+        }
+        let mut state = 7_u64;
+        for _ in 0..12 {
+            let mut changed = file.clone();
+            for _ in 0..3 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                // Most of the file are weights; what describes them is at its ends.
+                let place = (state >> 33) as usize % 60_000;
+                let at = if state & 1 == 0 {
+                    place
+                } else {
+                    changed.len() - 1 - place
+                };
+                changed[at] ^= 1 << (state >> 29 & 7);
+            }
+            let _ = encoder(&changed);
         }
     }
 }

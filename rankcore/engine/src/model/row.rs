@@ -3,10 +3,47 @@
 use crate::error::{Error, Result};
 
 /// One input of a model: ids, and where the second text starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) ids: Vec<i64>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row<'a> {
+    pub(crate) ids: &'a [i64],
     pub(crate) second: usize,
+}
+
+/// Rows one after the other, so that none needs memory of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    ids: Vec<i64>,
+    /// Per row where it ends in `ids`, and where its second text starts in the row.
+    marks: Vec<(usize, usize)>,
+}
+
+impl Rows {
+    /// Room for so many rows, and tokens in all of them; more may be added.
+    pub(crate) fn with_capacity(rows: usize, tokens: usize) -> Rows {
+        Rows {
+            ids: Vec::with_capacity(tokens),
+            marks: Vec::with_capacity(rows),
+        }
+    }
+
+    /// Adds a row of these ids. second: where its second text starts; its length where there is none.
+    pub(crate) fn push(&mut self, ids: impl IntoIterator<Item = i64>, second: usize) {
+        self.ids.extend(ids);
+        self.marks.push((self.ids.len(), second));
+    }
+
+    /// All rows, in the order in which they were added.
+    pub(crate) fn all(&self) -> Vec<Row<'_>> {
+        let mut start = 0;
+        self.marks
+            .iter()
+            .map(|&(end, second)| {
+                let ids = &self.ids[start..end];
+                start = end;
+                Row { ids, second }
+            })
+            .collect()
+    }
 }
 
 /// Outputs of one row, f32, in the order of the model's kind; an encoder has two, a cross-encoder one.

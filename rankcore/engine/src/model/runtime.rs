@@ -165,7 +165,7 @@ impl Model {
     /// is not faster than eight rows without padding.
     pub(super) fn run_rows(
         &self,
-        rows: &[Row],
+        rows: &[Row<'_>],
         mut take: impl FnMut(usize, &Outputs) -> Result<()>,
     ) -> Result<()> {
         if rows.is_empty() {
@@ -190,7 +190,7 @@ impl Model {
                 Vec::with_capacity(self.inputs.len());
             for name in &self.inputs {
                 let values = match *name {
-                    "input_ids" => &row.ids[..],
+                    "input_ids" => row.ids,
                     "attention_mask" => &ones[..length],
                     _ => &types[..],
                 };

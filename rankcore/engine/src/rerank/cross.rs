@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::encode::Specials;
 use crate::error::Result;
-use crate::model::{Model, Opening, Runner, Shared};
+use crate::model::{Model, Opening, Rows, Runner, Shared};
 
 /// A cross-encoder over token ids. Shared by many threads.
 pub struct Cross {
@@ -35,12 +35,14 @@ impl Cross {
     /// Both sides are token ids without special tokens, already cut to the bundle's limits. A score does
     /// not depend on which other products are scored with it: see [`Model::run_rows`].
     pub fn score(&self, query: &[u32], products: &[&[u32]]) -> Result<Vec<f32>> {
-        let rows: Vec<_> = products
-            .iter()
-            .map(|product| self.specials.pair(query, product))
-            .collect();
+        let tokens = products.iter().map(|product| product.len());
+        let tokens = tokens.sum::<usize>() + products.len() * (query.len() + 3);
+        let mut rows = Rows::with_capacity(products.len(), tokens);
+        for product in products {
+            self.specials.pair(query, product, &mut rows);
+        }
         let mut scores = Vec::with_capacity(products.len());
-        self.model.run_rows(&rows, |_, outputs| {
+        self.model.run_rows(&rows.all(), |_, outputs| {
             scores.push(outputs.get(0, 1)?[0]);
             Ok(())
         })?;

@@ -87,7 +87,7 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
             8.333_452e-3,
             4.166_579_6e-2,
             1.666_666_5e-1,
-            5.000_000_1e-1,
+            0.5,
         ] {
             sum = sum.fma(rest, L::splat(coefficient));
         }

@@ -71,21 +71,15 @@ fn every_implementation_gives_the_same_bits() {
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 // SAFETY: the features were detected.
-                assert_eq!(
-                    unsafe { everything::<Avx2>(&one, &other) },
-                    expected,
-                    "AVX2"
-                );
+                let found = unsafe { everything::<Avx2>(&one, &other) };
+                assert_eq!(found, expected, "AVX2");
             } else {
                 println!("skipped: this CPU has no AVX2");
             }
             if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512dq") {
                 // SAFETY: the features were detected.
-                assert_eq!(
-                    unsafe { everything::<Avx512>(&one, &other) },
-                    expected,
-                    "AVX-512"
-                );
+                let found = unsafe { everything::<Avx512>(&one, &other) };
+                assert_eq!(found, expected, "AVX-512");
             } else {
                 println!("skipped: this CPU has no AVX-512");
             }

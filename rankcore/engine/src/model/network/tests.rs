@@ -129,18 +129,20 @@ fn network(cross: bool, apart: usize, narrow: bool) -> Made {
     Made { network, plain }
 }
 
-fn row(length: usize, second: usize, seed: u64) -> Row {
+/// A row of random words. Its memory is never given back: a test makes few.
+fn row(length: usize, second: usize, seed: u64) -> Row<'static> {
     let mut random = Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1);
+    let ids: Vec<i64> = (0..length)
+        .map(|_| (random.bits() % WORDS as u64) as i64)
+        .collect();
     Row {
-        ids: (0..length)
-            .map(|_| (random.bits() % WORDS as u64) as i64)
-            .collect(),
+        ids: ids.leak(),
         second,
     }
 }
 
 /// The bits of all outputs of each row.
-fn bits(network: &Network, instructions: Instructions, rows: &[Row]) -> Vec<Vec<u32>> {
+fn bits(network: &Network, instructions: Instructions, rows: &[Row<'_>]) -> Vec<Vec<u32>> {
     let mut found = Vec::new();
     network
         .run(instructions, rows, |at, outputs| {
@@ -160,7 +162,7 @@ fn bits(network: &Network, instructions: Instructions, rows: &[Row]) -> Vec<Vec<
 }
 
 /// The same network in f64 without rounding, written from the formulas.
-fn exact(made: &Made, row: &Row) -> Vec<f64> {
+fn exact(made: &Made, row: &Row<'_>) -> Vec<f64> {
     let network = &made.network;
     let width = network.width;
     let length = row.ids.len();
@@ -388,10 +390,9 @@ fn a_pair_without_query_or_product_tokens_has_a_finite_score() {
 fn rows_that_the_network_cannot_read_are_refused_with_a_reason() {
     let made = network(false, 0, true);
     let apart = network(true, 1, true);
-    let mut unknown = row(3, 3, 1);
-    unknown.ids[1] = WORDS as i64;
-    let mut negative = row(3, 3, 1);
-    negative.ids[2] = -1;
+    let of = |ids: &'static [i64]| Row { ids, second: 3 };
+    let unknown = of(&[1, WORDS as i64, 2]);
+    let negative = of(&[1, 2, -1]);
     for (network, row, reason) in [
         (&made, row(POSITIONS + 1, POSITIONS + 1, 1), "positions"),
         (&made, unknown, "words"),
@@ -415,7 +416,7 @@ fn rows_that_the_network_cannot_read_are_refused_with_a_reason() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let made = network(true, 1, true);
-    let rows: Vec<Row> = (0..24).map(|at| row(6 + at, 3, at as u64)).collect();
+    let rows: Vec<Row<'_>> = (0..24).map(|at| row(6 + at, 3, at as u64)).collect();
     let expected = bits(&made.network, Instructions::best(), &rows);
     std::thread::scope(|scope| {
         for first in 0..4 {
@@ -433,7 +434,7 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn steady_work_grows_no_buffer() {
     let made = network(false, 0, true);
-    let rows: Vec<Row> = (0..40)
+    let rows: Vec<Row<'_>> = (0..40)
         .map(|at| row(5 + at % 30, 5 + at % 30, at as u64))
         .collect();
     bits(&made.network, Instructions::best(), &rows);
@@ -465,7 +466,7 @@ proptest! {
         narrow: bool,
     ) {
         let made = network(cross, if cross { apart } else { 0 }, narrow);
-        let rows: Vec<Row> = lengths
+        let rows: Vec<Row<'_>> = lengths
             .iter()
             .enumerate()
             .map(|(at, length)| row(*length, if cross { (length / 2).max(1) } else { *length }, at as u64))
