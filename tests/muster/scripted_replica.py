@@ -151,4 +151,11 @@ class ScriptedReplica(
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._step("Status", request, context)
-        return admin_pb2.StatusResponse(replica=self.name, role=admin_pb2.ROLE_STANDBY, serving=True, epoch=3)
+        return admin_pb2.StatusResponse(
+            replica=self.name,
+            role=admin_pb2.ROLE_STANDBY,
+            serving=True,
+            epoch=3,
+            generation_id="gen-1",
+            dense_index=admin_pb2.DenseIndexStatus(kind="lists", probes=9, recall_at_100=0.9807),
+        )

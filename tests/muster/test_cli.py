@@ -195,6 +195,8 @@ def test_status_shows_each_replica_and_fails_only_when_none_answers(start_replic
     assert found[1]["status"] is None and found[1]["error"]
     shown = muster("status", "--target", f"{replica.endpoint},127.0.0.1:1", "--deadline", "20s")
     assert "r0" in shown.stdout and "no answer" in shown.stdout
+    index = next(line.split() for line in shown.stdout.splitlines() if "gen-1" in line)
+    assert [word for word in index if word.isalnum() or "." in word] == ["lists", "9", "0.981"]
     assert muster("status", "--target", "127.0.0.1:1").exit_code == 3
 
 

@@ -231,13 +231,13 @@ def test_a_damaged_generation_is_refused_by_name_and_the_one_before_serves(
         assert good is not None
         assert bad is not None
         assert replica.drain() == 0
-    index = bad / "faiss.index"
+    index = bad / "dense.i8"
     data = bytearray(index.read_bytes())
     data[len(data) // 2] ^= 0xFF
     index.write_bytes(bytes(data))
     with Replica(bundle, data_dir, "a", QUIET) as replica:
         replica.wait_primary()
-        assert f"generation {bad.name} refused: faiss.index does not match its checksum" in replica.log()
+        assert f"generation {bad.name} refused: dense.i8 does not match its checksum" in replica.log()
         status = replica.status()
         assert status.generation_id == good.name
         assert status.products == 40
@@ -275,6 +275,10 @@ def test_enough_new_products_are_built_into_a_generation_that_every_replica_serv
                 wait_until(lambda replica=replica: replica.status().generation_id != "", "a generation", 60)  # type: ignore[misc]
             assert primary.status().generation_id == standby.status().generation_id
             assert standby.status().delta_products == 0
+            dense_index = standby.status().dense_index
+            assert (dense_index.kind, dense_index.probes) == ("scan", 0)
+            assert 0.9 < dense_index.recall_at_100 <= 1.0
+            assert dense_index.median_ms > 0
             primary.apply(patch("red-9", price=999.0))
             answer = search(primary, "red shoe 9", 50)
             assert {result.product_id: result.price for result in answer.results}["red-9"] == 999.0

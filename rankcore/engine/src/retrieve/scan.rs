@@ -154,7 +154,7 @@ mod x86 {
                 }
             }
         }
-        if dimension % STEP != 0 {
+        if !dimension.is_multiple_of(STEP) {
             let mask = (1_u64 << (dimension % STEP)) - 1;
             // SAFETY: the query is padded to whole steps; of a row only the masked bytes, which it has, are read.
             unsafe {
@@ -205,7 +205,7 @@ mod x86 {
                 }
             }
         }
-        if dimension % HALF != 0 {
+        if !dimension.is_multiple_of(HALF) {
             // SAFETY: the query is padded to whole steps; the rest of a row is copied before it is read.
             unsafe {
                 let words = _mm256_loadu_si256(query.values.as_ptr().add(whole * HALF).cast());
