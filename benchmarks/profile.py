@@ -19,7 +19,6 @@ import json
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from typing import Any
 
 from benchmarks.service import Services, Serving, commit
 from drills.cluster import find_bundle
+from drills.experiment import quantile
 from drills.journal import machine
 from muster.client import Client
 
@@ -45,7 +45,7 @@ Stack = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Times:
-    """Medians of one tier, microseconds. waited_us: by the caller; total_us: inside the core."""
+    """One quantile of each, of one tier, microseconds. waited_us: by the caller; total_us: in the core."""
 
     tier: str
     requests: int
@@ -64,8 +64,8 @@ class Times:
         return self.waited_us - self.total_us
 
 
-def measure(client: Client, queries: Sequence[str], tier: str, requests: int) -> Times:
-    """Asks one request after the other. Raises: MusterError."""
+def measure(client: Client, queries: Sequence[str], tier: str, requests: int, share: float) -> Times:
+    """Asks one request after the other. share: which quantile, 0.5 for medians. Raises: MusterError."""
     waited: list[float] = []
     totals: list[float] = []
     stages: dict[str, list[float]] = {name: [] for name in STAGES}
@@ -77,8 +77,8 @@ def measure(client: Client, queries: Sequence[str], tier: str, requests: int) ->
         totals.append(float(timings.total_us))
         for name, values in stages.items():
             values.append(float(getattr(timings, name)))
-    medians = {name: statistics.median(values) for name, values in stages.items()}
-    return Times(tier, requests, statistics.median(waited), statistics.median(totals), medians)
+    told = {name: quantile(values, share) for name, values in stages.items()}
+    return Times(tier, requests, quantile(waited, share), quantile(totals, share), told)
 
 
 def record(
@@ -134,6 +134,7 @@ def frame(symbol: str, library: str) -> str:
     if symbol == "[unknown]":
         return f"[{library}]"
     name = re.sub(r"::h[0-9a-f]{16}$", "", re.sub(r"\+0x[0-9a-f]+$", "", symbol))
+    name = re.sub(r"^<(.+) as .+>::", r"\1::", name)  # a method of a trait is told by its type
     while (shorter := re.sub(r"<[^<>]*>|\([^()]*\)", "", name)) != name:
         name = shorter
     name = name.replace("::::", "::").strip(": ")
@@ -281,6 +282,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of sampling for a picture (default 10)")
     parser.add_argument("--frequency", type=int, default=499, help="samples a second (default 499)")
     parser.add_argument("--out", type=Path, help="folder of the pictures, flame-TIER.svg")
+    parser.add_argument(
+        "--quantile", type=float, default=0.5, help="0.1 leaves out what noisy neighbours add (default 0.5)"
+    )
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -296,8 +300,8 @@ def main(arguments: Sequence[str]) -> int:
             plan = plan_of(services.plans_of(bundle), tier)
             serving = services.serve(given.products, plan)
             with Client(serving.cluster.addresses) as client:
-                measure(client, serving.queries, tier, 200)
-                times.append(measure(client, serving.queries, tier, given.requests))
+                measure(client, serving.queries, tier, 200, given.quantile)
+                times.append(measure(client, serving.queries, tier, given.requests, given.quantile))
                 if not pictures:
                     continue
                 stacks = record(serving, serving.queries, client, given.seconds, given.frequency)
@@ -307,10 +311,16 @@ def main(arguments: Sequence[str]) -> int:
                 (given.out / f"flame-{tier}.svg").write_text(flame(stacks, title), encoding="utf-8")
     if given.json:
         rows = [vars(one) | {"outside_us": one.outside_us, "between_us": one.between_us} for one in times]
-        told = {"machine": machine(), "commit": commit(), "products": given.products, "seed": given.seed}
+        told = {
+            "machine": machine(),
+            "commit": commit(),
+            "products": given.products,
+            "seed": given.seed,
+            "quantile": given.quantile,
+        }
         print(json.dumps(told | {"times": rows, "processor_shares": profiles}, indent=2))
         return 0
-    print("Medians, microseconds, one caller:\n")
+    print(f"Quantile {given.quantile:g} of each, microseconds, one caller:\n")
     print(table(times))
     for tier, found in profiles.items():
         told_shares = ", ".join(f"{label} {100 * share:.0f} %" for label, share in found.items())
