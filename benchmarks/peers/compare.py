@@ -10,8 +10,9 @@ of them serve the same model?
 **How.** Each peer is a real process of its own environment on loopback; whoever is not being measured is held
 still. One caller: passes over all queries, interleaved between servers. Capacity: a closed loop at the best
 of some concurrencies. Storm: open-loop Poisson arrivals at 1, 2, 5 and 10 times each one's own capacity, then
-at the same rates for all (multiples of the best peer's capacity), interleaved, counted from the intended
-moment; late, refused and unanswered requests are worth nothing. Not counted: start, load, build, connecting.
+at the same rates for all (multiples of the best peer's capacity), 50 ms each, and once more with 200 ms each;
+interleaved, counted from the intended moment; late, refused and unanswered requests are worth nothing. Not
+counted: start, load, build, connecting.
 
 Writes compare.json, compare.md, latency.png and storm.png. Exit codes: 0; 1 where nothing could be compared.
 """
@@ -20,7 +21,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
+import math
 import random
 import sys
 import time
@@ -63,6 +66,12 @@ BUILD = ROOT / ".build" / "peers"
 OUT = ROOT / "benchmarks" / "results"
 LOADS = (1.0, 2.0, 5.0, 10.0)
 DEADLINE_MS = 50.0
+PATIENT_DEADLINE_MS = 200.0
+"""Of a second storm: on a slow machine no peer may fit the first deadline even when idle."""
+PATIENT_LOADS = (1.0, 5.0)
+REQUESTS_MIN = 40
+STRETCH_MAX = 3.0
+"""A cell of few requests lasts longer, up to this many times, until it has about REQUESTS_MIN."""
 QUERIES_MAX = 60
 START_S = 240.0
 WARM_UP_S = 0.4
@@ -70,7 +79,7 @@ IN_FLIGHT_MAX = 8
 """Where latency and capacity are measured, so that no peer refuses what is asked of it there."""
 MUSTER = "muster"
 MUSTER_OWN = "muster-own-plan"
-VIEWS = ("storm", "storm_absolute")
+VIEWS = ("storm", "storm_absolute", "storm_patient")
 
 
 @dataclass(frozen=True)
@@ -80,11 +89,37 @@ class Scope:
 
     passes: int = 3
     capacity_s: float = 2.0
-    seconds: float = 2.5
+    seconds: float = 2.0
     rounds: int = 2
     loads: tuple[float, ...] = LOADS
+    patient_loads: tuple[float, ...] = PATIENT_LOADS
     deadline_ms: float = DEADLINE_MS
+    patient_deadline_ms: float = PATIENT_DEADLINE_MS
     seed: int = 1
+
+    def stages(self) -> list[tuple[View, ...]]:
+        """Views that are measured together, with one deadline each."""
+        return [
+            (
+                View("storm", self.deadline_ms, self.loads),
+                View("storm_absolute", self.deadline_ms, self.loads, absolute=True),
+            ),
+            (View("storm_patient", self.patient_deadline_ms, self.patient_loads),),
+        ]
+
+    def cell_s(self, rate_per_s: float) -> float:
+        """How long a cell lasts."""
+        return min(max(self.seconds, REQUESTS_MIN / rate_per_s), STRETCH_MAX * self.seconds)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a storm. key: in a row. absolute: the same rates for all."""
+
+    key: str
+    deadline_ms: float
+    loads: tuple[float, ...]
+    absolute: bool = False
 
 
 QUICK = Scope(passes=1, capacity_s=1.0, seconds=1.0, rounds=1)
@@ -108,21 +143,21 @@ class Contender:
     """One server under comparison.
 
     row: what is known of it so far, as in compare.json. failed: why it is not measured, "" while it is.
-    start: brings it up for so many requests in flight.
+    start: brings it up for so many requests in flight and a deadline in milliseconds.
     """
 
     name: str
     row: dict[str, Any]
-    start: Callable[[int], tuple[Held, Subject]]
+    start: Callable[[int, float], tuple[Held, Subject]]
     held: Held | None = None
     subject: Subject | None = None
     failed: str = ""
     samples: list[list[Sample]] = field(default_factory=list)
     cells: dict[tuple[str, float], list[Cell]] = field(default_factory=dict)
 
-    def bring_up(self, in_flight: int) -> None:
+    def bring_up(self, in_flight: int, deadline_ms: float) -> None:
         """Starts it, warm and held still. Raises: ServerFailed, ServerSilent, EnvironmentFailed."""
-        self.held, self.subject = self.start(in_flight)
+        self.held, self.subject = self.start(in_flight, deadline_ms)
         self.subject.closed(concurrency=1, seconds=WARM_UP_S)
         self.held.pause()
 
@@ -169,15 +204,19 @@ class Comparison:
         self._random.shuffle(left)
         return left
 
-    def bring_up(self, in_flight: Callable[[Contender], int]) -> None:
-        """Starts whoever is left, one after the other."""
+    def bring_up(self, deadline_ms: float | None = None) -> None:
+        """Starts whoever is left, one after the other, each with so many requests in flight as fit the
+        deadline (None: with more than any measurement of latency or capacity has)."""
         for one in self._contenders:
             if one.failed:
                 continue
             one.end()
             began_s = time.monotonic()
             try:
-                one.bring_up(in_flight(one))
+                if deadline_ms is None:
+                    one.bring_up(IN_FLIGHT_MAX, self._scope.deadline_ms)
+                else:
+                    one.bring_up(in_flight_max(one.row["p50_ms"], deadline_ms), deadline_ms)
             except (ServerSilent, ServerFailed, EnvironmentFailed) as error:
                 one.fail(str(error), self._note)
             else:
@@ -187,7 +226,7 @@ class Comparison:
         """Passes over all queries by one caller, interleaved."""
         for number in range(self._scope.passes):
             for one in self.running():
-                one.measured(lambda subject, one=one: self._pass(one, subject), self._note)  # type: ignore[misc]
+                one.measured(functools.partial(self._pass, one), self._note)
             self._note(f"latency: pass {number + 1} of {self._scope.passes}")
         for one in self.running():
             every = [sample for samples in one.samples for sample in samples]
@@ -215,57 +254,57 @@ class Comparison:
             one.row |= {"capacity_per_s": found["per_s"], "capacity_concurrency": found["concurrency"]}
 
         for one in self.running():
-            one.measured(lambda subject, one=one: of(one, subject), self._note)  # type: ignore[misc]
+            one.measured(functools.partial(of, one), self._note)
             if not one.failed:
                 self._note(f"{one.name}: {one.row['capacity_per_s']:.1f} requests a second")
 
-    def measure_storm(self) -> None:
-        """Every load of both views on whoever is left, in rounds, each in a random order of its own."""
+    def measure_storm(self, views: Sequence[View]) -> None:
+        """Every load of the views on whoever is left, in rounds, each in a random order of its own."""
         peers = [one for one in self._contenders if not one.failed and not one.name.startswith(MUSTER)]
-        of_best = max((one.row["capacity_per_s"] for one in peers), default=None)
-        rates: dict[str, Callable[[Contender, float], float]] = {
-            "storm": lambda one, load: load * float(one.row["capacity_per_s"]),
-            "storm_absolute": lambda one, load: load * float(of_best or one.row["capacity_per_s"]),
-        }
-        cells = [(view, load, one) for view in VIEWS for load in self._scope.loads for one in self.running()]
+        of_best = max((float(one.row["capacity_per_s"]) for one in peers), default=0.0)
+
+        def rate_per_s(view: View, load: float, one: Contender) -> float:
+            return load * ((view.absolute and of_best) or float(one.row["capacity_per_s"]))
+
+        cells = [(view, load, one) for view in views for load in view.loads for one in self.running()]
         began_s = time.monotonic()
-        total = self._scope.rounds * len(cells)
-        done = 0
+        total, done = self._scope.rounds * len(cells), 0
         for number in range(self._scope.rounds):
             self._random.shuffle(cells)
             for view, load, one in cells:
-                rate = rates[view](one, load)
                 seed = self._scope.seed + 1000 * number + done
-                one.measured(
-                    lambda subject, one=one, view=view, load=load, rate=rate, seed=seed: self._cell(  # type: ignore[misc]
-                        one, subject, view, load, rate, seed
-                    ),
-                    self._note,
+                work = functools.partial(
+                    self._cell, one, view=view, load=load, rate_per_s=rate_per_s(view, load, one), seed=seed
                 )
+                one.measured(work, self._note)
                 done += 1
                 if done % 20 == 0:
                     left_s = (time.monotonic() - began_s) / done * (total - done)
                     self._note(f"storm: {done} of {total} cells, about {left_s / 60:.1f} minutes left")
         for one in self.running():
-            for view in VIEWS:
-                one.row[view] = [
-                    summarise(load, rates[view](one, load), one.cells[view, load])
-                    for load in self._scope.loads
+            for view in views:
+                one.row[view.key] = [
+                    summarise(load, rate_per_s(view, load, one), one.cells[view.key, load])
+                    for load in view.loads
                 ]
 
     def _cell(
-        self, one: Contender, subject: Subject, view: str, load: float, rate_per_s: float, seed: int
+        self, one: Contender, subject: Subject, *, view: View, load: float, rate_per_s: float, seed: int
     ) -> None:
         subject.closed(concurrency=1, seconds=WARM_UP_S)
-        deadline_ms = self._scope.deadline_ms
         samples = storm(
-            subject, rate_per_s=rate_per_s, seconds=self._scope.seconds, deadline_ms=deadline_ms, seed=seed
+            subject,
+            rate_per_s=rate_per_s,
+            seconds=self._scope.cell_s(rate_per_s),
+            deadline_ms=view.deadline_ms,
+            seed=seed,
         )
-        one.cells.setdefault((view, load), []).append(Cell.of(samples, deadline_ms))
-        if not drained(subject, one.row["p50_ms"]):
+        one.cells.setdefault((view.key, load), []).append(Cell.of(samples, view.deadline_ms))
+        p50_ms = float(one.row["p50_ms"])
+        if not drained(subject, p50_ms):
             # What it still works off would slow the next cell: a new process is as good as an idle one.
             one.end()
-            one.bring_up(one.row["in_flight_max"])
+            one.bring_up(in_flight_max(p50_ms, view.deadline_ms), view.deadline_ms)
             assert one.held is not None
             one.held.resume()
 
@@ -275,7 +314,7 @@ class Comparison:
             one.end()
 
 
-def peer_contender(peer: Peer, student: Student, workload: Workload, scope: Scope, log: Path) -> Contender:
+def peer_contender(peer: Peer, student: Student, workload: Workload, log: Path) -> Contender:
     """A peer, to be started in an environment of its own."""
     row: dict[str, Any] = {
         "name": peer.name,
@@ -286,7 +325,7 @@ def peer_contender(peer: Peer, student: Student, workload: Workload, scope: Scop
     }
     environment = Environment(BUILD / peer.name, peer.requirements, shares_torch=peer.shares_torch)
 
-    def start(in_flight: int) -> tuple[Held, Subject]:
+    def start(in_flight: int, deadline_ms: float) -> tuple[Held, Subject]:
         environment.make(say)
         versions = environment.versions([peer.package, *peer.beside])
         row["version"] = versions.get(peer.package, "unknown")
@@ -294,7 +333,7 @@ def peer_contender(peer: Peer, student: Student, workload: Workload, scope: Scop
         port = free_port()
         command = [str(environment.python), "-m", peer.module, "--model", str(student.model.resolve())]
         command += ["--port", str(port), "--threads", str(machine()["cores"])]
-        command += ["--in-flight-max", str(in_flight), "--deadline-ms", str(scope.deadline_ms)]
+        command += ["--in-flight-max", str(in_flight), "--deadline-ms", str(deadline_ms)]
         server = Server(command, log / f"{peer.name}.log", namespace=peer.namespace)
         address = f"127.0.0.1:{port}"
         subject = Subject(
@@ -329,8 +368,8 @@ def muster_contender(
         "bundle": bundle.name,
     }
 
-    def start(in_flight: int) -> tuple[Held, Subject]:
-        del in_flight  # the planner sees to it
+    def start(in_flight: int, deadline_ms: float) -> tuple[Held, Subject]:
+        del in_flight, deadline_ms  # the planner sees to it
         replica = Replica.start(bundle, shop, say)
         row["version"] = replica.version()
         row["memory_mib"] = round(replica.memory_mib())
@@ -377,7 +416,7 @@ def compare(peers: Sequence[Peer], scope: Scope, *, with_muster: bool = True) ->
     shop = choose_shop(None, scope.seed)
     say(shop.note)
     workload = prepare_workload(shop, bundle, student)
-    contenders = [peer_contender(peer, student, workload, scope, BUILD / "logs") for peer in peers]
+    contenders = [peer_contender(peer, student, workload, BUILD / "logs") for peer in peers]
     if with_muster:
         api = "Rerank of 50 product ids (its API); it holds the products' word pieces already"
         contenders = [
@@ -401,17 +440,14 @@ def compare(peers: Sequence[Peer], scope: Scope, *, with_muster: bool = True) ->
         ]
     run = Comparison(contenders, len(workload.asked), scope, say)
     try:
-        run.bring_up(lambda one: IN_FLIGHT_MAX)
+        run.bring_up()
         run.measure_latency()
         run.measure_capacity()
-
-        def fitting(one: Contender) -> int:
-            one.row["in_flight_max"] = in_flight_max(one.row["p50_ms"], scope.deadline_ms)
-            return int(one.row["in_flight_max"])
-
-        say("storm: every server starts anew, with so many requests in flight as fit the deadline")
-        run.bring_up(fitting)
-        run.measure_storm()
+        for views in scope.stages():
+            deadline_ms = views[0].deadline_ms
+            say(f"storm: every server starts anew, with so many requests in flight as fit {deadline_ms:g} ms")
+            run.bring_up(deadline_ms)
+            run.measure_storm(views)
     finally:
         run.end()
     rows = {}
@@ -430,7 +466,9 @@ def compare(peers: Sequence[Peer], scope: Scope, *, with_muster: bool = True) ->
             "held_back": workload.held_back,
             "candidates": len(workload.asked[0].product_ids),
             "deadline_ms": scope.deadline_ms,
+            "patient_deadline_ms": scope.patient_deadline_ms,
             "loads": list(scope.loads),
+            "patient_loads": list(scope.patient_loads),
             "seconds": scope.seconds,
             "rounds": scope.rounds,
             "seed": scope.seed,
@@ -482,16 +520,23 @@ def ratios(result: dict[str, Any]) -> dict[str, Any]:
     for view in VIEWS:
         found[view] = []
         for at, cell in enumerate(ours.get(view, [])):
-            best = max(peers, key=lambda row: float(row[view][at]["quality_in_time"]))
-            theirs = best[view][at]["quality_in_time"]
+            best = max(peers, key=lambda row: _quality(row, view, at))
+            theirs = _quality(best, view, at)
             found[view].append(
                 {
                     "load": cell["load"],
-                    "best_peer": best["name"],
+                    "best_peer": best["name"] if theirs else None,
                     "quality_in_time": round(cell["quality_in_time"] / theirs, 3) if theirs else None,
                 }
             )
     return found
+
+
+def _quality(row: dict[str, Any], view: str, at: int) -> float:
+    """Quality in time of one cell; 0 where nothing was offered, or the view was not measured."""
+    cells = row.get(view) or []
+    quality = cells[at]["quality_in_time"] if at < len(cells) else None
+    return quality if quality is not None and math.isfinite(quality) else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,17 +86,35 @@ def _milliseconds(axes: Axes, least: float, most: float) -> None:
 
 
 def storm_picture(rows: Sequence[Row], workload: Mapping[str, Any], path: Path) -> Path:
-    """Quality in time by load: left at multiples of each one's own capacity, right at the same rates for
-    all."""
-    figure, panels = plt.subplots(1, 2, figsize=(11.0, 5.4), sharey=True, constrained_layout=True)
+    """Quality in time by load: at multiples of each one's own capacity, at the same rates for all, and with
+    the longer deadline."""
+    absolute: Sequence[Row] = next((row["storm_absolute"] for row in rows if row.get("storm_absolute")), [])
+    rates = ", ".join(f"{cell['rate_per_s']:.0f}" for cell in absolute)
+    deadline_ms, patient_ms = workload["deadline_ms"], workload.get("patient_deadline_ms", 0)
+    titles = {
+        "storm": f"{deadline_ms:g} ms; load: times each one's own capacity",
+        "storm_absolute": f"{deadline_ms:g} ms; for all {rates} requests/s",
+        "storm_patient": f"{patient_ms:g} ms; load: times each one's own capacity",
+    }
+    views = [view for view in titles if any(row.get(view) for row in rows)]
+    figure, panels = plt.subplots(
+        1,
+        len(views),
+        figsize=(4.6 * len(views) + 0.8, 5.4),
+        sharey=True,
+        constrained_layout=True,
+        squeeze=False,
+    )
     ours = _ours(rows)
-    handles = []
-    for axes, view in zip(panels, ("storm", "storm_absolute"), strict=True):
+    for axes, view in zip(panels[0], views, strict=True):
         for number, row in enumerate(rows):
             cells = row.get(view) or []
             loads = [cell["load"] for cell in cells]
-            values = [cell["quality_in_time"] for cell in cells]
-            (line,) = axes.plot(
+            values, low, high = (
+                [math.nan if cell[key] is None else cell[key] for cell in cells]
+                for key in ("quality_in_time", "quality_min", "quality_max")
+            )
+            axes.plot(
                 loads,
                 values,
                 color=_colour(number, ours),
@@ -103,33 +122,23 @@ def storm_picture(rows: Sequence[Row], workload: Mapping[str, Any], path: Path) 
                 linewidth=2.6 if number < ours else 1.4,
                 markersize=7 if number < ours else 5,
                 zorder=3 if number < ours else 2,
+                label=str(row["title"]) if view == views[0] else None,
+                # Many have nothing in time: their marks lie on the edge, and must not be cut off.
+                clip_on=False,
             )
-            low = [cell["quality_min"] for cell in cells]
-            high = [cell["quality_max"] for cell in cells]
             axes.fill_between(loads, low, high, color=_colour(number, ours), alpha=0.12, linewidth=0)
-            if view == "storm":
-                handles.append(line)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(workload["loads"]))
-        axes.xaxis.set_major_formatter(FixedFormatter([f"{load:g}x" for load in workload["loads"]]))
+        ticks = sorted({cell["load"] for row in rows for cell in row.get(view) or []})
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{load:g}x" for load in ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.25)
+        axes.set_title(titles[view], loc="left", fontsize=9.5)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    panels[0].set_ylabel(f"sum of nDCG@10 within {workload['deadline_ms']:g} ms, by all requests offered")
-    panels[0].set_ylim(bottom=0)
-    panels[0].set_title("load in multiples of each one's own capacity", loc="left", fontsize=10)
-    absolute: Sequence[Row] = next((row["storm_absolute"] for row in rows if row.get("storm_absolute")), [])
-    rates = ", ".join(f"{cell['rate_per_s']:.0f}" for cell in absolute)
-    panels[1].set_title(f"the same for all: {rates} requests a second", loc="left", fontsize=10)
-    figure.legend(
-        handles,
-        [str(row["title"]) for row in rows],
-        loc="outside lower center",
-        ncols=3,
-        fontsize=9,
-        frameon=False,
-    )
+    panels[0][0].set_ylabel("sum of nDCG@10 in time, by all requests offered")
+    panels[0][0].set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     figure.suptitle("Quality in time under a storm", x=0.01, ha="left", fontsize=12)
     return _save(figure, path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"|---|---|---|---|---|---|---|{'---|' * len(loads)}",
         ]
         lines += [_row(row, len(loads)) for row in all_rows(result)]
-        lines += ["", *_absolute(result, loads), *_ratios(result)]
+        lines += ["", *_more_views(result), *_ratios(result)]
         lines += ["## Settings", "", "| server | computes in | settings |", "|---|---|---|"]
         for row in all_rows(result):
             beside = ", ".join(f"{name} {version}" for name, version in row.get("beside", {}).items())
@@ -100,21 +100,26 @@ def escaped(text: str) -> str:
     return " ".join(text.replace("|", "/").split())
 
 
-def _absolute(result: Mapping[str, Any], loads: Sequence[str]) -> list[str]:
-    rows = [row for row in measured_rows(result) if row.get("storm_absolute")]
-    if not rows:
-        return []
-    rates = [f"{cell['rate_per_s']:.0f}/s" for cell in rows[0]["storm_absolute"]]
-    lines = [
-        "The same for all at the same rates, multiples of the best peer's capacity:",
-        "",
-        f"| server | {' | '.join(rates)} |",
-        f"|---|{'---|' * len(loads)}",
-    ]
-    lines += [
-        f"| {row['title']} | {' | '.join(_cell(cell) for cell in row['storm_absolute'])} |" for row in rows
-    ]
-    return [*lines, ""]
+def _more_views(result: Mapping[str, Any]) -> list[str]:
+    """Tables of the views beside the first."""
+    patient_ms = result["workload"].get("patient_deadline_ms", 0)
+    heads = {
+        "storm_absolute": "The same for all at the same rates, multiples of the best peer's capacity:",
+        "storm_patient": f"With {patient_ms:g} ms for each request, at multiples of each one's own capacity:",
+    }
+    lines: list[str] = []
+    for view, head in heads.items():
+        rows = [row for row in measured_rows(result) if row.get(view)]
+        if not rows:
+            continue
+        absolute = view == "storm_absolute"
+        columns = [
+            f"{cell['rate_per_s']:.0f}/s" if absolute else f"{cell['load']:g}x" for cell in rows[0][view]
+        ]
+        lines += [head, "", f"| server | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+        lines += [f"| {row['title']} | {' | '.join(_cell(cell) for cell in row[view])} |" for row in rows]
+        lines.append("")
+    return lines
 
 
 def _ratios(result: Mapping[str, Any]) -> list[str]:
@@ -126,7 +131,11 @@ def _ratios(result: Mapping[str, Any]) -> list[str]:
         "as long as Muster (p50).",
         "",
     ]
-    for view, what in (("storm", "its own capacity"), ("storm_absolute", "the best peer's capacity")):
+    for view, what in (
+        ("storm", "its own capacity"),
+        ("storm_absolute", "the best peer's capacity"),
+        ("storm_patient", "its own capacity with the longer deadline"),
+    ):
         parts = []
         for one in found.get(view, []):
             ratio = one["quality_in_time"]

@@ -166,7 +166,7 @@ def test_so_many_requests_are_let_in_as_end_in_time(p50_ms: float, expected: int
 def contender(name: str, folder: Path, *more: str) -> Contender:
     running = []
 
-    def start(in_flight: int) -> tuple[Held, Subject]:
+    def start(in_flight: int, deadline_ms: float) -> tuple[Held, Subject]:
         context = fake(folder / name, "grpc", *more, in_flight=in_flight)
         server, subject = context.__enter__()
         running.append(context)
@@ -176,8 +176,8 @@ def contender(name: str, folder: Path, *more: str) -> Contender:
     return Contender(name, {"name": name}, start)
 
 
-def broken(reason: str) -> Callable[[int], tuple[Held, Subject]]:
-    def start(in_flight: int) -> tuple[Held, Subject]:
+def broken(reason: str) -> Callable[[int, float], tuple[Held, Subject]]:
+    def start(in_flight: int, deadline_ms: float) -> tuple[Held, Subject]:
         raise ServerFailed(reason)
 
     return start
@@ -187,23 +187,31 @@ def test_a_whole_run_measures_who_answers_and_names_the_reason_of_who_does_not(t
     told: list[str] = []
     good = contender("good", tmp_path)
     bad = Contender("bad", {"name": "bad"}, broken("it has no wheel | for this machine"))
-    scope = Scope(passes=1, capacity_s=0.2, seconds=0.3, rounds=2, loads=(1.0, 2.0))
+    scope = Scope(passes=1, capacity_s=0.2, seconds=0.3, rounds=2, loads=(1.0, 2.0), patient_loads=(1.0,))
     run = Comparison([good, bad], len(ASKED), scope, told.append)
     try:
-        run.bring_up(lambda one: 8)
+        run.bring_up()
         run.measure_latency()
         run.measure_capacity()
-        good.row["in_flight_max"] = 8
-        run.measure_storm()
+        for views in scope.stages():
+            run.bring_up(views[0].deadline_ms)
+            run.measure_storm(views)
     finally:
         run.end()
     assert bad.failed == "it has no wheel | for this machine"
     assert any("bad: not run: it has no wheel" in line for line in told)
     row = good.row
     assert row["ndcg10"] == pytest.approx(0.75, abs=1e-4) and row["capacity_per_s"] > 0
-    for view in ("storm", "storm_absolute"):
-        assert [cell["load"] for cell in row[view]] == [1.0, 2.0]
+    for view, loads in (("storm", [1.0, 2.0]), ("storm_absolute", [1.0, 2.0]), ("storm_patient", [1.0])):
+        assert [cell["load"] for cell in row[view]] == loads
         assert all(cell["offered"] > 0 for cell in row[view])
+
+
+def test_a_cell_of_few_requests_lasts_longer_but_not_for_ever() -> None:
+    scope = Scope(seconds=2.0)
+    assert scope.cell_s(100.0) == 2.0
+    assert scope.cell_s(10.0) == 4.0
+    assert scope.cell_s(1.0) == 6.0
 
 
 def test_ratios_are_against_the_best_peer_of_each_load() -> None:
@@ -224,6 +232,6 @@ def test_ratios_are_against_the_best_peer_of_each_load() -> None:
     assert found["fastest_peer"] == "fast" and found["p50"] == 2.0
     assert found["storm"] == [
         {"load": 1.0, "best_peer": "slow", "quality_in_time": 2.0},
-        {"load": 2.0, "best_peer": "slow", "quality_in_time": None},
+        {"load": 2.0, "best_peer": None, "quality_in_time": None},
     ]
     assert ratios({"muster": None, "peers": []}) == {}

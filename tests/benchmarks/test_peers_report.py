@@ -44,6 +44,7 @@ def row(name: str, p50_ms: float, quality: float) -> dict[str, Any]:
         "memory_mib": 300,
         "storm": cells,
         "storm_absolute": cells,
+        "storm_patient": cells[::2],
         "date": "2026-01-01T00:00+00:00",
     }
 
@@ -69,6 +70,7 @@ def result() -> dict[str, Any]:
             "held_back": True,
             "candidates": 50,
             "deadline_ms": 50.0,
+            "patient_deadline_ms": 200.0,
             "loads": [1.0, 2.0, 5.0, 10.0],
         },
         "machine": {"cpu": "one", "cores": 2},
@@ -86,6 +88,7 @@ def test_a_report_holds_every_peer_and_two_pictures(tmp_path: Path) -> None:
     text = (tmp_path / "compare.md").read_text()
     assert "| Gamma | not run: no wheel / here |" in text
     assert "takes 2.67 times as long" in text
+    assert "With 200 ms for each request" in text and "| server | 1x | 5x |" in text
     for name in ("latency.png", "storm.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
