@@ -7,6 +7,11 @@ that the choice of kernels changes: products, queries and pairs. The two round a
 core token by token, ONNX Runtime text by text), so neither is exact; the gate is that nothing is lost that
 can be measured: no interval of a paired difference may lie below 0. The settings are those of
 `muster evaluate`.
+
+Beside the plans stand single signals, dense vectors and late interaction, on the judged products. They come
+before any ranker: a ranker that was trained on the signals of one kind of kernels knows that kind's rounding
+by heart, on the queries that it was trained on. So plans are to be judged on other queries (the default
+split), and signals on as many as there are (`--split all`).
 """
 
 from __future__ import annotations
@@ -27,9 +32,10 @@ from muster.bundle import BundleError
 from muster.products import Judgements, ProductError, read_judgements, read_products
 from training.engine import Catalogue, open_catalogue
 from training.evaluate import SETTINGS
-from training.measure import difference, estimate, ndcg_by_query
+from training.measure import best_first, difference, estimate, ndcg_by_query
 
 OWN, REFERENCE = "own", "onnxruntime"
+SIGNALS = ("dense", "late")
 
 Orders = dict[str, dict[str, list[str]]]
 """Setting to query to product ids, best first."""
@@ -39,7 +45,7 @@ def compare(
     bundle: str | Path,
     data: str | Path,
     *,
-    split: str | None = None,
+    split: str | None = "dev",
     mapping: str | None = None,
     cache: Path | None = None,
     seed: int = 20260401,
@@ -49,11 +55,12 @@ def compare(
 ) -> dict[str, Any]:
     """Measure a bundle with both kernels.
 
-    data, mapping, cache: as for `training.evaluate.evaluate`. split: of the queries, None for all: no model
-    learns here. seed, rounds: of the bootstrap. kernels: the ones under test, and what they are held against.
-    Returns: {"bundle", "queries", "products", "models": {kernels: [[model, runner, reason]]}, "plans":
-    [{"tier", "depth", setting: {kernels: {"ndcg10", "low", "high"}, "difference": the same, "changed": share
-    of queries with another first page}}], "passed"}.
+    data, split, mapping, cache: as for `training.evaluate.evaluate`. seed, rounds: of the bootstrap.
+    kernels: the ones under test, and what they are held against.
+    Returns: {"bundle", "queries", "products", "models": {kernels: [[model, runner, reason]]}, "rankings":
+    [{"name", setting: {kernels: {"ndcg10", "low", "high"}, "difference": the same, "changed": share of
+    queries with another first page}}], "passed"}. A ranking is a plan, or a signal in brackets, which has no
+    setting "catalogue".
     Raises: BundleError; ProductError; rankcore.RankError; ValueError where no query has a relevant product.
     """
     judgements = read_judgements(data, split)
@@ -64,7 +71,7 @@ def compare(
     known = {product.product_id for product in products}
     judged = {query: [key for key in judgements.gains[query] if key in known] for query in scorable}
     gains = {query: dict(judgements.gains[query]) for query in scorable}
-    found: dict[str, dict[tuple[str, int], Orders]] = {}
+    found: dict[str, dict[str, Orders]] = {}
     models: dict[str, list[list[str | None]]] = {}
     for name in kernels:
         with open_catalogue(bundle, products, cache=cache, threads=threads, kernels=name) as catalogue:
@@ -72,37 +79,44 @@ def compare(
             found[name] = _orders(catalogue, judgements, judged, name)
             bundle_id = catalogue.bundle.bundle_id
     own, reference = kernels
-    plans = []
-    for (tier, depth), orders in found[own].items():
-        row: dict[str, Any] = {"tier": tier, "depth": depth}
-        for setting in SETTINGS:
-            sides = {name: found[name][tier, depth][setting] for name in kernels}
+    rankings = []
+    for ranking, orders in found[own].items():
+        row: dict[str, Any] = {"name": ranking}
+        for setting, order in orders.items():
+            sides = {own: order, reference: found[reference][ranking][setting]}
             values = {name: ndcg_by_query(gains, side) for name, side in sides.items()}
             gap = difference({"": values[own]}, {"": values[reference]}, seed=seed, rounds=rounds)
-            changed = [orders[setting][query][:10] != sides[reference][query][:10] for query in scorable]
+            changed = [order[query][:10] != sides[reference][query][:10] for query in scorable]
             row[setting] = {
                 **{name: estimate(values[name], seed=seed, rounds=rounds).rounded() for name in kernels},
                 "difference": gap.rounded(),
                 "changed": round(sum(changed) / len(changed), 4),
             }
-        plans.append(row)
+        rankings.append(row)
     return {
         "bundle": bundle_id,
+        "split": split,
         "queries": len(scorable),
         "products": len(products),
         "kernels": list(kernels),
         "models": models,
-        "plans": plans,
-        "passed": all(row[setting]["difference"]["high"] >= 0.0 for row in plans for setting in SETTINGS),
+        "rankings": rankings,
+        "passed": all(
+            row[setting]["difference"]["high"] >= 0.0
+            for row in rankings
+            for setting in SETTINGS
+            if setting in row
+        ),
     }
 
 
 def _orders(
     catalogue: Catalogue, judgements: Judgements, judged: Mapping[str, Sequence[str]], name: str
-) -> dict[tuple[str, int], Orders]:
-    """What each plan answers, by tier and depth."""
-    found: dict[tuple[str, int], Orders] = {}
-    for plan in tqdm(catalogue.bundle.plans(), desc=f"plans, {name}", mininterval=2, file=sys.stderr):
+) -> dict[str, Orders]:
+    """What each plan answers, and what the order by each signal is, by their names."""
+    found: dict[str, Orders] = {}
+    plans = catalogue.bundle.plans()
+    for plan in tqdm(plans, desc=f"plans, {name}", mininterval=2, file=sys.stderr):
         tier, depth, width = plan["tier"], int(plan["depth"]), int(plan["width"])
         orders: Orders = {setting: {} for setting in SETTINGS}
         for query, keys in judged.items():
@@ -111,22 +125,32 @@ def _orders(
             some = catalogue.rerank(text, keys, tier, depth) if keys else []
             orders["catalogue"][query] = [key for key, _ in whole]
             orders["judged"][query] = [key for key, _ in some]
-        found[tier, depth] = orders
+        found[tier if depth == 0 else f"{tier} @ {depth}"] = orders
+    for signal in SIGNALS:
+        found[f"({signal})"] = {"judged": {}}
+    for query, keys in judged.items():
+        if not keys:
+            for signal in SIGNALS:
+                found[f"({signal})"]["judged"][query] = []
+            continue
+        signals = catalogue.signals(judgements.queries[query], "late", product_ids=keys, width=1)
+        for signal in SIGNALS:
+            order = best_first(signals.column(signal))
+            found[f"({signal})"]["judged"][query] = [signals.product_ids[at] for at in order]
     return found
 
 
 def _show(result: Mapping[str, Any]) -> None:
     own, reference = result["kernels"]
     table = Table(title=f"{result['bundle']}: {result['queries']} queries, {result['products']} products")
-    for column in ("plan", "setting", own, reference, "difference", "other first page"):
-        table.add_column(column, justify="left" if column in ("plan", "setting") else "right")
-    for row in result["plans"]:
-        plan = row["tier"] if row["depth"] == 0 else f"{row['tier']} @ {row['depth']}"
-        for setting in SETTINGS:
+    for column in ("ranking", "setting", own, reference, "difference", "other first page"):
+        table.add_column(column, justify="left" if column in ("ranking", "setting") else "right")
+    for row in result["rankings"]:
+        for setting in [one for one in SETTINGS if one in row]:
             cell = row[setting]
             gap = cell["difference"]
             table.add_row(
-                plan,
+                row["name"],
                 setting,
                 f"{cell[own]['ndcg10']:.4f}",
                 f"{cell[reference]['ndcg10']:.4f}",
@@ -149,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument("--data", type=Path, required=True, help="folder with products, queries and labels")
-    parser.add_argument("--split", default="all", help='split of the queries (default: "all")')
+    parser.add_argument("--split", default="dev", help='split of the queries, "all" for all of them')
     parser.add_argument("--kernels", default=OWN, help="the kernels under test")
     parser.add_argument("--against", default=REFERENCE, help="the kernels that they are held against")
     parser.add_argument("--map", dest="mapping", help="column map of the products (default: recognised)")

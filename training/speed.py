@@ -222,7 +222,8 @@ def _show(result: Mapping[str, Any]) -> None:
             ratio,
             "" if row["share"] is None else f"{row['share']:.0%}",
         )
-    console = Console()
+    # A table that is not read on a terminal is as wide as it needs to be.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
     for work, case in result["cases"].items():
         console.print(f"{work}: {case}")
