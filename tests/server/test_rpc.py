@@ -173,11 +173,13 @@ class Behind:
 
     def __init__(self) -> None:
         self.metadata: dict[str, Any] = {}
+        self.arrived: list[bytes] = []
         self.left = threading.Event()
         self.release = threading.Event()
 
     def apply(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         self.metadata = dict(context.invocation_metadata())
+        self.arrived.append(request)
         context.add_callback(self.left.set)
         if request == b"hang":
             self.release.wait(30)
@@ -199,7 +201,7 @@ class Behind:
 @pytest.fixture
 def behind() -> Iterator[tuple[RpcServer, Behind, grpc.Channel]]:
     services = Behind()
-    server = made(settings=RpcSettings(threads=8, watch_streams_max=1, requests_in_flight_max=16))
+    server = made(settings=RpcSettings(threads=16, watch_streams_max=1, requests_in_flight_max=16))
     server.methods.add(
         {
             APPLY: grpc.unary_unary_rpc_method_handler(services.apply),
@@ -276,24 +278,17 @@ def test_a_client_that_vanishes_cancels_its_calls_behind_the_front(behind: Passe
 def test_calls_beyond_the_limit_are_refused(behind: Passed) -> None:
     _, services, channel = behind
     call = channel.unary_unary(APPLY)
-    hanging = [call.future(b"hang", timeout=30) for _ in range(16)]
-    refused: list[grpc.RpcError] = []
-
-    def refuses() -> bool:
-        try:
-            call(b"", timeout=1)
-        except grpc.RpcError as error:
-            refused.append(error)
-        return bool(refused) and refused[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-    wait_until(refuses, "a call is refused", 30)
-    with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(SEARCH)(b"", timeout=5)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    hanging = [call.future(b"hang", timeout=60) for _ in range(16)]
+    wait_until(lambda: len(services.arrived) == 16, "all calls arrive", 30)
+    for path in (APPLY, SEARCH):
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(path)(b"", timeout=5)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "rpc.requests_in_flight_max" in caught.value.details()
     services.release.set()
     for future in hanging:
-        future.exception(timeout=30)
-    wait_until(lambda: call(b"x", timeout=5) == b"xx", "calls are answered again", 10)
+        assert future.result(timeout=30) == b"hanghang"
+    assert call(b"x", timeout=30) == b"xx"
 
 
 def test_a_drain_lets_running_calls_end_and_refuses_new_ones(behind: Passed) -> None:
