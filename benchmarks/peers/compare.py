@@ -491,16 +491,20 @@ def merged(new: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
     """
     result = dict(new)
     if old is not None and old.get("machine", {}).get("cpu") == new["machine"]["cpu"]:
-        fresh = {row["name"] for row in new["peers"]}
-        result["peers"] = sorted(
-            [*new["peers"], *(row for row in old.get("peers", []) if row["name"] not in fresh)],
-            key=lambda row: str(row["name"]),
-        )
+        result["peers"] = _joined(new["peers"], old.get("peers", []))
         for key in ("muster", "muster_own_plan", "retrieval"):
             if not result.get(key):
                 result[key] = old.get(key)
+        if new.get("retrieval") and old.get("retrieval"):
+            rows = _joined(new["retrieval"]["peers"], old["retrieval"]["peers"])
+            result["retrieval"] = {**new["retrieval"], "peers": rows}
     result["ratios"] = ratios(result)
     return result
+
+
+def _joined(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    fresh = {row["name"] for row in new}
+    return sorted([*new, *(row for row in old if row["name"] not in fresh)], key=lambda row: str(row["name"]))
 
 
 def ratios(result: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,9 @@ RerankResponse: Any = _CLASSES["RerankResponse"]
 InferTensor: Any = _CLASSES["InferTensor"]
 ModelInferRequest: Any = _CLASSES["ModelInferRequest"]
 ModelInferResponse: Any = _CLASSES["ModelInferResponse"]
+for _class in _CLASSES.values():
+    # So that a message can be pickled: its class is found here, by its name.
+    _class.__module__ = __name__
 
 
 def rerank_request(query: str, texts: Sequence[str]) -> bytes:

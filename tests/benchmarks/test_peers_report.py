@@ -97,6 +97,11 @@ def test_a_run_of_some_keeps_the_others_of_the_same_kind_of_machine() -> None:
     old = result()
     new = {**result(), "peers": [row("delta", 60.0, 0.1)]}
     assert [one["name"] for one in merged(new, old)["peers"]] == ["beta", "delta", "gamma"]
+    finder = {"name": "one"}, {"name": "two"}
+    old_finders, new_finders = ({"candidates": 50, "peers": [one]} for one in finder)
+    both = merged({**new, "retrieval": new_finders}, {**old, "retrieval": old_finders})["retrieval"]
+    assert both["peers"] == [{"name": "one"}, {"name": "two"}]
+    assert merged(new, {**old, "retrieval": old_finders})["retrieval"] == old_finders
     elsewhere = {**old, "machine": {"cpu": "another", "cores": 2}}
     assert [one["name"] for one in merged(new, elsewhere)["peers"]] == ["delta"]
 

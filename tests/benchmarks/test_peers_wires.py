@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import struct
 import subprocess
 import sys
@@ -35,6 +36,8 @@ def test_the_small_service_carries_query_texts_and_scores() -> None:
     read = RerankRequest.FromString(rerank_request("kettle", ["red kettle", "mug"]))
     assert (read.query, list(read.texts)) == ("kettle", ["red kettle", "mug"])
     assert rerank_scores(RerankResponse(scores=[1.5, -2.0]).SerializeToString()) == [1.5, -2.0]
+    # Ray hands messages from one process to another this way.
+    assert pickle.loads(pickle.dumps(read)) == read
 
 
 def test_triton_gets_tensors_of_bytes_and_gives_floats() -> None:

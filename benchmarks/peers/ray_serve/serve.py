@@ -5,32 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from pathlib import Path
-from typing import Any
 
 import ray
 from ray import serve as ray_serve
 from ray.serve.config import gRPCOptions
 
 from benchmarks.peers.arguments import arguments
-from benchmarks.peers.messages import RerankRequest, RerankResponse
-from benchmarks.peers.scorer import OnnxScorer
+from benchmarks.peers.ray_serve.deployment import Reranker
 
 APPLICATION = "reranker"
 SERVICER = "benchmarks.peers.ray_serve.servicer.add_reranker"
-
-
-@ray_serve.deployment
-class Reranker:
-    """Scores one query's texts."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        self._scorer = OnnxScorer(Path(model), threads=threads)
-
-    def Rerank(self, request: Any) -> Any:  # noqa: N802 (the proxy calls the method by its name on the wire)
-        """RerankRequest to RerankResponse."""
-        asked = RerankRequest.FromString(request) if isinstance(request, bytes) else request
-        return RerankResponse(scores=self._scorer.score(asked.query, list(asked.texts)))
 
 
 def main() -> None:
@@ -57,7 +41,7 @@ def main() -> None:
         ),
     )
     # One computed at a time, and so many waiting as fit; beyond them a caller is refused at once.
-    deployed = Reranker.options(
+    deployed = ray_serve.deployment(Reranker).options(
         num_replicas=1,
         max_ongoing_requests=1,
         max_queued_requests=max(1, settings.in_flight_max - 1),
