@@ -193,7 +193,7 @@ def tree(stacks: Counter[Stack]) -> Node:
 
 OWNERS = (
     ("ranking core", "#4477aa", ("rankcore", "_native")),
-    ("ONNX Runtime", "#cc6677", ("onnxruntime", "Mlas", "Ort", "Eigen")),
+    ("ONNX Runtime", "#cc6677", ("onnxruntime", "ort::session", "Mlas", "Eigen")),
     ("tantivy, tokenisers", "#228833", ("tantivy", "tokenizers", "bitpacking")),
     ("FAISS, BLAS", "#66ccee", ("faiss", "blas", "gemm", "sgem")),
     ("gRPC", "#aa3377", ("grpc", "cygrpc", "absl", "upb")),
