@@ -408,7 +408,8 @@ def plot(result: Result, path: Path) -> None:
     if first:
         bound = first["cpu_p50_ms"] * LATE_GROWTH_MAX
         times.axhline(bound, color="#444444", linestyle=":", linewidth=0.9)
-        times.annotate("late: bound at a million", (sizes[0], bound), fontsize=8, color="#444444")
+        text = f"bound: {LATE_GROWTH_MAX:g} x late at {sizes[0]:,}"
+        times.annotate(text, (sizes[0], bound * 0.88), fontsize=8, color="#444444", va="top")
     times.set(xscale="log", yscale="log", xlabel="products", ylabel="processor time of a search, median, ms")
     times.legend(frameon=False, fontsize=8)
     builds = [row["build"]["cpu_s"] / row["products"] * 1e3 for row in result["sizes"]]
@@ -416,9 +417,13 @@ def plot(result: Result, path: Path) -> None:
     sums.plot(sizes, memories, color="#0072B2", marker="o", linewidth=2, label="memory, KiB")
     sums.plot(sizes, builds, color="#D55E00", marker="o", linewidth=2, label="build, ms of a core")
     sums.axhline(BYTES_A_PRODUCT_MAX / 1024, color="#0072B2", linestyle=":", linewidth=0.9)
+    sums.annotate("bound: 4 KiB", (sizes[-1], 3.9), fontsize=8, color="#0072B2", ha="right", va="top")
     sums.set(xscale="log", xlabel="products", ylabel="for each product", ylim=(0, None))
     sums.legend(frameon=False, fontsize=8)
+    times.yaxis.set_major_formatter("{x:g}")
     for panel in (times, sums):
+        panel.set_xticks(sizes, [f"{size // 1000:,}k" if size >= 10_000 else f"{size:,}" for size in sizes])
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         panel.grid(color="#DDDDDD", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     how = f"vectors drawn around {result['sample']:,}" if result["sample"] else "all vectors encoded"

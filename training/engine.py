@@ -21,6 +21,8 @@ import rankcore
 from muster.bundle import Bundle, read_bundle
 from muster.v1 import catalogue_pb2, ranking_pb2
 
+# Layout of a generation's files, as the core reads it: what was cached in another one is built anew.
+_SCHEMA_VERSION = 2
 _ADD_PRODUCTS = 500
 # What the vectors and word pieces of a generation depend on; another ranker or plan changes none of it.
 _ENCODES = ("tokenizer.json", "text.json", "encoder/model.onnx")
@@ -145,7 +147,7 @@ def open_catalogue(
 
 
 def _built(bundle: Bundle, serialised: Sequence[bytes], cache: Path, threads: int, kernels: str) -> Path:
-    digest = hashlib.sha256(f"{rankcore.ANALYSER} {kernels}".encode())
+    digest = hashlib.sha256(f"{rankcore.ANALYSER} {_SCHEMA_VERSION} {kernels}".encode())
     for name in _ENCODES:
         digest.update(bundle.manifest.files[name].sha256.encode())
     for one in serialised:
@@ -192,7 +194,7 @@ def _as_generation(bundle: Bundle, built: Path) -> Path:
         except OSError:
             shutil.copy2(source, target)
     manifest = {
-        "schema_version": 2,
+        "schema_version": _SCHEMA_VERSION,
         "generation_id": f"gen-{built.name[:8]}-1-00000000",
         "bundle_id": bundle.bundle_id,
         "sequence": 1,
@@ -200,7 +202,6 @@ def _as_generation(bundle: Bundle, built: Path) -> Path:
         "products": facts["products"],
         "dimension": facts["dimension"],
         "token_dimension": facts["token_dimension"],
-        "dense_index": {"kind": "exact", "probes": 0, "recall_at_100": 1.0},
         "files": {},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.growth import SyntheticCatalogue, fill, main, parts, run, slope, table
+from benchmarks.growth import SyntheticCatalogue, fill, main, parts, plot, run, slope, table
 from muster.v1.catalogue_pb2 import SequencedEvent
 from server.catalogue.store import Store
 
@@ -75,6 +75,8 @@ def test_a_small_run_measures_every_size(bundle: Path, tmp_path: Path, vectors: 
     assert set(result["slopes"]) == {*result["sizes"][0]["tiers"], "build", "memory", "dense search"}
     assert json.loads(json.dumps(result)) == result
     assert "| 300 |" in table(result)
+    plot(result, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("generations-*")), "what was built is removed"
     again = run(
         [150, 300],

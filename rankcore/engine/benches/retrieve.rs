@@ -16,7 +16,7 @@ use prost::Message;
 use rankcore_engine::bundle::{Boosts, Fusion, FusionKind, FusionWeights, LexicalConfig};
 use rankcore_engine::encode::EncodedProduct;
 use rankcore_engine::error::Result;
-use rankcore_engine::generation::{Generation, GenerationBuilder, Models};
+use rankcore_engine::generation::{Generation, GenerationBuilder, Models, SCHEMA_VERSION};
 use rankcore_engine::rerank::late;
 use rankcore_engine::retrieve::{Row, fuse};
 use rankcore_engine::text::{ProductFields, TextConfig};
@@ -245,7 +245,7 @@ fn retrieve(criterion: &mut Criterion<ProcessorTime>) {
         processor_time() - started
     );
     let manifest = format!(
-        r#"{{"schema_version":1,"generation_id":"g","bundle_id":"bench-000000000000","sequence":0,"epoch":1,
+        r#"{{"schema_version":{SCHEMA_VERSION},"generation_id":"g","bundle_id":"bench-000000000000","sequence":0,"epoch":1,
             "products":{count},"dimension":{DIMENSION},"token_dimension":{TOKEN_DIMENSION}}}"#
     );
     std::fs::write(dir.path().join("manifest.json"), manifest).expect("a manifest");
