@@ -196,10 +196,9 @@ def earn(recipe: Recipe, run: Path, note: Callable[[str], None] = print) -> dict
             report["tiers"][tier] = {"earned": False, "why": "not trained"}
     total = recipe.plans.partitions * max(3, recipe.folds)
     with tqdm(total=total, desc="nested folds", mininterval=5) as bar:
-        others: dict[str, Measured] = {
-            "library_fusion": json.loads((run / "baselines" / "fusion.json").read_text()),
-            "plain_fusion": json.loads((run / "rank" / "plain.json").read_text()),
-        }
+        others: dict[str, Measured] = {"plain_fusion": json.loads((run / "rank" / "plain.json").read_text())}
+        if recipe.plans.baselines:
+            others["library_fusion"] = json.loads((run / "baselines" / "fusion.json").read_text())
         report["nested"] = _nested_report(recipe, nested(recipe, names, lists, bar.update), others)
     write_report(out / "report.json", report)
     return report

@@ -493,7 +493,8 @@ class PlanRecipe:
     partitions: ways to fold the queries for the rankers, over which figures are averaged. settled_pairs: a
     cross-encoder stops once so many candidates in a row have not reached the first page; 0: never. admit:
     cross-encoder tiers that enter the plans whether or not they earned it, to compare servers with one and
-    the same model; the card marks them, and says of what they are worth only what was measured.
+    the same model; the card marks them, and says of what they are worth only what was measured. baselines:
+    whether to measure what well-known libraries reach on the same queries, which takes minutes.
     """
 
     late_depths: list[int]
@@ -505,6 +506,7 @@ class PlanRecipe:
     gate_note: str = ""
     partitions: int = 3
     settled_pairs: int = 0
+    baselines: bool = True
     admit: list[str] = field(default_factory=list)
 
 

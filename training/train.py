@@ -118,7 +118,11 @@ def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
     order.run.mkdir(parents=True, exist_ok=True)
     record = _record(order, deadline)
     # Teachers are the dearest stage by far.
-    left_out = {"search": not recipe.search.trials, "teacher": not recipe.asks_teachers()}
+    left_out = {
+        "baselines": not recipe.plans.baselines,
+        "search": not recipe.search.trials,
+        "teacher": not recipe.asks_teachers(),
+    }
     stages = [stage for stage in STAGES if not left_out.get(stage)]
     for number, stage in enumerate(stages, start=1):
         if stage in record["stages"]:
