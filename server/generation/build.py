@@ -23,9 +23,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -34,7 +33,6 @@ from muster.bundle import read_bundle
 from muster.v1.catalogue_pb2 import Patch, Product, SequencedEvent
 from server import config
 from server.catalogue.store import Store
-from server.generation.index import Choice, VectorFile, build_dense_index
 from server.generation.open import (
     CURRENT,
     MANIFEST,
@@ -49,6 +47,9 @@ from server.generation.open import (
     read_manifest,
     sha256,
 )
+
+if TYPE_CHECKING:
+    from server.generation.index import Choice
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +167,11 @@ def _build_in(
     products, dimension = int(built["products"]), int(built["dimension"])
     if products == 0:
         return None
+
+    # Replicas import this module to start builds; FAISS is for the process that builds alone.
+    import faiss
+
+    from server.generation.index import VectorFile, build_dense_index
 
     progress("index", 0, products)
     dense = folder / DENSE_VECTORS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,12 @@ def test_the_log_is_folded_into_what_is_live(store: Store) -> None:
         product("replaced", title="boot", rating=4.0),
         product("back", title="sandal"),
     ]
+
+
+def test_a_replica_that_starts_builds_does_not_load_faiss() -> None:
+    # It would cost each replica tens of megabytes, and most generations are searched without.
+    program = "import sys, server.app; sys.exit('faiss' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_events_after_the_chosen_sequence_are_not_read(store: Store) -> None:
@@ -231,7 +239,7 @@ def test_a_failed_build_leaves_nothing_and_the_old_generation_stays(
     def disk_full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("server.generation.build.build_dense_index", disk_full)
+    monkeypatch.setattr("server.generation.index.build_dense_index", disk_full)
     with pytest.raises(OSError, match="No space"):
         build(job(bundle, tmp_path))
     generations = tmp_path / "generations"
