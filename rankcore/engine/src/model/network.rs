@@ -9,7 +9,7 @@ use super::gemm::PANEL;
 use super::kernels::{Avx2Fma, Vnni};
 use super::kernels::{Instructions, Kernels, Plain};
 use super::linear::{Activations, Linear, Then};
-use super::rows::{MIDDLE, Norm, Scale};
+use super::rows::{Norm, Scale};
 use super::{Outputs, Row};
 use crate::error::{Error, Result};
 
@@ -112,15 +112,6 @@ fn room<T: Clone + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
         buffer.resize(count, T::default());
     }
     &mut buffer[..count]
-}
-
-impl Default for Scale {
-    fn default() -> Self {
-        Scale {
-            step: 0.0,
-            zero: MIDDLE,
-        }
-    }
 }
 
 impl Network {

@@ -5,9 +5,6 @@ use super::lanes::{LANES, Lanes};
 /// Least value of GELU, rounded down: with it the range of a row is known once its greatest value is.
 const GELU_LEAST: f32 = -0.17;
 
-/// Zero point of activations that are as often negative as positive.
-pub(crate) const MIDDLE: i32 = 128;
-
 /// Beyond this the normal distribution function is taken as constant.
 const GELU_REACH: f32 = 4.2;
 
@@ -26,7 +23,7 @@ const GELU: [f32; 9] = [
 ];
 
 /// A row's scale: value = (byte - zero point) x scale.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Scale {
     pub(crate) step: f32,
     pub(crate) zero: i32,
@@ -81,32 +78,37 @@ pub(crate) unsafe fn dot<L: Lanes>(left: *const f32, right: *const f32, width: u
     unsafe { total!(L, width, at => L::load(left.add(at)).mul(L::load(right.add(at)))) }
 }
 
-/// Scale and quantises a row of `width` values, a multiple of 16, that lie within ±`reach`.
+/// Quantises a row of `width` values, a multiple of 16, that lie between `least` and `greatest`, over all 256 steps.
 ///
 /// # Safety
 /// As for [`Lanes`]; `row` and `out` are good for `width` values.
 #[inline(always)]
-unsafe fn quantise_within<L: Lanes>(
+unsafe fn quantise_between<L: Lanes>(
     row: *const f32,
     width: usize,
-    reach: f32,
+    least: f32,
+    greatest: f32,
     out: *mut u8,
 ) -> Scale {
-    let factor = if reach > 0.0 { 127.0 / reach } else { 0.0 };
+    // 0 is one of the steps, so that it stays exactly what it is.
+    let (least, greatest) = (least.min(0.0), greatest.max(0.0));
+    let span = greatest - least;
+    let factor = if span > 0.0 { 255.0 / span } else { 0.0 };
+    let zero = (-least * factor).round_ties_even() as i32;
     // SAFETY: as promised by the caller.
     unsafe {
         let by = L::splat(factor);
         for at in (0..width).step_by(LANES) {
-            L::load(row.add(at)).mul(by).store_u8(MIDDLE, out.add(at));
+            L::load(row.add(at)).mul(by).store_u8(zero, out.add(at));
         }
     }
     Scale {
-        step: reach / 127.0,
-        zero: MIDDLE,
+        step: span / 255.0,
+        zero,
     }
 }
 
-/// Quantises a row of `width` values, a multiple of 16, by its greatest magnitude.
+/// Quantises a row of `width` values, a multiple of 16, by its least and greatest value.
 ///
 /// # Safety
 /// As for [`Lanes`]; `row` and `out` are good for `width` values.
@@ -114,11 +116,13 @@ unsafe fn quantise_within<L: Lanes>(
 pub(crate) unsafe fn quantise<L: Lanes>(row: *const f32, width: usize, out: *mut u8) -> Scale {
     // SAFETY: as promised by the caller.
     unsafe {
-        let mut most = L::splat(0.0);
+        let (mut least, mut most) = (L::splat(0.0), L::splat(0.0));
         for at in (0..width).step_by(LANES) {
-            most = most.max(L::load(row.add(at)).abs());
+            let value = L::load(row.add(at));
+            least = least.min(value);
+            most = most.max(value);
         }
-        quantise_within::<L>(row, width, most.greatest(), out)
+        quantise_between::<L>(row, width, least.least(), most.greatest(), out)
     }
 }
 
@@ -133,20 +137,8 @@ pub(crate) unsafe fn quantise_gelu<L: Lanes>(
     greatest: f32,
     out: *mut u8,
 ) -> Scale {
-    let span = greatest.max(0.0) - GELU_LEAST;
-    let factor = 255.0 / span;
-    let zero = (-GELU_LEAST * factor).round_ties_even() as i32;
     // SAFETY: as promised by the caller.
-    unsafe {
-        let by = L::splat(factor);
-        for at in (0..width).step_by(LANES) {
-            L::load(row.add(at)).mul(by).store_u8(zero, out.add(at));
-        }
-    }
-    Scale {
-        step: span / 255.0,
-        zero,
-    }
+    unsafe { quantise_between::<L>(row, width, GELU_LEAST, greatest, out) }
 }
 
 /// Gain, shift and epsilon of a layer normalisation over rows of `gain.len()` values.
@@ -174,14 +166,15 @@ pub(crate) unsafe fn normalise<L: Lanes>(row: *mut f32, norm: &Norm, out: *mut u
             gap.mul(gap)
         });
         let by = L::splat(1.0 / (spread / width as f32 + norm.epsilon).sqrt());
-        let mut most = L::splat(0.0);
+        let (mut least, mut most) = (L::splat(0.0), L::splat(0.0));
         for at in (0..width).step_by(LANES) {
             let value = L::load(row.add(at)).sub(mean).mul(by);
             let value = value.fma(L::load(gain.add(at)), L::load(shift.add(at)));
             value.store(row.add(at));
-            most = most.max(value.abs());
+            least = least.min(value);
+            most = most.max(value);
         }
-        quantise_within::<L>(row, width, most.greatest(), out)
+        quantise_between::<L>(row, width, least.least(), most.greatest(), out)
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn store_u8(self, zero: i32, to: *mut u8);
     /// Sum over the lanes in the order of [`tree_sum`].
     unsafe fn sum(self) -> f32;
+    /// Least lane.
+    unsafe fn least(self) -> f32;
     /// Greatest lane.
     unsafe fn greatest(self) -> f32;
 }

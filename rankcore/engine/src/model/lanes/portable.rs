@@ -106,6 +106,13 @@ impl Lanes for Portable {
         tree_sum(self.0)
     }
 
+    unsafe fn least(self) -> f32 {
+        self.0
+            .into_iter()
+            .reduce(|one, other| if one < other { one } else { other })
+            .unwrap_or(f32::MAX)
+    }
+
     unsafe fn greatest(self) -> f32 {
         self.0
             .into_iter()

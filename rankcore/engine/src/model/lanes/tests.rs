@@ -57,6 +57,7 @@ unsafe fn everything<L: Lanes>(one: &[f32; LANES], other: &[f32; LANES]) -> Vec<
         }
         found.push(left.sum().to_bits());
         found.push(left.greatest().to_bits());
+        found.push(left.least().to_bits());
     }
     found
 }

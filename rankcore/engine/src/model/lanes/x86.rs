@@ -145,6 +145,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn least(self) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_min_ps(self.0) }
+    }
+
+    #[inline(always)]
     unsafe fn greatest(self) -> f32 {
         // SAFETY: see above.
         unsafe { _mm512_reduce_max_ps(self.0) }
@@ -368,6 +374,20 @@ impl Lanes for Avx2 {
     unsafe fn sum(self) -> f32 {
         // SAFETY: see above.
         unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn least(self) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let eight = _mm256_min_ps(self.0, self.1);
+            let four = _mm_min_ps(
+                _mm256_castps256_ps128(eight),
+                _mm256_extractf128_ps::<1>(eight),
+            );
+            let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)))
+        }
     }
 
     #[inline(always)]
