@@ -63,6 +63,13 @@ pub(crate) struct Row {
     second: usize,
 }
 
+impl Row {
+    /// Its ids, and how many of them come before the second segment.
+    pub(crate) fn parts(&self) -> (&[i64], usize) {
+        (&self.ids, self.second)
+    }
+}
+
 impl Specials {
     fn of(tokenizer: &Tokenizer) -> Result<Specials> {
         let id = |token: &str| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use crate::reply::{Cancel, pair};
 use crate::request::{
     Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source,
 };
+use crate::rerank::cross::PairScorer;
 use crate::retrieve::DenseSearch;
 use crate::schedule::clock::{Clock, MonotonicClock};
 use crate::schedule::{Scheduler, retry_after_ms};
@@ -213,7 +214,7 @@ impl Engine {
             readings: Readings::new(&bundle)?,
             clock: Arc::clone(&clock),
             replica: settings.replica,
-            chunk_pairs: settings.chunk_pairs,
+            chunk: AtomicUsize::new(settings.chunk_pairs),
             failures: Failures::default(),
             bundle,
         });
@@ -242,6 +243,37 @@ impl Engine {
     #[must_use]
     pub fn bundle(&self) -> &Arc<Bundle> {
         &self.services.bundle
+    }
+
+    /// Has the pairs of a cross-encoder tier scored by `delegate` from now on, where it can, in chunks of `chunk_pairs`;
+    /// without one by the model of the bundle, on the worker that asks.
+    ///
+    /// Costs are those that the last warm-up saw: run [`Engine::warm_up`] after it.
+    ///
+    /// # Errors
+    /// `InvalidRequest` if the bundle has no such cross-encoder, or for chunks of no pairs.
+    pub fn delegate(
+        &self,
+        tier: Tier,
+        delegate: Option<Arc<dyn PairScorer>>,
+        chunk_pairs: usize,
+    ) -> Result<()> {
+        let invalid = |field: &str, description: String| {
+            Err(Error::InvalidRequest(vec![Violation {
+                field: field.to_owned(),
+                description,
+            }]))
+        };
+        let Some(cross) = self.services.bundle.cross(tier) else {
+            let id = &self.services.bundle.id;
+            return invalid("tier", format!("bundle {id} has no {tier}"));
+        };
+        if chunk_pairs == 0 {
+            return invalid("chunk_pairs", "must be at least 1".to_owned());
+        }
+        cross.delegate(delegate);
+        self.services.chunk.store(chunk_pairs, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A generation without products.
@@ -409,7 +441,7 @@ impl Engine {
         let generation = self.ready(&ask, deadline, cancel, interrupted)?;
         let freshness = self.freshness(&generation);
         let parts = self.parts(&generation, &ask);
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
         let (reply, waiter) = pair(cancel);
         self.scheduler.submit(budget.deadline_us, |load| {
             let now_us = clock.now_us();
@@ -496,7 +528,7 @@ impl Engine {
 
     fn cheapest_us(&self, generation: &Generation, ask: &Ask) -> u64 {
         let costs = self.services.costs.at(self.services.clock.now_us());
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
         let cheapest = self
             .services
             .planner
@@ -730,7 +762,7 @@ impl Engine {
             products,
             facets: 0,
             page: 10,
-            chunk_pairs: self.services.chunk_pairs,
+            chunk_pairs: self.services.chunk_pairs(),
         };
         let scale = self.services.planner.scale(&shape, &costs);
         let (part_failures, last_part_failure) = self.services.failures.seen();
@@ -796,6 +828,11 @@ impl Engine {
             let _ = thread.join();
         }
         self.scheduler.close();
+        for tier in [Tier::CrossSmall, Tier::CrossLarge] {
+            if let Some(cross) = self.services.bundle.cross(tier) {
+                cross.delegate(None);
+            }
+        }
         self.serving.store(None);
     }
 
