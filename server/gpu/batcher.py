@@ -157,7 +157,7 @@ class Waiting(Generic[Work, Result]):
         measured_s = self._measured_s([call.work for call in calls])
         latest_s = calls[0].deadline_s - self.estimate.seconds(measured_s)
         # Behind a running batch it would begin at `free_at_s`, and by then there may be more to take along.
-        if free_at_s is not None and not full and free_at_s < latest_s:
+        if free_at_s is not None and not full and begin_s < latest_s:
             for entry in taken:
                 heapq.heappush(self._heap, entry)
             return Decision(None, late, look_at_s=latest_s)
