@@ -166,7 +166,8 @@ def copy_to_gpu(device: int) -> Copy:
     return copy
 
 
-def _vectors(count: int, dimension: int) -> npt.NDArray[np.float32]:
+def unit_vectors(count: int, dimension: int) -> npt.NDArray[np.float32]:
+    """Made-up vectors of length 1, float32 [count, dimension]; always the same ones."""
     vectors = np.random.default_rng(_SEED).standard_normal((count, dimension), dtype=np.float32)
     return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
@@ -174,7 +175,7 @@ def _vectors(count: int, dimension: int) -> npt.NDArray[np.float32]:
 def _agreement(host: DenseIndex, index: Any) -> float:
     """Share of the processor's results that the copy finds, mean over made-up queries."""
     results = min(_AGREEMENT_RESULTS, index.ntotal)
-    vectors = _vectors(_AGREEMENT_QUERIES, index.d)
+    vectors = unit_vectors(_AGREEMENT_QUERIES, index.d)
     _, found = index.search(vectors, results)
     shares = []
     for vector, rows in zip(vectors, found, strict=True):
@@ -185,7 +186,7 @@ def _agreement(host: DenseIndex, index: Any) -> float:
 
 def _measure(index: Any, queries: int) -> float:
     """Median seconds of a search for so many queries."""
-    vectors = _vectors(queries, index.d)
+    vectors = unit_vectors(queries, index.d)
     took = []
     for _ in range(_MEASURED_RUNS):
         began = time.perf_counter()

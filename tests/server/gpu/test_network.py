@@ -31,7 +31,7 @@ from training.quantise import export_cross  # noqa: E402
 SUMS = 2e-5
 """Of float32 sums in another order; scores are a few units."""
 ROUNDED = 0.15
-"""Of int8 activations on random weights, which a trained model is far more at ease with; scores spread by 1."""
+"""Of int8 activations on random weights, with which a trained model is far more at ease."""
 BF16 = 0.1
 """Of products with 8 bits of fraction."""
 
@@ -46,7 +46,9 @@ def network(graph: Graph, dtype: torch.dtype = torch.float32) -> Network:
 def exported(path: Path, *, int8: bool, apart: int = 0) -> bytes:
     """A cross-encoder as training exports it, with random weights of a size that makes scores differ."""
     torch.manual_seed(5)
-    pruned = Shape(2, 64, 4, 128, VOCABULARY, 40, apart=apart, heads_by_layer=(3, 2), inner_by_layer=(128, 96))
+    pruned = Shape(
+        2, 64, 4, 128, VOCABULARY, 40, apart=apart, heads_by_layer=(3, 2), inner_by_layer=(128, 96)
+    )
     model = CrossEncoder(pruned)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -165,9 +167,7 @@ def test_the_models_of_a_bundle_are_read_plain_or_compressed_with_words_of_the_e
     content = path.read_bytes()
     model = gzip.decompress(content) if path.suffix == ".gz" else content
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(
-        run(network(graph), arrays), one_by_one(session, arrays, lengths), atol=SUMS
-    )
+    np.testing.assert_allclose(run(network(graph), arrays), one_by_one(session, arrays, lengths), atol=SUMS)
     assert graph.vocabulary() > VOCABULARY
 
 
@@ -219,7 +219,7 @@ def test_words_are_read_from_the_encoders_file_and_nowhere_else() -> None:
     np.testing.assert_array_equal(found.constants["table"], table)
     assert found.vocabulary() == 6
     for location, offset in (("/etc/passwd", 0), ("encoder/model.onnx", 4)):
-        with pytest.raises(UnreadableModel, match="stored outside encoder/model.onnx"):
+        with pytest.raises(UnreadableModel, match=r"stored outside encoder/model\.onnx"):
             read_graph(stored(location, offset), b"abc" + content)
 
 
