@@ -163,13 +163,6 @@ class Waiting(Generic[Work, Result]):
             return Decision(None, late, look_at_s=latest_s)
         return Decision(Batch(calls, measured_s), late)
 
-    def discard(self, call: Call[Work, Result]) -> None:
-        """The call waits no more; nothing happens where it had left before."""
-        kept = [entry for entry in self._heap if entry[2] is not call]
-        if len(kept) < len(self._heap):
-            heapq.heapify(kept)
-            self._heap = kept
-
     def clear(self) -> list[Call[Work, Result]]:
         """All calls, which wait no more."""
         calls = [call for _, _, call in self._heap]
@@ -252,8 +245,7 @@ class Batcher(Generic[Work, Result]):
                 self._report(stalled)
                 raise stalled
             if self._clock() >= deadline_s:
-                with self._changed:
-                    self._waiting.discard(call)
+                # Where it still waits, it is too late for every batch.
                 return None
         if call.error is not None:
             raise call.error

@@ -39,6 +39,8 @@ _SEED = 20_240_229
 _MEASURED_RUNS = 5
 _MEASURED_SIZES = (1, 8, BATCH_QUERIES_MAX)
 
+_SCRATCH_BYTES = 256 * 2**20
+
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 Copy = Callable[[Any], Any]
 """A FAISS index on the processor -> the same on the device. Raises: RuntimeError for kinds unknown there."""
@@ -156,7 +158,11 @@ def copy_to_gpu(device: int) -> Copy:
     if not hasattr(_FAISS, "StandardGpuResources") or _FAISS.get_num_gpus() <= device:
         raise RuntimeError("the installed faiss has no part for GPUs, or sees none: install faiss-gpu")
     resources = _FAISS.StandardGpuResources()
+    # Its own default takes a gigabyte and a half, for batches far larger than ours.
+    resources.setTempMemory(_SCRATCH_BYTES)
     options = _FAISS.GpuClonerOptions()
+    # cuVS, where faiss was built with it, has no lists of 8-bit codes.
+    options.use_cuvs = False
     options.useFloat16 = True
     options.useFloat16CoarseQuantizer = True
 

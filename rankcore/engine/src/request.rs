@@ -1249,8 +1249,9 @@ impl Work for Job {
                 .mean_us
                 .min(left(Stage::Late)),
             Next::Cross => {
-                self.chunk_estimate(self.cross_stage(), self.services.chunk_pairs())
-                    .mean_us
+                let rest = self.plan.depth.min(self.rows.len()) - self.cross_done;
+                let chunk = self.services.chunk_pairs().min(rest);
+                self.chunk_estimate(self.cross_stage(), chunk).mean_us
             }
             Next::Finish => self.pace.closing().mean_us,
         })

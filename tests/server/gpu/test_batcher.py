@@ -184,23 +184,45 @@ def test_no_call_is_lost_or_doubled_and_no_batch_starts_that_would_miss_a_deadli
     assert sorted(ended) == list(range(len(arriving)))
 
 
-@given(st.lists(st.tuples(st.integers(1, 5), st.floats(0.0, 1.0)), min_size=1, max_size=30))
-def test_a_discarded_call_is_in_no_batch_and_the_others_keep_their_order(
-    calls: list[tuple[int, float]],
+@given(arrivals, st.lists(st.floats(0.2, 8.0), max_size=30))
+def test_with_a_second_batch_under_way_the_rules_hold_and_nobody_waits_for_ever(
+    arriving: list[tuple[float, int, float]], slowdowns: list[float]
 ) -> None:
     queue = waiting()
-    made = [call(number, items, 10.0 + room_s) for number, (items, room_s) in enumerate(calls)]
-    for one in made:
-        queue.add(one)
-    gone = made[len(made) // 2]
-    queue.discard(gone)
-    queue.discard(gone)
-    order = []
-    while (batch := queue.take(0.0, None).batch) is not None:
-        order += batch.calls
-    kept = sorted((one for one in made if one is not gone), key=lambda one: one.deadline_s)
-    assert [one.deadline_s for one in order] == [one.deadline_s for one in kept]
-    assert gone not in order
+    rest = sorted((at_s, number, items, room_s) for number, (at_s, items, room_s) in enumerate(arriving))
+    running: list[tuple[float, float, float, float]] = []  # ends, is expected to, began, measured
+    ended: list[int] = []
+    now_s, turns = 0.0, 0
+    while rest or len(queue) or running:
+        turns += 1
+        assert turns < 20 * (len(arriving) + 1), "no call makes progress"
+        while rest and rest[0][0] <= now_s:
+            at_s, number, items, room_s = rest.pop(0)
+            queue.add(call(number, items, at_s + room_s))
+        look_at_s = math.inf
+        if len(running) < 2:
+            free_at_s = max((expected_s for _, expected_s, _, _ in running), default=None)
+            decision = queue.take(now_s, free_at_s)
+            ended += numbers(decision.late)
+            look_at_s = decision.look_at_s
+            if decision.batch is not None:
+                calls, measured = decision.batch.calls, decision.batch.measured_s
+                begin_s = now_s if free_at_s is None else max(now_s, free_at_s)
+                expected_s = begin_s + queue.estimate.seconds(measured)
+                assert expected_s <= min(one.deadline_s for one in calls)
+                began_s = max([now_s, *(ends_s for ends_s, _, _, _ in running)])
+                slowdown = slowdowns.pop() if slowdowns else 1.0
+                running.append((began_s + measured * slowdown, expected_s, began_s, measured))
+                ended += numbers(calls)
+                continue
+            # It was asked to be looked at again only where it was not to be started yet.
+            assert look_at_s > now_s
+        events = [look_at_s, *(ends_s for ends_s, _, _, _ in running), *(at_s for at_s, *_ in rest[:1])]
+        now_s = max(now_s, min(events))
+        for done in [one for one in running if one[0] <= now_s]:
+            running.remove(done)
+            queue.estimate.ran(done[3], done[0] - done[2])
+    assert sorted(ended) == list(range(len(arriving)))
 
 
 # --- the estimate ------------------------------------------------------------------------------------------
@@ -353,23 +375,33 @@ def test_a_caller_whose_deadline_comes_while_it_waits_is_in_no_batch() -> None:
 
 
 @pytest.mark.parametrize("short", [False, True], ids=["an error", "too few results"])
-def test_what_goes_wrong_reaches_each_caller_and_is_reported_once(short: bool) -> None:
-    device = Fake(error=None if short else MemoryError("out of memory"), short=short)
+def test_what_goes_wrong_reaches_each_caller_of_the_batch_and_is_reported_once(short: bool) -> None:
+    device = Fake()
     reported: list[Exception] = []
-    batching = batcher(device, on_failure=reported.append)
-    callers = [Caller(batching, 0)]
+    batching = batcher(device, on_failure=reported.append, lanes=1)
+    first = Caller(batching, 0)
     assert device.begun.wait(30)
-    callers += [Caller(batching, number) for number in range(1, 4)]
+    device.begun.clear()
+    members = [Caller(batching, number) for number in range(1, 4)]
     while len(batching._waiting) < 3:
         time.sleep(0.001)
+    first_gate, device.gate = device.gate, threading.Event()
+    first_gate.set()
+    assert first.ended().result == 0
+    assert device.begun.wait(30)
+    waiting_one = Caller(batching, 4)
+    while len(batching._waiting) < 1:
+        time.sleep(0.001)
+    device.error, device.short = (None, True) if short else (MemoryError("out of memory"), False)
     device.gate.set()
-    first, *others = [caller.ended().error for caller in callers]
-    assert isinstance(first, RuntimeError if short else MemoryError)
-    # They were turned away, or had become the next batch of the failing device already.
-    assert all(isinstance(error, Closed | MemoryError | RuntimeError) for error in others)
+    for caller in members:
+        assert isinstance(caller.ended().error, RuntimeError if short else MemoryError)
+    # Nobody trusts the device again.
+    assert isinstance(waiting_one.ended().error, Closed)
     with pytest.raises(Closed):
         batching.run(Work(9, 1), 1)
     batching.close()
+    assert [sorted(batch) for batch in device.batches] == [[0], [1, 2, 3]]
     assert len(reported) == 1
 
 
@@ -383,6 +415,52 @@ def test_a_device_that_hangs_is_given_up() -> None:
     assert [type(error) for error in reported] == [Stalled]
     device.gate.set()
     batching.close()
+
+
+class OneByOne(Fake):
+    """Each batch has a gate of its own."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.gates = [threading.Event() for _ in range(batches)]
+
+    def run(self, works: Sequence[Work]) -> list[int]:
+        gate = self.gates[len(self.batches)]
+        self.batches.append([work.number for work in works])
+        assert gate.wait(30)
+        return [work.number for work in works]
+
+
+def test_time_behind_another_batch_is_not_taken_for_a_batchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    device = OneByOne(2)
+    batching: Batcher[Work, int] = Batcher(device, items_max=ITEMS_MAX, clock=lambda: now_s[0], stall_s=1e6)
+    took: list[float] = []
+    monkeypatch.setattr(batching._waiting.estimate, "ran", lambda measured, seconds: took.append(seconds))
+
+    def call_from_a_thread(number: int) -> threading.Thread:
+        thread = threading.Thread(target=lambda: batching.run(Work(number, 1), 1), daemon=True)
+        thread.start()
+        return thread
+
+    callers = [call_from_a_thread(0)]
+    while len(device.batches) < 1:
+        time.sleep(0.001)
+    # A full batch does not wait for the device: it is under way from 0 s on, but begins at 10 s.
+    callers += [call_from_a_thread(number) for number in range(1, ITEMS_MAX + 1)]
+    while len(device.batches) < 2:
+        time.sleep(0.001)
+    now_s[0] = 10.0
+    device.gates[0].set()
+    callers[0].join(30)
+    while not took:
+        time.sleep(0.001)
+    now_s[0] = 13.0
+    device.gates[1].set()
+    for caller in callers:
+        caller.join(30)
+    batching.close()
+    assert took == [10.0, 3.0]
 
 
 def test_closing_turns_away_those_who_wait_and_finishes_what_runs() -> None:
