@@ -63,13 +63,6 @@ pub(crate) struct Row {
     second: usize,
 }
 
-impl Row {
-    /// Its ids, and how many of them come before the second segment.
-    pub(crate) fn parts(&self) -> (&[i64], usize) {
-        (&self.ids, self.second)
-    }
-}
-
 impl Specials {
     fn of(tokenizer: &Tokenizer) -> Result<Specials> {
         let id = |token: &str| {
@@ -81,6 +74,11 @@ impl Specials {
             cls: id("[CLS]")?,
             sep: id("[SEP]")?,
         })
+    }
+
+    /// `[CLS]` and `[SEP]`.
+    pub(crate) fn ids(self) -> (u32, u32) {
+        (self.cls, self.sep)
     }
 
     /// `[CLS] pieces [SEP]`.

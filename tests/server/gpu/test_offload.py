@@ -196,10 +196,38 @@ def test_a_device_that_does_not_reproduce_the_golden_requests_is_not_used(
     found = offload.open_offload("cuda", read_bundle(bundle), bundle, engine, chunk_pairs=8, verify=True)
     assert found is not None
     assert found.tiers == []
-    assert "golden requests do not reproduce on cpu: golden case 0" in caplog.text
+    assert "golden requests do not reproduce on cpu: golden case 0: cross_small is " in caplog.text
     assert engine.verify_golden() == []
     engine.close()
     found.close()
+
+
+def test_scores_of_a_device_may_differ_by_a_part_of_their_range() -> None:
+    golden = {
+        "tolerance": {"cross": 0.25},
+        "cases": [
+            {"cross_small": 0.0, "cross_large": 5.0},
+            {"cross_small": 1.0, "cross_large": -5.0},
+            {"cross_large": 0.0},
+        ],
+    }
+    near = {"cross_small": [0.25, 1.0, 77.0], "cross_large": [5.4, -5.4, 0.4]}
+    assert offload.golden_gaps(golden, near) == []
+    assert offload.golden_gaps(golden, {**near, "cross_small": [0.26, 1.0, 77.0]}) == [
+        "golden case 0: cross_small is 0.2600, expected 0.0000 within 0.25"
+    ]
+    assert offload.golden_gaps(golden, {"cross_large": [5.0, -5.0, 0.6]}) == [
+        "golden case 2: cross_large is 0.6000, expected 0.0000 within 0.50"
+    ]
+    assert offload.golden_gaps(golden, {"cross_large": [float("nan"), -5.0, 0.0]}) == [
+        "golden case 0: cross_large is nan, expected 5.0000 within 0.50"
+    ]
+    assert offload.golden_gaps(golden, {"cross_large": [5.0]}) == [
+        "cross_large scored 1 of 3 golden requests"
+    ]
+    older = {"tolerance": {"cross": 0.25}, "cases": [{"cross": 2.0}]}
+    assert offload.golden_gaps(older, {"cross_small": [2.2]}) == []
+    assert len(offload.golden_gaps(older, {"cross_small": [2.3]})) == 1
 
 
 def test_a_model_that_cannot_be_read_stays_on_the_processor(

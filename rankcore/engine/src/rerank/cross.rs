@@ -45,26 +45,29 @@ impl Pairs<'_> {
 
     /// All pairs in one run, framed by the special tokens.
     pub fn flat(&self) -> Result<FlatPairs> {
-        let narrow = |value: usize| {
-            i32::try_from(value).map_err(|_| Error::Internal("too many tokens at once".into()))
-        };
+        let (cls, sep) = self.specials.ids();
+        let second = self.query.len() + 2;
+        let tokens: usize = self.products.iter().map(|product| product.len() + 1).sum();
         let mut flat = FlatPairs {
-            ids: Vec::new(),
+            ids: Vec::with_capacity(tokens + second * self.len()),
             starts: vec![0],
-            seconds: Vec::with_capacity(self.len()),
+            seconds: vec![narrow(second)?; self.len()],
         };
-        for row in self.rows() {
-            let (ids, second) = row.parts();
-            for id in ids {
-                let id = i32::try_from(*id)
-                    .map_err(|_| Error::Internal(format!("token id {id} is too large")))?;
-                flat.ids.push(id);
+        for product in self.products {
+            let framed = [&[cls], self.query, &[sep], product, &[sep]];
+            for id in framed.into_iter().flatten() {
+                flat.ids.push(narrow(*id)?);
             }
             flat.starts.push(narrow(flat.ids.len())?);
-            flat.seconds.push(narrow(second)?);
         }
         Ok(flat)
     }
+}
+
+fn narrow(value: impl TryInto<i32>) -> Result<i32> {
+    value
+        .try_into()
+        .map_err(|_| Error::Internal("more tokens than 32 bits can count".to_owned()))
 }
 
 /// Where a cross-encoder's pairs are scored. Shared by many threads.
