@@ -67,6 +67,7 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "PackedTokens",
+    "PairScorer",
     "RankError",
     "cpu_features",
     "forest_score",
@@ -88,6 +89,16 @@ DenseSearch: TypeAlias = Callable[
 """Finds the rows nearest to a query: ``(query float32 [D], L2-normalised; k; eligible bitmap or None)`` to
 ``(rows int64 [n], cosines float32 [n])``, best first, n at most k. Bit i % 8 of byte i // 8 of the bitmap
 tells whether row i may be returned. Called from the engine's own threads, several at a time."""
+
+
+PairScorer: TypeAlias = Callable[
+    [NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int | None], NDArray[np.float32] | None
+]
+"""Scores pairs of a query and a product: ``(ids int32 [n]; starts int32 [pairs + 1]; seconds int32 [pairs];
+within_us or None)`` to raw logits float32 [pairs], or None where they would come later than ``within_us``
+microseconds from now. Pair i is ``ids[starts[i]:starts[i + 1]]``, [CLS] query [SEP] product [SEP]; the first
+``seconds[i]`` of them are the query's segment. Called from the engine's own threads, several at a time; what
+it raises makes the engine score these pairs by itself."""
 
 
 def runtime_library() -> str:

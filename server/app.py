@@ -36,6 +36,7 @@ from server.generation.build import BuildJob
 from server.generation.open import open_newest
 from server.generation.renewal import Renewal, RenewalPolicy
 from server.generation.swap import Served
+from server.gpu.offload import Offload
 from server.health import Health
 from server.metrics import Metrics
 from server.rpc import RpcServer
@@ -83,6 +84,7 @@ class Parts:
     renewal: Renewal
     catalogue: CatalogueService
     warm_up_queries: list[str]
+    offload: Offload | None
 
 
 class Replica:
@@ -115,14 +117,15 @@ class Replica:
 
     # --- start -------------------------------------------------------------------------------------------
 
-    def load(self, bundle: Bundle, engine: rankcore.Engine) -> Parts:
+    def load(self, bundle: Bundle, engine: rankcore.Engine, offload: Offload | None = None) -> Parts:
         """Open store and generation and make every part; nothing follows, writes or answers yet.
 
-        Raises: StoreError.
+        offload: what runs on a GPU, from here on the replica's to close; None: nothing. Raises: StoreError.
         """
         settings = self.settings
         store = Store.open(settings.log_path, StoreConfig(busy_timeout_ms=settings.catalogue.busy_ms))
-        served = Served(engine, open_newest(engine, settings.generations_dir), _reader(store))
+        open_dense = offload.open_dense if offload is not None else None
+        served = Served(engine, open_newest(engine, settings.generations_dir, open_dense), _reader(store))
         tailer = Tailer(
             store,
             served.apply,
@@ -164,7 +167,10 @@ class Replica:
             ),
             primary=keeper.is_primary,
             on_swap=lambda: engine.warm_up(queries),
+            open_dense=open_dense,
         )
+        if offload is not None:
+            offload.when_lost(lambda: engine.warm_up(queries))
         budget = Budget(
             default_us=settings.ranking.default_deadline_ms * 1000,
             max_us=settings.ranking.deadline_max_ms * 1000,
@@ -183,7 +189,9 @@ class Replica:
                 apply_deadline_us=settings.catalogue.apply_deadline_ms * 1000,
             ),
         )
-        self.parts = Parts(engine, store, served, tailer, writer, keeper, renewal, catalogue, queries)
+        self.parts = Parts(
+            engine, store, served, tailer, writer, keeper, renewal, catalogue, queries, offload
+        )
         self.rpc.front.serve(engine)
         self.rpc.methods.add(catalogue.methods(self.metrics))
         return self.parts
@@ -232,6 +240,8 @@ class Replica:
         self.parts.renewal.stop()
         self.parts.tailer.stop()
         self.parts.engine.close()
+        if self.parts.offload is not None:
+            self.parts.offload.close()
         self.parts.store.close()
 
     # --- what the replica says of itself -----------------------------------------------------------------

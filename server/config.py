@@ -119,6 +119,14 @@ class RankingSettings(_Section):
     workers: int = _setting(
         0, "threads", "Worker threads of the ranking core. 0: one for each core of the machine.", ge=0, le=256
     )
+    device: Literal["cpu", "auto", "cuda"] = _setting(
+        "cpu",
+        "-",
+        "Where cross-encoders and dense search run. `auto`: on a GPU where one can be used, else on the"
+        " processor. `cuda`: the same, with a warning where there is none. Whatever cannot run there"
+        " stays on the processor, and the log says what and why (docs/gpu.md). The GPU path needs the extra"
+        " `gpu`, and has not been measured yet: that is why it must be asked for.",
+    )
     default_deadline_ms: int = _setting(
         200, "milliseconds", "Time budget of a call that brings no deadline of its own.", ge=5, le=60_000
     )

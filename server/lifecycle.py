@@ -31,6 +31,7 @@ from muster.bundle import Bundle, BundleError, read_bundle
 from server import affinity, config
 from server.app import Replica
 from server.catalogue.errors import StoreError
+from server.gpu.offload import open_offload
 from server.metrics import Endpoint
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,15 @@ class Life:
             bundle = verified_bundle(self._settings)
             with affinity.roaming():
                 engine = verified_engine(self._settings, bundle, replica.name)
-            replica.load(bundle, engine)
+                offload = open_offload(
+                    self._settings.ranking.device,
+                    bundle,
+                    self._settings.bundle,
+                    engine,
+                    chunk_pairs=self._settings.ranking.chunk_pairs,
+                    verify=self._settings.lifecycle.verify_golden,
+                )
+            replica.load(bundle, engine, offload)
             replica.follow(self._end.asked)
             if not self._end.asked():
                 replica.serve()

@@ -11,11 +11,11 @@ import hashlib
 import importlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -229,6 +229,10 @@ def newest_valid(generations: Path, bundle_id: str) -> tuple[Path, Manifest] | N
     return None
 
 
+OpenDense: TypeAlias = Callable[[Path, Manifest], rankcore.DenseSearch]
+"""Opens the dense index of a generation: its file, and what the manifest says of it."""
+
+
 class Opener(Protocol):
     """The part of ``rankcore.Engine`` that opens generations."""
 
@@ -243,19 +247,24 @@ class Opener(Protocol):
         """A generation without products at sequence 0."""
 
 
-def open_newest(engine: Opener, generations: Path) -> rankcore.Generation:
-    """Open the newest generation that is valid for the engine's bundle; an empty one where there is none."""
+def open_newest(
+    engine: Opener, generations: Path, open_dense: OpenDense | None = None
+) -> rankcore.Generation:
+    """Open the newest generation that is valid for the engine's bundle; an empty one where there is none.
+
+    open_dense: opens its dense index; None: on the processor, by ``DenseIndex``.
+    """
     for folder in candidates(generations):
         try:
             if read_manifest(folder).bundle_id == engine.bundle_id:
-                return open_one(engine, folder)
+                return open_one(engine, folder, open_dense)
         except GenerationRefused as refused:
             logger.error("%s; trying an older one", refused)
     return engine.empty()
 
 
-def open_one(engine: Opener, folder: Path) -> rankcore.Generation:
-    """Verify and open one generation. Raises: GenerationRefused."""
+def open_one(engine: Opener, folder: Path, open_dense: OpenDense | None = None) -> rankcore.Generation:
+    """Verify and open one generation, its dense index as for ``open_newest``. Raises: GenerationRefused."""
     manifest = verify(folder)
     if manifest.bundle_id != engine.bundle_id:
         raise GenerationRefused(
@@ -264,8 +273,8 @@ def open_one(engine: Opener, folder: Path) -> rankcore.Generation:
     if manifest.drawn:
         raise GenerationRefused(folder.name, "its vectors were drawn to measure size, not made by models")
     try:
-        dense = DenseIndex(folder / INDEX, manifest) if INDEX in manifest.files else None
-        return engine.open(str(folder), dense)
+        opened = (open_dense or DenseIndex)(folder / INDEX, manifest) if INDEX in manifest.files else None
+        return engine.open(str(folder), opened)
     except (rankcore.RankError, RuntimeError) as error:
         raise GenerationRefused(folder.name, str(error)) from error
 
@@ -293,6 +302,16 @@ class DenseIndex:
         self._probes = manifest.dense_index.probes
         if self._probes:
             self._index.nprobe = self._probes
+
+    @property
+    def index(self) -> Any:
+        """The FAISS index, to be copied."""
+        return self._index
+
+    @property
+    def probes(self) -> int:
+        """Lists looked at for a search; 0: the index has no lists."""
+        return self._probes
 
     def __call__(
         self, query: npt.NDArray[np.float32], k: int, eligible: npt.NDArray[np.uint8] | None

@@ -23,7 +23,7 @@ from server.generation.build import (
     job_arguments,
     step_back,
 )
-from server.generation.open import GenerationRefused, Opener, current_name, open_one
+from server.generation.open import GenerationRefused, OpenDense, Opener, current_name, open_one
 from server.generation.swap import Served
 
 logger = logging.getLogger(__name__)
@@ -71,14 +71,18 @@ class Renewal:
         *,
         primary: Callable[[], bool],
         on_swap: Callable[[], None],
+        open_dense: OpenDense | None = None,
     ) -> None:
-        """primary: whether this replica is. on_swap: called once a newer generation is served."""
+        """primary: whether this replica is. on_swap: called once a newer generation is served. open_dense: as
+        for ``open_newest``.
+        """
         self._engine = engine
         self._served = served
         self._job = job
         self._policy = policy
         self._primary = primary
         self._on_swap = on_swap
+        self._open_dense = open_dense
         self._generations = Path(job.generations)
         self._refused: set[str] = set()
         self._build: subprocess.Popen[bytes] | None = None
@@ -146,7 +150,7 @@ class Renewal:
     def _swap_to(self, name: str) -> None:
         started = time.monotonic()
         try:
-            generation = open_one(self._engine, self._generations / name)
+            generation = open_one(self._engine, self._generations / name, self._open_dense)
         except GenerationRefused as refused:
             self._refused.add(name)
             logger.error(

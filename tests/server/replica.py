@@ -21,9 +21,11 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def command(bundle: Path, data_dir: Path, settings: Mapping[str, object] | None = None) -> list[str]:
-    """Command line of a replica; settings by their dotted names."""
-    line = [sys.executable, "-m", "server", "--bundle", str(bundle), "--data-dir", str(data_dir)]
+def command(
+    bundle: Path, data_dir: Path, settings: Mapping[str, object] | None = None, module: str = "server"
+) -> list[str]:
+    """Command line of a replica; settings by their dotted names. module: what Python runs."""
+    line = [sys.executable, "-m", module, "--bundle", str(bundle), "--data-dir", str(data_dir)]
     for name, value in (settings or {}).items():
         line += ["--set", f"{name}={value}"]
     return line
@@ -48,12 +50,18 @@ class Replica:
     """One process. Use as a context manager; leaving it kills what still runs."""
 
     def __init__(
-        self, bundle: Path, data_dir: Path, name: str, settings: Mapping[str, object] | None = None
+        self,
+        bundle: Path,
+        data_dir: Path,
+        name: str,
+        settings: Mapping[str, object] | None = None,
+        *,
+        module: str = "server",
     ) -> None:
         self.name = name
         self.port_file = data_dir.parent / f"{data_dir.name}-{name}.port"
         self.log_file = data_dir.parent / f"{data_dir.name}-{name}.log"
-        line = command(bundle, data_dir, settings)
+        line = command(bundle, data_dir, settings, module)
         line += ["--replica", name, "--listen", "127.0.0.1:0", "--port-file", str(self.port_file)]
         self.port_file.unlink(missing_ok=True)
         with self.log_file.open("ab") as log:

@@ -12,6 +12,7 @@ use rankcore_engine::engine::Status;
 use rankcore_engine::error::{Error, Result, Violation};
 use rankcore_engine::generation::DenseIndex;
 use rankcore_engine::model::Choice;
+use rankcore_engine::rerank::cross::{FlatPairs, PairScorer, Pairs};
 use rankcore_engine::retrieve::{DenseSearch, Row};
 use rankcore_engine::wire;
 
@@ -51,6 +52,40 @@ impl DenseSearch for PythonDense {
         });
         // While the interpreter ends, no worker may enter it.
         found.unwrap_or(Err(Error::Cancelled))
+    }
+}
+
+/// A Python callable as the scorer of pairs: `(ids i32 [n], starts i32 [pairs + 1], seconds i32 [pairs],
+/// within_us | None) -> scores f32 [pairs] | None`.
+///
+/// Worker threads call it and hold the GIL only to pass arrays; the callable gives it up while it waits for scores.
+pub struct PythonPairs(pub Py<PyAny>);
+
+impl PythonPairs {
+    fn call(
+        &self,
+        py: Python<'_>,
+        pairs: &FlatPairs,
+        within_us: Option<u64>,
+    ) -> PyResult<Option<Vec<f32>>> {
+        let ids = PyArray1::from_slice(py, &pairs.ids);
+        let starts = PyArray1::from_slice(py, &pairs.starts);
+        let seconds = PyArray1::from_slice(py, &pairs.seconds);
+        let scored = self.0.bind(py).call1((ids, starts, seconds, within_us))?;
+        let scores: Option<PyReadonlyArray1<'_, f32>> = scored.extract()?;
+        Ok(scores.map(|scores| scores.as_array().to_vec()))
+    }
+}
+
+impl PairScorer for PythonPairs {
+    fn score(&self, pairs: &Pairs<'_>, within_us: Option<u64>) -> Result<Option<Vec<f32>>> {
+        let pairs = pairs.flat()?;
+        let scored = Python::try_attach(|py| {
+            self.call(py, &pairs, within_us)
+                .map_err(|error| Error::Internal(format!("pair scorer: {error}")))
+        });
+        // While the interpreter ends, no worker may enter it.
+        scored.unwrap_or(Err(Error::Cancelled))
     }
 }
 

@@ -24,11 +24,12 @@ use rankcore_engine::generation::build::GenerationBuilder as CoreBuilder;
 use rankcore_engine::generation::{DenseRows as CoreRows, Generation as CoreGeneration};
 use rankcore_engine::reply::Cancel as CoreCancel;
 use rankcore_engine::request::Answer;
+use rankcore_engine::rerank::cross::PairScorer;
 use rankcore_engine::retrieve::lexical::ANALYSER;
 use rankcore_engine::retrieve::{DenseSearch, Row, lists, validate_apply};
 use rankcore_engine::{signals, wire};
 
-use convert::PythonDense;
+use convert::{PythonDense, PythonPairs};
 use errors::raise;
 
 /// The engine; the last owner stops its threads, which may be waiting for the interpreter, so it gives it up first.
@@ -288,6 +289,19 @@ impl Engine {
         let dense = dense.map(|callable| Arc::new(PythonDense(callable)) as Arc<dyn DenseSearch>);
         py.detach(|| self.0.open(&path, dense))
             .map(|inner| self.generation(inner))
+            .map_err(|error| raise(py, error))
+    }
+
+    /// Have the pairs of a cross-encoder tier scored by `scorer`, in chunks of `chunk_pairs`; `None`: by the bundle's model.
+    fn delegate(
+        &self,
+        py: Python<'_>,
+        tier: &str,
+        scorer: Option<Py<PyAny>>,
+        chunk_pairs: usize,
+    ) -> PyResult<()> {
+        let scorer = scorer.map(|callable| Arc::new(PythonPairs(callable)) as Arc<dyn PairScorer>);
+        py.detach(|| self.0.delegate(convert::tier(tier)?, scorer, chunk_pairs))
             .map_err(|error| raise(py, error))
     }
 

@@ -56,6 +56,11 @@ impl Specials {
         })
     }
 
+    /// `[CLS]` and `[SEP]`.
+    pub(crate) fn ids(self) -> (u32, u32) {
+        (self.cls, self.sep)
+    }
+
     /// Adds `[CLS] pieces [SEP]`.
     fn single(&self, pieces: &[u32], rows: &mut Rows) {
         rows.push(self.framed(pieces), pieces.len() + 2);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -23,6 +23,7 @@ use crate::reply::{Cancel, Done, Pending, Reply, pair};
 use crate::request::{
     Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source,
 };
+use crate::rerank::cross::PairScorer;
 use crate::retrieve::DenseSearch;
 use crate::schedule::clock::{Clock, MonotonicClock};
 use crate::schedule::{Scheduler, retry_after_ms};
@@ -261,7 +262,7 @@ impl Engine {
             readings: Readings::new(&bundle)?,
             clock: Arc::clone(&clock),
             replica: settings.replica,
-            chunk_pairs: settings.chunk_pairs,
+            chunk: AtomicUsize::new(settings.chunk_pairs),
             failures: Failures::default(),
             price: Price::default(),
             bundle,
@@ -293,6 +294,40 @@ impl Engine {
     #[must_use]
     pub fn bundle(&self) -> &Arc<Bundle> {
         &self.core.services.bundle
+    }
+
+    /// Has the pairs of a cross-encoder tier scored by `delegate` from now on, where it can, in chunks of `chunk_pairs`;
+    /// without one by the model of the bundle, on the worker that asks.
+    ///
+    /// Costs are those that the last warm-up saw: run [`Engine::warm_up`] after it.
+    ///
+    /// # Errors
+    /// `InvalidRequest` if the bundle has no such cross-encoder, or for chunks of no pairs.
+    pub fn delegate(
+        &self,
+        tier: Tier,
+        delegate: Option<Arc<dyn PairScorer>>,
+        chunk_pairs: usize,
+    ) -> Result<()> {
+        let invalid = |field: &str, description: String| {
+            Err(Error::InvalidRequest(vec![Violation {
+                field: field.to_owned(),
+                description,
+            }]))
+        };
+        let Some(cross) = self.core.services.bundle.cross(tier) else {
+            let id = &self.core.services.bundle.id;
+            return invalid("tier", format!("bundle {id} has no {tier}"));
+        };
+        if chunk_pairs == 0 {
+            return invalid("chunk_pairs", "must be at least 1".to_owned());
+        }
+        cross.delegate(delegate);
+        self.core
+            .services
+            .chunk
+            .store(chunk_pairs, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A generation without products.
@@ -670,7 +705,7 @@ impl Engine {
             products,
             facets: 0,
             page: 10,
-            chunk_pairs: self.core.services.chunk_pairs,
+            chunk_pairs: self.core.services.chunk_pairs(),
         };
         let scale = self.core.services.planner.scale(&shape, &costs);
         let (part_failures, last_part_failure) = self.core.services.failures.seen();
@@ -747,6 +782,11 @@ impl Engine {
             }
         }
         self.core.scheduler.close();
+        for tier in [Tier::CrossSmall, Tier::CrossLarge] {
+            if let Some(cross) = self.core.services.bundle.cross(tier) {
+                cross.delegate(None);
+            }
+        }
         self.core.serving.store(None);
     }
 
@@ -871,7 +911,7 @@ impl Core {
         let clock = &self.services.clock;
         let freshness = self.freshness(&generation);
         let parts = self.parts(&generation, &ask);
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
         // What the closure does not take is still here to tell the caller why.
         let mut given = Some((generation, ask, reply));
         let admitted = self.scheduler.submit(budget.deadline_us, |load| {
@@ -987,7 +1027,7 @@ impl Core {
 
     fn cheapest_us(&self, generation: &Generation, ask: &Ask) -> u64 {
         let costs = self.services.costs.at(self.services.clock.now_us());
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs);
+        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
         let cheapest = self
             .services
             .planner

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use fixedbitset::FixedBitSet;
 use parking_lot::Mutex;
@@ -51,12 +51,20 @@ pub struct Services {
     pub readings: Readings,
     /// Name of this replica.
     pub replica: String,
-    /// Pairs in one chunk of a cross-encoder.
-    pub chunk_pairs: usize,
+    /// Pairs in one chunk of a cross-encoder; see [`Services::chunk_pairs`].
+    pub chunk: AtomicUsize,
     /// Parts that failed while a request ran.
     pub failures: Failures,
     /// What a millisecond costs now.
     pub price: Price,
+}
+
+impl Services {
+    /// Pairs in one chunk of a cross-encoder, at least 1.
+    #[must_use]
+    pub fn chunk_pairs(&self) -> usize {
+        self.chunk.load(Ordering::Relaxed).max(1)
+    }
 }
 
 /// Parts that failed while a request ran; the request was answered without them.
@@ -380,7 +388,7 @@ impl Job {
         costs: Costs,
         budget: Option<Budget>,
     ) -> Self {
-        let shape = ask.shape(generation.products(), services.chunk_pairs);
+        let shape = ask.shape(generation.products(), services.chunk_pairs());
         let pace = Pace::new(
             &plan::stages(&plan, &shape, &costs),
             budget.map_or_else(|| services.clock.now_us(), |budget| budget.arrived_us),
@@ -514,14 +522,18 @@ impl Job {
             Next::Cross => {
                 let stage = self.cross_stage();
                 let total = self.plan.depth.min(self.rows.len());
-                let chunk = self.services.chunk_pairs.min(total - self.cross_done);
+                let chunk = self.services.chunk_pairs().min(total - self.cross_done);
                 let needed_us = self
                     .chunk_estimate(stage, chunk)
                     .p95_us
                     .max(self.last_chunk_us);
                 if self.affords(needed_us, pressure) {
                     let from = self.cross_done;
-                    let scored = self.run_cross(chunk);
+                    let Some(scored) = self.run_cross(chunk).transpose() else {
+                        // It would have been in time, but for the others that wait where the pairs are scored.
+                        self.stop(wire::Reason::Load);
+                        return Ok(());
+                    };
                     // After the last chunk too: where it stops must not depend on the chunks.
                     let next = if self.settle(from)? || self.cross_done >= total {
                         Next::Finish
@@ -595,12 +607,17 @@ impl Job {
             Verdict::TooLate => wire::Reason::Deadline,
             Verdict::Loaded => wire::Reason::Load,
         };
+        self.stop(reason);
+        false
+    }
+
+    /// Answers next, with the order there is.
+    fn stop(&mut self, reason: wire::Reason) {
         // What kept the planner from a better plan stays the reason.
         if self.reason == wire::Reason::Best || self.reason == wire::Reason::Deadline {
             self.reason = reason;
         }
         self.next = Next::Finish;
-        false
     }
 
     /// Accounts for a whole stage, or for the chunk of it that `part` had predicted, that ran from `from_us` until now;
@@ -882,12 +899,14 @@ impl Job {
         Ok(true)
     }
 
-    fn run_cross(&mut self, chunk: usize) -> Result<bool> {
+    /// `None`: the chunk could not have been scored in time.
+    fn run_cross(&mut self, chunk: usize) -> Result<Option<bool>> {
         let from_us = self.services.clock.now_us();
+        let within_us = self.pace.room_us(from_us);
         let stage = self.cross_stage();
         let bundle = Arc::clone(&self.services.bundle);
         let (Some(cross), Some(query)) = (bundle.cross(self.plan.tier), self.query.as_ref()) else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         let members: Vec<usize> = self.order[self.cross_done..self.cross_done + chunk]
             .iter()
@@ -905,25 +924,39 @@ impl Job {
             let filled: Vec<&[u32]> = known.iter().map(|place| pieces[*place]).collect();
             let mut scores = vec![f32::NAN; pieces.len()];
             if !filled.is_empty() {
-                for (place, score) in known.into_iter().zip(cross.score(&query.pieces, &filled)?) {
+                let scored = cross.score_within(&query.pieces, &filled, within_us)?;
+                if let Some(failure) = &scored.failure {
+                    self.services.failures.note(failure);
+                }
+                let Some(known_scores) = scored.scores else {
+                    return Ok(None);
+                };
+                for (place, score) in known.into_iter().zip(known_scores) {
                     scores[place] = score;
                 }
             }
-            Ok::<_, Error>(scores)
+            Ok::<_, Error>(Some(scores))
         });
         let part = self.chunk_estimate(stage, chunk);
+        if let Ok(None) = scores {
+            // Time went by, but it says nothing about what a chunk costs.
+            let took_us = self.services.clock.now_us().saturating_sub(from_us);
+            self.pace.ran(stage, Some(part), took_us);
+            self.timings.cross_us += took_us;
+            return Ok(None);
+        }
         let took_us = self.ran(stage, Some(part), chunk, from_us);
         self.timings.cross_us += took_us;
         #[allow(clippy::cast_precision_loss)]
         {
             self.last_chunk_us = took_us as f64;
         }
-        for (candidate, score) in members.iter().zip(scores?) {
+        for (candidate, score) in members.iter().zip(scores?.unwrap_or_default()) {
             self.matrix.set(*candidate, Column::Cross, f64::from(score));
         }
         self.cross_done += chunk;
         self.reached = self.plan.tier;
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// Looks at the candidates that the cross-encoder has read since `from`. True: the page has settled; what was read
@@ -1235,8 +1268,9 @@ impl Work for Job {
                 .mean_us
                 .min(left(Stage::Late)),
             Next::Cross => {
-                self.chunk_estimate(self.cross_stage(), self.services.chunk_pairs)
-                    .mean_us
+                let rest = self.plan.depth.min(self.rows.len()) - self.cross_done;
+                let chunk = self.services.chunk_pairs().min(rest);
+                self.chunk_estimate(self.cross_stage(), chunk).mean_us
             }
             Next::Finish => self.pace.closing().mean_us,
         })

@@ -14,6 +14,8 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use rankcore_engine::bundle::{Bundle, Tier};
+use rankcore_engine::error::{Error, Result};
+use rankcore_engine::rerank::cross::{PairScorer, Pairs};
 use rankcore_engine::rerank::late;
 use rankcore_engine::wire;
 
@@ -518,4 +520,78 @@ fn models_of_the_wrong_shape_are_refused() {
         panic!("a cross-encoder passed as an encoder");
     };
     assert!(error.to_string().contains("inputs are"), "{error}");
+}
+
+/// Gives every pair the number of its ids, or what it is told to.
+struct Counting {
+    answer: fn(Vec<f32>) -> Result<Option<Vec<f32>>>,
+    asked: parking_lot::Mutex<Vec<Option<u64>>>,
+}
+
+impl PairScorer for Counting {
+    fn score(&self, pairs: &Pairs<'_>, within_us: Option<u64>) -> Result<Option<Vec<f32>>> {
+        self.asked.lock().push(within_us);
+        let flat = pairs.flat()?;
+        assert_eq!(flat.starts.len(), pairs.len() + 1);
+        assert_eq!(flat.seconds.len(), pairs.len());
+        assert_eq!(
+            flat.starts.last().copied().unwrap() as usize,
+            flat.ids.len()
+        );
+        let lengths = flat
+            .starts
+            .windows(2)
+            .map(|ends| (ends[1] - ends[0]) as f32);
+        (self.answer)(lengths.collect())
+    }
+}
+
+#[test]
+fn a_delegate_scores_the_pairs_and_where_it_fails_the_model_does() {
+    let Some(bundle) = open() else { return };
+    let cross = bundle.cross(Tier::CrossSmall).unwrap();
+    let (query, one, other) = ([10, 11], [12, 13, 14], [15]);
+    let products: [&[u32]; 2] = [&one, &other];
+    let here = cross.score(&query, &products).unwrap();
+
+    let told = |answer| {
+        let delegate = Arc::new(Counting {
+            answer,
+            asked: parking_lot::Mutex::default(),
+        });
+        cross.delegate(Some(Arc::clone(&delegate) as Arc<dyn PairScorer>));
+        delegate
+    };
+    let delegate = told(|lengths| Ok(Some(lengths)));
+    // Three special tokens each.
+    let scored = cross.score_within(&query, &products, Some(7)).unwrap();
+    assert_eq!(scored.scores, Some(vec![8.0, 6.0]));
+    assert!(scored.failure.is_none());
+    assert_eq!(cross.score(&query, &products).unwrap(), [8.0, 6.0]);
+    assert_eq!(*delegate.asked.lock(), [Some(7), None]);
+
+    told(|_| Ok(None));
+    let late = cross.score_within(&query, &products, Some(7)).unwrap();
+    assert!(late.scores.is_none() && late.failure.is_none());
+    assert!(cross.score(&query, &products).is_err());
+
+    told(|_| Err(Error::Internal("lost".to_owned())));
+    let fallen_back = cross.score_within(&query, &products, Some(7)).unwrap();
+    assert_eq!(fallen_back.scores.as_ref(), Some(&here));
+    assert!(fallen_back.failure.unwrap().to_string().contains("lost"));
+
+    told(|lengths| Ok(Some(lengths[1..].to_vec())));
+    let miscounted = cross.score_within(&query, &products, Some(7)).unwrap();
+    assert_eq!(miscounted.scores.as_ref(), Some(&here));
+    let complaint = miscounted.failure.unwrap().to_string();
+    assert!(complaint.contains("1 scores of 2 pairs"), "{complaint}");
+
+    // Nobody is asked once the engine goes.
+    told(|_| Err(Error::Cancelled));
+    assert!(matches!(
+        cross.score_within(&query, &products, None),
+        Err(Error::Cancelled)
+    ));
+    cross.delegate(None);
+    assert_eq!(cross.score(&query, &products).unwrap(), here);
 }

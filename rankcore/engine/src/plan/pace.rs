@@ -105,6 +105,15 @@ impl Pace {
         })
     }
 
+    /// How long from now a further piece of work may take and still leave time to answer, microseconds; `None`: as long as
+    /// it likes.
+    #[must_use]
+    pub fn room_us(&self, now_us: u64) -> Option<u64> {
+        let kept_us = whole_us(self.closing().p95_us) + self.reserve_us;
+        self.deadline_us
+            .map(|deadline_us| deadline_us.saturating_sub(now_us + kept_us))
+    }
+
     /// Whether a further piece of work, whose 95th percentile is `needed_us`, leaves time to answer. A request that has
     /// taken far more than was allotted to it gives up its better order while others wait.
     #[must_use]
@@ -165,6 +174,14 @@ mod tests {
         let pace = pace(10_000);
         assert_eq!(pace.affords(1_000, 6_900.0, false), Verdict::Go);
         assert_eq!(pace.affords(1_000, 6_901.0, false), Verdict::TooLate);
+    }
+
+    #[test]
+    fn the_room_is_what_the_answer_and_the_way_back_leave() {
+        let pace = pace(10_000);
+        assert_eq!(pace.room_us(1_000), Some(6_900));
+        assert_eq!(pace.room_us(9_000), Some(0));
+        assert_eq!(Pace::new(&[], 0, None, 0).room_us(1_000), None);
     }
 
     #[test]

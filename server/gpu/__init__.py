@@ -1,0 +1,1 @@
+"""What runs on a GPU: imported only where ``ranking.device`` asks for one, for it may need torch."""
