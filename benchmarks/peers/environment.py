@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 INSTALL_S = 1500.0
+VERSIONS_S = 180.0
 _VERSIONS = """
 import json, sys
 from importlib.metadata import PackageNotFoundError, version
@@ -82,14 +83,12 @@ class Environment:
         (self.folder / "made-of").write_text(self.fingerprint(), encoding="utf-8")
 
     def versions(self, names: list[str]) -> dict[str, str]:
-        """Distribution to version, of those that it has."""
-        done = subprocess.run(
-            [str(self.python), "-c", _VERSIONS, *names],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
+        """Distribution to version, of those that it has. Raises: EnvironmentFailed."""
+        command = [str(self.python), "-c", _VERSIONS, *names]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=VERSIONS_S, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            raise EnvironmentFailed(f"{self.python} does not run ({error}): remove {self.folder}") from error
         found: dict[str, str] = json.loads(done.stdout)
         return found
 
