@@ -78,7 +78,7 @@ IDLE_S = 5.0
 
 
 def measure(serving: Serving, client: Client, tier: str, requests: int, share: float) -> Times:
-    """Asks one request after the other. share: which quantile, 0.5 for medians. Those that fail are left out."""
+    """Asks one request after the other. share: which quantile, 0.5 for medians. Failed ones are left out."""
     queries = serving.queries
     used_s = processor_s(serving)
     time.sleep(IDLE_S)
