@@ -13,6 +13,7 @@ import gzip
 import json
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from google.protobuf.message import Message
 from muster.v1 import catalogue_pb2, ranking_pb2
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 BUNDLE = ROOT / "models" / "muster-base"
 SEED_BYTES_MAX = 200 * 1024
 
@@ -132,6 +134,16 @@ def bundle() -> Iterator[Seed]:
     yield "tokeniser", "few-words", tokeniser(12)
 
 
+def models() -> Iterator[Seed]:
+    """The smallest networks there are: those of the tests' tiny bundle. Needs what training needs."""
+    from tests.fixtures.tiny_bundle import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder) / "tiny")
+        for model in sorted((Path(folder) / "tiny").glob("*/model.onnx")):
+            yield "onnx", model.parent.name, model.read_bytes()
+
+
 def tokeniser(words: int) -> bytes:
     """The bundle's tokeniser with the first `words` of its vocabulary."""
     content: dict[str, Any] = json.loads((BUNDLE / "tokenizer.json").read_text(encoding="utf-8"))
@@ -206,7 +218,7 @@ def main(arguments: list[str]) -> int:
     """Write every seed; exit 1 where they are too large together."""
     out = Path(arguments[0]) if arguments else ROOT / "rankcore" / "fuzz" / "seeds"
     total = 0
-    for group in (requests, changes, bundle, texts, files, vectors):
+    for group in (requests, changes, bundle, models, texts, files, vectors):
         for target, name, content in group():
             folder = out / target
             folder.mkdir(parents=True, exist_ok=True)

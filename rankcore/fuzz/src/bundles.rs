@@ -7,7 +7,7 @@ use rankcore_engine::bundle::{LexicalConfig, Manifest, PlanSpec};
 use rankcore_engine::encode::Pieces;
 use rankcore_engine::generation::Manifest as GenerationManifest;
 use rankcore_engine::golden::Golden;
-use rankcore_engine::model::inflate;
+use rankcore_engine::model::{inflate, reads};
 use rankcore_engine::plan::cost::CostBook;
 use rankcore_engine::plan::priority::Priority;
 use rankcore_engine::plan::{Moment, Parts, Planner, Shape};
@@ -100,6 +100,11 @@ pub fn gzip(data: &[u8]) {
         Ok(content) => assert!(content.len() as u64 <= BYTES_MAX),
         Err(reason) => assert!(!reason.is_empty()),
     }
+}
+
+/// An ONNX file, as the encoder, and as a cross-encoder that takes its words from one.
+pub fn onnx(data: &[u8]) {
+    let _ = reads(data, data);
 }
 
 /// The content of `tokenizer.json`.

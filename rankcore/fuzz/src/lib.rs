@@ -67,6 +67,11 @@ pub const TARGETS: &[Target] = &[
         runs: 10_000,
     },
     Target {
+        name: "onnx",
+        run: bundles::onnx,
+        runs: 2_000,
+    },
+    Target {
         name: "tokeniser",
         run: bundles::tokeniser,
         runs: 2_000,

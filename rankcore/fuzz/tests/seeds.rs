@@ -112,6 +112,7 @@ targets!(
     bundle_json,
     forest,
     gzip,
+    onnx,
     tokeniser,
     text,
     generation_files,
