@@ -99,7 +99,7 @@ def compare_retrieval(names: Sequence[str], note: Callable[[str], None], *, quic
         "title": "Muster (as a service)",
         "version": version,
         "kind": "hybrid",
-        "settings": ["BM25F and FAISS, fused; stages of its receipts, query encoding included"],
+        "settings": ["BM25F and int8 vectors, fused; stages of its receipts, query encoding included"],
         **timed([one.stage_ms for one in found]),
         **worth([one.product_ids for one in found[: len(corpus.queries)]], corpus.queries),
     }
