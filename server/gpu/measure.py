@@ -31,8 +31,8 @@ import rankcore
 from muster.bundle import read_bundle
 from muster.products.synthetic import SyntheticCatalogue
 from muster.v1 import catalogue_pb2, ranking_pb2
-from server.generation.index import build_dense_index
-from server.generation.open import DenseIndex, Manifest
+from server.generation.index import VectorFile, build_dense_index
+from server.generation.open import INDEX, DenseIndex, Manifest
 from server.gpu.batcher import Batcher
 from server.gpu.offload import CHUNK_PAIRS, CROSS_TIERS, NoDevice, find_device
 
@@ -285,9 +285,12 @@ def _dense(device: Any, rounds: int) -> list[Report]:
     for count in _DENSE_ROWS:
         vectors = unit_vectors(count, 384)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "faiss.index"
-            built = build_dense_index(vectors, path, recall_min=0.98)
-            host = DenseIndex(path, Manifest("gen-x", "b", 1, 1, count, 384, 64, 1.0, built.probes))
+            path = Path(folder) / "vectors.f32"
+            vectors.tofile(path)
+            built = build_dense_index(
+                VectorFile(path, count, 384), Path(folder), recall_min=0.98, choice="faiss"
+            )
+            host = DenseIndex(Path(folder) / INDEX, Manifest("gen-x", "b", 1, 1, count, 384, 64, built))
             try:
                 index = copy_to_gpu(device.index or 0)(host.index)
             except RuntimeError as error:

@@ -35,7 +35,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// `other` where either is NaN.
     unsafe fn min(self, other: Self) -> Self;
-    unsafe fn abs(self) -> Self;
     /// To the nearest integer, ties to even. Within ±2^22.
     unsafe fn round(self) -> Self;
     /// Two to the power of each lane, which must be an integer from -126 to 127.

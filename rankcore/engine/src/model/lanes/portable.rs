@@ -55,10 +55,6 @@ impl Lanes for Portable {
         self.with(other, |one, other| if one < other { one } else { other })
     }
 
-    unsafe fn abs(self) -> Self {
-        Self(self.0.map(f32::abs))
-    }
-
     unsafe fn round(self) -> Self {
         Self(self.0.map(f32::round_ties_even))
     }

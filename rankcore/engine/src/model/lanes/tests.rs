@@ -32,7 +32,6 @@ unsafe fn everything<L: Lanes>(one: &[f32; LANES], other: &[f32; LANES]) -> Vec<
         keep(left.fma(right, L::splat(0.3)));
         keep(left.max(right));
         keep(left.min(right));
-        keep(left.abs());
         keep(left.round());
         keep(exp(left));
         keep(crate::model::rows::gelu(left));

@@ -73,12 +73,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        // SAFETY: see above.
-        Self(unsafe { _mm512_abs_ps(self.0) })
-    }
-
-    #[inline(always)]
     unsafe fn round(self) -> Self {
         // SAFETY: see above.
         Self(unsafe {
@@ -271,18 +265,6 @@ impl Lanes for Avx2 {
             Self(
                 _mm256_min_ps(self.0, other.0),
                 _mm256_min_ps(self.1, other.1),
-            )
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let sign = _mm256_set1_ps(-0.0);
-            Self(
-                _mm256_andnot_ps(sign, self.0),
-                _mm256_andnot_ps(sign, self.1),
             )
         }
     }
