@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from server.generation.index import build_dense_index
-from server.generation.open import DenseIndex, Manifest
+from server.generation.index import VectorFile, build_dense_index
+from server.generation.open import INDEX, DenseIndex, Manifest
 from server.gpu import index as device_index
 from server.gpu.batcher import Batcher
 from server.gpu.index import (
@@ -60,10 +60,12 @@ def vectors(count: int, seed: int) -> npt.NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    path = tmp_path_factory.mktemp("index") / "faiss.index"
-    report = build_dense_index(vectors(PRODUCTS, 1), path, recall_min=0.95)
+    folder = tmp_path_factory.mktemp("index")
+    vectors(PRODUCTS, 1).tofile(folder / "vectors.f32")
+    file = VectorFile(folder / "vectors.f32", PRODUCTS, DIMENSION)
+    report = build_dense_index(file, folder, recall_min=0.95, choice="faiss")
     assert report.probes > 0
-    return path, Manifest("gen-x", "b", 1, 1, PRODUCTS, DIMENSION, 64, 1.0, report.probes)
+    return folder / INDEX, Manifest("gen-x", "b", 1, 1, PRODUCTS, DIMENSION, 64, report)
 
 
 @pytest.fixture

@@ -142,7 +142,13 @@ def test_a_device_serves_the_same_ranking_and_when_it_is_lost_the_processor_does
     lost = tmp_path / "lost"
     monkeypatch.setenv("FAKE_GPU_LOST", str(lost))
     os.environ["FAKE_GPU_LOST"] = str(lost)
-    settings = {"ranking.device": "auto", "generation.rebuild": "false", "ranking.deadline_max_ms": 60_000}
+    settings = {
+        "ranking.device": "auto",
+        "generation.rebuild": "false",
+        # Only an index of FAISS's can be copied to a device.
+        "generation.dense_index": "faiss",
+        "ranking.deadline_max_ms": 60_000,
+    }
     with Replica(bundle, tmp_path / "data", "a", settings, module="tests.server.gpu.fake_gpu") as replica:
         replica.wait_primary()
         assert "cross_small and cross_large run on cpu after" in replica.log()
