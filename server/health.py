@@ -7,7 +7,10 @@ service does not hold a thread.
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from grpc_health.v1 import health, health_pb2
 
@@ -17,11 +20,33 @@ CATALOGUE = "muster.v1.CatalogueService"
 ADMIN = "muster.v1.AdminService"
 
 
+class _Servicer(health.HealthServicer):  # type: ignore[misc]  # grpc ships no types
+    """The standard servicer, without a way to block the server's only polling thread.
+
+    A Watch sends its first status under the servicer's lock, and waits there for the thread that polls the
+    server to say that it was sent. That thread takes the same lock when another Watch ends: from then on
+    nobody polls, and no call is answered again. So another thread does what an ended Watch leaves to do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._forget_ended, name="health-watches", daemon=True).start()
+
+    def _on_close_callback(self, send_response_callback: Any, service: str) -> Callable[[], None]:
+        forget: Callable[[], None] = super()._on_close_callback(send_response_callback, service)
+        return lambda: self._ended.put(forget)
+
+    def _forget_ended(self) -> None:
+        while True:
+            self._ended.get()()
+
+
 class Health:
     """What this replica says of itself. Thread-safe; only changes are told."""
 
     def __init__(self) -> None:
-        self.servicer = health.HealthServicer()
+        self.servicer = _Servicer()
         self._lock = threading.Lock()
         self._leaving = False
         self._told: dict[str, bool] = {}

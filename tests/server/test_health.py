@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import grpc_health.v1.health_pb2 as pb
 import pytest
 
@@ -61,3 +63,23 @@ def test_a_watch_tells_at_once_and_holds_no_handler(pair: Pair) -> None:
     assert pair.standby.status().replica == "b"
     for watch in watches:
         watch.cancel()
+
+
+def test_the_end_of_a_watch_never_waits_for_another_watch_that_begins() -> None:
+    servicer = Health().servicer
+    told: list[object] = []
+    ended = threading.Event()
+
+    def tell(response: object) -> None:
+        told.append(response)
+        ended.set()
+
+    servicer._send_response_callbacks["some service"] = {tell}
+    end = threading.Thread(target=servicer._on_close_callback(tell, "some service"))
+    # As a Watch that begins holds it until the polling thread, here the one that ends a Watch, goes on.
+    with servicer._lock:
+        end.start()
+        end.join(10)
+        assert not end.is_alive() and not told
+    assert ended.wait(10) and told == [None]
+    assert servicer._send_response_callbacks["some service"] == set()
