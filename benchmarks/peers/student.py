@@ -186,6 +186,8 @@ def write_classifier(cross: Any, tokenizer: Path, out: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from training.models.networks import BERT_NAMES
+
     stack, shape = cross.stack, cross.stack.shape
     out.mkdir(parents=True)
     weights = {
@@ -200,18 +202,8 @@ def write_classifier(cross: Any, tokenizer: Path, out: Path) -> None:
         "classifier.weight": cross.head.weight / SQUEEZE,
         "classifier.bias": cross.head.bias,
     }
-    names = {
-        "query": "attention.self.query",
-        "key": "attention.self.key",
-        "value": "attention.self.value",
-        "mix": "attention.output.dense",
-        "mix_norm": "attention.output.LayerNorm",
-        "widen": "intermediate.dense",
-        "narrow": "output.dense",
-        "norm": "output.LayerNorm",
-    }
     for number, layer in enumerate(stack.layers):
-        for ours, theirs in names.items():
+        for ours, theirs in BERT_NAMES.items():
             for part in ("weight", "bias"):
                 weights[f"bert.encoder.layer.{number}.{theirs}.{part}"] = getattr(getattr(layer, ours), part)
     held = {name: value.detach().to(torch.float32).clone().contiguous() for name, value in weights.items()}

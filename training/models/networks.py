@@ -289,6 +289,19 @@ def pretrained_folder(name: str) -> Path:
     return folder
 
 
+BERT_NAMES = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "mix": "attention.output.dense",
+    "mix_norm": "attention.output.LayerNorm",
+    "widen": "intermediate.dense",
+    "narrow": "output.dense",
+    "norm": "output.LayerNorm",
+}
+"""Parts of a `Layer` by the names that Hugging Face's BERT gives them within a layer."""
+
+
 def load_stack(
     folder: Path, *, kept_tokens: Sequence[int], layers: Sequence[int] | None, positions: int
 ) -> Stack:
@@ -319,18 +332,8 @@ def load_stack(
         "norm.weight": weights["embeddings.LayerNorm.weight"],
         "norm.bias": weights["embeddings.LayerNorm.bias"],
     }
-    names = {
-        "query": "attention.self.query",
-        "key": "attention.self.key",
-        "value": "attention.self.value",
-        "mix": "attention.output.dense",
-        "mix_norm": "attention.output.LayerNorm",
-        "widen": "intermediate.dense",
-        "narrow": "output.dense",
-        "norm": "output.LayerNorm",
-    }
     for new, old in enumerate(chosen):
-        for ours, theirs in names.items():
+        for ours, theirs in BERT_NAMES.items():
             for part in ("weight", "bias"):
                 state[f"layers.{new}.{ours}.{part}"] = weights[f"encoder.layer.{old}.{theirs}.{part}"]
     stack.load_state_dict({key: value.to(torch.float32) for key, value in state.items()})
