@@ -92,7 +92,7 @@ class Engine:
         workers: int = 0,
         replica: str = ...,
         chunk_pairs: int = 8,
-        reserve_ms: float = 2.0,
+        reserve_ms: float = 0.5,
         queue_max: int = 1024,
         kernels: str = "auto",
     ) -> Engine: ...

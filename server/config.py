@@ -138,9 +138,10 @@ class RankingSettings(_Section):
         le=600_000,
     )
     reserve_ms: float = _setting(
-        2.0,
+        0.5,
         "milliseconds",
-        "Part of each budget kept for encoding and sending the reply. The planner must finish before it.",
+        "Part of each budget kept for what the replica cannot see: the network and the caller's own reading. What"
+        " its own way back takes is measured and kept on top.",
         ge=0.0,
         le=100.0,
     )

@@ -18,6 +18,7 @@ use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
+use crate::plan::way_back::WayBack;
 use crate::plan::{Moment, Parts, Planner, stages};
 use crate::reply::{Cancel, Done, Pending, Reply, pair};
 use crate::request::{
@@ -38,7 +39,7 @@ pub struct Settings {
     pub replica: String,
     /// Pairs in one chunk of a cross-encoder, at least 1.
     pub chunk_pairs: usize,
-    /// Part of each budget kept for the way back to the caller, microseconds.
+    /// Part of each budget kept for the way back beyond what the engine is told of it: see [`WayBack`]. Microseconds.
     pub reserve_us: u64,
     /// Most requests that wait or run at a time, at least 1; the lower classes are refused below it.
     pub queue_max: usize,
@@ -52,7 +53,7 @@ impl Default for Settings {
             workers: 0,
             replica: String::new(),
             chunk_pairs: 8,
-            reserve_us: 2_000,
+            reserve_us: 500,
             queue_max: 1_024,
             kernels: Choice::Auto,
         }
@@ -258,7 +259,8 @@ impl Engine {
         };
         let services = Arc::new(Services {
             costs: CostBook::new(),
-            planner: Planner::new(&bundle.plans, settings.reserve_us),
+            planner: Planner::new(&bundle.plans),
+            way_back: WayBack::new(settings.reserve_us),
             readings: Readings::new(&bundle)?,
             clock: Arc::clone(&clock),
             replica: settings.replica,
@@ -378,6 +380,13 @@ impl Engine {
         let applied = generation.apply(events);
         self.core.unpark();
         applied
+    }
+
+    /// An answer was handed to the socket `took` after it was given: the way back is kept of later budgets.
+    pub fn handed_over(&self, took: Duration) {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let services = &self.core.services;
+        services.way_back.note(services.clock.now_us(), took_us);
     }
 
     /// Tells the engine what the log looks like: called by the tailer at each poll.
@@ -926,6 +935,7 @@ impl Core {
             let scale = planner.scale(&shape, &costs);
             let moment = Moment {
                 budget_us: budget.deadline_us.saturating_sub(now_us),
+                reserve_us: self.services.way_back.reserve_us(now_us),
                 delay_us: load.delay_us,
                 parts,
                 priority,
@@ -961,7 +971,9 @@ impl Core {
 
     /// Lets the request wait for its sequence, as long as that leaves time for the cheapest plan.
     fn park(&self, generation: &Generation, asked: Asked) {
-        let keep_us = self.services.planner.reserve_us() + self.cheapest_us(generation, &asked.ask);
+        let now_us = self.services.clock.now_us();
+        let keep_us =
+            self.services.way_back.reserve_us(now_us) + self.cheapest_us(generation, &asked.ask);
         let until_us = asked.budget.deadline_us.saturating_sub(keep_us);
         self.parking.parked.lock().push(Parked { asked, until_us });
         // Also so that a sequence applied right before is not missed.

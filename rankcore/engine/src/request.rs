@@ -21,6 +21,7 @@ use crate::plan::cost::{CostBook, Costs, Estimate, Stage};
 use crate::plan::pace::{Pace, Verdict, whole_us};
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
+use crate::plan::way_back::WayBack;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
 use crate::reply::Reply;
 use crate::rerank::settled::Settled;
@@ -57,6 +58,8 @@ pub struct Services {
     pub failures: Failures,
     /// What a millisecond costs now.
     pub price: Price,
+    /// What is kept of each budget for the way back.
+    pub way_back: WayBack,
 }
 
 impl Services {
@@ -389,11 +392,12 @@ impl Job {
         budget: Option<Budget>,
     ) -> Self {
         let shape = ask.shape(generation.products(), services.chunk_pairs());
+        let now_us = services.clock.now_us();
         let pace = Pace::new(
             &plan::stages(&plan, &shape, &costs),
-            budget.map_or_else(|| services.clock.now_us(), |budget| budget.arrived_us),
+            budget.map_or(now_us, |budget| budget.arrived_us),
             budget.map(|budget| budget.deadline_us),
-            services.planner.reserve_us(),
+            services.way_back.reserve_us(now_us),
         );
         let settled = Settled::new(ask.seen(), plan.settled_pairs);
         Self {

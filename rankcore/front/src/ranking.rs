@@ -20,7 +20,7 @@ use crate::budget::{self, Told};
 use crate::connection::{Peer, refuse};
 use crate::message::{self, ACCEPTED, Encoding, Unread};
 use crate::status::{self, Code, Refusal};
-use crate::turn::{Read, Turn};
+use crate::turn::{Ended, Read, Turn};
 
 /// Metadata that name the class of a request.
 const PRIORITY: HeaderName = HeaderName::from_static("muster-priority");
@@ -50,7 +50,10 @@ pub fn head() -> Response<()> {
 
 /// How a call ended for its caller.
 enum End {
-    Answered(Answer),
+    Answered {
+        answer: Answer,
+        at: Instant,
+    },
     Refused(Refusal),
     /// The caller left, or the connection broke: nobody is told.
     Left,
@@ -97,9 +100,15 @@ pub async fn answer(
     )
     .await;
     let code = match end {
-        End::Answered(answer) => {
+        End::Answered { answer, at } => {
             match message::frame(&answer.bytes, shared.settings.response_bytes_max) {
-                Ok(framed) => send(&mut respond, framed),
+                Ok(framed) => {
+                    let code = send(&mut respond, framed);
+                    if let Some(engine) = &*shared.engine.load() {
+                        engine.handed_over(at.elapsed());
+                    }
+                    code
+                }
                 Err(refusal) => tell(shared, &mut respond, &refusal),
             }
         }
@@ -186,8 +195,14 @@ async fn rank(
         }
     };
     match end {
-        Ok(Ok(answer)) => End::Answered(answer),
-        Ok(Err(refusal)) => End::Refused(refusal),
+        Ok(Ended {
+            at,
+            result: Ok(answer),
+        }) => End::Answered { answer, at },
+        Ok(Ended {
+            result: Err(refusal),
+            ..
+        }) => End::Refused(refusal),
         // Only a panic on the way drops the sender unused.
         Err(_) => End::Refused(Refusal::Core(Error::Internal(
             "a call ended untold".to_owned(),

@@ -36,7 +36,24 @@ pub struct Read {
     /// Gives it up.
     pub cancel: Arc<Cancel>,
     /// Takes its end.
-    pub done: oneshot::Sender<Result<Answer, Refusal>>,
+    pub done: oneshot::Sender<Ended>,
+}
+
+/// How a call ended, and when.
+pub struct Ended {
+    /// When there was nothing left to do but to tell the caller.
+    pub at: Instant,
+    /// What there is to tell.
+    pub result: Result<Answer, Refusal>,
+}
+
+impl Ended {
+    fn now(result: Result<Answer, Refusal>) -> Self {
+        Self {
+            at: Instant::now(),
+            result,
+        }
+    }
 }
 
 struct Waiting {
@@ -125,12 +142,12 @@ fn plan(waiting: Waiting, shared: &Shared) {
     let Waiting { deadline, read, .. } = waiting;
     // Its time is over, or its caller has left and listens no more.
     if read.cancel.cancelled() || Instant::now() >= deadline {
-        let _ = read.done.send(Err(Refusal::BudgetSpent));
+        let _ = read.done.send(Ended::now(Err(Refusal::BudgetSpent)));
         return;
     }
     let engine = shared.engine.load();
     let Some(engine) = engine.as_ref() else {
-        let _ = read.done.send(Err(Refusal::Starting));
+        let _ = read.done.send(Ended::now(Err(Refusal::Starting)));
         return;
     };
     let priority = read
@@ -146,7 +163,7 @@ fn plan(waiting: Waiting, shared: &Shared) {
     };
     let done = read.done;
     let pending = engine.submit(call, move |result| {
-        let _ = done.send(result.map_err(Refusal::Core));
+        let _ = done.send(Ended::now(result.map_err(Refusal::Core)));
     });
     read.cancel.attach(&pending);
 }

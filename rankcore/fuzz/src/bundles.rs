@@ -38,7 +38,7 @@ pub fn json(data: &[u8]) {
 
 /// Plans that were accepted can be chosen from, whatever the moment.
 fn plan(plans: &[PlanSpec]) {
-    let planner = Planner::new(plans, 2_000);
+    let planner = Planner::new(plans);
     let costs = CostBook::new().at(0);
     for (brought, products) in [(None, 0), (None, 1_000_000), (Some(1_000), 20)] {
         let shape = Shape {
@@ -53,6 +53,7 @@ fn plan(plans: &[PlanSpec]) {
         for budget_us in [0, 50_000, u64::MAX] {
             let moment = Moment {
                 budget_us,
+                reserve_us: 2_000,
                 delay_us: budget_us / 4,
                 parts: Parts {
                     dense: true,

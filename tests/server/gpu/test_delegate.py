@@ -118,9 +118,9 @@ def test_the_time_that_the_answer_needs_is_kept_from_the_delegate(
     reply = answered(engine.rerank(rerank(), 5_000_000))
     assert reply.receipt.tier == ranking_pb2.TIER_CROSS_SMALL
     assert reply.receipt.reason == ranking_pb2.REASON_BEST
-    # `reserve_ms` of 2 is the least that is kept.
+    # `reserve_ms` is the least that is kept.
     limits = [within_us for _, _, within_us in scorer.asked]
-    assert limits and all(limit is not None and 0 < limit <= 4_998_000 for limit in limits)
+    assert limits and all(limit is not None and 0 < limit <= 4_999_500 for limit in limits)
     assert limits == sorted(limits, key=lambda limit: -(limit or 0))
     assert threading.get_ident() not in scorer.threads
 

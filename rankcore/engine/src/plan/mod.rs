@@ -8,6 +8,7 @@ pub mod cost;
 pub mod pace;
 pub mod price;
 pub mod priority;
+pub mod way_back;
 
 use crate::bundle::{PlanSpec, Tier};
 use crate::error::{Error, Result};
@@ -131,6 +132,8 @@ impl Parts {
 pub struct Moment {
     /// Budget left, microseconds.
     pub budget_us: u64,
+    /// Part of it kept for the way back to the caller, microseconds.
+    pub reserve_us: u64,
     /// Predicted wait behind work that goes first, microseconds.
     pub delay_us: u64,
     /// Parts that are there.
@@ -154,19 +157,18 @@ pub struct Chosen {
     pub price: f64,
 }
 
-/// The bundle's plans and the room kept for the reply.
+/// The bundle's plans.
 #[derive(Debug, Clone)]
 pub struct Planner {
     plans: Vec<PlanSpec>,
-    reserve_us: u64,
 }
 
 impl Planner {
-    /// A planner over the bundle's plans; `reserve_us` of each budget is kept for the way back.
+    /// A planner over the bundle's plans.
     ///
     /// A bundle without a lexical plan gets one worth nothing, so that parts can fail without an error.
     #[must_use]
-    pub fn new(plans: &[PlanSpec], reserve_us: u64) -> Self {
+    pub fn new(plans: &[PlanSpec]) -> Self {
         let mut plans = plans.to_vec();
         if !plans.iter().any(|plan| plan.tier == Tier::Lexical) {
             plans.push(PlanSpec {
@@ -185,19 +187,13 @@ impl Planner {
                 .cmp(&(b.tier, b.depth, b.width))
                 .then(a.expected_ndcg.total_cmp(&b.expected_ndcg))
         });
-        Self { plans, reserve_us }
+        Self { plans }
     }
 
     /// The plans, cheapest tier first.
     #[must_use]
     pub fn plans(&self) -> &[PlanSpec] {
         &self.plans
-    }
-
-    /// Room kept for the way back, microseconds.
-    #[must_use]
-    pub fn reserve_us(&self) -> u64 {
-        self.reserve_us
     }
 
     /// The plan with the highest expected nDCG; the cheaper one of equals.
@@ -261,7 +257,7 @@ impl Planner {
     /// work that goes first.
     pub fn choose(&self, shape: &Shape, moment: &Moment, costs: &Costs) -> Result<Chosen> {
         #[allow(clippy::cast_precision_loss)]
-        let room_us = moment.budget_us.saturating_sub(self.reserve_us) as f64;
+        let room_us = moment.budget_us.saturating_sub(moment.reserve_us) as f64;
         #[allow(clippy::cast_precision_loss)]
         let wait_us = |priority: Priority| moment.delay_us as f64 * (1.0 + priority.delay_margin());
         let priced: Vec<(&PlanSpec, Estimate)> = self
@@ -316,7 +312,7 @@ impl Planner {
                         .iter()
                         .map(|(_, estimate)| estimate.p95_us)
                         .fold(f64::INFINITY, f64::min),
-                    self.reserve_us
+                    moment.reserve_us
                 )),
             });
         };
@@ -362,16 +358,13 @@ mod tests {
     }
 
     fn planner() -> Planner {
-        Planner::new(
-            &[
-                plan(Tier::CrossSmall, 32, 0.70),
-                plan(Tier::Lexical, 0, 0.60),
-                plan(Tier::CrossSmall, 8, 0.68),
-                plan(Tier::Late, 200, 0.66),
-                plan(Tier::Hybrid, 0, 0.63),
-            ],
-            2_000,
-        )
+        Planner::new(&[
+            plan(Tier::CrossSmall, 32, 0.70),
+            plan(Tier::Lexical, 0, 0.60),
+            plan(Tier::CrossSmall, 8, 0.68),
+            plan(Tier::Late, 200, 0.66),
+            plan(Tier::Hybrid, 0, 0.63),
+        ])
     }
 
     /// Costs: lexical 300 us, hybrid 2,300 us, late 2,500 us, cross-encoder 1,000 us a pair on top.
@@ -412,6 +405,7 @@ mod tests {
     fn moment(budget_us: u64, delay_us: u64) -> Moment {
         Moment {
             budget_us,
+            reserve_us: 2_000,
             delay_us,
             parts: Parts {
                 dense: true,
@@ -507,13 +501,10 @@ mod tests {
 
     #[test]
     fn at_a_price_that_moves_a_default_request_to_the_cheapest_plan_a_critical_one_gets_the_best() {
-        let planner = Planner::new(
-            &[
-                plan(Tier::Lexical, 0, 0.60),
-                plan(Tier::CrossSmall, 32, 0.70),
-            ],
-            2_000,
-        );
+        let planner = Planner::new(&[
+            plan(Tier::Lexical, 0, 0.60),
+            plan(Tier::CrossSmall, 32, 0.70),
+        ]);
         let slope = planner.scale(&shape(), &costs()).slope;
         let choose = |priority, units: f64| {
             let moment = Moment {
@@ -617,7 +608,7 @@ mod tests {
                 .into_iter()
                 .map(|(tier, depth)| plan(tier, depth, next()))
                 .collect();
-            let planner = Planner::new(&plans, 2_000);
+            let planner = Planner::new(&plans);
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let mut moment = moment((next() * 100_000.0) as u64, (next() * 60_000.0) as u64);
             moment.price = next() * next() * 0.5;
@@ -736,7 +727,7 @@ mod tests {
 
     #[test]
     fn a_bundle_without_a_lexical_plan_still_has_a_floor() {
-        let planner = Planner::new(&[plan(Tier::Late, 200, 0.66)], 0);
+        let planner = Planner::new(&[plan(Tier::Late, 200, 0.66)]);
         let mut moment = moment(50_000, 0);
         moment.parts.dense = false;
         let chosen = planner
