@@ -78,7 +78,7 @@ class Services:
         self._end()
         folder = self._folder / f"service-{next(self._numbers)}"
         folder.mkdir()
-        bundle = self._bundle if plan is None else self._one_plan(plan, folder / "bundle")
+        bundle = self._bundle if plan is None else one_plan_bundle(self._bundle, plan, folder / "bundle")
         shop = synthetic_shop(size, self._seed)
         if size == REAL_SIZE and (real := choose_shop(None, self._seed)).name != "synthetic":
             shop = real
@@ -95,28 +95,28 @@ class Services:
         self._running = (key, serving)
         return serving
 
-    def _one_plan(self, plan: dict[str, Any], folder: Path) -> Path:
-        """The bundle with this plan alone, so that no deadline can choose another."""
-        bundle = read_bundle(self._bundle)
-        files: dict[str, bytes | Path] = {name: bundle.folder / name for name in bundle.manifest.files}
-        files["plans.json"] = json.dumps({"plans": [plan]}).encode()
-        write_bundle(
-            folder,
-            f"{bundle.manifest.bundle_id.rpartition('-')[0]}-{plan['tier']}-{plan['depth']}".replace(
-                "_", "-"
-            ),
-            files,
-            created_unix_s=bundle.manifest.created_unix_s,
-            muster_version=bundle.manifest.muster_version,
-            bytes_max=None,
-        )
-        return folder
-
     def _end(self) -> None:
         if self._running is not None:
             self._running[1].cluster.close()
             self._running[1].cluster.remove_data()
             self._running = None
+
+
+def one_plan_bundle(source: Path, plan: dict[str, Any], folder: Path) -> Path:
+    """The bundle with this plan alone, written to `folder`, so that no deadline can choose another."""
+    bundle = read_bundle(source)
+    files: dict[str, bytes | Path] = {name: bundle.folder / name for name in bundle.manifest.files}
+    files["plans.json"] = json.dumps({"plans": [plan]}).encode()
+    family = bundle.manifest.bundle_id.rpartition("-")[0]
+    write_bundle(
+        folder,
+        f"{family}-{plan['tier']}-{plan['depth']}".replace("_", "-"),
+        files,
+        created_unix_s=bundle.manifest.created_unix_s,
+        muster_version=bundle.manifest.muster_version,
+        bytes_max=None,
+    )
+    return folder
 
 
 @dataclass
