@@ -52,7 +52,7 @@ impl Default for Settings {
         Self {
             workers: 0,
             replica: String::new(),
-            chunk_pairs: 8,
+            chunk_pairs: 4,
             reserve_us: 2_000,
             queue_max: 1_024,
             kernels: Choice::Auto,

@@ -32,6 +32,9 @@ struct Read {
     helped: bool,
 }
 
+/// A chunk that was taken back: its places, and what became of it; `None`: its reader panicked.
+type Ended = (Range<usize>, Option<Read>);
+
 /// What is the same for all chunks of a request, for whoever reads one.
 struct Pairs {
     services: Arc<Services>,
@@ -223,20 +226,14 @@ impl Job {
         if let Some(places) = taken {
             self.read_chunk(&pairs, places);
         }
-        self.take_back(&pairs, Duration::ZERO)?;
+        let ended = pairs.chunks.collect(Duration::ZERO);
+        let came = self.take_back(&pairs, ended)?;
         let mut reason = refused;
-        if !read && (refused.is_none() || !pressure.others_wait) {
-            // Nothing is left for this worker, but what others read was judged to be in time.
-            let mut came = true;
-            while came && self.next == Next::Cross {
-                came = self.await_chunk(&pairs)?;
-                if came && refused.is_none() {
-                    break;
-                }
-            }
-            if !came {
-                reason = reason.or(Some(wire::Reason::Deadline));
-            }
+        // What others read was judged to be in time.
+        if refused.is_some() {
+            while self.next == Next::Cross && !pressure.others_wait && self.await_chunk(&pairs)? {}
+        } else if !read && !came && self.next == Next::Cross && !self.await_chunk(&pairs)? {
+            reason = Some(wire::Reason::Deadline);
         }
         if self.next == Next::Cross
             && let Some(reason) = reason
@@ -287,7 +284,7 @@ impl Job {
     fn await_chunk(&mut self, pairs: &Pairs) -> Result<bool> {
         let from_us = self.services.clock.now_us();
         let room = self.pace.room_us(from_us).map(Duration::from_micros);
-        let came = self.take_back(pairs, room.unwrap_or(Duration::MAX))?;
+        let ended = pairs.chunks.collect(room.unwrap_or(Duration::MAX));
         let waited_us = self.services.clock.now_us().saturating_sub(from_us);
         self.pace
             .ran(pairs.stage, Some(Estimate::default()), waited_us);
@@ -295,12 +292,11 @@ impl Job {
         if let Some(reading) = &mut self.reading {
             reading.wall_us += waited_us;
         }
-        Ok(came)
+        self.take_back(pairs, ended)
     }
 
-    /// Takes the chunks back that have ended, in their order; waits for the first of them for `wait`. False: there was none.
-    fn take_back(&mut self, pairs: &Pairs, wait: Duration) -> Result<bool> {
-        let mut ended = pairs.chunks.collect(wait);
+    /// Takes note of the chunk that has `ended` and of those after it that have ended too. False: it was none.
+    fn take_back(&mut self, pairs: &Pairs, mut ended: Option<Ended>) -> Result<bool> {
         let came = ended.is_some();
         while let Some((places, read)) = ended {
             let Some(read) = read else {
