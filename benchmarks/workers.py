@@ -2,17 +2,18 @@
 
     python -m benchmarks.workers [BUNDLE] [--json OUT]
 
-**Question.** One request re-ranks 50 candidates with a cross-encoder of three layers of 384: how long does it take, on one
-worker and on two, by the size of a chunk? And how late are short requests beside such ones, by the size of a chunk?
+**Question.** One request re-ranks 50 candidates with a cross-encoder of three layers of 384: how long does
+it take, on one worker and on two, by the size of a chunk? And how late are short requests beside such ones,
+by the size of a chunk?
 
-**Data.** Synthetic products with the bundle's own encoder and texts; the cross-encoder's weights are random, since time does
-not depend on them.
+**Data.** Synthetic products with the bundle's own encoder and texts; the cross-encoder's weights are random,
+since time does not depend on them.
 
-**How.** Engines in this process, without gRPC. *Alone*: all settings in turn, one request at a time, so that what disturbs the
-machine disturbs all of them; wall time; every answer must equal that of the first setting. *Beside others*, two workers: for some
-seconds a setting, long requests (all 50 pairs, 2 s) and short ones (20 ms: late interaction, which takes about a
-millisecond) arrive at random moments at given rates, whatever became of those before; wall time of the short ones from when
-they were due.
+**How.** Engines in this process, without gRPC. *Alone*: all settings in turn, one request at a time, so that
+what disturbs the machine disturbs all of them; wall time; every answer must equal that of the first setting.
+*Beside others*, two workers: for some seconds a setting, long requests (all 50 pairs, 2 s) and short ones
+(20 ms: late interaction, which takes about a millisecond) arrive at random moments at given rates, whatever
+became of those before; wall time of the short ones from when they were due.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ POSITIONS = 128
 
 
 def deep_bundle(bundle: Path, folder: Path) -> None:
-    """Copy a bundle and give it a cross-encoder of random weights and a plan that reads all candidates with it."""
+    """Copy a bundle, and give it a cross-encoder of random weights and a plan that reads all candidates."""
     shutil.copytree(bundle, folder)
     (folder / "cross_small").mkdir(exist_ok=True)
     words = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
@@ -139,8 +140,9 @@ def alone(engines: dict[int, rankcore.Engine], asked: Sequence[bytes], rounds: i
 def beside(engine: rankcore.Engine, asked: Sequence[bytes], chunk: int, seconds: float) -> dict[str, Any]:
     """Short requests beside long ones.
 
-    Returns: of the short ones {"chunk_pairs", "short", "p50_ms", "p95_ms", "p99_ms", "over_20_ms", "refused"}, of the long
-    ones {"long", "long_p50_ms", "long_whole"}: how many, and how many of them read all their pairs.
+    Returns: of the short ones {"chunk_pairs", "short", "p50_ms", "p95_ms", "p99_ms", "over_20_ms",
+    "refused"}, of the long ones {"long", "long_p50_ms", "long_whole"}: how many, and how many of them read
+    all their pairs.
     """
     engine.delegate("cross_small", None, chunk)
     draw = random.Random(chunk)
@@ -220,9 +222,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.workers",
         description="One request with a cross-encoder on one worker and on two, by the size of a chunk.",
     )
-    parser.add_argument("bundle", type=Path, nargs="?", help="folder of a bundle (default: the one that is shipped)")
+    parser.add_argument(
+        "bundle", type=Path, nargs="?", help="folder of a bundle (default: the one that is shipped)"
+    )
     parser.add_argument("--rounds", type=int, default=40, help="requests of each setting (default: 40)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each setting beside others (default: 8)")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="of each setting beside others (default: 8)"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1 or arguments.seconds < 0:

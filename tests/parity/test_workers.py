@@ -1,4 +1,6 @@
-"""One request on any number of workers, in chunks of any size, against the same plan on one thread: equal bit for bit."""
+"""One request on any number of workers, in chunks of any size, against the same plan on one thread: equal bit
+for bit.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ Engines = Callable[[int, int], rankcore.Engine]
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """Engines by workers and `settled_pairs`, all of the same products, with one deep plan for a cross-encoder."""
+    """Engines by workers and `settled_pairs`, of the same products, with one deep plan for a cross-encoder."""
     opened: dict[tuple[int, int], rankcore.Engine] = {}
 
     def engine(workers: int, settled_pairs: int) -> rankcore.Engine:
@@ -40,7 +42,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
             deepest = plans["plans"][-1]
             assert deepest["tier"] == "cross_small"
             deepest |= {"depth": DEPTH, "settled_pairs": settled_pairs}
-            plans["plans"] = [plan for plan in plans["plans"][:-1] if plan["tier"] != "cross_small"] + [deepest]
+            plans["plans"] = [plan for plan in plans["plans"][:-1] if plan["tier"] != "cross_small"] + [
+                deepest
+            ]
             (folder / "plans.json").write_text(json.dumps(plans))
             opened[workers, settled_pairs] = _serving(folder, workers)
         return opened[workers, settled_pairs]
