@@ -31,7 +31,7 @@ Engines = Callable[[int, int], rankcore.Engine]
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """Engines by workers and `settled_pairs`, of the same products, with one deep plan for a cross-encoder."""
+    """Engines by workers and `settled_pairs`: the same products, one deep plan for a cross-encoder."""
     opened: dict[tuple[int, int], rankcore.Engine] = {}
 
     def engine(workers: int, settled_pairs: int) -> rankcore.Engine:
