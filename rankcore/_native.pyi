@@ -91,7 +91,7 @@ class Engine:
         runtime_library: str,
         workers: int = 0,
         replica: str = ...,
-        chunk_pairs: int = 8,
+        chunk_pairs: int = 4,
         reserve_ms: float = 0.5,
         queue_max: int = 1024,
         kernels: str = "auto",

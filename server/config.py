@@ -146,9 +146,11 @@ class RankingSettings(_Section):
         le=100.0,
     )
     chunk_pairs: int = _setting(
-        8,
+        4,
         "pairs",
-        "Query-product pairs a cross-encoder scores before a request with a nearer deadline may go first.",
+        "Query-product pairs a cross-encoder scores before a request with a nearer deadline may go first;"
+        " also what an idle worker takes at a time from another's request (docs/performance.md has the"
+        " times).",
         ge=1,
         le=256,
     )

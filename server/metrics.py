@@ -95,6 +95,10 @@ _COUNTERS = {
     "refused": ("muster_refused", "Requests refused at once for load."),
     "expired": ("muster_expired", "Requests whose budget was spent before an answer existed."),
     "cancelled": ("muster_cancelled", "Requests whose caller left."),
+    "helped_chunks": (
+        "muster_helped_chunks",
+        "Chunks of cross-encoders read by workers that were idle, for requests of others.",
+    ),
 }
 _LABELLED = {
     "answered_by_tier": ("muster_answered_by_tier", "Requests answered, by tier.", "tier"),

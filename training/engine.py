@@ -111,7 +111,7 @@ def open_catalogue(
     *,
     cache: Path | None = None,
     threads: int = 0,
-    chunk_pairs: int = 8,
+    chunk_pairs: int = 4,
     kernels: str = "auto",
 ) -> Iterator[Catalogue]:
     """Index products with a bundle and serve them from an engine of this process.

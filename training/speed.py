@@ -65,8 +65,20 @@ class Way:
     run: Callable[[], object]
 
 
-def random_cross(path: Path, layers: int, width: int, heads: int, *, seed: int = 0) -> None:
-    """Write a cross-encoder of random weights as int8 ONNX, with an inner width of four times its width."""
+def random_cross(
+    path: Path,
+    layers: int,
+    width: int,
+    heads: int,
+    *,
+    words: int = WORDS,
+    positions: int = PAIR_TOKENS[1],
+    seed: int = 0,
+) -> None:
+    """Write a cross-encoder of random weights as int8 ONNX, with an inner width of four times its width.
+
+    words, positions: token ids and tokens of a pair that it can read.
+    """
     torch.manual_seed(seed)
     model = CrossEncoder(
         Shape(
@@ -74,8 +86,8 @@ def random_cross(path: Path, layers: int, width: int, heads: int, *, seed: int =
             width=width,
             heads=heads,
             inner=4 * width,
-            vocabulary=WORDS,
-            positions=PAIR_TOKENS[1],
+            vocabulary=words,
+            positions=positions,
         )
     )
     torch.nn.init.normal_(model.head.weight, std=0.1)

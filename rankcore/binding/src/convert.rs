@@ -175,6 +175,7 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
         by_name(&status.answered_by_priority)?,
     )?;
     counters.set_item("refused_by_priority", by_name(&status.refused_by_priority)?)?;
+    counters.set_item("helped_chunks", status.helped_chunks)?;
     let all = PyDict::new(py);
     all.set_item("in_flight", status.in_flight)?;
     all.set_item("queued", status.queued)?;
@@ -183,6 +184,7 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
     all.set_item("stages", stages)?;
     all.set_item("counters", counters)?;
     all.set_item("price", status.price)?;
+    all.set_item("help_lost", status.help_lost)?;
     all.set_item("last_part_failure", status.last_part_failure.as_deref())?;
     Ok(all)
 }

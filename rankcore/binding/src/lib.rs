@@ -225,7 +225,7 @@ impl Engine {
 impl Engine {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
-    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=8, reserve_ms=0.5, queue_max=1024, kernels="auto"))]
+    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=4, reserve_ms=0.5, queue_max=1024, kernels="auto"))]
     fn new(
         py: Python<'_>,
         bundle: PathBuf,

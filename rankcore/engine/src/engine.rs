@@ -16,6 +16,7 @@ use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
 use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
+use crate::plan::help::HelpBook;
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
 use crate::plan::way_back::WayBack;
@@ -52,7 +53,7 @@ impl Default for Settings {
         Self {
             workers: 0,
             replica: String::new(),
-            chunk_pairs: 8,
+            chunk_pairs: 4,
             reserve_us: 500,
             queue_max: 1_024,
             kernels: Choice::Auto,
@@ -205,6 +206,10 @@ pub struct Status {
     pub last_part_failure: Option<String>,
     /// Price of a core millisecond now, nDCG per millisecond.
     pub price: f64,
+    /// Chunks of cross-encoders that workers read for requests of others.
+    pub helped_chunks: u64,
+    /// Share of the time that such help could save which is not counted on now, from 0 to 1.
+    pub help_lost: f64,
 }
 
 /// Budgets are cut to this; it keeps absolute deadlines far from overflow.
@@ -267,6 +272,7 @@ impl Engine {
             chunk: AtomicUsize::new(settings.chunk_pairs),
             failures: Failures::default(),
             price: Price::default(),
+            help: HelpBook::default(),
             bundle,
         });
         let core = Arc::new(Core {
@@ -299,7 +305,7 @@ impl Engine {
     }
 
     /// Has the pairs of a cross-encoder tier scored by `delegate` from now on, where it can, in chunks of `chunk_pairs`;
-    /// without one by the model of the bundle, on the worker that asks.
+    /// without one by the model of the bundle, on the engine's workers.
     ///
     /// Costs are those that the last warm-up saw: run [`Engine::warm_up`] after it.
     ///
@@ -776,6 +782,8 @@ impl Engine {
                 &scale,
                 Priority::Default,
             ),
+            helped_chunks: self.core.services.help.chunks(),
+            help_lost: self.core.services.help.at(1, now_us).lost,
         }
     }
 
@@ -943,6 +951,8 @@ impl Core {
                     .services
                     .price
                     .at(now_us, load.backlog_us, &scale, priority),
+                help: self.services.help(load.helpers, now_us),
+                help_idle: self.services.help(load.workers - 1, now_us),
             };
             let chosen = planner.choose(&shape, &moment, &costs)?;
             let (generation, ask, reply) = given.take().expect("taken once");
@@ -954,6 +964,7 @@ impl Core {
                     chosen,
                     budget,
                     costs,
+                    helpers: moment.help.helpers,
                 },
                 freshness,
                 reply,

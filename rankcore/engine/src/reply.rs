@@ -105,6 +105,13 @@ impl Reply {
             .as_ref()
             .is_some_and(|slot| slot.ended.load(Ordering::SeqCst))
     }
+
+    /// The caller's end, for those who only want to know whether it still waits; `None`: it was used.
+    #[must_use]
+    pub fn pending(&self) -> Option<Pending> {
+        let slot = Arc::clone(self.slot.as_ref()?);
+        Some(Pending { slot })
+    }
 }
 
 impl Drop for Reply {

@@ -5,6 +5,8 @@
 //! first step an answer exists; before each further one the request asks itself whether it can still afford it, and if
 //! not, answers with the order it has.
 
+mod cross;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,17 +20,19 @@ use crate::encode::EncodedQuery;
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
 use crate::plan::cost::{CostBook, Costs, Estimate, Stage};
+use crate::plan::help::{Help, HelpBook};
 use crate::plan::pace::{Pace, Verdict, whole_us};
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
 use crate::plan::way_back::WayBack;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
 use crate::reply::Reply;
+use crate::rerank::cross::Cross;
 use crate::rerank::settled::Settled;
 use crate::retrieve::{Row, fuse, query_keys, validate_rerank, validate_search};
 use crate::schedule::clock::Clock;
 use crate::schedule::queue::{Leaving, Work};
-use crate::schedule::{Pressure, Step, Task};
+use crate::schedule::{Offer, Pressure, Step, Task};
 use crate::signals::{self, Column, Matrix, Reading, Readings};
 use crate::wire;
 
@@ -60,6 +64,8 @@ pub struct Services {
     pub price: Price,
     /// What is kept of each budget for the way back.
     pub way_back: WayBack,
+    /// What help from other workers is worth.
+    pub help: HelpBook,
 }
 
 impl Services {
@@ -67,6 +73,16 @@ impl Services {
     #[must_use]
     pub fn chunk_pairs(&self) -> usize {
         self.chunk.load(Ordering::Relaxed).max(1)
+    }
+
+    /// The help that a request can count on when `helpers` other workers are idle.
+    #[must_use]
+    pub fn help(&self, helpers: usize, now_us: u64) -> Help {
+        let delegated = [Tier::CrossSmall, Tier::CrossLarge]
+            .into_iter()
+            .filter_map(|tier| self.bundle.cross(tier))
+            .any(Cross::delegated);
+        self.help.at(if delegated { 0 } else { helpers }, now_us)
     }
 }
 
@@ -268,6 +284,8 @@ pub struct Admitted {
     pub budget: Budget,
     /// Stage costs that the decision was made with.
     pub costs: Costs,
+    /// Other workers that the decision counted on.
+    pub helpers: usize,
 }
 
 /// The answer to one request.
@@ -325,7 +343,9 @@ pub struct Job {
     late_done: usize,
     cross_done: usize,
     settled: Settled,
-    last_chunk_us: f64,
+    /// The cross-encoder stage from its begin on; `None`: it has not begun, or nothing could run it.
+    reading: Option<cross::Reading>,
+    helpers: usize,
     timings: wire::StageTimings,
     gauge: Option<Gauge>,
 }
@@ -348,6 +368,7 @@ impl Job {
             chosen,
             budget,
             costs,
+            helpers,
         } = admitted;
         let mut job = Self::prepare(
             services,
@@ -360,6 +381,7 @@ impl Job {
         );
         job.reason = chosen.reason;
         job.price = chosen.price;
+        job.helpers = helpers;
         job.reply = Some(reply);
         job
     }
@@ -427,7 +449,8 @@ impl Job {
             late_done: 0,
             cross_done: 0,
             settled,
-            last_chunk_us: 0.0,
+            reading: None,
+            helpers: 0,
             timings: wire::StageTimings::default(),
             gauge: None,
         }
@@ -521,32 +544,12 @@ impl Job {
                         Next::Finish
                     };
                     self.or_lower(scored, next)?;
+                    if self.next == Next::Cross {
+                        self.begin_cross();
+                    }
                 }
             }
-            Next::Cross => {
-                let stage = self.cross_stage();
-                let total = self.plan.depth.min(self.rows.len());
-                let chunk = self.services.chunk_pairs().min(total - self.cross_done);
-                let needed_us = self
-                    .chunk_estimate(stage, chunk)
-                    .p95_us
-                    .max(self.last_chunk_us);
-                if self.affords(needed_us, pressure) {
-                    let from = self.cross_done;
-                    let Some(scored) = self.run_cross(chunk).transpose() else {
-                        // It would have been in time, but for the others that wait where the pairs are scored.
-                        self.stop(wire::Reason::Load);
-                        return Ok(());
-                    };
-                    // After the last chunk too: where it stops must not depend on the chunks.
-                    let next = if self.settle(from)? || self.cross_done >= total {
-                        Next::Finish
-                    } else {
-                        Next::Cross
-                    };
-                    self.or_lower(scored, next)?;
-                }
-            }
+            Next::Cross => self.advance_cross(pressure)?,
             Next::Finish => {}
         }
         Ok(())
@@ -575,14 +578,6 @@ impl Job {
         Ok(())
     }
 
-    fn cross_stage(&self) -> Stage {
-        if self.plan.tier == Tier::CrossLarge {
-            Stage::CrossLarge
-        } else {
-            Stage::CrossSmall
-        }
-    }
-
     fn chunk_estimate(&self, stage: Stage, units: usize) -> Estimate {
         #[allow(clippy::cast_precision_loss)]
         self.costs.estimate(stage, 1.0, units as f64)
@@ -605,14 +600,21 @@ impl Job {
 
     /// True if the next piece of work, allowing for its tail, leaves time to answer; if not, the answer comes next.
     fn affords(&mut self, needed_us: f64, pressure: Pressure) -> bool {
+        let refused = self.refused(needed_us, pressure);
+        if let Some(reason) = refused {
+            self.stop(reason);
+        }
+        refused.is_none()
+    }
+
+    /// Why the next piece of work, allowing for its tail, would not leave time to answer; `None`: it would.
+    fn refused(&self, needed_us: f64, pressure: Pressure) -> Option<wire::Reason> {
         let now_us = self.services.clock.now_us();
-        let reason = match self.pace.affords(now_us, needed_us, pressure.others_wait) {
-            Verdict::Go => return true,
-            Verdict::TooLate => wire::Reason::Deadline,
-            Verdict::Loaded => wire::Reason::Load,
-        };
-        self.stop(reason);
-        false
+        match self.pace.affords(now_us, needed_us, pressure.others_wait) {
+            Verdict::Go => None,
+            Verdict::TooLate => Some(wire::Reason::Deadline),
+            Verdict::Loaded => Some(wire::Reason::Load),
+        }
     }
 
     /// Answers next, with the order there is.
@@ -903,88 +905,6 @@ impl Job {
         Ok(true)
     }
 
-    /// `None`: the chunk could not have been scored in time.
-    fn run_cross(&mut self, chunk: usize) -> Result<Option<bool>> {
-        let from_us = self.services.clock.now_us();
-        let within_us = self.pace.room_us(from_us);
-        let stage = self.cross_stage();
-        let bundle = Arc::clone(&self.services.bundle);
-        let (Some(cross), Some(query)) = (bundle.cross(self.plan.tier), self.query.as_ref()) else {
-            return Ok(Some(false));
-        };
-        let members: Vec<usize> = self.order[self.cross_done..self.cross_done + chunk]
-            .iter()
-            .map(|(candidate, _)| *candidate)
-            .collect();
-        let rows: Vec<Row> = members
-            .iter()
-            .map(|candidate| self.rows[*candidate])
-            .collect();
-        let scores = self.generation.with_pieces(&rows, |pieces| {
-            // A product whose tokens are not there yet keeps its place among the unknown.
-            let known: Vec<usize> = (0..pieces.len())
-                .filter(|place| !pieces[*place].is_empty())
-                .collect();
-            let filled: Vec<&[u32]> = known.iter().map(|place| pieces[*place]).collect();
-            let mut scores = vec![f32::NAN; pieces.len()];
-            if !filled.is_empty() {
-                let scored = cross.score_within(&query.pieces, &filled, within_us)?;
-                if let Some(failure) = &scored.failure {
-                    self.services.failures.note(failure);
-                }
-                let Some(known_scores) = scored.scores else {
-                    return Ok(None);
-                };
-                for (place, score) in known.into_iter().zip(known_scores) {
-                    scores[place] = score;
-                }
-            }
-            Ok::<_, Error>(Some(scores))
-        });
-        let part = self.chunk_estimate(stage, chunk);
-        if let Ok(None) = scores {
-            // Time went by, but it says nothing about what a chunk costs.
-            let took_us = self.services.clock.now_us().saturating_sub(from_us);
-            self.pace.ran(stage, Some(part), took_us);
-            self.timings.cross_us += took_us;
-            return Ok(None);
-        }
-        let took_us = self.ran(stage, Some(part), chunk, from_us);
-        self.timings.cross_us += took_us;
-        #[allow(clippy::cast_precision_loss)]
-        {
-            self.last_chunk_us = took_us as f64;
-        }
-        for (candidate, score) in members.iter().zip(scores?.unwrap_or_default()) {
-            self.matrix.set(*candidate, Column::Cross, f64::from(score));
-        }
-        self.cross_done += chunk;
-        self.reached = self.plan.tier;
-        Ok(Some(true))
-    }
-
-    /// Looks at the candidates that the cross-encoder has read since `from`. True: the page has settled; what was read
-    /// beyond that point counts as not read.
-    fn settle(&mut self, from: usize) -> Result<bool> {
-        if self.plan.settled_pairs == 0 || self.cross_done == from {
-            return Ok(false);
-        }
-        let from_us = self.services.clock.now_us();
-        let members: Vec<usize> = self.order[from..self.cross_done]
-            .iter()
-            .map(|(candidate, _)| *candidate)
-            .collect();
-        let scores = self.scores(self.plan.tier, &members)?;
-        self.ordered(from_us);
-        for (place, (_, score)) in scores.into_iter().enumerate() {
-            if self.settled.see(score) {
-                self.cross_done = from + place + 1;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// `members` by the score that the tier orders by, best first; unknown scores keep their order at the end.
     fn rank(&mut self, tier: Tier, members: &[usize]) -> Result<Order> {
         let mut order = self.scores(tier, members)?;
@@ -1271,11 +1191,7 @@ impl Work for Job {
                 .chunk_estimate(Stage::Late, LATE_CHUNK)
                 .mean_us
                 .min(left(Stage::Late)),
-            Next::Cross => {
-                let rest = self.plan.depth.min(self.rows.len()) - self.cross_done;
-                let chunk = self.services.chunk_pairs().min(rest);
-                self.chunk_estimate(self.cross_stage(), chunk).mean_us
-            }
+            Next::Cross => self.cross_step().mean_us,
             Next::Finish => self.pace.closing().mean_us,
         })
     }
@@ -1295,6 +1211,10 @@ impl Task for Job {
         let answer = self.answer();
         self.send(answer);
         Step::Done
+    }
+
+    fn offer(&self) -> Option<Arc<dyn Offer>> {
+        self.reading.as_ref().and_then(cross::Reading::offer)
     }
 
     fn leave(&mut self, why: Leaving) {

@@ -9,6 +9,7 @@ use rankcore_engine::generation::Manifest as GenerationManifest;
 use rankcore_engine::golden::Golden;
 use rankcore_engine::model::{inflate, reads};
 use rankcore_engine::plan::cost::CostBook;
+use rankcore_engine::plan::help::Help;
 use rankcore_engine::plan::priority::Priority;
 use rankcore_engine::plan::{Moment, Parts, Planner, Shape};
 use rankcore_engine::rerank::forest::Forest;
@@ -62,6 +63,11 @@ fn plan(plans: &[PlanSpec]) {
                 },
                 priority: Priority::Default,
                 price: 0.001,
+                help: Help {
+                    helpers: 1,
+                    lost: 0.5,
+                },
+                help_idle: Help::default(),
             };
             if let Ok(chosen) = planner.choose(&shape, &moment, &costs) {
                 let plan = chosen.plan;

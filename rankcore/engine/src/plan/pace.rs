@@ -22,6 +22,8 @@ pub struct Pace {
     deadline_us: Option<u64>,
     reserve_us: u64,
     busy_us: u64,
+    /// Time that other workers spent on this request.
+    helped_us: u64,
 }
 
 /// How far above its allotment a request may go while others wait.
@@ -51,6 +53,7 @@ impl Pace {
             deadline_us,
             reserve_us,
             busy_us: 0,
+            helped_us: 0,
         }
     }
 
@@ -62,6 +65,17 @@ impl Pace {
 
     /// Records work on a stage that took `took_us`; `part` is what had been predicted for it, `None` for the whole stage.
     pub fn ran(&mut self, stage: Stage, part: Option<Estimate>, took_us: u64) {
+        self.does_less(stage, part);
+        self.busy_us += took_us;
+    }
+
+    /// Records a part of a stage that another worker did meanwhile.
+    pub fn helped(&mut self, stage: Stage, part: Estimate, took_us: u64) {
+        self.does_less(stage, Some(part));
+        self.helped_us += took_us;
+    }
+
+    fn does_less(&mut self, stage: Stage, part: Option<Estimate>) {
         let left = &mut self.left[stage as usize];
         *left = match part {
             None => Estimate::default(),
@@ -70,10 +84,9 @@ impl Pace {
                 p95_us: (left.p95_us - part.p95_us).max(0.0),
             },
         };
-        self.busy_us += took_us;
     }
 
-    /// Time spent working, microseconds.
+    /// Time that the request's own worker spent on it, microseconds.
     #[must_use]
     pub fn busy_us(&self) -> u64 {
         self.busy_us
@@ -122,7 +135,7 @@ impl Pace {
             return Verdict::Go;
         };
         #[allow(clippy::cast_precision_loss)]
-        let used_us = self.busy_us as f64 + needed_us;
+        let used_us = (self.busy_us + self.helped_us) as f64 + needed_us;
         if others_wait && used_us > LAG_FACTOR * self.allotted_us {
             return Verdict::Loaded;
         }
@@ -198,6 +211,19 @@ mod tests {
         pace.ran(Stage::CrossSmall, Some(us(1_000.0)), 12_600);
         assert_eq!(pace.affords(14_000, 1_000.0, true), Verdict::Loaded);
         assert_eq!(pace.affords(14_000, 1_000.0, false), Verdict::Go);
+    }
+
+    #[test]
+    fn help_is_work_done_and_time_used_but_not_time_waited() {
+        let mut pace = pace(10_000);
+        pace.ran(Stage::CrossSmall, Some(us(4_000.0)), 4_000);
+        pace.helped(Stage::CrossSmall, us(4_000.0), 4_500);
+        assert_eq!((pace.remaining_us(), pace.busy_us()), (400, 4_000));
+        // At 5,000 nothing has waited: what no longer fits is the deadline's doing.
+        assert_eq!(pace.affords(5_000, 2_901.0, false), Verdict::TooLate);
+        assert_eq!(pace.affords(5_000, 2_900.0, false), Verdict::Go);
+        // 8,500 us of cores were used of 8,400 allotted.
+        assert_eq!(pace.affords(5_000, 4_101.0, true), Verdict::Loaded);
     }
 
     #[test]

@@ -140,6 +140,11 @@ impl Cross {
         drop(before);
     }
 
+    /// True: another place is asked first, and several workers at a time would only wait for it.
+    pub fn delegated(&self) -> bool {
+        self.delegate.read().is_some()
+    }
+
     /// What runs the model.
     pub fn runner(&self) -> Runner {
         self.here.0.runner()

@@ -1,5 +1,6 @@
 //! Better orders for retrieved candidates: late interaction, cross-encoders, and the trees of the final order.
 
+pub mod chunks;
 pub mod cross;
 pub mod forest;
 pub mod late;

@@ -26,6 +26,15 @@ impl Settled {
         }
     }
 
+    /// How many further candidates are read whatever their scores.
+    #[must_use]
+    pub fn certain(&self) -> usize {
+        if self.pairs == 0 {
+            return usize::MAX;
+        }
+        self.page - self.best.len() + self.pairs - self.quiet
+    }
+
     /// Takes note of the next candidate's score (NaN: unknown). True: the page has settled, the rest need not be read.
     pub fn see(&mut self, score: f64) -> bool {
         if self.pairs == 0 {
@@ -81,6 +90,17 @@ mod tests {
             pairs in 1_usize..6,
         ) {
             let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+            let mut settled = Settled::new(page, pairs);
+            let mut certain = settled.certain();
+            for (place, score) in scores.iter().enumerate() {
+                let stops = settled.see(*score);
+                prop_assert!(!stops || place + 1 >= certain);
+                if stops {
+                    prop_assert_eq!(settled.certain(), 0);
+                    break;
+                }
+                certain = place + 1 + settled.certain();
+            }
             let read = stops_at(&scores, page, pairs).map_or(scores.len(), |at| at + 1);
             let mut order: Vec<usize> = (0..read).collect();
             order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));

@@ -1,18 +1,20 @@
 //! Worker threads around one earliest-deadline-first queue of chunks.
 //!
 //! A [`Task`] is a state machine that does a small piece of work at each `step`; between two steps a task with a nearer
-//! deadline goes first. Admission runs under the queue's lock, so two requests can never both count on the same free
+//! deadline goes first. A worker that would sleep helps a task that has more than one piece to do at a time (see
+//! [`Offer`]), one piece after another, for as long as nothing waits. Admission runs under the queue's lock, so two requests can never both count on the same free
 //! time.
 
 pub mod clock;
 pub mod ordered;
 pub mod queue;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use clock::Clock;
@@ -41,6 +43,23 @@ pub trait Task: Work + Send {
     fn step(&mut self, pressure: Pressure) -> Step;
     /// Leaves without being finished; the task tells its caller.
     fn leave(&mut self, why: Leaving);
+    /// What other workers may do for it until its next step ends; `None`: nothing.
+    fn offer(&self) -> Option<Arc<dyn Offer>> {
+        None
+    }
+}
+
+/// A part of a task that is cut into pieces which may be done at the same time, by whoever takes one.
+///
+/// A piece that was taken is always run, and a run that panics must be seen by the task: it is the task's failure.
+pub trait Offer: Send + Sync {
+    /// Pieces that could be taken now. Runs under the queue's lock.
+    fn open(&self) -> usize;
+    /// Takes a piece for a worker that has nothing else to do, and predicts its length, microseconds; `None`: there is
+    /// none now, or it would be of no use. Runs under the queue's lock.
+    fn take(&self, now_us: u64) -> Option<(Range<usize>, u64)>;
+    /// Does a piece that was taken.
+    fn run(&self, piece: Range<usize>);
 }
 
 impl Work for Box<dyn Task> {
@@ -64,11 +83,36 @@ pub struct Load {
     pub backlog_us: u64,
     /// Units of work that wait or run.
     pub in_flight: usize,
+    /// Workers that the new work can count on besides its own; see [`Queue::helpers`].
+    pub helpers: usize,
+    /// All workers, at least 1.
+    pub workers: usize,
 }
+
+/// An offer, with the deadline of its task.
+type Offered = (u64, Arc<dyn Offer>);
 
 struct State {
     queue: Queue<Box<dyn Task>>,
+    /// What the task that each worker runs lets others do.
+    offers: Vec<Option<Offered>>,
+    /// Workers that wait for something to do.
+    asleep: usize,
     closed: bool,
+}
+
+impl State {
+    /// Takes a piece of somebody's offer for a worker that has no work of its own, the nearest deadline first.
+    fn help(&mut self, worker: usize, now_us: u64) -> Option<(Arc<dyn Offer>, Range<usize>)> {
+        let mut offers: Vec<&Offered> = self.offers.iter().flatten().collect();
+        offers.sort_unstable_by_key(|(deadline_us, _)| *deadline_us);
+        let (offer, piece, step_us) = offers.into_iter().find_map(|(_, offer)| {
+            let (piece, step_us) = offer.take(now_us)?;
+            Some((Arc::clone(offer), piece, step_us))
+        })?;
+        self.queue.note_help(worker, step_us, now_us);
+        Some((offer, piece))
+    }
 }
 
 struct Shared {
@@ -112,6 +156,8 @@ impl Scheduler {
             clock,
             state: Mutex::new(State {
                 queue: Queue::new(workers),
+                offers: std::iter::repeat_with(|| None).take(workers).collect(),
+                asleep: 0,
                 closed: false,
             }),
             work_arrived: Condvar::new(),
@@ -151,6 +197,8 @@ impl Scheduler {
             delay_us: state.queue.delay_us(deadline_us, now_us),
             backlog_us: state.queue.backlog_us(now_us),
             in_flight: state.queue.in_flight(),
+            helpers: state.queue.helpers(),
+            workers: state.queue.workers(),
         };
         if load.in_flight >= self.shared.queue_max {
             return Err(Error::Overloaded {
@@ -229,12 +277,23 @@ fn work(shared: &Shared, worker: usize) {
     let _ = rustix::process::nice(NICENESS);
     let mut state = shared.state.lock();
     loop {
-        let taken = state.queue.take(worker, shared.clock.now_us());
+        let now_us = shared.clock.now_us();
+        let taken = state.queue.take(worker, now_us);
         if taken.left.is_empty() && taken.next.is_none() {
             if state.closed {
                 return;
             }
+            if let Some((offer, piece)) = state.help(worker, now_us) {
+                MutexGuard::unlocked(&mut state, || {
+                    // The offer has told its task of a panic.
+                    let _ = catch_unwind(AssertUnwindSafe(|| offer.run(piece)));
+                    drop(offer);
+                });
+                continue;
+            }
+            state.asleep += 1;
             shared.work_arrived.wait(&mut state);
+            state.asleep -= 1;
             continue;
         }
         let others_wait = state.queue.waiting() > 0;
@@ -246,6 +305,10 @@ fn work(shared: &Shared, worker: usize) {
             .next
             .and_then(|entry| run(shared, worker, entry, others_wait));
         state = shared.state.lock();
+        if let Some(offered) = state.offers[worker].take() {
+            // Perhaps the last owner of a whole request.
+            MutexGuard::unlocked(&mut state, || drop(offered));
+        }
         if let Some(entry) = preempted {
             if state.closed {
                 drop(state);
@@ -267,6 +330,16 @@ fn run(
     mut others_wait: bool,
 ) -> Option<Entry<Box<dyn Task>>> {
     loop {
+        if let Some(offer) = entry.work.offer() {
+            let mut state = shared.state.lock();
+            let helpers = offer.open().min(state.asleep);
+            let before = state.offers[worker].replace((entry.deadline_us, offer));
+            drop(state);
+            drop(before);
+            for _ in 0..helpers {
+                shared.work_arrived.notify_one();
+            }
+        }
         // A panic ends this request alone: dropping the task answers its caller with an internal error.
         let step = catch_unwind(AssertUnwindSafe(|| {
             entry.work.step(Pressure { others_wait })
@@ -287,3 +360,6 @@ fn run(
         others_wait = state.queue.waiting() > 0;
     }
 }
+
+#[cfg(test)]
+mod tests;

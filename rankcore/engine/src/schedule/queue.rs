@@ -51,6 +51,8 @@ struct Running {
     started_us: u64,
     step_us: u64,
     remaining_us: u64,
+    /// It works for a request that another worker answers for, and is free for its own after the step.
+    helping: bool,
 }
 
 /// The queue and the workers' current steps.
@@ -96,7 +98,16 @@ impl<T: Work> Queue<T> {
     /// Units of work that wait or run.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.waiting.len() + self.running.iter().flatten().count()
+        let running = self.running.iter().flatten();
+        self.waiting.len() + running.filter(|running| !running.helping).count()
+    }
+
+    /// Workers that one more unit of work can count on besides its own: what is left of them once each unit has one,
+    /// shared evenly among the units.
+    #[must_use]
+    pub fn helpers(&self) -> usize {
+        let units = self.in_flight() + 1;
+        self.workers().saturating_sub(units) / units
     }
 
     /// Adds new work; returns its key.
@@ -150,6 +161,19 @@ impl<T: Work> Queue<T> {
             started_us: now_us,
             step_us: entry.work.step_us(),
             remaining_us: entry.work.remaining_us(),
+            helping: false,
+        });
+    }
+
+    /// Records that `worker`, which has no work of its own, begins a step of `step_us` for another's now. What is left of
+    /// that work is counted where it runs.
+    pub fn note_help(&mut self, worker: usize, step_us: u64, now_us: u64) {
+        self.running[worker] = Some(Running {
+            deadline_us: u64::MAX,
+            started_us: now_us,
+            step_us,
+            remaining_us: 0,
+            helping: true,
         });
     }
 
@@ -174,7 +198,7 @@ impl<T: Work> Queue<T> {
             .map(|slot| {
                 slot.map_or(0, |running| {
                     let elapsed = now_us.saturating_sub(running.started_us);
-                    let whole = if running.deadline_us <= deadline_us {
+                    let whole = if running.deadline_us <= deadline_us && !running.helping {
                         running.remaining_us
                     } else {
                         running.step_us
@@ -355,6 +379,45 @@ mod tests {
         assert_eq!(queue.delay_us(100, 0), 800);
         queue.push(100, item("more", 400));
         assert_eq!(queue.delay_us(100, 0), 1_100);
+    }
+
+    #[test]
+    fn a_helper_holds_its_worker_for_one_step_and_is_no_work_of_its_own() {
+        let mut queue = Queue::new(2);
+        queue.push(900, item("long", 1_000));
+        queue.take(0, 0);
+        queue.note_help(1, 80, 0);
+        assert_eq!((queue.in_flight(), queue.backlog_us(0)), (1, 500));
+        for deadline_us in [200, 900, u64::MAX] {
+            assert_eq!(queue.delay_us(deadline_us, 0), 80);
+            assert_eq!(queue.delay_us(deadline_us, 30), 50);
+        }
+        assert!(queue.take(1, 80).next.is_none());
+        assert_eq!(queue.delay_us(200, 80), 0);
+    }
+
+    #[test]
+    fn help_is_counted_on_only_from_workers_that_no_other_work_needs() {
+        for (workers, in_flight, helpers) in [
+            (1, 0, 0),
+            (2, 0, 1),
+            (2, 1, 0),
+            (4, 0, 3),
+            (4, 1, 1),
+            (4, 2, 0),
+            (8, 1, 3),
+            (8, 9, 0),
+        ] {
+            let mut queue = Queue::new(workers);
+            for unit in 0..in_flight {
+                queue.push(100, item("work", 1));
+                // Half of it runs, the other half waits.
+                if unit % 2 == 0 && unit / 2 < workers {
+                    queue.take(unit / 2, 0);
+                }
+            }
+            assert_eq!(queue.helpers(), helpers, "{workers} workers, {in_flight}");
+        }
     }
 
     #[test]
