@@ -55,7 +55,7 @@ thread() {
       "--toolchain nightly)"
     return
   fi
-  local shared=(schedule:: engine:: generation::)
+  local shared=(schedule:: generation::)
   echo "sanitize: ThreadSanitizer over the engine's ${shared[*]} and all of the front; it leaves out ONNX Runtime"
   local build=(cargo +nightly test --release --quiet -Zbuild-std --target "$host")
   RUSTFLAGS="-Zsanitizer=thread" CARGO_TARGET_DIR=target/thread "${build[@]}" -p rankcore-engine --lib -- "${shared[@]}"

@@ -44,7 +44,7 @@ impl Default for Limits {
             pong_within: Duration::from_secs(20),
             stall: Duration::from_secs(20),
             settings_per_s: 100,
-            resets_per_s: 10_000,
+            resets_per_s: 20_000,
             others_per_s: 10_000,
             others_per_frame: 4,
             unsent_bytes: 32 << 20,
