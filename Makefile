@@ -75,10 +75,10 @@ drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run failover
 	$(BIN)/muster drill run deadline_storm
 
-fuzz: ## libFuzzer on every parser of the engine, MINUTES (1) each; without a nightly compiler, the tests' mutator
+fuzz: ## libFuzzer on every parser of engine and front, MINUTES (1) each; without a nightly compiler, the tests' mutator
 	@MINUTES=$(or $(MINUTES),1) scripts/fuzz.sh
 
-sanitize: ## Miri and AddressSanitizer over the engine, where a nightly compiler is installed
+sanitize: ## Miri, AddressSanitizer and ThreadSanitizer over engine and front, where a nightly compiler is installed
 	@scripts/sanitize.sh
 
 clean: ## remove what was built, keep .venv

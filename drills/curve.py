@@ -50,7 +50,7 @@ from drills.load import (
     decode,
     poisson_arrivals,
 )
-from drills.outcome import guarded, parser, positive, run_folder, say
+from drills.outcome import guarded, machine_options, parser, positive, run_folder, say
 from drills.shop import Query, Shop, choose_shop, fill, ndcg_at_10, search_requests
 
 NAME = "curve"
@@ -584,13 +584,7 @@ def command_line() -> argparse.ArgumentParser:
     options.add_argument(
         "--out", type=Path, default=None, metavar="FILE.png", help="the picture (default: in the record)"
     )
-    options.add_argument("--workers", type=positive(int), default=None, help="ranking workers of the replica")
-    options.add_argument(
-        "--products",
-        type=positive(int),
-        default=None,
-        help="use a synthetic catalogue of this size (default: real data)",
-    )
+    machine_options(options)
     options.add_argument(
         "--whole",
         action="store_true",

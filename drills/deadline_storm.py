@@ -41,7 +41,7 @@ from drills.load import (
     decode,
     poisson_arrivals,
 )
-from drills.outcome import guarded, parser, positive, run_folder, say, tell
+from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
 from drills.shop import Shop, choose_shop, fill, search_requests
 
 NAME = "deadline_storm"
@@ -301,13 +301,7 @@ def main(arguments: Sequence[str]) -> int:
         "--duration", type=positive(float), default=10.0, metavar="SECONDS", help="of the flood"
     )
     options.add_argument("--replicas", type=positive(int), default=1, help="that share the load")
-    options.add_argument("--workers", type=positive(int), default=None, help="ranking workers of a replica")
-    options.add_argument(
-        "--products",
-        type=positive(int),
-        default=None,
-        help="use a synthetic catalogue of this size (default: real data)",
-    )
+    machine_options(options)
     options.add_argument(
         "--in-time-share", type=positive(float), default=StormLimits().in_time_share, help="to hold"
     )

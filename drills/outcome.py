@@ -45,6 +45,17 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return options
 
 
+def machine_options(options: argparse.ArgumentParser) -> None:
+    """The options of the drills that measure what a machine can do."""
+    options.add_argument("--workers", type=positive(int), default=None, help="ranking workers of a replica")
+    options.add_argument(
+        "--products",
+        type=positive(int),
+        default=None,
+        help="use a synthetic catalogue of this size (default: real data)",
+    )
+
+
 def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     """An argparse type: a number above 0."""
 

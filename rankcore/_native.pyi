@@ -156,6 +156,7 @@ class Front:
         request_bytes_max: int,
         response_bytes_max: int,
         requests_in_flight_max: int,
+        connections_max: int,
         default_us: int,
         max_us: int,
     ) -> Front: ...

@@ -210,6 +210,61 @@ def vectors() -> Iterator[Seed]:
     yield "vectors", "odd", bytes((0, 1)) + struct.pack("<8f", *odd)
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def header_block(path: str, **fields: str) -> bytes:
+    """The head of a call, every field a literal (RFC 7541, section 6.2.2). `fields`: `_` stands for `-`."""
+    head = {":method": "POST", ":scheme": "http", ":path": path, "content-type": "application/grpc"}
+    head.update({name.replace("_", "-"): value for name, value in fields.items()})
+    return b"".join(
+        b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in field) for field in head.items()
+    )
+
+
+def front() -> Iterator[Seed]:
+    """What clients say to the front: whole connections, and messages with their metadata."""
+    data, headers, priority, reset, settings, ping, window, continuation = 0, 1, 2, 3, 4, 6, 8, 9
+    ended, whole = 1, 4
+    hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(settings, 0, 0, struct.pack(">HI", 4, 1 << 20))
+    search = header_block("/muster.v1.RankingService/Search", grpc_timeout="50m", grpc_encoding="gzip")
+    message = _bytes(ranking_pb2.SearchRequest(query="red shoes"))
+    framed = struct.pack(">BI", 0, len(message)) + message
+    yield "http2", "search", hello + frame(headers, whole, 1, search) + frame(data, ended, 1, framed)
+    other = header_block("/muster.v1.CatalogueService/Get", trace_bin="AAEC/w")
+    yield (
+        "http2",
+        "passed",
+        hello
+        + frame(settings, 1, 0)
+        + frame(headers, whole | ended, 1, other)
+        + frame(headers, 0, 3, other[:20])
+        + frame(continuation, whole, 3, other[20:])
+        + frame(data, 0, 3, framed[:3])
+        + frame(reset, 0, 3, struct.pack(">I", 8)),
+    )
+    yield (
+        "http2",
+        "control",
+        hello
+        + frame(ping, 0, 0, b"12345678")
+        + frame(window, 0, 0, struct.pack(">I", 1 << 20))
+        + frame(priority, 0, 5, struct.pack(">IB", 3, 16))
+        + frame(200, 0, 0, b"unknown")
+        + frame(7, 0, 0, struct.pack(">II", 0, 0)),
+    )
+    # Encoding, limit and size of the parts, then the values of three metadata, a line each, then the message.
+    packed = gzip.compress(message, mtime=0)
+    for name, start, metadata, content in (
+        ("plain", (0, 40, 7), "50m\n1700000000000000\ncritical", framed),
+        ("gzip", (2, 40, 255), "2S\n-9223372036854775808\nlow", struct.pack(">BI", 1, len(packed)) + packed),
+        ("huge", (1, 3, 1), "99999999H\nsoon\n", struct.pack(">BI", 0, 2**32 - 1) + b"short"),
+    ):
+        yield "grpc", name, bytes(start) + metadata.encode() + b"\n" + content
+
+
 def _bytes(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
@@ -218,7 +273,7 @@ def main(arguments: list[str]) -> int:
     """Write every seed; exit 1 where they are too large together."""
     out = Path(arguments[0]) if arguments else ROOT / "rankcore" / "fuzz" / "seeds"
     total = 0
-    for group in (requests, changes, bundle, models, texts, files, vectors):
+    for group in (requests, changes, bundle, models, texts, files, vectors, front):
         for target, name, content in group():
             folder = out / target
             folder.mkdir(parents=True, exist_ok=True)

@@ -90,6 +90,15 @@ class RpcSettings(_Section):
         ge=16,
         le=65536,
     )
+    connections_max: int = _setting(
+        1024,
+        "connections",
+        "Connections of clients at once; one more is closed as soon as it is accepted, which clients read as"
+        " UNAVAILABLE. Each that calls more than Search and Rerank needs three file descriptors, so the"
+        " process's limit (`ulimit -n`) should be above three times as many.",
+        ge=1,
+        le=65536,
+    )
     request_bytes_max: int = _setting(
         8 * 2**20,
         "bytes",

@@ -86,6 +86,7 @@ class RpcServer:
                 request_bytes_max=settings.request_bytes_max,
                 response_bytes_max=settings.response_bytes_max,
                 requests_in_flight_max=settings.requests_in_flight_max,
+                connections_max=settings.connections_max,
                 default_us=ranking.default_deadline_ms * 1000,
                 max_us=ranking.deadline_max_ms * 1000,
             )

@@ -7,8 +7,6 @@ products in random order (in "catalogue": any products), BM25, the dense vectors
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -21,9 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-import rankcore
-from muster.bundle import BundleError
-from muster.products import Judgements, ProductError, read_judgements, read_products
+from muster.products import Judgements, read_judgements, read_products
+from training import options
 from training.engine import Catalogue, open_catalogue
 from training.measure import best_first, estimate, ndcg_by_query, random_ndcg, whole_gains
 
@@ -203,40 +200,15 @@ def _show(result: Mapping[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `muster evaluate`. Returns the exit code: 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="muster evaluate", description="nDCG@10 per tier and depth, with intervals."
-    )
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("--data", type=Path, required=True, help="folder with products, queries and labels")
-    parser.add_argument("--split", default="dev", help='split of the queries, "all" for all of them')
+    program = "muster evaluate"
+    parser = options.parser(program, "nDCG@10 per tier and depth, with intervals.")
     parser.add_argument("--queries", type=Path, help="another queries.parquet")
     parser.add_argument("--labels", type=Path, help="another labels.parquet")
-    parser.add_argument("--map", dest="mapping", help="column map of the products (default: recognised)")
     parser.add_argument("--runs", type=Path, help="folder for TREC run files")
-    parser.add_argument("--cache", type=Path, help="folder that keeps built indexes between calls")
-    parser.add_argument("--seed", type=int, default=20260401, help="of the bootstrap")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    arguments = parser.parse_args(argv)
-    try:
-        result = evaluate(
-            arguments.bundle,
-            arguments.data,
-            split=None if arguments.split == "all" else arguments.split,
-            queries=arguments.queries,
-            labels=arguments.labels,
-            mapping=arguments.mapping,
-            runs=arguments.runs,
-            cache=arguments.cache,
-            seed=arguments.seed,
-        )
-    except (BundleError, ProductError, rankcore.RankError, ValueError, OSError) as error:
-        print(f"muster evaluate: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _show(result)
-    return 0
+    given = parser.parse_args(argv)
+    more = {"queries": given.queries, "labels": given.labels, "runs": given.runs}
+    result = options.measure(program, given, evaluate, _show, **more)
+    return 2 if result is None else 0
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ split), and signals on as many as there are (`--split all`).
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,9 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-import rankcore
-from muster.bundle import BundleError
-from muster.products import Judgements, ProductError, read_judgements, read_products
+from muster.products import Judgements, read_judgements, read_products
+from training import options
 from training.engine import Catalogue, open_catalogue
 from training.evaluate import SETTINGS
 from training.measure import best_first, difference, estimate, ndcg_by_query
@@ -167,39 +164,17 @@ def _show(result: Mapping[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0 nothing is lost, 1 something is, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.kernels",
-        description="nDCG@10 per plan with the core's own kernels and with ONNX Runtime, paired.",
-    )
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("--data", type=Path, required=True, help="folder with products, queries and labels")
-    parser.add_argument("--split", default="dev", help='split of the queries, "all" for all of them')
+    program = "python -m training.kernels"
+    description = "nDCG@10 per plan with the core's own kernels and with ONNX Runtime, paired."
+    parser = options.parser(program, description)
     parser.add_argument("--kernels", default=OWN, help="the kernels under test")
     parser.add_argument("--against", default=REFERENCE, help="the kernels that they are held against")
-    parser.add_argument("--map", dest="mapping", help="column map of the products (default: recognised)")
-    parser.add_argument("--cache", type=Path, help="folder that keeps built indexes between calls")
     parser.add_argument("--threads", type=int, default=0, help="that index (default: one for each core)")
-    parser.add_argument("--seed", type=int, default=20260401, help="of the bootstrap")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    arguments = parser.parse_args(argv)
-    try:
-        result = compare(
-            arguments.bundle,
-            arguments.data,
-            split=None if arguments.split == "all" else arguments.split,
-            mapping=arguments.mapping,
-            cache=arguments.cache,
-            seed=arguments.seed,
-            threads=arguments.threads,
-            kernels=(arguments.kernels, arguments.against),
-        )
-    except (BundleError, ProductError, rankcore.RankError, ValueError, OSError) as error:
-        print(f"python -m training.kernels: {error}", file=sys.stderr)
+    given = parser.parse_args(argv)
+    more = {"threads": given.threads, "kernels": (given.kernels, given.against)}
+    result = options.measure(program, given, compare, _show, **more)
+    if result is None:
         return 2
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _show(result)
     return 0 if result["passed"] else 1
 
 

@@ -15,8 +15,6 @@ two bundles are also compared with each other under each condition: before and a
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-import rankcore
-from muster.bundle import BundleError, read_bundle
-from muster.products import Judgements, ProductError, read_judgements, read_products
+from muster.bundle import read_bundle
+from muster.products import Judgements, read_judgements, read_products
 from muster.v1 import catalogue_pb2
+from training import options
 from training.data.edits import mistyped
 from training.data.lexicon import whole_text, words_of
 from training.engine import Catalogue, open_catalogue
@@ -332,42 +330,24 @@ def _show(result: Mapping[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.robustness",
-        description="nDCG@10 per plan under typos, missing fields and stuffing.",
-    )
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("--data", type=Path, required=True, help="folder with products, queries and labels")
-    parser.add_argument("--split", default="dev", help='split of the queries, "all" for all of them')
+    program = "python -m training.robustness"
+    description = "nDCG@10 per plan under typos, missing fields and stuffing."
+    parser = options.parser(program, description, seed_of="of the edits and of the bootstrap")
     parser.add_argument("--against", type=Path, help="another bundle, to compare with under each condition")
-    parser.add_argument("--map", dest="mapping", help="column map of the products (default: recognised)")
-    parser.add_argument("--cache", type=Path, help="folder that keeps built indexes between calls")
     parser.add_argument("--draws", type=int, default=3, help="typos and shuffles a query")
     parser.add_argument("--stuffed", type=int, default=5, help="stuffed products a query")
-    parser.add_argument("--seed", type=int, default=20260401, help="of the edits and of the bootstrap")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    arguments = parser.parse_args(argv)
-    try:
-        result = robustness(
-            arguments.bundle,
-            arguments.data,
-            split=None if arguments.split == "all" else arguments.split,
-            against=arguments.against,
-            mapping=arguments.mapping,
-            cache=arguments.cache,
-            seed=arguments.seed,
-            draws=arguments.draws,
-            stuffed_products=arguments.stuffed,
-            note=lambda text: print(text, file=sys.stderr),
-        )
-    except (BundleError, ProductError, rankcore.RankError, ValueError, OSError) as error:
-        print(f"python -m training.robustness: {error}", file=sys.stderr)
-        return 2
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _show(result)
-    return 0
+    given = parser.parse_args(argv)
+    result = options.measure(
+        program,
+        given,
+        robustness,
+        _show,
+        against=given.against,
+        draws=given.draws,
+        stuffed_products=given.stuffed,
+        note=lambda text: print(text, file=sys.stderr),
+    )
+    return 2 if result is None else 0
 
 
 if __name__ == "__main__":

@@ -291,6 +291,23 @@ def test_calls_beyond_the_limit_are_refused(behind: Passed) -> None:
     assert call(b"x", timeout=30) == b"xx"
 
 
+def test_a_client_beyond_the_limit_of_connections_finds_the_replica_unavailable() -> None:
+    server = made(settings=RpcSettings(connections_max=1))
+    server.start(Health())
+    try:
+        with grpc.insecure_channel(server.address) as first:
+            grpc.channel_ready_future(first).result(timeout=30)
+            # Channels of one process and target share a connection, unless they differ in an option.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            with grpc.insecure_channel(server.address, options=options) as second:
+                with pytest.raises(grpc.RpcError) as caught:
+                    second.unary_unary(SEARCH)(b"", timeout=30)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert "still starting" not in caught.value.details()
+    finally:
+        server.stop(0)
+
+
 def test_a_drain_lets_running_calls_end_and_refuses_new_ones(behind: Passed) -> None:
     server, services, channel = behind
     running = channel.unary_unary(APPLY).future(b"hang", timeout=30)

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rankcore_engine::engine::Method;
 use rankcore_front::counts::BOUNDS_US;
+use rankcore_front::limits::Limits;
 use rankcore_front::{Front as CoreFront, Settings, status};
 
 use crate::Engine;
@@ -30,7 +31,7 @@ impl Drop for Front {
 impl Front {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
-    #[pyo3(signature = (listen, *, upstream, threads, request_bytes_max, response_bytes_max, requests_in_flight_max, default_us, max_us))]
+    #[pyo3(signature = (listen, *, upstream, threads, request_bytes_max, response_bytes_max, requests_in_flight_max, connections_max, default_us, max_us))]
     fn new(
         py: Python<'_>,
         listen: &str,
@@ -39,6 +40,7 @@ impl Front {
         request_bytes_max: usize,
         response_bytes_max: usize,
         requests_in_flight_max: usize,
+        connections_max: usize,
         default_us: i64,
         max_us: i64,
     ) -> PyResult<Self> {
@@ -48,6 +50,8 @@ impl Front {
             request_bytes_max,
             response_bytes_max,
             requests_in_flight_max,
+            connections_max,
+            limits: Limits::default(),
             default_us,
             max_us,
         };

@@ -78,12 +78,14 @@ impl PeerClock {
         let (Some(timeout_us), Some(told_us)) = (timeout_us, told_us) else {
             return timeout_us.or(told_us);
         };
-        let excess_us = timeout_us - told_us;
+        // An absolute deadline may be any number.
+        let excess_us = timeout_us.saturating_sub(told_us);
         let skew_us = match self {
             Self::Ours => 0,
             Self::Other(skew) => skew.note(excess_us),
         };
-        Some(timeout_us - (excess_us - skew_us).max(0).min(excess_us.max(0)))
+        let waited_us = excess_us.saturating_sub(skew_us);
+        Some(timeout_us.saturating_sub(waited_us.max(0).min(excess_us.max(0))))
     }
 }
 
@@ -177,6 +179,20 @@ mod tests {
             assert_eq!(ours().remaining_us(timeout_us, told_us), expected);
             assert_eq!(other().remaining_us(timeout_us, told_us), expected);
         }
+    }
+
+    #[test]
+    fn an_absolute_deadline_may_be_any_number() {
+        for mut clock in [ours(), other()] {
+            for _ in 0..2 * SAMPLES_MIN {
+                let past = clock.remaining_us(Some(50_000), Some(i64::MIN));
+                assert!(past.is_some_and(|remaining_us| remaining_us <= 50_000));
+                let future = clock.remaining_us(Some(50_000), Some(i64::MAX));
+                assert_eq!(future, Some(50_000));
+            }
+        }
+        let past = ours().remaining_us(Some(50_000), Some(i64::MIN));
+        assert!(past.is_some_and(|remaining_us| remaining_us < 0));
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! One connection of a client: HTTP/2 over anything that reads and writes. Encryption goes below this.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::Bytes;
 use h2::server::{self, SendResponse};
+use h2::{Ping, Reason};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::Shared;
 use crate::budget::PeerClock;
+use crate::limits::{Part, Unsent, Watched};
 use crate::pass::{Upstream, pass};
 use crate::ranking::{self, answer};
 use crate::status::{Code, Refusal, Status};
@@ -24,8 +26,11 @@ pub const WINDOW_STREAM: u32 = 1 << 20;
 pub const WINDOW_CONNECTION: u32 = 16 << 20;
 /// Metadata of one call.
 pub const HEADERS_BYTES_MAX: u32 = 64 * 1024;
-/// A client that says nothing for so long after connecting is let go.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(20);
+/// Calls of one connection at once, for each that the front takes. Above one, or a client would not be told that there are too
+/// many; bounded, or the refusals of a client that reads none would pile up.
+const STREAMS_PER_CALL: usize = 2;
+/// Bytes of one answer that are kept ready for the socket beyond what the client's window takes.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
 /// The client at the other end.
 pub struct Peer {
@@ -33,6 +38,8 @@ pub struct Peer {
     pub clock: Mutex<PeerClock>,
     /// Where its other calls go.
     pub upstream: Upstream,
+    /// What it has not taken of its answers.
+    pub unsent: Unsent,
 }
 
 /// A call counts as in flight while this lives.
@@ -54,7 +61,7 @@ impl Drop for InFlight {
 }
 
 /// Ends a call with a refusal. The client may be gone; then nobody is told.
-pub fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) -> Status {
+pub fn refuse(respond: &mut SendResponse<Part>, refusal: &Refusal) -> Status {
     let status = refusal.status();
     let mut response = ranking::head();
     response.headers_mut().extend(status.trailers.clone());
@@ -67,20 +74,32 @@ pub async fn serve<IO>(io: IO, address: IpAddr, shared: Arc<Shared>, turn: Arc<T
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let limits = shared.settings.limits;
+    let excess = Arc::new(Notify::new());
+    let streams_max = STREAMS_PER_CALL.saturating_mul(shared.settings.requests_in_flight_max);
     let handshake = server::Builder::new()
+        .max_concurrent_streams(u32::try_from(streams_max).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_window_size(WINDOW_STREAM)
         .initial_connection_window_size(WINDOW_CONNECTION)
         .max_header_list_size(HEADERS_BYTES_MAX)
         // Callers whose time is over reset their calls, in a flood hundreds at once; each costs less than a call.
         .max_pending_accept_reset_streams(shared.settings.requests_in_flight_max)
         .max_concurrent_reset_streams(shared.settings.requests_in_flight_max)
-        .handshake::<_, Bytes>(io);
-    let Ok(Ok(mut connection)) = timeout(HANDSHAKE_MAX, handshake).await else {
+        .handshake::<_, Part>(Watched::new(io, limits, Arc::clone(&excess)));
+    let Ok(Ok(mut connection)) = timeout(limits.handshake, handshake).await else {
         return;
     };
+    let Some(mut pings) = connection.ping_pong() else {
+        return;
+    };
+    let mut pinged = false;
+    let beat = sleep(limits.ping_every);
+    tokio::pin!(beat);
     let peer = Arc::new(Peer {
         clock: Mutex::new(PeerClock::of(address)),
         upstream: Upstream::new(Arc::clone(&shared.settings.upstream)),
+        unsent: Unsent::default(),
     });
     let mut draining = shared.draining.subscribe();
     let mut told = false;
@@ -91,6 +110,27 @@ where
             _ = draining.wait_for(Option::is_some), if !told => {
                 told = true;
                 connection.graceful_shutdown();
+                continue;
+            }
+            () = excess.notified() => {
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                continue;
+            }
+            // Before the beat: after a pause of the process both are due, and the client did answer.
+            pong = poll_fn(|context| pings.poll_pong(context)), if pinged => {
+                if pong.is_err() {
+                    return;
+                }
+                pinged = false;
+                beat.as_mut().reset(Instant::now() + limits.ping_every);
+                continue;
+            }
+            () = &mut beat => {
+                if pinged || pings.send_ping(Ping::opaque()).is_err() {
+                    return;
+                }
+                pinged = true;
+                beat.as_mut().reset(Instant::now() + limits.pong_within);
                 continue;
             }
         };
@@ -128,3 +168,6 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

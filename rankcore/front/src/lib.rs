@@ -4,23 +4,26 @@
 //! waits for each. Every other call is passed on unchanged to the server behind the front, which listens on a private unix
 //! socket. Clients see one server.
 //!
-//! `connection` reads calls; `ranking` or `pass` takes each; `turn` hands ranking calls to the engine, nearest deadline first;
+//! `connection` reads calls, `limits` bounds what one client can make of that; `ranking` or `pass` takes each; `turn` hands ranking calls to the engine, nearest deadline first;
 //! `status` says why one is not answered. Nothing here knows of Python.
 
 pub mod budget;
 mod connection;
 pub mod counts;
-mod message;
+pub mod limits;
+pub mod message;
 mod pass;
 mod ranking;
 pub mod status;
+#[cfg(test)]
+mod testing;
 mod turn;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,11 +31,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rankcore_engine::engine::{Engine, Method};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle as Task, JoinSet};
 use tokio::time::timeout;
 
 use counts::{Counted, Counts};
+use limits::Limits;
 use status::Failure;
 use turn::Turn;
 
@@ -49,6 +54,10 @@ pub struct Settings {
     pub response_bytes_max: usize,
     /// Calls of all kinds at once.
     pub requests_in_flight_max: usize,
+    /// Connections at once; one more is closed as soon as it is accepted.
+    pub connections_max: usize,
+    /// What one connection may do.
+    pub limits: Limits,
     /// Budget of a ranking call that names none, microseconds.
     pub default_us: i64,
     /// Longest budget of a ranking call, microseconds.
@@ -60,6 +69,7 @@ struct Shared {
     settings: Settings,
     engine: ArcSwapOption<Engine>,
     in_flight: AtomicUsize,
+    connections: AtomicUsize,
     search: Counts,
     rerank: Counts,
     /// `Some`: no new calls; those that run have so long to end.
@@ -113,6 +123,7 @@ impl Front {
                 settings,
                 engine: ArcSwapOption::empty(),
                 in_flight: AtomicUsize::new(0),
+                connections: AtomicUsize::new(0),
                 search: Counts::default(),
                 rerank: Counts::default(),
                 draining: watch::channel(None).0,
@@ -166,6 +177,16 @@ impl Front {
         Ok(())
     }
 
+    /// Serves one connection over anything that reads and writes, in the caller's runtime, until it ends.
+    pub async fn converse<IO>(&self, io: IO, address: IpAddr)
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (turn, planning) = take_turns(&self.shared);
+        connection::serve(io, address, Arc::clone(&self.shared), turn).await;
+        planning.abort();
+    }
+
     /// Ranking calls are answered by this engine from now on.
     pub fn serve(&self, engine: Arc<Engine>) {
         self.shared.engine.store(Some(engine));
@@ -217,10 +238,35 @@ fn bind(listen: &str) -> io::Result<TcpListener> {
     Err(failed)
 }
 
+/// A connection counts as open while this lives.
+struct Open(Arc<Shared>);
+
+impl Open {
+    /// `None`: there are too many.
+    fn begin(shared: &Arc<Shared>) -> Option<Self> {
+        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+        let begun = Self(Arc::clone(shared));
+        (before < shared.settings.connections_max).then_some(begun)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection on its way to its thread.
+struct Accepted {
+    stream: TcpStream,
+    address: IpAddr,
+    open: Open,
+}
+
 /// Accepts connections and deals them out to the threads in turn, until a drain.
 async fn accept(
     listener: TcpListener,
-    threads: Vec<mpsc::UnboundedSender<(TcpStream, IpAddr)>>,
+    threads: Vec<mpsc::UnboundedSender<Accepted>>,
     shared: Arc<Shared>,
 ) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
@@ -232,39 +278,51 @@ async fn accept(
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(Option::is_some) => return,
         };
-        let dealt = accepted.and_then(|(stream, peer)| {
-            stream.set_nodelay(true)?;
-            Ok((stream.into_std()?, peer.ip()))
-        });
-        match dealt {
-            Ok(dealt) => {
-                let _ = thread.send(dealt);
-            }
+        let Ok((stream, peer)) = accepted else {
             // Out of descriptors, most likely: some are given back soon.
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Clients of a full replica try another one at once; those that had to wait in the system's queue would not.
+        let Some(open) = Open::begin(&shared) else {
+            continue;
+        };
+        // One that fails here has broken meanwhile.
+        if let Ok(stream) = stream.set_nodelay(true).and_then(|()| stream.into_std()) {
+            let address = peer.ip();
+            let _ = thread.send(Accepted {
+                stream,
+                address,
+                open,
+            });
         }
     }
 }
 
-/// Serves the connections of one thread until a drain has ended.
-async fn talk(mut dealt: mpsc::UnboundedReceiver<(TcpStream, IpAddr)>, shared: Arc<Shared>) {
+/// A queue of calls, and the task that hands them to the engine until it is aborted.
+fn take_turns(shared: &Arc<Shared>) -> (Arc<Turn>, Task<()>) {
     let turn = Arc::new(Turn::default());
     let planning = {
-        let (turn, shared) = (Arc::clone(&turn), Arc::clone(&shared));
+        let (turn, shared) = (Arc::clone(&turn), Arc::clone(shared));
         tokio::spawn(async move { turn.run(&shared).await })
     };
+    (turn, planning)
+}
+
+/// Serves the connections of one thread until a drain has ended.
+async fn talk(mut dealt: mpsc::UnboundedReceiver<Accepted>, shared: Arc<Shared>) {
+    let (turn, planning) = take_turns(&shared);
     let mut connections = JoinSet::new();
     let mut draining = shared.draining.subscribe();
     loop {
         tokio::select! {
-            Some((stream, address)) = dealt.recv() => {
-                let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
-                connections.spawn(connection::serve(
-                    stream,
-                    address,
-                    Arc::clone(&shared),
-                    Arc::clone(&turn),
-                ));
+            Some(accepted) = dealt.recv() => {
+                let Ok(stream) = tokio::net::TcpStream::from_std(accepted.stream) else { continue };
+                let (shared, turn) = (Arc::clone(&shared), Arc::clone(&turn));
+                connections.spawn(async move {
+                    connection::serve(stream, accepted.address, shared, turn).await;
+                    drop(accepted.open);
+                });
             }
             Some(_) = connections.join_next() => {}
             _ = draining.wait_for(Option::is_some) => break,

@@ -90,7 +90,70 @@ pub enum Unread {
     Broken,
 }
 
-/// Reads the one message of a unary call, to the end of the stream. Nothing above `bytes_max` is kept.
+/// The one message of a unary call while it comes in. Nothing above `bytes_max` is kept.
+pub struct Incoming {
+    bytes_max: usize,
+    /// Nearly every message comes in one piece, which is then never copied.
+    whole: Option<Bytes>,
+    parts: BytesMut,
+}
+
+impl Incoming {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            whole: None,
+            parts: BytesMut::new(),
+        }
+    }
+
+    /// Takes the bytes that came next.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED for a message above the limit, as soon as its length is known. INTERNAL for a second message.
+    pub fn push(&mut self, part: Bytes) -> Result<(), Refusal> {
+        match self.whole.take() {
+            None if self.parts.is_empty() => self.whole = Some(part),
+            None => self.parts.extend_from_slice(&part),
+            Some(first) => {
+                self.parts.extend_from_slice(&first);
+                self.parts.extend_from_slice(&part);
+            }
+        }
+        let seen = self.whole.as_deref().unwrap_or(&self.parts);
+        if let Some(length) = length(seen) {
+            check_length(length, self.bytes_max)?;
+            if seen.len() > PREFIX + length {
+                return Err(malformed("more than one message in a unary call"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The message, once the stream has ended.
+    ///
+    /// # Errors
+    /// INTERNAL where there is none, or not all of it, or it cannot be decompressed. RESOURCE_EXHAUSTED where it expands beyond
+    /// the limit.
+    pub fn finish(self, encoding: Encoding) -> Result<Bytes, Refusal> {
+        let mut data = self.whole.unwrap_or_else(|| self.parts.freeze());
+        match length(&data) {
+            Some(length) if data.len() == PREFIX + length => {}
+            Some(_) => return Err(malformed("the message ends before its length")),
+            None => return Err(malformed("a unary call without a message")),
+        }
+        let compressed = data[0] != 0;
+        data.advance(PREFIX);
+        if compressed {
+            return encoding.expand(&data, self.bytes_max);
+        }
+        Ok(data)
+    }
+}
+
+/// Reads the one message of a unary call, to the end of the stream.
 ///
 /// # Errors
 /// See [`Unread`].
@@ -99,44 +162,17 @@ pub async fn read(
     encoding: Encoding,
     bytes_max: usize,
 ) -> Result<Bytes, Unread> {
-    let mut data: Option<Bytes> = None;
-    let mut parts = BytesMut::new();
+    let mut incoming = Incoming::new(bytes_max);
     while let Some(part) = body.data().await {
         let part = part.map_err(|_| Unread::Broken)?;
         let _ = body.flow_control().release_capacity(part.len());
-        // Nearly every message comes in one piece, which is then never copied.
-        match data.take() {
-            None if parts.is_empty() => data = Some(part),
-            None => parts.extend_from_slice(&part),
-            Some(first) => {
-                parts.extend_from_slice(&first);
-                parts.extend_from_slice(&part);
-            }
-        }
-        let seen = data.as_deref().unwrap_or(&parts);
-        if let Some(length) = length(seen) {
-            check_length(length, bytes_max).map_err(Unread::Refused)?;
-            if seen.len() > PREFIX + length {
-                return Err(malformed("more than one message in a unary call"));
-            }
-        }
+        incoming.push(part).map_err(Unread::Refused)?;
     }
-    let mut data = data.unwrap_or_else(|| parts.freeze());
-    match length(&data) {
-        Some(length) if data.len() == PREFIX + length => {}
-        Some(_) => return Err(malformed("the message ends before its length")),
-        None => return Err(malformed("a unary call without a message")),
-    }
-    let compressed = data[0] != 0;
-    data.advance(PREFIX);
-    if compressed {
-        return encoding.expand(&data, bytes_max).map_err(Unread::Refused);
-    }
-    Ok(data)
+    incoming.finish(encoding).map_err(Unread::Refused)
 }
 
-fn malformed(text: &str) -> Unread {
-    Unread::Refused(Refusal::Transport(Code::Internal, text.to_owned()))
+fn malformed(text: &str) -> Refusal {
+    Refusal::Transport(Code::Internal, text.to_owned())
 }
 
 fn length(data: &[u8]) -> Option<usize> {
@@ -215,6 +251,42 @@ mod tests {
         };
         assert_eq!(code, Code::Unimplemented);
         assert!(text.contains("gzip"));
+    }
+
+    /// The message that these parts make, or how it is refused.
+    fn taken(parts: &[&[u8]], bytes_max: usize) -> Result<Bytes, Code> {
+        let mut incoming = Incoming::new(bytes_max);
+        let pushed = parts
+            .iter()
+            .try_for_each(|part| incoming.push(Bytes::copy_from_slice(part)));
+        pushed
+            .and_then(|()| incoming.finish(Encoding::Identity))
+            .map_err(|refusal| refusal.status().code)
+    }
+
+    #[test]
+    fn a_message_is_the_same_however_it_is_cut() {
+        let framed = frame(b"twelve bytes", 12).expect("it fits");
+        for size in 1..=framed.len() {
+            let parts: Vec<_> = framed.chunks(size).collect();
+            assert_eq!(taken(&parts, 12).as_deref(), Ok(&b"twelve bytes"[..]));
+            assert_eq!(taken(&parts, 11), Err(Code::ResourceExhausted));
+        }
+    }
+
+    #[test]
+    fn what_is_no_single_message_is_refused() {
+        for (parts, code) in [
+            (&[][..], Code::Internal),
+            (&[&b"\0\0\0\0"[..]][..], Code::Internal),
+            (&[&b"\0\0\0\0\x02a"[..]][..], Code::Internal),
+            (&[&b"\0\0\0\0\x01a"[..], b"\0"][..], Code::Internal),
+            (&[&b"\x01\0\0\0\x01a"[..]][..], Code::Internal),
+            (&[&b"\0\xff\xff\xff\xff"[..]][..], Code::ResourceExhausted),
+        ] {
+            assert_eq!(taken(parts, 100), Err(code), "{parts:?}");
+        }
+        assert_eq!(taken(&[b"\0\0\0\0\0"], 0).as_deref(), Ok(&b""[..]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream, client};
@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::budget::{Told, monotonic_us};
 use crate::connection::{HEADERS_BYTES_MAX, Peer, WINDOW_CONNECTION, WINDOW_STREAM, refuse};
+use crate::limits::Part;
 use crate::status::{Code, Refusal};
 
 /// Metadata by which the front tells the server behind it when a call's true budget ends, microseconds of the machine's
@@ -78,7 +79,7 @@ impl Drop for Owned {
 }
 
 /// Passes one call on.
-pub async fn pass(peer: &Peer, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub async fn pass(peer: &Peer, request: Request<RecvStream>, mut respond: SendResponse<Part>) {
     let told = Told::read(request.headers());
     let remaining_us = peer
         .clock
@@ -135,23 +136,28 @@ pub async fn pass(peer: &Peer, request: Request<RecvStream>, mut respond: SendRe
     if ended {
         return;
     }
-    let copied = copy(body, &mut down).await;
+    let copied = copy(body, &mut down, |data| Part::new(data, &peer.unsent)).await;
     if let Err(reason) = copied {
         down.send_reset(reason);
     }
 }
 
 async fn copy_request(body: RecvStream, mut up: SendStream<Bytes>) {
-    if let Err(reason) = copy(body, &mut up).await {
+    if let Err(reason) = copy(body, &mut up, |data| data).await {
         up.send_reset(reason);
     }
 }
 
-/// Copies data and trailers. The source may send on only once the target has taken what came before.
+/// Copies data, each piece as `part` makes it, and trailers. The source may send on only once the target has taken what came
+/// before.
 ///
 /// # Errors
 /// Why the target must be reset.
-async fn copy(mut from: RecvStream, to: &mut SendStream<Bytes>) -> Result<(), Reason> {
+async fn copy<B: Buf>(
+    mut from: RecvStream,
+    to: &mut SendStream<B>,
+    part: impl Fn(Bytes) -> B,
+) -> Result<(), Reason> {
     loop {
         let data = tokio::select! {
             data = from.data() => data,
@@ -172,8 +178,8 @@ async fn copy(mut from: RecvStream, to: &mut SendStream<Bytes>) -> Result<(), Re
                     .map_err(|error| broken(&error))?;
                 continue;
             }
-            let part = data.split_to(room);
-            to.send_data(part, false).map_err(|error| broken(&error))?;
+            let piece = part(data.split_to(room));
+            to.send_data(piece, false).map_err(|error| broken(&error))?;
         }
         from.flow_control()
             .release_capacity(length)
@@ -182,7 +188,7 @@ async fn copy(mut from: RecvStream, to: &mut SendStream<Bytes>) -> Result<(), Re
     let trailers = from.trailers().await.map_err(|error| broken(&error))?;
     match trailers {
         Some(trailers) => to.send_trailers(trailers),
-        None => to.send_data(Bytes::new(), true),
+        None => to.send_data(part(Bytes::new()), true),
     }
     .map_err(|error| broken(&error))
 }
@@ -214,3 +220,6 @@ fn absolute(uri: &Uri) -> Uri {
         .get_or_insert(PathAndQuery::from_static("/"));
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
+
+#[cfg(test)]
+mod tests;

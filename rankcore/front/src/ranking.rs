@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use rankcore_engine::engine::Method;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::Shared;
 use crate::budget::{self, Told};
 use crate::connection::{Peer, refuse};
+use crate::limits::{Part, Unsent};
 use crate::message::{self, ACCEPTED, Encoding, Unread};
 use crate::status::{self, Code, Refusal};
 use crate::turn::{Ended, Read, Turn};
@@ -75,7 +77,7 @@ pub async fn answer(
     turn: &Turn,
     method: Method,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Part>,
 ) {
     if let Some(code) = no_grpc(&request) {
         let mut response = Response::new(());
@@ -99,11 +101,12 @@ pub async fn answer(
         &mut respond,
     )
     .await;
+    let unsent_max = shared.settings.limits.unsent_bytes;
     let code = match end {
         End::Answered { answer, at } => {
             match message::frame(&answer.bytes, shared.settings.response_bytes_max) {
                 Ok(framed) => {
-                    let code = send(&mut respond, framed);
+                    let code = send(&mut respond, framed, &peer.unsent, unsent_max);
                     if let Some(engine) = &*shared.engine.load() {
                         engine.handed_over(at.elapsed());
                     }
@@ -138,7 +141,7 @@ async fn rank(
     started: Instant,
     headers: &HeaderMap,
     mut body: RecvStream,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut SendResponse<Part>,
 ) -> End {
     if shared.engine.load().is_none() {
         return End::Refused(Refusal::Starting);
@@ -210,9 +213,20 @@ async fn rank(
     }
 }
 
-fn send(respond: &mut SendResponse<Bytes>, framed: Bytes) -> Code {
+/// Gives an answer to h2, which keeps what the client does not take yet. Beyond `unsent_max` bytes of that the answer is
+/// dropped: gRPC reads ENHANCE_YOUR_CALM as RESOURCE_EXHAUSTED.
+fn send(
+    respond: &mut SendResponse<Part>,
+    framed: Bytes,
+    unsent: &Unsent,
+    unsent_max: usize,
+) -> Code {
+    if unsent.load(Ordering::Relaxed) >= unsent_max {
+        respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+        return Code::ResourceExhausted;
+    }
     let sent = respond.send_response(head(), false).and_then(|mut stream| {
-        stream.send_data(framed, false)?;
+        stream.send_data(Part::new(framed, unsent), false)?;
         stream.send_trailers(status::ok())
     });
     match sent {
@@ -221,10 +235,60 @@ fn send(respond: &mut SendResponse<Bytes>, framed: Bytes) -> Code {
     }
 }
 
-fn tell(shared: &Shared, respond: &mut SendResponse<Bytes>, refusal: &Refusal) -> Code {
+fn tell(shared: &Shared, respond: &mut SendResponse<Part>, refusal: &Refusal) -> Code {
     let status = refuse(respond, refusal);
     if let Some(failure) = status.failure {
         shared.report(failure);
     }
     status.code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_the_client_does_not_take_are_bounded() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let unsent = Unsent::default();
+            let counted = Arc::clone(&unsent);
+            let server = tokio::spawn(async move {
+                let builder = h2::server::Builder::new();
+                let mut server = builder.handshake::<_, Part>(far).await.expect("HTTP/2");
+                let mut codes = Vec::new();
+                while let Some(Ok((_, mut respond))) = server.accept().await {
+                    let framed = Bytes::from(vec![7; 1_000]);
+                    codes.push(send(&mut respond, framed, &counted, 1_500));
+                }
+                codes
+            });
+            // It opens no window for what it asks.
+            let mut builder = h2::client::Builder::new();
+            let client = builder.initial_window_size(0).handshake::<_, Bytes>(near);
+            let (mut sender, connection) = client.await.expect("HTTP/2");
+            let connection = tokio::spawn(connection);
+            let mut answers = Vec::new();
+            for _ in 0..3 {
+                sender = sender.ready().await.expect("room");
+                let request = Request::post("http://localhost/").body(());
+                let (answer, _) = sender
+                    .send_request(request.expect("a request"), true)
+                    .expect("open");
+                answers.push(answer.await);
+            }
+            let refused = answers.pop().expect("three").expect_err("a reset");
+            assert_eq!(refused.reason(), Some(Reason::ENHANCE_YOUR_CALM));
+            assert!(answers.iter().all(Result::is_ok));
+            assert_eq!(unsent.load(Ordering::Relaxed), 2_000);
+            connection.abort();
+            drop((answers, sender));
+            let codes = server.await.expect("the client left");
+            assert_eq!(codes, [Code::Ok, Code::Ok, Code::ResourceExhausted]);
+            assert_eq!(unsent.load(Ordering::Relaxed), 0);
+        });
+    }
 }

@@ -1,4 +1,4 @@
-//! Arbitrary bytes for every parser of the engine.
+//! Arbitrary bytes for every parser of the engine and of the front.
 //!
 //! Each target is a plain function of bytes. It may reject them, with one of the engine's errors, but must not panic,
 //! overflow, allocate without bound or run for long; what it accepts must then work. Two things call the targets:
@@ -16,6 +16,7 @@ mod bundles;
 mod catalogue;
 mod changes;
 mod files;
+mod front;
 mod models;
 mod requests;
 
@@ -94,6 +95,16 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "vectors",
         run: models::vectors,
+        runs: 10_000,
+    },
+    Target {
+        name: "http2",
+        run: front::http2,
+        runs: 2_000,
+    },
+    Target {
+        name: "grpc",
+        run: front::grpc,
         runs: 10_000,
     },
 ];

@@ -118,6 +118,8 @@ targets!(
     generation_files,
     generation,
     vectors,
+    http2,
+    grpc,
 );
 
 #[test]

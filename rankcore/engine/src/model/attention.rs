@@ -153,100 +153,30 @@ unsafe fn some_rows<L: Lanes, const R: usize>(
     } = place;
     // SAFETY: as promised by the caller: all offsets stay inside what the pointers are good for.
     unsafe {
-        let mut at = 0;
-        while at < wide {
-            let left = (wide - at) / LANES;
-            // Sums of several vectors at a time, as many as the registers hold.
-            let done = if L::WIDE >= 4 && left >= 4 {
-                products::<L, R, 4>(
-                    queries,
-                    all.stride,
-                    keys.add(at),
-                    wide,
-                    all.width,
-                    scores.add(at),
-                    wide,
-                );
-                4
-            } else if L::WIDE >= 3 && left >= 3 {
-                products::<L, R, 3>(
-                    queries,
-                    all.stride,
-                    keys.add(at),
-                    wide,
-                    all.width,
-                    scores.add(at),
-                    wide,
-                );
-                3
-            } else if L::WIDE >= 2 && left >= 2 {
-                products::<L, R, 2>(
-                    queries,
-                    all.stride,
-                    keys.add(at),
-                    wide,
-                    all.width,
-                    scores.add(at),
-                    wide,
-                );
-                2
-            } else {
-                products::<L, R, 1>(
-                    queries,
-                    all.stride,
-                    keys.add(at),
-                    wide,
-                    all.width,
-                    scores.add(at),
-                    wide,
-                );
-                1
-            };
-            at += done * LANES;
-        }
+        let answers = Product {
+            left: queries,
+            left_stride: all.stride,
+            right: keys,
+            right_stride: wide,
+            inner: all.width,
+            out: scores,
+            out_stride: wide,
+        };
+        answers.all::<L, R>(wide);
         let mut shares = [0.0_f32; R];
         for (row, share) in shares.iter_mut().enumerate() {
             *share = 1.0 / weigh::<L>(scores.add(row * wide), all.length, wide);
         }
-        let mut at = 0;
-        while at < all.width {
-            let left = (all.width - at) / LANES;
-            let done = if L::WIDE >= 4 && left >= 4 {
-                products::<L, R, 4>(
-                    scores,
-                    wide,
-                    values.add(at),
-                    all.stride,
-                    all.length,
-                    out.add(at),
-                    out_stride,
-                );
-                4
-            } else if L::WIDE >= 2 && left >= 2 {
-                products::<L, R, 2>(
-                    scores,
-                    wide,
-                    values.add(at),
-                    all.stride,
-                    all.length,
-                    out.add(at),
-                    out_stride,
-                );
-                2
-            } else {
-                products::<L, R, 1>(
-                    scores,
-                    wide,
-                    values.add(at),
-                    all.stride,
-                    all.length,
-                    out.add(at),
-                    out_stride,
-                );
-                1
-            };
-            at += done * LANES;
-        }
+        let means = Product {
+            left: scores,
+            left_stride: wide,
+            right: values,
+            right_stride: all.stride,
+            inner: all.length,
+            out,
+            out_stride,
+        };
+        means.all::<L, R>(all.width);
         for (row, share) in shares.iter().enumerate() {
             let share = L::splat(*share);
             for at in (0..all.width).step_by(LANES) {
@@ -257,12 +187,9 @@ unsafe fn some_rows<L: Lanes, const R: usize>(
     }
 }
 
-/// `left [R][inner]` times `right [inner][C x 16]`.
-///
-/// # Safety
-/// As for [`Lanes`]; strides are from one row to the next.
-#[inline(always)]
-unsafe fn products<L: Lanes, const R: usize, const C: usize>(
+/// `left [R][inner]` times `right [inner][columns]`; strides are from one row to the next.
+#[derive(Clone, Copy)]
+struct Product {
     left: *const f32,
     left_stride: usize,
     right: *const f32,
@@ -270,27 +197,63 @@ unsafe fn products<L: Lanes, const R: usize, const C: usize>(
     inner: usize,
     out: *mut f32,
     out_stride: usize,
-) {
-    // SAFETY: as promised by the caller.
-    unsafe {
-        let mut sums = [[L::splat(0.0); C]; R];
-        for step in 0..inner {
-            let mut vectors = [L::splat(0.0); C];
-            for (at, vector) in vectors.iter_mut().enumerate() {
-                *vector = L::load(right.add(step * right_stride + at * LANES));
+}
+
+impl Product {
+    /// All columns, a multiple of 16, of `R` rows.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; the pointers are good for so many rows and columns.
+    #[inline(always)]
+    unsafe fn all<L: Lanes, const R: usize>(self, columns: usize) {
+        let mut at = 0;
+        while at < columns {
+            let left = (columns - at) / LANES;
+            // SAFETY: as promised by the caller. Sums of several vectors at a time, as many as the registers hold.
+            let done = unsafe {
+                if L::WIDE >= 4 && left >= 4 {
+                    self.some::<L, R, 4>(at)
+                } else if L::WIDE >= 3 && left >= 3 {
+                    self.some::<L, R, 3>(at)
+                } else if L::WIDE >= 2 && left >= 2 {
+                    self.some::<L, R, 2>(at)
+                } else {
+                    self.some::<L, R, 1>(at)
+                }
+            };
+            at += done * LANES;
+        }
+    }
+
+    /// `C` vectors of columns from the column `first` on. Returns: `C`.
+    ///
+    /// # Safety
+    /// As for [`Product::all`].
+    #[inline(always)]
+    unsafe fn some<L: Lanes, const R: usize, const C: usize>(self, first: usize) -> usize {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let (right, out) = (self.right.add(first), self.out.add(first));
+            let mut sums = [[L::splat(0.0); C]; R];
+            for step in 0..self.inner {
+                let mut vectors = [L::splat(0.0); C];
+                for (at, vector) in vectors.iter_mut().enumerate() {
+                    *vector = L::load(right.add(step * self.right_stride + at * LANES));
+                }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let factor = L::splat(*self.left.add(row * self.left_stride + step));
+                    for (sum, vector) in sums.iter_mut().zip(vectors) {
+                        *sum = factor.fma(vector, *sum);
+                    }
+                }
             }
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let factor = L::splat(*left.add(row * left_stride + step));
-                for (sum, vector) in sums.iter_mut().zip(vectors) {
-                    *sum = factor.fma(vector, *sum);
+            for (row, sums) in sums.iter().enumerate() {
+                for (at, sum) in sums.iter().enumerate() {
+                    sum.store(out.add(row * self.out_stride + at * LANES));
                 }
             }
         }
-        for (row, sums) in sums.iter().enumerate() {
-            for (at, sum) in sums.iter().enumerate() {
-                sum.store(out.add(row * out_stride + at * LANES));
-            }
-        }
+        C
     }
 }
 

@@ -114,6 +114,24 @@ fn room<T: Clone + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
     &mut buffer[..count]
 }
 
+/// Normalises the rows of `states` and quantises them into `bytes`, a scale for each.
+///
+/// # Safety
+/// The machine has the instructions of `K`; `states` and `bytes` hold `stride` values for each of `scales`.
+unsafe fn normalise<K: Kernels>(
+    states: &mut [f32],
+    norm: &Norm,
+    stride: usize,
+    bytes: &mut [u8],
+    scales: &mut [Scale],
+) {
+    for (token, scale) in scales.iter_mut().enumerate() {
+        let (state, out) = (&mut states[token * stride..], &mut bytes[token * stride..]);
+        // SAFETY: as promised by the caller.
+        *scale = unsafe { K::normalise(state.as_mut_ptr(), norm, out.as_mut_ptr()) };
+    }
+}
+
 impl Network {
     /// Runs `rows` and gives each one's outputs to `take`, with its place in `rows`.
     ///
@@ -369,13 +387,9 @@ impl Network {
                 scales,
             };
             K::linear(&layer.mix, input, Then::Add(states), stride);
-            for token in 0..count {
-                workspace.scales[first + token] = K::normalise(
-                    states.as_mut_ptr().add(token * stride),
-                    &layer.mix_norm,
-                    workspace.bytes.as_mut_ptr().add((first + token) * stride),
-                );
-            }
+            let bytes = &mut workspace.bytes[first * stride..];
+            let scales = &mut workspace.scales[first..][..count];
+            normalise::<K>(states, &layer.mix_norm, stride, bytes, scales);
         }
     }
 
@@ -425,13 +439,9 @@ impl Network {
                     scales,
                 };
                 K::linear(&layer.narrow, input, Then::Add(states), stride);
-                for token in 0..count {
-                    workspace.scales[first + token] = K::normalise(
-                        states.as_mut_ptr().add(token * stride),
-                        &layer.norm,
-                        workspace.bytes.as_mut_ptr().add((first + token) * stride),
-                    );
-                }
+                let bytes = &mut workspace.bytes[first * stride..];
+                let scales = &mut workspace.scales[first..][..count];
+                normalise::<K>(states, &layer.norm, stride, bytes, scales);
             }
             first += count;
         }
