@@ -23,7 +23,8 @@ if ! rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
 fi
 has_source() { [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ]; }
 
-# In a shell of its own, for its settings. Miri is some hundred times slower, so a few cases of each property suffice, and only modules that it can run are named.
+# In a shell of its own, for its settings. Miri is some hundred times slower, so a few cases of each property suffice, and only
+# modules that it can run are named.
 miri() (
   if ! cargo +nightly miri --version >/dev/null 2>&1 || ! has_source; then
     echo "sanitize: Miri skipped: not installed (rustup component add miri rust-src --toolchain nightly)"
