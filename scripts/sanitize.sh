@@ -23,11 +23,12 @@ if ! rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
 fi
 has_source() { [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ]; }
 
-# Miri is some hundred times slower, so a few cases of each property suffice, and only modules that it can run are named.
-miri() {
+# In a shell of its own, for its settings. Miri is some hundred times slower, so a few cases of each property suffice, and only
+# modules that it can run are named.
+miri() (
   if ! cargo +nightly miri --version >/dev/null 2>&1 || ! has_source; then
     echo "sanitize: Miri skipped: not installed (rustup component add miri rust-src --toolchain nightly)"
-    return
+    exit 0
   fi
   export MIRIFLAGS="-Zmiri-disable-isolation" PROPTEST_CASES=${PROPTEST_CASES:-4} CARGO_TARGET_DIR=target/miri
   local modules=(rerank:: retrieve::dense retrieve::fuse text:: plan::)
@@ -40,7 +41,7 @@ miri() {
   RUSTFLAGS=-Ctarget-feature=+avx2 cargo +nightly miri test --quiet -p rankcore-engine --lib -- "${kernels[@]}"
   echo "sanitize: Miri over the front's ${front[*]}"
   cargo +nightly miri test --quiet -p rankcore-front --lib -- "${front[@]}"
-}
+)
 
 address() {
   echo "sanitize: AddressSanitizer over all tests of the engine and the front, and $runs mutations for each fuzz target"
