@@ -137,7 +137,7 @@ def test_an_answer_that_had_to_stop_is_that_of_the_depth_it_reached(engines: Eng
         if tier == ranking_pb2.TIER_CROSS_SMALL:
             reached.add(depth)
             assert answer == told(engine.execute_rerank(query, "cross_small", depth))
-    assert engine.status()["in_flight"] == 0
+    wait_until(lambda: engine.status()["in_flight"] == 0, "the end of requests whose time was over")
     assert all(depth <= DEPTH for depth in reached)
 
 
