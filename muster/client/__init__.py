@@ -17,6 +17,7 @@ from muster.client.errors import (
 )
 from muster.client.events import content_event_id, delete, new_event_id, patch, upsert
 from muster.client.requests import DEADLINE_METADATA, Priority, search_filter
+from muster.client.sessions import Session
 from muster.client.settings import DEFAULT_TARGET, ClientSettings
 from muster.client.sync import Client, ReplicaStatus
 
@@ -37,6 +38,7 @@ __all__ = [
     "Priority",
     "ReplicaStatus",
     "ServiceFailed",
+    "Session",
     "Unavailable",
     "content_event_id",
     "delete",
