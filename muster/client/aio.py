@@ -15,11 +15,12 @@ import grpc.aio
 from muster.client import errors
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.events import apply_request
+from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Read, Replicas
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
 from muster.client.sessions import Session, min_sequence_for
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
-from muster.client.sync import ReplicaStatus, next_sending, resend_pause_s
+from muster.client.sync import next_sending, resend_pause_s
 from muster.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -47,7 +48,7 @@ class AsyncClient:
         self._channels: list[grpc.aio.Channel] = []
         self._reads: dict[str, dict[str, Any]] = {}
         self._apply: Any = None
-        self._status: dict[str, Any] = {}
+        self._admin: dict[str, Any] = {}
 
     async def close(self) -> None:
         """Closes all connections; calls under way end as cancelled. May be called twice."""
@@ -175,17 +176,26 @@ class AsyncClient:
         self._open_for_reads()
 
         async def ask(endpoint: str) -> ReplicaStatus:
-            if endpoint not in self._status:
-                channel = self._open(endpoint, self.settings.status_options())
-                stub = admin_pb2_grpc.AdminServiceStub(channel)
-                self._status[endpoint] = stub.Status
+            call = self._admin_of(endpoint).Status(admin_pb2.StatusRequest(), **deadline.of_call())
             try:
-                response = await self._status[endpoint](admin_pb2.StatusRequest(), **deadline.of_call())
-                return ReplicaStatus(endpoint, response, None)
+                return ReplicaStatus(endpoint, await call, None)
             except grpc.RpcError as error:
                 return ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint))
 
         return list(await asyncio.gather(*map(ask, self.endpoints)))
+
+    async def transfer_lease(self, *, deadline_ms: float = 10_000.0) -> admin_pb2.TransferLeaseResponse:
+        """As `Client.transfer_lease`."""
+        deadline = Deadline.after(deadline_ms)
+        endpoint = primary_endpoint(await self.status(deadline_ms=deadline_ms))
+        try:
+            call = self._admin_of(endpoint).TransferLease
+            response: admin_pb2.TransferLeaseResponse = await call(
+                admin_pb2.TransferLeaseRequest(), **deadline.of_call()
+            )
+            return response
+        except grpc.RpcError as error:
+            raise errors.translate(error, endpoint=endpoint) from error
 
     async def _read(self, method: str, request: Any, deadline_ms: float | None) -> Any:
         deadline = Deadline.after(self.settings.deadline_ms if deadline_ms is None else deadline_ms)
@@ -279,6 +289,13 @@ class AsyncClient:
         channel = grpc.aio.insecure_channel(target, options=list(options))
         self._channels.append(channel)
         return channel
+
+    def _admin_of(self, endpoint: str) -> Any:
+        """The operator's calls to one replica, whatever its health says."""
+        if endpoint not in self._admin:
+            channel = self._open(endpoint, self.settings.status_options())
+            self._admin[endpoint] = admin_pb2_grpc.AdminServiceStub(channel)
+        return self._admin[endpoint]
 
     def _open_for_reads(self) -> None:
         if self._closed:

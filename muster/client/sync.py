@@ -8,7 +8,6 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,6 +16,7 @@ import grpc
 from muster.client import errors
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.events import apply_request
+from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Read, Replicas
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
 from muster.client.sessions import Session, min_sequence_for
@@ -33,15 +33,6 @@ from muster.v1 import (
 Response = TypeVar("Response")
 
 
-@dataclass(frozen=True)
-class ReplicaStatus:
-    """What one replica said of itself. Exactly one of status and error is set."""
-
-    endpoint: str
-    status: admin_pb2.StatusResponse | None
-    error: errors.MusterError | None
-
-
 class _Connections:
     """All channels of one client in one process. Channels connect when first used."""
 
@@ -52,7 +43,7 @@ class _Connections:
         self._endpoints = endpoints
         self._lock = threading.Lock()
         self._writes: Any = None
-        self._status: dict[str, Any] = {}
+        self._admin: dict[str, admin_pb2_grpc.AdminServiceStub] = {}
         self.search: dict[str, Any] = {}
         self.rerank: dict[str, Any] = {}
         self.get: dict[str, Any] = {}
@@ -79,13 +70,13 @@ class _Connections:
                 self._writes = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
             return self._writes
 
-    def status(self, endpoint: str) -> Any:
+    def admin(self, endpoint: str) -> admin_pb2_grpc.AdminServiceStub:
+        """The operator's calls to one replica, whatever its health says."""
         with self._lock:
-            if endpoint not in self._status:
+            if endpoint not in self._admin:
                 channel = self._open(endpoint, self._settings.status_options())
-                stub = admin_pb2_grpc.AdminServiceStub(channel)
-                self._status[endpoint] = stub.Status
-            return self._status[endpoint]
+                self._admin[endpoint] = admin_pb2_grpc.AdminServiceStub(channel)
+            return self._admin[endpoint]
 
     def close(self) -> None:
         with self._lock:
@@ -251,7 +242,7 @@ class Client:
         deadline = Deadline.after(deadline_ms)
         connections = self._connected()
         calls = [
-            connections.status(endpoint).future(admin_pb2.StatusRequest(), **deadline.of_call())
+            connections.admin(endpoint).Status.future(admin_pb2.StatusRequest(), **deadline.of_call())
             for endpoint in self.endpoints
         ]
         found = []
@@ -263,6 +254,25 @@ class Client:
             except grpc.RpcError as error:
                 found.append(ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint)))
         return found
+
+    def transfer_lease(self, *, deadline_ms: float = 10_000.0) -> admin_pb2.TransferLeaseResponse:
+        """Has the primary give the lease to another replica, without a failed request.
+
+        Returns: who has it now; see the contract. Raises: Unavailable where no replica is primary, or another
+        MusterError.
+        """
+        deadline = Deadline.after(deadline_ms)
+        endpoint = primary_endpoint(self.status(deadline_ms=deadline_ms))
+        admin = self._connected().admin(endpoint)
+        try:
+            response: admin_pb2.TransferLeaseResponse = admin.TransferLease(
+                admin_pb2.TransferLeaseRequest(), **deadline.of_call()
+            )
+            return response
+        except grpc.RpcError as error:
+            raise errors.translate(error, endpoint=endpoint) from error
+        except ValueError as error:
+            raise self._closed_meanwhile(error) from error
 
     def _read(self, method: str, request: Any, deadline_ms: float | None) -> Any:
         deadline = Deadline.after(self.settings.deadline_ms if deadline_ms is None else deadline_ms)

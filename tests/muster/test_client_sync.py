@@ -220,7 +220,7 @@ def test_a_bad_request_names_its_fields_and_is_not_sent_again(start_replicas: St
     info = error_details_pb2.ErrorInfo(reason="INVALID_FIELDS", domain="muster.v1")
     for replica in replicas:
         replica.always = fails(CODE.INVALID_ARGUMENT, "page_size: 1 to 100", details(bad, info))
-    with connect(replicas) as client, pytest.raises(InvalidRequest) as caught:
+    with connect(replicas, hedge_after_ms=LONG_MS) as client, pytest.raises(InvalidRequest) as caught:
         client.search("tea", page_size=500, deadline_ms=LONG_MS)
     assert caught.value.violations == [("page_size", "1 to 100")]
     assert caught.value.reason == "INVALID_FIELDS"
