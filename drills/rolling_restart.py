@@ -79,8 +79,7 @@ EMPTY: dict[str, Any] = {
     "slowest_write_ms": None,
 }
 _STARVED = (TIMED_OUT, "Unavailable")
-"""What calls end with on a machine that keeps its processes waiting: time-outs, their own or of a connection's
-ping."""
+"""What calls end with on a machine that keeps its processes waiting: time-outs, their own or of a ping."""
 
 DRAIN_S = 60.0
 TRANSFER_S = 30.0

@@ -109,7 +109,7 @@ def test_the_judge_holds_a_turn_without_errors() -> None:
     [
         (
             [call("write", "Unavailable", event_id="e2")],
-            "a write at 2.000 s ended with Unavailable: scripted",
+            "a write at 2.000 s ended with Unavailable",
         ),
         ([call("read", "DeadlineExceeded")], "a read at 2.000 s ended with DeadlineExceeded"),
         ([call("read", "ServiceFailed", late_s=0.5)], "ended with ServiceFailed"),
