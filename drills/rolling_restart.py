@@ -102,7 +102,10 @@ class RestartInTurn:
         instant_s = time.monotonic()
         middle = len(cluster.replicas) // 2
         try:
-            for number, replica in enumerate(cluster.replicas):
+            primary = cluster.wait_primary(DRAIN_S)
+            # The primary first: whoever has the lease later, at least one reign ends by a drain.
+            turn = sorted(cluster.replicas, key=lambda replica: replica is not primary)
+            for number, replica in enumerate(turn):
                 if number == middle:
                     steps.append(self._transfer(cluster))
                 steps.append(self._restart(cluster, replica))
