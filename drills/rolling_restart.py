@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 
@@ -29,21 +29,13 @@ from drills.checks import (
     generator_stall_ms,
     steady_reads,
 )
-from drills.cluster import (
-    SERVER_COMMAND,
-    Cluster,
-    ClusterError,
-    ClusterPlan,
-    Replica,
-    bundle_need,
-    find_bundle,
-)
+from drills.cluster import Cluster, ClusterError, Replica, bundle_need
 from drills.experiment import Experiment, Judgement, Probe, Verdict, worst
 from drills.failover import (
     FailoverLoad,
     Rehearsal,
     Rehearsed,
-    Traffic,
+    Setup,
     all_serve_reads,
     check_replicas,
     collect_log,
@@ -52,13 +44,12 @@ from drills.failover import (
     one_primary,
     reads_are_answered,
     rehearse_on_cluster,
-    traffic_of,
+    setup_of,
     writes_are_acknowledged,
 )
 from drills.faults import Clustered
 from drills.journal import History
 from drills.outcome import guarded, parser, positive, run_folder, tell
-from drills.shop import Shop, choose_shop
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 NAME = "rolling_restart"
@@ -254,29 +245,12 @@ def experiment(*, seed: int, bundle: Path | None) -> Experiment[Rehearsal]:
     )
 
 
-def run(
-    *,
-    folder: Path,
-    shop: Shop,
-    plan: ClusterPlan,
-    runs: int,
-    seed: int,
-    traffic: Traffic,
-    keep_data: bool = False,
-) -> tuple[Judgement, dict[str, Any]]:
+def run(**setup: Unpack[Setup]) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
     record."""
-    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=plan.bundle), _shown)
-    outcomes, settings = rehearse_on_cluster(
-        drill,
-        folder=folder,
-        shop=shop,
-        plan=plan,
-        runs=runs,
-        seed=seed,
-        traffic=traffic,
-        keep_data=keep_data,
-    )
+    bundle = setup["plan"].bundle
+    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle), _shown)
+    outcomes, settings = rehearse_on_cluster(drill, setup)
     return judge_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
 
 
@@ -298,16 +272,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        plan = ClusterPlan(bundle=find_bundle(given.bundle), replicas=given.replicas, command=SERVER_COMMAND)
-        judgement, details = run(
-            folder=folder,
-            shop=choose_shop(given.products, given.seed),
-            plan=plan,
-            runs=given.runs,
-            seed=given.seed,
-            traffic=traffic_of(given),
-            keep_data=given.keep_data,
-        )
+        judgement, details = run(**setup_of(given, folder))
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 
     return guarded(NAME, body, as_json=given.json, empty=EMPTY)
