@@ -14,12 +14,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import grpc
 
+from drills import failover
 from drills.checks import (
     OK,
     STALL_MS,
@@ -29,23 +30,17 @@ from drills.checks import (
     generator_stall_ms,
     steady_reads,
 )
-from drills.cluster import Cluster, ClusterError, Replica, bundle_need
-from drills.experiment import Experiment, Judgement, Probe, Verdict, worst
+from drills.cluster import Cluster, ClusterError, Replica
+from drills.experiment import Experiment, Judgement, Verdict, worst
 from drills.failover import (
-    FailoverLoad,
     Rehearsal,
     Rehearsed,
     Setup,
-    all_serve_reads,
     check_replicas,
-    collect_log,
     each_run,
     load_options,
-    one_primary,
-    reads_are_answered,
     rehearse_on_cluster,
     setup_of,
-    writes_are_acknowledged,
 )
 from drills.faults import Clustered
 from drills.journal import History
@@ -221,27 +216,13 @@ def judge_runs(runs: Sequence[Judgement]) -> Judgement:
 
 
 def experiment(*, seed: int, bundle: Path | None) -> Experiment[Rehearsal]:
-    """The rolling restart as a value."""
-    everywhere = frozenset({"before", "during", "after"})
-    return Experiment(
+    """The rolling restart as a value: the failover's load and steady state under another fault."""
+    return replace(
+        failover.experiment(seed=seed, bundle=bundle, during_s=1.0),
         name=NAME,
         hypothesis=HYPOTHESIS,
-        seed=seed,
-        load=FailoverLoad,
-        probes=(
-            Probe("reads are answered", reads_are_answered, everywhere),
-            Probe("writes are acknowledged", writes_are_acknowledged, everywhere),
-            Probe("there is one primary", one_primary, everywhere),
-            Probe("every replica serves reads", all_serve_reads, everywhere),
-        ),
         fault=RestartInTurn(),
         judge=judge_rolling_restart,
-        collect=collect_log,
-        before_s=1.5,
-        during_s=1.0,
-        after_s=1.0,
-        settle_s=10.0,
-        needs=(bundle_need(bundle),),
     )
 
 
