@@ -70,9 +70,7 @@ def make_student(note: Callable[[str], None], build: Path = FOLDER) -> Student:
     if clear_outdated(folder, fingerprint(recipe, data)):
         note(f"what {folder} held was made of another recipe or other data, and is removed")
     if not (bundle / "manifest.json").is_file():
-        note(
-            "training the student (MINUTES the first time; it goes on where it was interrupted)"
-        )
+        note("training the student (many minutes the first time; it goes on where it was interrupted)")
         shutil.rmtree(bundle, ignore_errors=True)
         _run(
             "training.train",
