@@ -44,6 +44,7 @@ STAGES = (
     "unlabelled",
     "encoder",
     "search",
+    "weak",
     "distil",
     "prune",
     "quantise",
@@ -122,6 +123,7 @@ def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
         "baselines": not recipe.plans.baselines,
         "search": not recipe.search.trials,
         "teacher": not recipe.asks_teachers(),
+        "weak": not recipe.asks_retrieval(),
     }
     stages = [stage for stage in STAGES if not left_out.get(stage)]
     for number, stage in enumerate(stages, start=1):
