@@ -75,7 +75,7 @@ class Waiting(Generic[C]):
 
 @dataclass(frozen=True)
 class Write(Generic[C]):
-    """Append all batches in one durable transaction; give its outcome to `settle`. Always the last command."""
+    """Append all batches in one durable transaction, then `settle` its outcome. Always the last command."""
 
     epoch: int
     batches: tuple[Waiting[C], ...]
@@ -265,7 +265,7 @@ class Appending(Generic[C]):
 
 
 def gave_up(*, taken_back: bool) -> AppendTimeout:
-    """What a caller learns whose time is over. taken_back: its batch was still queued, and is not any more."""
+    """What a caller learns whose time is over. taken_back: its batch was queued, and is not any more."""
     if taken_back:
         return AppendTimeout(
             "the deadline passed while the append was queued; nothing was written", outcome_unknown=False
