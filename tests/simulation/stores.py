@@ -1,0 +1,284 @@
+"""How a replica reaches the tables: the file of one machine, or a server over the network.
+
+Both let one transaction write at a time. It is granted the write lock, stages its change, and commits after
+the disk has answered; whoever dies in between leaves nothing. Answers come to a continuation, in the process
+that asked, which may be dead or frozen by then.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from server.catalogue.errors import DiskFull, StoreDamaged, StoreError, StoreIOFailed, StoreUnavailable
+from tests.simulation.clock import MS, S, US, Action, Clock
+from tests.simulation.network import STORE, Network
+from tests.simulation.tables import Staged, Tables
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+
+Done = Callable[[Any], None]
+Body = Callable[[int], Staged]
+"""A statement: the store's time, in nanoseconds, to what it stages."""
+
+BUSY_NS = 2000 * MS
+_IDLE_IN_TRANSACTION_NS = 500 * MS
+_CONNECTION_LOST_NS = 500 * MS
+
+
+class Transaction:
+    """One write on its way."""
+
+    __slots__ = ("body", "done", "over", "process", "staged", "urgent")
+
+    def __init__(self, process: Process, body: Body, done: Done, *, urgent: bool) -> None:
+        self.process = process
+        self.body = body
+        self.done = done
+        self.urgent = urgent
+        self.over = False
+        self.staged: Staged | None = None
+
+
+class Store:
+    """Transactions over the tables, and the disk below them.
+
+    error: chance that a statement fails before it does anything. lost_reply: that a commit happens and nobody
+    hears of it. full, slow: the state of the disk. failing_fsyncs: how many of the next commits fail below.
+    unreadable: replicas whose next read of the log finds a hole.
+    """
+
+    def __init__(self, clock: Clock, draw: random.Random, tables: Tables, network: Network) -> None:
+        self.clock = clock
+        self.draw = draw
+        self.tables = tables
+        self.network = network
+        self.error = self.lost_reply = 0.0
+        self.full = self.slow = False
+        self.failing_fsyncs = 0
+        self.unreadable: set[str] = set()
+        self._current: Transaction | None = None
+        self._waiting: list[Transaction] = []
+
+    @property
+    def locked_by(self) -> Process | None:
+        """Who holds the write lock."""
+        return self._current.process if self._current is not None else None
+
+    def now_ns(self, process: Process) -> int:
+        """The clock that leases expire by, as a statement of this process reads it."""
+        raise NotImplementedError
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def write(self, process: Process, body: Body, done: Done, *, urgent: bool = True) -> None:
+        """Run one durable transaction. done: given its answer, or the StoreError."""
+        raise NotImplementedError
+
+    def _enter(self, transaction: Transaction) -> None:
+        if self._current is None:
+            self._grant(transaction)
+            return
+        self._waiting.append(transaction)
+        self.clock.after(BUSY_NS, lambda: self._give_up(transaction))
+
+    def _give_up(self, transaction: Transaction) -> None:
+        if transaction in self._waiting:
+            self._waiting.remove(transaction)
+            self._answer(transaction, StoreUnavailable("the store is locked by another process"))
+
+    def _grant(self, transaction: Transaction) -> None:
+        self._current = transaction
+        try:
+            if self.error and self.draw.random() < self.error:
+                raise StoreUnavailable("the store refused")
+            if self.full:
+                raise DiskFull("the disk is full; nothing was written")
+            transaction.staged = transaction.body(self.now_ns(transaction.process))
+        except StoreError as error:
+            self._free(transaction)
+            self._answer(transaction, error)
+            return
+        self._to_commit(transaction, self._sync_ns())
+
+    def _sync_ns(self) -> int:
+        if self.slow:
+            return int((50 + self.draw.random() * 250) * MS)
+        return int((0.5 + self.draw.random() * 4) * MS)
+
+    def _to_commit(self, transaction: Transaction, delay_ns: int) -> None:
+        raise NotImplementedError
+
+    def _commit(self, transaction: Transaction) -> None:
+        if transaction.over:
+            return
+        staged = transaction.staged
+        assert staged is not None
+        if self.failing_fsyncs:
+            # Whether it reached the disk before it failed, nobody can know.
+            self.failing_fsyncs -= 1
+            if self.draw.random() < 0.5:
+                self.tables.apply(staged)
+            self._free(transaction)
+            self._answer(transaction, StoreIOFailed("fsync failed"))
+            return
+        self.tables.apply(staged)
+        self._free(transaction)
+        self._answer(transaction, staged.answer)
+
+    def _free(self, transaction: Transaction) -> None:
+        transaction.over = True
+        if self._current is not transaction:
+            return
+        self._current = None
+        if self._waiting:
+            chosen = self._waiting[int(self.draw.random() * len(self._waiting))]
+            # Within a process the lease goes before the log.
+            for other in self._waiting:
+                if other.process is chosen.process and other.urgent:
+                    chosen = other
+                    break
+            self._waiting.remove(chosen)
+            self._grant(chosen)
+
+    def _answer(self, transaction: Transaction, answer: object) -> None:
+        raise NotImplementedError
+
+    def abort(self, process: Process) -> None:
+        """The process, or its connection, is gone: its transaction rolls back."""
+        self._waiting = [one for one in self._waiting if one.process is not process]
+        current = self._current
+        if current is not None and current.process is process:
+            if current.staged is not None:
+                self.tables.torn(current.staged)
+            self._free(current)
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def read(self, process: Process, query: Callable[[], Any], done: Done) -> None:
+        """Ask without any lock. done: given the answer, or the StoreError."""
+        raise NotImplementedError
+
+    def _ask(self, process: Process, query: Callable[[], Any]) -> Any:
+        if self.error and self.draw.random() < self.error:
+            return StoreUnavailable("the store refused")
+        try:
+            return query()
+        except StoreError as error:
+            return error
+
+    def rows(self, process: Process, first: int, last: int, events_max: int) -> Any:
+        """Rows of the log as this process reads them. Raises: StoreDamaged where it finds a hole."""
+        if process.name in self.unreadable:
+            self.unreadable.discard(process.name)
+            if self.draw.random() < 0.5:
+                return []
+            raise StoreDamaged(f"event {first} is missing")
+        return self.tables.rows(first, last, events_max)
+
+
+class LocalFile(Store):
+    """SQLite on one machine: a transaction runs in its process, and freezes with it."""
+
+    def now_ns(self, process: Process) -> int:
+        """The monotonic clock that the processes of the machine share."""
+        return process.monotonic_ns()
+
+    def write(self, process: Process, body: Body, done: Done, *, urgent: bool = True) -> None:
+        """See `Store.write`."""
+        transaction = Transaction(process, body, done, urgent=urgent)
+        process.after(20 * US, lambda: self._enter(transaction))
+
+    def _to_commit(self, transaction: Transaction, delay_ns: int) -> None:
+        transaction.process.after(delay_ns, lambda: self._commit(transaction))
+
+    def _answer(self, transaction: Transaction, answer: object) -> None:
+        if self.lost_reply and not isinstance(answer, StoreError) and self.draw.random() < self.lost_reply:
+            # Only a lease's statement may fail after it was done; for an append SQLite knows.
+            if transaction.urgent:
+                answer = StoreUnavailable("the store gave no answer")
+        transaction.process.after(20 * US, lambda: transaction.done(answer))
+
+    def read(self, process: Process, query: Callable[[], Any], done: Done) -> None:
+        """See `Store.read`."""
+        process.after(50 * US, lambda: done(self._ask(process, query)))
+
+
+class DatabaseServer(Store):
+    """A server for several machines: each step is a message, and leases expire by the server's clock."""
+
+    def now_ns(self, process: Process) -> int:
+        """The server's clock."""
+        return self.clock.now_ns
+
+    def write(self, process: Process, body: Body, done: Done, *, urgent: bool = True) -> None:
+        """See `Store.write`."""
+        transaction = Transaction(process, body, done, urgent=urgent)
+        self._travel(process, lambda: self._enter(transaction), lambda: self._cut_off(transaction))
+
+    def _travel(self, process: Process, arrive: Action, lost: Action) -> None:
+        self.network.send(process.name, STORE, arrive, lost)
+
+    def _cut_off(self, transaction: Transaction) -> None:
+        lost = StoreUnavailable("the connection to the store broke")
+        transaction.process.after(_CONNECTION_LOST_NS, lambda: transaction.done(lost))
+
+    def _to_commit(self, transaction: Transaction, delay_ns: int) -> None:
+        # The statement's answer goes to the process, and its COMMIT comes back, unless it froze or was cut off.
+        process = transaction.process
+        self.clock.after(_IDLE_IN_TRANSACTION_NS, lambda: self._time_out(transaction))
+
+        def commit() -> None:
+            self.clock.after(delay_ns, lambda: self._commit(transaction))
+
+        self.network.send(
+            STORE,
+            process.name,
+            lambda: process.after(0, lambda: self._travel(process, commit, lambda: self._cut_off(transaction))),
+            lambda: self._cut_off(transaction),
+        )
+
+    def _time_out(self, transaction: Transaction) -> None:
+        if not transaction.over and self._current is transaction:
+            self._free(transaction)
+            gone = StoreUnavailable("the transaction was idle for too long")
+            transaction.process.after(20 * US, lambda: transaction.done(gone))
+
+    def _answer(self, transaction: Transaction, answer: object) -> None:
+        process = transaction.process
+
+        def lost() -> None:
+            self._cut_off(transaction)
+
+        if self.lost_reply and self.draw.random() < self.lost_reply:
+            lost()
+            return
+        self.network.send(STORE, process.name, lambda: process.after(0, lambda: transaction.done(answer)), lost)
+
+    def read(self, process: Process, query: Callable[[], Any], done: Done) -> None:
+        """See `Store.read`."""
+        broken = StoreUnavailable("the connection to the store broke")
+
+        def lost() -> None:
+            process.after(_CONNECTION_LOST_NS, lambda: done(broken))
+
+        def arrive() -> None:
+            answer = self._ask(process, query)
+            self.network.send(STORE, process.name, lambda: process.after(0, lambda: done(answer)), lost)
+
+        self._travel(process, arrive, lost)
+
+    def crash(self) -> None:
+        """The server restarts: every transaction rolls back."""
+        for transaction in [*self._waiting, *([self._current] if self._current else [])]:
+            transaction.over = True
+            self._cut_off(transaction)
+        self._waiting.clear()
+        self._current = None
+
+
+def pause_for(draw: random.Random, longest_ms: int) -> int:
+    """A random stretch of time, nanoseconds; short ones are likelier."""
+    return min(60 * S, int(draw.random() ** 3 * longest_ms * MS) + MS)
