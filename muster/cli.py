@@ -511,6 +511,33 @@ def _show_status(found: Iterable[Any]) -> None:
         console.print(listed)
 
 
+@app.command()
+@reported
+def transfer(
+    target: Target = DEFAULT_TARGET,
+    deadline: Annotated[float, _duration("--deadline", "Time for another replica to take over.")] = 10_000.0,
+    as_json: Json = False,
+) -> None:
+    """Has the primary give the lease to another replica: a planned takeover, without a failed request."""
+    with _connect(target) as client:
+        before = [entry.status for entry in client.status(deadline_ms=deadline) if entry.status is not None]
+        asked = {status.replica for status in before if plain(status)["role"] == "primary"}
+        started = time.perf_counter()
+        answer = client.transfer_lease(deadline_ms=deadline)
+        took_ms = (time.perf_counter() - started) * 1000
+    moved = bool(answer.primary) and answer.primary not in asked
+    if as_json:
+        print_json({**plain(answer), "transferred": moved, "took_ms": round(took_ms, 1)})
+    elif moved:
+        print(f"{answer.primary} is the primary of epoch {answer.epoch}, after {took_ms:.0f} ms")
+    if not moved:
+        complain(
+            "no other replica took the lease; `muster status` shows whether one serves and has caught up "
+            "(and `lease.eligible` whether it may)"
+        )
+        raise typer.Exit(EXIT_UNAVAILABLE)
+
+
 # -- catalogue ----------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ from server.catalogue.log import LogWriter, LogWriterConfig
 from server.catalogue.store import Store, StoreConfig
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
-from server.errors import ReplicaNotReady
+from server.errors import NotThePrimary, ReplicaNotReady
 from server.generation.build import BuildJob
 from server.generation.open import open_newest
 from server.generation.renewal import Renewal, RenewalPolicy
@@ -42,6 +42,7 @@ from server.metrics import Metrics
 from server.rpc import RpcServer
 from server.services.admin import AdminService
 from server.services.catalogue import CatalogueLimits, CatalogueService
+from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
 
@@ -112,7 +113,9 @@ class Replica:
         self._lag_s = 0.0
         self._primary = ("", 0, 0.0)
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
-        admin = AdminService(status=self.status, drain=self._drain, rebuild=self._rebuild)
+        admin = AdminService(
+            status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
+        )
         self.rpc.methods.add(admin.methods(self.metrics))
 
     # --- start -------------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ class Replica:
             on_primary=self._became_primary,
             on_standby=self._became_standby,
             config=LeaseConfig(ttl_ms=settings.lease.ttl_ms),
-            eligible=lambda: self._warm and tailer.caught_up(),
+            eligible=lambda: self._warm and not self._stopping.is_set() and tailer.caught_up(),
         )
         writer = LogWriter(
             store,
@@ -224,9 +227,14 @@ class Replica:
     # --- end ---------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Tell clients that this replica goes; it still answers."""
+        """Tell clients that this replica goes, and give the lease away; reads are still answered."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self.health.leave()
+        # Not at the end: for as long as this replica takes to leave, nobody could write.
+        if self.parts is not None and self.parts.keeper.is_primary():
+            self._handover().give_away()
 
     def close(self, grace_s: float) -> None:
         """Finish what runs, write what waits, give the lease back, let go of everything."""
@@ -357,6 +365,29 @@ class Replica:
     def _drain(self) -> int:
         self._request_drain()
         return int(self.parts.engine.status()["in_flight"]) if self.parts is not None else 0
+
+    def _transfer(self, wait_s: float) -> tuple[str, int]:
+        parts = self._loaded()
+        epoch = parts.keeper.writing_epoch()
+        if epoch is None or not self._writable:
+            raise NotThePrimary(self._primary_name())
+        handover = self._handover()
+        began = time.monotonic()
+        handover.give_away()
+        return handover.successor(epoch, wait_s - (time.monotonic() - began))
+
+    def _handover(self) -> Handover:
+        parts = self._loaded()
+        return Handover(
+            tell=lambda: self.health.writable(False),
+            refuse=self._refuse_writes,
+            under_way=parts.catalogue.applying,
+            step_down=parts.keeper.step_down,
+            lease=parts.keeper.lease,
+        )
+
+    def _refuse_writes(self) -> None:
+        self._writable = False
 
     def _rebuild(self) -> bool:
         return self._loaded().renewal.start_build()

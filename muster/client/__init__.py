@@ -16,9 +16,11 @@ from muster.client.errors import (
     Unavailable,
 )
 from muster.client.events import content_event_id, delete, new_event_id, patch, upsert
+from muster.client.operation import ReplicaStatus
 from muster.client.requests import DEADLINE_METADATA, Priority, search_filter
+from muster.client.sessions import Session
 from muster.client.settings import DEFAULT_TARGET, ClientSettings
-from muster.client.sync import Client, ReplicaStatus
+from muster.client.sync import Client
 
 __all__ = [
     "DEADLINE_METADATA",
@@ -37,6 +39,7 @@ __all__ = [
     "Priority",
     "ReplicaStatus",
     "ServiceFailed",
+    "Session",
     "Unavailable",
     "content_event_id",
     "delete",

@@ -15,10 +15,11 @@ import grpc.aio
 from muster.client import errors
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.events import apply_request
-from muster.client.reads import Read, Replica, Replicas
+from muster.client.operation import ReplicaStatus, primary_endpoint
+from muster.client.reads import Attempt, Read, Replicas
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
+from muster.client.sessions import Session, min_sequence_for
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
-from muster.client.sync import ReplicaStatus
 from muster.client.writes import Write, resend_pause_s
 from muster.v1 import (
     admin_pb2,
@@ -47,7 +48,7 @@ class AsyncClient:
         self._channels: list[grpc.aio.Channel] = []
         self._reads: dict[str, dict[str, Any]] = {}
         self._apply: Any = None
-        self._status: dict[str, Any] = {}
+        self._admin: dict[str, Any] = {}
 
     async def close(self) -> None:
         """Closes all connections; calls under way end as cancelled. May be called twice."""
@@ -78,6 +79,7 @@ class AsyncClient:
         min_sequence: int = 0,
         explain: bool = False,
         priority: Priority | None = None,
+        session: Session | None = None,
     ) -> ranking_pb2.SearchResponse:
         """As `Client.search`."""
         request = search_request(
@@ -86,11 +88,13 @@ class AsyncClient:
             page_size=page_size,
             offset=offset,
             facets=facets,
-            min_sequence=min_sequence,
+            min_sequence=min_sequence_for(session, min_sequence),
             explain=explain,
             priority=priority,
         )
         response: ranking_pb2.SearchResponse = await self._read("Search", request, deadline_ms)
+        if session is not None:
+            session.read(response.receipt.applied_sequence)
         return response
 
     async def rerank(
@@ -103,25 +107,35 @@ class AsyncClient:
         min_sequence: int = 0,
         explain: bool = False,
         priority: Priority | None = None,
+        session: Session | None = None,
     ) -> ranking_pb2.RerankResponse:
         """As `Client.rerank`."""
         request = rerank_request(
             query,
             product_ids,
             page_size=page_size,
-            min_sequence=min_sequence,
+            min_sequence=min_sequence_for(session, min_sequence),
             explain=explain,
             priority=priority,
         )
         response: ranking_pb2.RerankResponse = await self._read("Rerank", request, deadline_ms)
+        if session is not None:
+            session.read(response.receipt.applied_sequence)
         return response
 
     async def get(
-        self, product_id: str, *, min_sequence: int = 0, deadline_ms: float | None = None
+        self,
+        product_id: str,
+        *,
+        min_sequence: int = 0,
+        deadline_ms: float | None = None,
+        session: Session | None = None,
     ) -> catalogue_pb2.GetResponse:
         """As `Client.get`."""
-        request = get_request(product_id, min_sequence=min_sequence)
+        request = get_request(product_id, min_sequence=min_sequence_for(session, min_sequence))
         response: catalogue_pb2.GetResponse = await self._read("Get", request, deadline_ms)
+        if session is not None:
+            session.read(response.applied_sequence)
         return response
 
     async def watch(self, from_sequence: int = 1) -> AsyncIterator[catalogue_pb2.SequencedEvent]:
@@ -138,7 +152,7 @@ class AsyncClient:
                     failures = 0
                     if response.event.sequence == wanted:
                         wanted += 1
-                        self._replicas.answered(replica)
+                        self._replicas.answered(replica, time.monotonic())
                         yield response.event
                 self._replicas.failed(replica, time.monotonic())
             except grpc.RpcError as error:
@@ -162,90 +176,75 @@ class AsyncClient:
         self._open_for_reads()
 
         async def ask(endpoint: str) -> ReplicaStatus:
-            if endpoint not in self._status:
-                channel = self._open(endpoint, self.settings.status_options())
-                stub = admin_pb2_grpc.AdminServiceStub(channel)
-                self._status[endpoint] = stub.Status
+            call = self._admin_of(endpoint).Status(admin_pb2.StatusRequest(), **deadline.of_call())
             try:
-                response = await self._status[endpoint](
-                    admin_pb2.StatusRequest(), timeout=deadline.left_s(), metadata=deadline.metadata()
-                )
-                return ReplicaStatus(endpoint, response, None)
+                return ReplicaStatus(endpoint, await call, None)
             except grpc.RpcError as error:
                 return ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint))
 
         return list(await asyncio.gather(*map(ask, self.endpoints)))
 
+    async def transfer_lease(self, *, deadline_ms: float = 10_000.0) -> admin_pb2.TransferLeaseResponse:
+        """As `Client.transfer_lease`."""
+        deadline = Deadline.after(deadline_ms)
+        endpoint = primary_endpoint(await self.status(deadline_ms=deadline_ms))
+        try:
+            call = self._admin_of(endpoint).TransferLease
+            response: admin_pb2.TransferLeaseResponse = await call(
+                admin_pb2.TransferLeaseRequest(), **deadline.of_call()
+            )
+            return response
+        except grpc.RpcError as error:
+            raise errors.translate(error, endpoint=endpoint) from error
+
     async def _read(self, method: str, request: Any, deadline_ms: float | None) -> Any:
-        budget_ms = self.settings.deadline_ms if deadline_ms is None else deadline_ms
-        deadline = Deadline.after(budget_ms)
+        deadline = Deadline.after(self.settings.deadline_ms if deadline_ms is None else deadline_ms)
         self._open_for_reads()
         stubs = self._reads[method]
-        running: dict[asyncio.Task[Any], tuple[Replica, float]] = {}
-        failure: tuple[grpc.RpcError, Replica] | None = None
-        sent = 0
+        running: dict[asyncio.Task[Any], Attempt] = {}
         read = Read(
+            method=method,
+            budget_ms=deadline.budget_ms,
+            deadline_s=deadline.monotonic_s,
             replicas=self._replicas,
             settings=self.settings,
             retries=self._retries,
             hedges=self._hedges,
-            hedge_after_s=self._hedge_delay.delay_ms(method, budget_ms) / 1000,
+            hedge_delay=self._hedge_delay,
         )
 
-        def send(replica: Replica) -> None:
-            nonlocal sent
-            sent += 1
-            call = stubs[replica.endpoint](
-                request, timeout=max(0.0, deadline.left_s()), metadata=deadline.metadata()
-            )
-            running[asyncio.ensure_future(_answer(call))] = (replica, time.monotonic())
+        def send(attempt: Attempt | None) -> None:
+            if attempt is not None:
+                call = stubs[attempt.replica.endpoint](request, **deadline.of_call(attempt.ends_s))
+                running[asyncio.ensure_future(_answer(call))] = attempt
 
         try:
             send(read.begin(time.monotonic()))
             while not read.over:
-                now = time.monotonic()
-                limit = deadline.monotonic_s + (0.1 if running else 0.0)
-                pause = max(0.0, min(read.wake_at_s() or limit, limit) - now)
+                pause = max(0.0, read.wait_until_s() - time.monotonic())
+                ended: set[asyncio.Task[Any]] = set()
                 if running:
                     ended, _ = await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await asyncio.sleep(pause)
-                    ended = set()
-                now = time.monotonic()
                 if not ended:
-                    if now >= limit:
-                        read.expired(now)
-                        break
-                    again = read.wake(now)
-                    if again is not None and deadline.left_s() > 0:
-                        send(again)
-                    continue
+                    send(read.wake(time.monotonic()))
                 for task in ended:
-                    replica, started = running.pop(task)
+                    attempt = running.pop(task)
                     if task.cancelled():
                         raise errors.Cancelled("the client was closed during the call")
                     error = task.exception()
                     if error is None:
-                        if sent == 1:
-                            self._hedge_delay.answered(method, budget_ms, (now - started) * 1000)
-                        read.answered(replica, now)
+                        read.answered(attempt, time.monotonic())
                         return task.result()
                     if not isinstance(error, grpc.RpcError):
                         raise error
-                    if failure is None or failure[0].code() in errors.RETRYABLE:
-                        failure = (error, replica)
-                    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline.left_s() <= 0:
-                        read.expired(now)
-                        break
-                    again = read.failed(replica, now, retryable=error.code() in errors.RETRYABLE)
-                    if again is not None:
-                        send(again)
+                    if not read.over:
+                        send(read.failed(attempt, time.monotonic(), error))
         finally:
             for task in running:
                 task.cancel()
-        if failure is None:
-            raise errors.DeadlineExceeded(f"no answer within {budget_ms:g} ms from {sent} replica(s)")
-        raise errors.translate(failure[0], endpoint=failure[1].endpoint) from failure[0]
+        raise read.error()
 
     # -- writes ----------------------------------------------------------
 
@@ -254,6 +253,7 @@ class AsyncClient:
         events: catalogue_pb2.Event | Iterable[catalogue_pb2.Event],
         *,
         deadline_ms: float | None = None,
+        session: Session | None = None,
     ) -> catalogue_pb2.ApplyResponse:
         """As `Client.apply`."""
         request = apply_request(events)
@@ -267,11 +267,10 @@ class AsyncClient:
         while True:
             try:
                 response: catalogue_pb2.ApplyResponse = await self._apply(
-                    request,
-                    timeout=max(0.0, deadline.left_s()),
-                    metadata=deadline.metadata(),
-                    wait_for_ready=True,
+                    request, wait_for_ready=True, **deadline.of_call()
                 )
+                if session is not None:
+                    session.wrote(response.sequence)
                 return response
             except grpc.RpcError as error:
                 pause_s = write.failed(error, deadline.left_s())
@@ -287,6 +286,13 @@ class AsyncClient:
         channel = grpc.aio.insecure_channel(target, options=list(options))
         self._channels.append(channel)
         return channel
+
+    def _admin_of(self, endpoint: str) -> Any:
+        """The operator's calls to one replica, whatever its health says."""
+        if endpoint not in self._admin:
+            channel = self._open(endpoint, self.settings.status_options())
+            self._admin[endpoint] = admin_pb2_grpc.AdminServiceStub(channel)
+        return self._admin[endpoint]
 
     def _open_for_reads(self) -> None:
         if self._closed:

@@ -56,7 +56,7 @@ class HedgeBudget:
 
 class HedgeDelay:
     """When to send a read a second time: after what nineteen of twenty answers took, but not before
-    `least_ms`.
+    `least_ms`; and by that measure, which answers are slow.
 
     A server uses as much of the budget as is worth it, so answers are kept apart by the budget's power of
     two. The delay always leaves the second replica half of the budget, or as much as `least_ms`.
@@ -64,6 +64,8 @@ class HedgeDelay:
 
     _WINDOW = 128
     _ENOUGH = 20
+    _SLOW_FACTOR = 3.0
+    _SLOW_MARGIN_MS = 10.0
 
     def __init__(self, least_ms: float) -> None:
         self._least_ms = least_ms
@@ -82,8 +84,23 @@ class HedgeDelay:
 
     def delay_ms(self, method: str, budget_ms: float) -> float:
         """Milliseconds of silence after which to hedge."""
+        usual = self._quantile_ms(method, budget_ms, 0.95)
+        latest = max(budget_ms / 2, budget_ms - self._least_ms)
+        return min(max(self._least_ms, usual or 0.0), latest)
+
+    def slow(self, method: str, budget_ms: float, took_ms: float) -> bool:
+        """Whether an answer took much longer than the faster ones: three times their lower quartile, and 10
+        ms longer.
+
+        The quartile, because with two replicas half of all answers may come from a slow one.
+        """
+        if took_ms <= self._SLOW_MARGIN_MS:
+            return False
+        usual = self._quantile_ms(method, budget_ms, 0.25)
+        return usual is not None and took_ms > max(self._SLOW_FACTOR * usual, usual + self._SLOW_MARGIN_MS)
+
+    def _quantile_ms(self, method: str, budget_ms: float, share: float) -> float | None:
+        """Of the recent answers; None: too few."""
         with self._lock:
             recent = sorted(self._recent.get(self._key(method, budget_ms), ()))
-        usual = recent[int(len(recent) * 0.95)] if len(recent) >= self._ENOUGH else 0.0
-        latest = max(budget_ms / 2, budget_ms - self._least_ms)
-        return min(max(self._least_ms, usual), latest)
+        return recent[int(len(recent) * share)] if len(recent) >= self._ENOUGH else None

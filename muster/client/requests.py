@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 from muster.client.errors import InvalidRequest
 from muster.v1 import catalogue_pb2, ranking_pb2
@@ -21,6 +21,13 @@ _PRIORITIES: Mapping[str, ranking_pb2.Priority.ValueType] = {
     "default": ranking_pb2.PRIORITY_DEFAULT,
     "sheddable": ranking_pb2.PRIORITY_SHEDDABLE,
 }
+
+
+class CallOptions(TypedDict):
+    """What a stub is called with beside the request. timeout: seconds."""
+
+    timeout: float
+    metadata: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,17 @@ class Deadline:
         """Seconds left; not above 0 once it has passed."""
         return self.monotonic_s - time.monotonic()
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The metadata that tells the server the true remainder, whatever the network took."""
-        return ((DEADLINE_METADATA, str(self.unix_us)),)
+    def of_call(self, ends_s: float | None = None) -> CallOptions:
+        """Time-out and metadata of one sending, both counted to its own end: a connection may take its time,
+        and the metadata tell the server the true remainder.
+
+        ends_s: monotonic seconds, not after the deadline; None: the deadline.
+        """
+        early_s = 0.0 if ends_s is None else max(0.0, self.monotonic_s - ends_s)
+        return {
+            "timeout": max(0.0, self.left_s() - early_s),
+            "metadata": ((DEADLINE_METADATA, str(self.unix_us - int(early_s * 1e6))),),
+        }
 
 
 def search_filter(

@@ -29,6 +29,9 @@ class ClientSettings:
     hedge_share: second sendings allowed, as a share of all reads, on the long run.
     hedge_burst: second sendings allowed at once.
     attempts_max: sendings of one read, hedges included.
+    reserve_share: of the time left, what an attempt leaves to the next one where another replica could still
+        be asked: it is told to answer so much before the caller's deadline. 0: it may use all of the time.
+    reserve_min_ms: a share smaller than this would not do for an answer, so it is not kept back.
     retry_backoff_min_ms, retry_backoff_max_ms: wait before a replica is asked again.
     retry_tokens_max, retry_token_ratio: the retry budget, as in gRPC's retryThrottling: a failure takes a
         token, a success brings `ratio` back, and below half of the tokens nothing is retried.
@@ -43,6 +46,8 @@ class ClientSettings:
     hedge_share: float = 0.1
     hedge_burst: int = 20
     attempts_max: int = 4
+    reserve_share: float = 0.1
+    reserve_min_ms: float = 3.0
     retry_backoff_min_ms: float = 5.0
     retry_backoff_max_ms: float = 50.0
     retry_tokens_max: int = 100
@@ -61,6 +66,8 @@ class ClientSettings:
             raise ValueError("retry_backoff_max_ms must not be below retry_backoff_min_ms")
         if not 0 <= self.hedge_share <= 1:
             raise ValueError(f"hedge_share must be from 0 to 1, not {self.hedge_share}")
+        if not 0 <= self.reserve_share <= 0.5:
+            raise ValueError(f"reserve_share must be from 0 to 0.5, not {self.reserve_share}")
         if not 1 <= self.attempts_max <= 5:  # more would feed the storm that they answer
             raise ValueError(f"attempts_max must be from 1 to 5, not {self.attempts_max}")
 

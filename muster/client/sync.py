@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -16,8 +15,10 @@ import grpc
 from muster.client import errors
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.events import apply_request
-from muster.client.reads import Read, Replica, Replicas
+from muster.client.operation import ReplicaStatus, primary_endpoint
+from muster.client.reads import Attempt, Read, Replicas
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
+from muster.client.sessions import Session, min_sequence_for
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
 from muster.client.writes import Write, resend_pause_s
 from muster.v1 import (
@@ -32,15 +33,6 @@ from muster.v1 import (
 Response = TypeVar("Response")
 
 
-@dataclass(frozen=True)
-class ReplicaStatus:
-    """What one replica said of itself. Exactly one of status and error is set."""
-
-    endpoint: str
-    status: admin_pb2.StatusResponse | None
-    error: errors.MusterError | None
-
-
 class _Connections:
     """All channels of one client in one process. Channels connect when first used."""
 
@@ -51,7 +43,7 @@ class _Connections:
         self._endpoints = endpoints
         self._lock = threading.Lock()
         self._writes: Any = None
-        self._status: dict[str, Any] = {}
+        self._admin: dict[str, admin_pb2_grpc.AdminServiceStub] = {}
         self.search: dict[str, Any] = {}
         self.rerank: dict[str, Any] = {}
         self.get: dict[str, Any] = {}
@@ -78,13 +70,13 @@ class _Connections:
                 self._writes = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
             return self._writes
 
-    def status(self, endpoint: str) -> Any:
+    def admin(self, endpoint: str) -> admin_pb2_grpc.AdminServiceStub:
+        """The operator's calls to one replica, whatever its health says."""
         with self._lock:
-            if endpoint not in self._status:
+            if endpoint not in self._admin:
                 channel = self._open(endpoint, self._settings.status_options())
-                stub = admin_pb2_grpc.AdminServiceStub(channel)
-                self._status[endpoint] = stub.Status
-            return self._status[endpoint]
+                self._admin[endpoint] = admin_pb2_grpc.AdminServiceStub(channel)
+            return self._admin[endpoint]
 
     def close(self) -> None:
         with self._lock:
@@ -146,10 +138,12 @@ class Client:
         min_sequence: int = 0,
         explain: bool = False,
         priority: Priority | None = None,
+        session: Session | None = None,
     ) -> ranking_pb2.SearchResponse:
         """Finds and orders products for a query, as well as the deadline allows.
 
         deadline_ms: milliseconds until the answer is useless; None: the settings' default.
+        session: the answer has seen what the session has; see `Session`.
         priority: None: what a gateway says in metadata, else the default.
         The other arguments are the fields of SearchRequest; 0 and empty mean absent.
         Raises: MusterError.
@@ -160,11 +154,13 @@ class Client:
             page_size=page_size,
             offset=offset,
             facets=facets,
-            min_sequence=min_sequence,
+            min_sequence=min_sequence_for(session, min_sequence),
             explain=explain,
             priority=priority,
         )
         response: ranking_pb2.SearchResponse = self._read("search", request, deadline_ms)
+        if session is not None:
+            session.read(response.receipt.applied_sequence)
         return response
 
     def rerank(
@@ -177,25 +173,35 @@ class Client:
         min_sequence: int = 0,
         explain: bool = False,
         priority: Priority | None = None,
+        session: Session | None = None,
     ) -> ranking_pb2.RerankResponse:
         """Orders the caller's candidates. Arguments and errors as in `search`."""
         request = rerank_request(
             query,
             product_ids,
             page_size=page_size,
-            min_sequence=min_sequence,
+            min_sequence=min_sequence_for(session, min_sequence),
             explain=explain,
             priority=priority,
         )
         response: ranking_pb2.RerankResponse = self._read("rerank", request, deadline_ms)
+        if session is not None:
+            session.read(response.receipt.applied_sequence)
         return response
 
     def get(
-        self, product_id: str, *, min_sequence: int = 0, deadline_ms: float | None = None
+        self,
+        product_id: str,
+        *,
+        min_sequence: int = 0,
+        deadline_ms: float | None = None,
+        session: Session | None = None,
     ) -> catalogue_pb2.GetResponse:
         """Reads one product. Raises: NotFound, or another MusterError."""
-        request = get_request(product_id, min_sequence=min_sequence)
+        request = get_request(product_id, min_sequence=min_sequence_for(session, min_sequence))
         response: catalogue_pb2.GetResponse = self._read("get", request, deadline_ms)
+        if session is not None:
+            session.read(response.applied_sequence)
         return response
 
     def watch(self, from_sequence: int = 1) -> Iterator[catalogue_pb2.SequencedEvent]:
@@ -216,7 +222,7 @@ class Client:
                     failures = 0
                     if response.event.sequence == wanted:
                         wanted += 1
-                        self._replicas.answered(replica)
+                        self._replicas.answered(replica, time.monotonic())
                         yield response.event
                 # A server ends the stream only when it leaves.
                 self._replicas.failed(replica, time.monotonic())
@@ -236,9 +242,7 @@ class Client:
         deadline = Deadline.after(deadline_ms)
         connections = self._connected()
         calls = [
-            connections.status(endpoint).future(
-                admin_pb2.StatusRequest(), timeout=deadline.left_s(), metadata=deadline.metadata()
-            )
+            connections.admin(endpoint).Status.future(admin_pb2.StatusRequest(), **deadline.of_call())
             for endpoint in self.endpoints
         ]
         found = []
@@ -251,78 +255,71 @@ class Client:
                 found.append(ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint)))
         return found
 
+    def transfer_lease(self, *, deadline_ms: float = 10_000.0) -> admin_pb2.TransferLeaseResponse:
+        """Has the primary give the lease to another replica, without a failed request.
+
+        Returns: who has it now; see the contract. Raises: Unavailable where no replica is primary, or another
+        MusterError.
+        """
+        deadline = Deadline.after(deadline_ms)
+        endpoint = primary_endpoint(self.status(deadline_ms=deadline_ms))
+        admin = self._connected().admin(endpoint)
+        try:
+            response: admin_pb2.TransferLeaseResponse = admin.TransferLease(
+                admin_pb2.TransferLeaseRequest(), **deadline.of_call()
+            )
+            return response
+        except grpc.RpcError as error:
+            raise errors.translate(error, endpoint=endpoint) from error
+        except ValueError as error:
+            raise self._closed_meanwhile(error) from error
+
     def _read(self, method: str, request: Any, deadline_ms: float | None) -> Any:
-        budget_ms = self.settings.deadline_ms if deadline_ms is None else deadline_ms
-        deadline = Deadline.after(budget_ms)
-        connections = self._connected()
-        stubs: dict[str, Any] = getattr(connections, method)
-        done: queue.SimpleQueue[tuple[Replica, float, Any]] = queue.SimpleQueue()
+        deadline = Deadline.after(self.settings.deadline_ms if deadline_ms is None else deadline_ms)
+        stubs: dict[str, Any] = getattr(self._connected(), method)
+        ended: queue.SimpleQueue[tuple[Attempt, Any]] = queue.SimpleQueue()
         calls: list[Any] = []
-        failure: tuple[grpc.RpcError, Replica] | None = None
         read = Read(
+            method=method,
+            budget_ms=deadline.budget_ms,
+            deadline_s=deadline.monotonic_s,
             replicas=self._replicas,
             settings=self.settings,
             retries=self._retries,
             hedges=self._hedges,
-            hedge_after_s=self._hedge_delay.delay_ms(method, budget_ms) / 1000,
+            hedge_delay=self._hedge_delay,
         )
 
-        def send(replica: Replica) -> None:
-            started = time.monotonic()
-            call = stubs[replica.endpoint].future(
-                request, timeout=max(0.0, deadline.left_s()), metadata=deadline.metadata()
-            )
+        def send(attempt: Attempt) -> None:
+            stub = stubs[attempt.replica.endpoint]
+            call = stub.future(request, **deadline.of_call(attempt.ends_s))
             calls.append(call)
-            call.add_done_callback(lambda ended: done.put((replica, started, ended)))
+            call.add_done_callback(lambda done: ended.put((attempt, done)))
 
         try:
             send(read.begin(time.monotonic()))
-            while True:
-                now = time.monotonic()
-                wake_at = read.wake_at_s()
-                # With a sending under way its own deadline ends the wait; the margin is for a late callback.
-                limit = deadline.monotonic_s + (0.1 if read.pending else 0.0)
+            while not read.over:
+                again: Attempt | None
                 try:
-                    replica, started, call = done.get(timeout=max(0.0, min(wake_at or limit, limit) - now))
-                except queue.Empty:
-                    now = time.monotonic()
-                    if now >= limit:
-                        read.expired(now)
-                        break
-                    again = read.wake(now)
-                    if again is not None and deadline.left_s() > 0:
-                        send(again)
-                    continue
-                now = time.monotonic()
-                try:
+                    attempt, call = ended.get(timeout=max(0.0, read.wait_until_s() - time.monotonic()))
                     response = call.result()
+                except queue.Empty:
+                    again = read.wake(time.monotonic())
                 except grpc.FutureCancelledError as error:
                     raise errors.Cancelled("the client was closed during the call") from error
                 except grpc.RpcError as error:
-                    retryable = error.code() in errors.RETRYABLE
-                    if failure is None or failure[0].code() in errors.RETRYABLE:
-                        failure = (error, replica)
-                    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline.left_s() <= 0:
-                        read.expired(now)
-                        break
-                    again = read.failed(replica, now, retryable=retryable)
-                    if again is not None:
-                        send(again)
-                    if read.over:
-                        break
-                    continue
-                if len(calls) == 1:
-                    self._hedge_delay.answered(method, budget_ms, (now - started) * 1000)
-                read.answered(replica, now)
-                return response
+                    again = read.failed(attempt, time.monotonic(), error)
+                else:
+                    read.answered(attempt, time.monotonic())
+                    return response
+                if again is not None:
+                    send(again)
         except ValueError as error:
             raise self._closed_meanwhile(error) from error
         finally:
             for call in calls:
                 call.cancel()
-        if failure is None:
-            raise errors.DeadlineExceeded(f"no answer within {budget_ms:g} ms from {len(calls)} replica(s)")
-        raise errors.translate(failure[0], endpoint=failure[1].endpoint) from failure[0]
+        raise read.error()
 
     # -- writes ----------------------------------------------------------
 
@@ -331,13 +328,14 @@ class Client:
         events: catalogue_pb2.Event | Iterable[catalogue_pb2.Event],
         *,
         deadline_ms: float | None = None,
+        session: Session | None = None,
     ) -> catalogue_pb2.ApplyResponse:
         """Appends events to the log as one batch, on whichever replica is the primary by then.
 
         Events without an `event_id` are given one, in place. Where an outcome is unknown the same events are
         sent again until the deadline; their ids keep them from being applied twice. After an error with
         the `outcome` "unknown" the caller may do the same.
-        deadline_ms: None: the settings' default for writes.
+        deadline_ms: None: the settings' default for writes. session: its next reads see these events.
         Raises: MusterError.
         """
         request = apply_request(events)
@@ -347,11 +345,10 @@ class Client:
         while True:
             try:
                 response: catalogue_pb2.ApplyResponse = send(
-                    request,
-                    timeout=max(0.0, deadline.left_s()),
-                    metadata=deadline.metadata(),
-                    wait_for_ready=True,
+                    request, wait_for_ready=True, **deadline.of_call()
                 )
+                if session is not None:
+                    session.wrote(response.sequence)
                 return response
             except grpc.RpcError as error:
                 pause_s = write.failed(error, deadline.left_s())

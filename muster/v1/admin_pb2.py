@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\"\x0f\n\rStatusRequest\"\xba\x03\n\x0eStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.muster.v1.Role\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07primary\x18\x04 \x01(\t\x12\x15\n\rhead_sequence\x18\x05 \x01(\x04\x12\x18\n\x10\x61pplied_sequence\x18\x06 \x01(\x04\x12\x14\n\x0cstaleness_ms\x18\x07 \x01(\x04\x12\x10\n\x08products\x18\x08 \x01(\x04\x12\x16\n\x0e\x64\x65lta_products\x18\t \x01(\x04\x12\x11\n\tbundle_id\x18\n \x01(\t\x12\x15\n\rgeneration_id\x18\x0b \x01(\t\x12\x0f\n\x07serving\x18\x0c \x01(\x08\x12\x11\n\tuptime_ms\x18\r \x01(\x04\x12\x11\n\tin_flight\x18\x0e \x01(\r\x12\x10\n\x08\x62uilding\x18\x0f \x01(\x08\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x0b\n\x03pid\x18\x11 \x01(\r\x12$\n\x05plans\x18\x12 \x03(\x0b\x32\x15.muster.v1.PlanStatus\x12\x30\n\x0b\x64\x65nse_index\x18\x13 \x01(\x0b\x32\x1b.muster.v1.DenseIndexStatus\"m\n\x10\x44\x65nseIndexStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06probes\x18\x02 \x01(\r\x12\x15\n\rrecall_at_100\x18\x03 \x01(\x01\x12\x16\n\tmedian_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_median_ms\"Q\n\nPlanStatus\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x15\n\rexpected_ndcg\x18\x03 \x01(\x01\x12\x0f\n\x07\x63ost_ms\x18\x04 \x01(\x01\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"\x10\n\x0eRebuildRequest\"\"\n\x0fRebuildResponse\x12\x0f\n\x07started\x18\x01 \x01(\x08*@\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PRIMARY\x10\x01\x12\x10\n\x0cROLE_STANDBY\x10\x02\x32\xcb\x01\n\x0c\x41\x64minService\x12=\n\x06Status\x12\x18.muster.v1.StatusRequest\x1a\x19.muster.v1.StatusResponse\x12:\n\x05\x44rain\x12\x17.muster.v1.DrainRequest\x1a\x18.muster.v1.DrainResponse\x12@\n\x07Rebuild\x12\x19.muster.v1.RebuildRequest\x1a\x1a.muster.v1.RebuildResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\"\x0f\n\rStatusRequest\"\xba\x03\n\x0eStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.muster.v1.Role\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07primary\x18\x04 \x01(\t\x12\x15\n\rhead_sequence\x18\x05 \x01(\x04\x12\x18\n\x10\x61pplied_sequence\x18\x06 \x01(\x04\x12\x14\n\x0cstaleness_ms\x18\x07 \x01(\x04\x12\x10\n\x08products\x18\x08 \x01(\x04\x12\x16\n\x0e\x64\x65lta_products\x18\t \x01(\x04\x12\x11\n\tbundle_id\x18\n \x01(\t\x12\x15\n\rgeneration_id\x18\x0b \x01(\t\x12\x0f\n\x07serving\x18\x0c \x01(\x08\x12\x11\n\tuptime_ms\x18\r \x01(\x04\x12\x11\n\tin_flight\x18\x0e \x01(\r\x12\x10\n\x08\x62uilding\x18\x0f \x01(\x08\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x0b\n\x03pid\x18\x11 \x01(\r\x12$\n\x05plans\x18\x12 \x03(\x0b\x32\x15.muster.v1.PlanStatus\x12\x30\n\x0b\x64\x65nse_index\x18\x13 \x01(\x0b\x32\x1b.muster.v1.DenseIndexStatus\"m\n\x10\x44\x65nseIndexStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06probes\x18\x02 \x01(\r\x12\x15\n\rrecall_at_100\x18\x03 \x01(\x01\x12\x16\n\tmedian_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_median_ms\"Q\n\nPlanStatus\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x15\n\rexpected_ndcg\x18\x03 \x01(\x01\x12\x0f\n\x07\x63ost_ms\x18\x04 \x01(\x01\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"\x16\n\x14TransferLeaseRequest\"7\n\x15TransferLeaseResponse\x12\x0f\n\x07primary\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x10\n\x0eRebuildRequest\"\"\n\x0fRebuildResponse\x12\x0f\n\x07started\x18\x01 \x01(\x08*@\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PRIMARY\x10\x01\x12\x10\n\x0cROLE_STANDBY\x10\x02\x32\x9f\x02\n\x0c\x41\x64minService\x12=\n\x06Status\x12\x18.muster.v1.StatusRequest\x1a\x19.muster.v1.StatusResponse\x12:\n\x05\x44rain\x12\x17.muster.v1.DrainRequest\x1a\x18.muster.v1.DrainResponse\x12R\n\rTransferLease\x12\x1f.muster.v1.TransferLeaseRequest\x1a .muster.v1.TransferLeaseResponse\x12@\n\x07Rebuild\x12\x19.muster.v1.RebuildRequest\x1a\x1a.muster.v1.RebuildResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muster.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=798
-  _globals['_ROLE']._serialized_end=862
+  _globals['_ROLE']._serialized_start=879
+  _globals['_ROLE']._serialized_end=943
   _globals['_STATUSREQUEST']._serialized_start=36
   _globals['_STATUSREQUEST']._serialized_end=51
   _globals['_STATUSRESPONSE']._serialized_start=54
@@ -45,10 +45,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAINREQUEST']._serialized_end=706
   _globals['_DRAINRESPONSE']._serialized_start=708
   _globals['_DRAINRESPONSE']._serialized_end=742
-  _globals['_REBUILDREQUEST']._serialized_start=744
-  _globals['_REBUILDREQUEST']._serialized_end=760
-  _globals['_REBUILDRESPONSE']._serialized_start=762
-  _globals['_REBUILDRESPONSE']._serialized_end=796
-  _globals['_ADMINSERVICE']._serialized_start=865
-  _globals['_ADMINSERVICE']._serialized_end=1068
+  _globals['_TRANSFERLEASEREQUEST']._serialized_start=744
+  _globals['_TRANSFERLEASEREQUEST']._serialized_end=766
+  _globals['_TRANSFERLEASERESPONSE']._serialized_start=768
+  _globals['_TRANSFERLEASERESPONSE']._serialized_end=823
+  _globals['_REBUILDREQUEST']._serialized_start=825
+  _globals['_REBUILDREQUEST']._serialized_end=841
+  _globals['_REBUILDRESPONSE']._serialized_start=843
+  _globals['_REBUILDRESPONSE']._serialized_end=877
+  _globals['_ADMINSERVICE']._serialized_start=946
+  _globals['_ADMINSERVICE']._serialized_end=1233
 # @@protoc_insertion_point(module_scope)

@@ -268,6 +268,51 @@ class DrainResponse(_message.Message):
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
 
 @_typing.final
+class TransferLeaseRequest(_message.Message):
+    """Asks the primary to give up the lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferLeaseRequest: _TypeAlias = TransferLeaseRequest  # noqa: Y015
+
+@_typing.final
+class TransferLeaseResponse(_message.Message):
+    """The lease was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIMARY_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    primary: _builtins.str
+    """Replica that holds the lease now: another one, or the one that was asked, which takes it back after a while where
+    no other can. Empty: none had taken it in time.
+    """
+    epoch: _builtins.int
+    """Epoch of its reign. 0: none."""
+    def __init__(
+        self,
+        *,
+        primary: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "primary", b"primary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferLeaseResponse: _TypeAlias = TransferLeaseResponse  # noqa: Y015
+
+@_typing.final
 class RebuildRequest(_message.Message):
     """Asks for a new generation."""
 

@@ -45,6 +45,11 @@ class AdminServiceStub:
                 request_serializer=muster_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.TransferLease = channel.unary_unary(
+                '/muster.v1.AdminService/TransferLease',
+                request_serializer=muster_dot_v1_dot_admin__pb2.TransferLeaseRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.TransferLeaseResponse.FromString,
+                _registered_method=True)
         self.Rebuild = channel.unary_unary(
                 '/muster.v1.AdminService/Rebuild',
                 request_serializer=muster_dot_v1_dot_admin__pb2.RebuildRequest.SerializeToString,
@@ -70,6 +75,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TransferLease(self, request, context):
+        """Gives the lease to another replica; to be asked of the primary. Finishes the writes under way, steps down, and
+        returns once another replica has the lease, or the call's deadline is near. UNAVAILABLE on a standby.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Rebuild(self, request, context):
         """Starts a background build that folds all changes so far into a new generation. Returns once it has begun.
         """
@@ -89,6 +102,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.DrainRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
+            'TransferLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLease,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.TransferLeaseRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.TransferLeaseResponse.SerializeToString,
             ),
             'Rebuild': grpc.unary_unary_rpc_method_handler(
                     servicer.Rebuild,
@@ -151,6 +169,33 @@ class AdminService:
             '/muster.v1.AdminService/Drain',
             muster_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/TransferLease',
+            muster_dot_v1_dot_admin__pb2.TransferLeaseRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.TransferLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

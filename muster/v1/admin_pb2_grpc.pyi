@@ -37,6 +37,10 @@ class AdminServiceStub:
     """What this replica is doing."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
     """Stops taking new work, finishes what is running, gives up the lease, then exits."""
+    TransferLease: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TransferLeaseRequest, _admin_pb2.TransferLeaseResponse]
+    """Gives the lease to another replica; to be asked of the primary. Finishes the writes under way, steps down, and
+    returns once another replica has the lease, or the call's deadline is near. UNAVAILABLE on a standby.
+    """
     Rebuild: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RebuildRequest, _admin_pb2.RebuildResponse]
     """Starts a background build that folds all changes so far into a new generation. Returns once it has begun."""
 
@@ -49,6 +53,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """What this replica is doing."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
     """Stops taking new work, finishes what is running, gives up the lease, then exits."""
+    TransferLease: _aio.UnaryUnaryMultiCallable[_admin_pb2.TransferLeaseRequest, _admin_pb2.TransferLeaseResponse]  # type: ignore[assignment]
+    """Gives the lease to another replica; to be asked of the primary. Finishes the writes under way, steps down, and
+    returns once another replica has the lease, or the call's deadline is near. UNAVAILABLE on a standby.
+    """
     Rebuild: _aio.UnaryUnaryMultiCallable[_admin_pb2.RebuildRequest, _admin_pb2.RebuildResponse]  # type: ignore[assignment]
     """Starts a background build that folds all changes so far into a new generation. Returns once it has begun."""
 
@@ -70,6 +78,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
         """Stops taking new work, finishes what is running, gives up the lease, then exits."""
+
+    @_abc_1.abstractmethod
+    def TransferLease(
+        self,
+        request: _admin_pb2.TransferLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.TransferLeaseResponse, _abc.Awaitable[_admin_pb2.TransferLeaseResponse]]:
+        """Gives the lease to another replica; to be asked of the primary. Finishes the writes under way, steps down, and
+        returns once another replica has the lease, or the call's deadline is near. UNAVAILABLE on a standby.
+        """
 
     @_abc_1.abstractmethod
     def Rebuild(

@@ -11,11 +11,17 @@ from server import health
 from server.metrics import Metrics
 from server.services import unary
 
+_TRANSFER_WAIT_S = 10.0
+# Kept of a caller's time for the way back.
+_REPLY_S = 0.05
+
 
 class AdminService:
-    """Answers Status, Drain and Rebuild.
+    """Answers Status, Drain, TransferLease and Rebuild.
 
     status: the replica's state. drain: begins a drain and returns the requests still running.
+    transfer: gives the lease away and waits, at most so many seconds, for another replica to take it; returns
+    that one's name and epoch, "" and 0 where none did. Raises NotThePrimary.
     rebuild: starts a build; False where one is running on this machine already.
     """
 
@@ -24,10 +30,12 @@ class AdminService:
         *,
         status: Callable[[], pb.StatusResponse],
         drain: Callable[[], int],
+        transfer: Callable[[float], tuple[str, int]],
         rebuild: Callable[[], bool],
     ) -> None:
         self._status = status
         self._drain = drain
+        self._transfer = transfer
         self._rebuild = rebuild
 
     def status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
@@ -37,6 +45,15 @@ class AdminService:
     def drain(self, request: pb.DrainRequest, context: grpc.ServicerContext) -> pb.DrainResponse:
         """Begin to leave."""
         return pb.DrainResponse(in_flight=self._drain())
+
+    def transfer_lease(
+        self, request: pb.TransferLeaseRequest, context: grpc.ServicerContext
+    ) -> pb.TransferLeaseResponse:
+        """Give the lease to another replica."""
+        left_s = context.time_remaining()
+        wait_s = _TRANSFER_WAIT_S if left_s is None else min(_TRANSFER_WAIT_S, left_s - _REPLY_S)
+        primary, epoch = self._transfer(wait_s)
+        return pb.TransferLeaseResponse(primary=primary, epoch=epoch)
 
     def rebuild(self, request: pb.RebuildRequest, context: grpc.ServicerContext) -> pb.RebuildResponse:
         """Begin a build of a new generation."""
@@ -57,6 +74,12 @@ class AdminService:
                 metrics.call("unary", service, "Drain"),
                 deserializer=pb.DrainRequest.FromString,
                 serializer=pb.DrainResponse.SerializeToString,
+            ),
+            f"/{service}/TransferLease": unary(
+                self.transfer_lease,
+                metrics.call("unary", service, "TransferLease"),
+                deserializer=pb.TransferLeaseRequest.FromString,
+                serializer=pb.TransferLeaseResponse.SerializeToString,
             ),
             f"/{service}/Rebuild": unary(
                 self.rebuild,

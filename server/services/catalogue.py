@@ -95,9 +95,25 @@ class CatalogueService:
         self._limits = limits
         self._watches = threading.BoundedSemaphore(limits.watch_streams_max)
         self._closing = threading.Event()
+        self._applying = 0
+        self._applying_lock = threading.Lock()
+
+    def applying(self) -> int:
+        """Calls of Apply that have not ended; one that is refused is among them for a moment."""
+        return self._applying
 
     def apply(self, request: bytes, context: grpc.ServicerContext) -> pb.ApplyResponse:
         """Append events; return once they are durable and visible to the next request here."""
+        # Counted before it asks whether it may write: once that is refused, the count can only fall.
+        with self._applying_lock:
+            self._applying += 1
+        try:
+            return self._apply(request, context)
+        finally:
+            with self._applying_lock:
+                self._applying -= 1
+
+    def _apply(self, request: bytes, context: grpc.ServicerContext) -> pb.ApplyResponse:
         remaining_us = self._budget.remaining_us(context, self._limits.apply_deadline_us)
         if not self._writable():
             raise NotThePrimary(self._primary())

@@ -53,6 +53,7 @@ class ScriptedReplica(
         self.calls: list[str] = []
         self.metadata: list[dict[str, str]] = []
         self.requests: list[Any] = []
+        self.role = admin_pb2.ROLE_STANDBY
         self.left = threading.Event()
         self._stop = threading.Event()
         self.health = health.HealthServicer()
@@ -149,11 +150,15 @@ class ScriptedReplica(
             yield catalogue_pb2.WatchResponse(event=catalogue_pb2.SequencedEvent(sequence=sequence))
         context.abort(grpc.StatusCode.UNAVAILABLE, "leaving")
 
+    def TransferLease(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        found = self._step("TransferLease", request, context)
+        return found or admin_pb2.TransferLeaseResponse(primary=self.name, epoch=4)
+
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._step("Status", request, context)
         return admin_pb2.StatusResponse(
             replica=self.name,
-            role=admin_pb2.ROLE_STANDBY,
+            role=self.role,
             serving=True,
             epoch=3,
             generation_id="gen-1",

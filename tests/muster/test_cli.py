@@ -206,6 +206,27 @@ def write_catalogue(path: Path, count: int) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+@pytest.mark.parametrize(("successor", "exit_code"), [("r0", 0), ("r1", 3), ("", 3)])
+def test_a_transfer_asks_the_primary_and_says_whether_another_replica_took_over(
+    start_replicas: Start, successor: str, exit_code: int
+) -> None:
+    replicas = start_replicas(2)
+    replicas[1].role = admin_pb2.ROLE_PRIMARY
+    answer = admin_pb2.TransferLeaseResponse(primary=successor, epoch=4 if successor else 0)
+    replicas[1].always = lambda request, context: answer
+    target = ",".join(replica.endpoint for replica in replicas)
+    done = muster("transfer", "--target", target, "--deadline", "20s", "--json")
+    assert done.exit_code == exit_code, done.output
+    assert json.loads(done.stdout)["transferred"] is (exit_code == 0)
+    assert ("no other replica took the lease" in done.stderr) is (exit_code != 0)
+    assert "TransferLease" in replicas[1].calls and "TransferLease" not in replicas[0].calls
+
+
+def test_a_transfer_without_a_primary_is_unavailable(start_replicas: Start) -> None:
+    done = muster("transfer", "--target", start_replicas(1)[0].endpoint, "--deadline", "20s")
+    assert done.exit_code == 3 and "none of the replicas is primary" in done.stderr
+
+
 def test_a_load_is_batched_and_repeating_it_changes_nothing(start_replicas: Start, tmp_path: Path) -> None:
     replica = start_replicas(1)[0]
     write_catalogue(tmp_path / "products.parquet", 25)

@@ -2,127 +2,243 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.client import ClientSettings
+from muster.client import ClientSettings, DeadlineExceeded, InvalidRequest, MusterError, Unavailable
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
+from muster.client.outliers import Replica
 from muster.client.reads import Read, Replicas
 
+CODE = grpc.StatusCode
 
-def begin(
-    count: int, *, retry_tokens: int = 100, hedge_burst: int = 10, **settings: float
-) -> tuple[Read, Replicas]:
-    replicas = Replicas([f"r{number}:1" for number in range(count)])
-    read = Read(
+
+class Failure(grpc.RpcError):
+    """A failed sending."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        super().__init__()
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "scripted"
+
+
+UNAVAILABLE = Failure(CODE.UNAVAILABLE)
+REFUSED = Failure(CODE.INVALID_ARGUMENT)
+TOO_LATE = Failure(CODE.DEADLINE_EXCEEDED)
+
+
+def read_of(
+    replicas: Replicas,
+    *,
+    budget_ms: float = 1_000.0,
+    now_s: float = 10.0,
+    retry_tokens: int = 100,
+    hedge_burst: int = 10,
+    **settings: float,
+) -> Read:
+    """A read that begins at now_s; each replica is hedged after 20 ms."""
+    return Read(
+        method="search",
+        budget_ms=budget_ms,
+        deadline_s=now_s + budget_ms / 1000,
         replicas=replicas,
         settings=ClientSettings(**settings),  # type: ignore[arg-type]
         retries=RetryBudget(retry_tokens, 0.2),
         hedges=HedgeBudget(0.1, hedge_burst),
-        hedge_after_s=0.02,
+        hedge_delay=HedgeDelay(20.0),
         jitter=lambda: 1.0,
     )
-    return read, replicas
+
+
+def begin(count: int, **given: float) -> tuple[Read, Replicas]:
+    replicas = Replicas([f"r{number}:1" for number in range(count)])
+    return read_of(replicas, **given), replicas  # type: ignore[arg-type]
 
 
 def test_a_hedge_goes_to_another_replica_once_the_delay_is_over() -> None:
     read, _ = begin(3)
     first = read.begin(10.0)
-    assert read.wake_at_s() == pytest.approx(10.02)
+    assert read.wait_until_s() == pytest.approx(10.02)
     assert read.wake(10.01) is None
-    second = read.wake(10.02)
-    assert second is not None and second is not first
-    assert read.wake_at_s() is None, "one hedge for a read"
+    second = read.wake(10.021)
+    assert second is not None and second.replica is not first.replica
+    assert read.wait_until_s() > read.deadline_s, "one hedge for a read"
 
 
 def test_a_single_replica_is_never_hedged() -> None:
     read, _ = begin(1)
     read.begin(10.0)
-    assert read.wake_at_s() is None
+    assert read.wait_until_s() > read.deadline_s
 
 
 def test_without_hedge_tokens_nothing_is_sent_twice() -> None:
     read, _ = begin(2, hedge_burst=0)
     read.begin(10.0)
-    assert read.wake(10.02) is None
-    assert read.wake_at_s() is None
+    assert read.wake(10.021) is None
+    assert read.wait_until_s() > read.deadline_s
 
 
-def test_the_silent_loser_of_a_hedge_is_avoided_for_a_while() -> None:
-    read, replicas = begin(2)
-    slow = read.begin(10.0)
-    fast = read.wake(10.02)
-    assert fast is not None
-    read.answered(fast, 10.03)
+def lose_a_hedge(replicas: Replicas, loser: Replica, now_s: float) -> None:
+    """One read whose first replica, `loser`, is silent while another one answers."""
+    read = read_of(replicas, now_s=now_s)
+    while read.begin(now_s).replica is not loser:
+        read = read_of(replicas, now_s=now_s)
+    second = read.wake(now_s + 0.021)
+    assert second is not None
+    read.answered(second, now_s + 0.022)
     assert read.over
-    assert [replicas.order(10.04)[0] for _ in range(3)] == [fast] * 3
-    later = [replicas.order(10.04 + 0.3)[0] for _ in range(2)]
-    assert slow in later, "it is tried again"
-    assert [replicas.order(10.04 + 0.31)[0] for _ in range(2)] == [fast] * 2, "by one read only"
+
+
+def test_a_replica_that_loses_two_hedges_in_a_row_is_left_aside_for_a_while() -> None:
+    _, replicas = begin(2)
+    slow = replicas.order(9.0)[0]
+    lose_a_hedge(replicas, slow, 10.0)
+    assert slow in [replicas.order(10.03)[0] for _ in range(2)], "one lost hedge says little"
+    lose_a_hedge(replicas, slow, 10.05)
+    assert slow not in [replicas.order(10.08)[0] for _ in range(4)]
+    later = [replicas.order(10.4)[0] for _ in range(4)]
+    assert later.count(slow) == 1, "it is tried again, by one read at a time"
+
+
+def test_an_answer_between_two_lost_hedges_forgives_the_first() -> None:
+    _, replicas = begin(2)
+    slow = replicas.order(9.0)[0]
+    for now_s in (10.0, 11.0, 12.0):
+        lose_a_hedge(replicas, slow, now_s)
+        replicas.answered(slow, now_s + 0.1)
+        assert slow in [replicas.order(now_s + 0.2)[0] for _ in range(2)]
 
 
 def test_an_unavailable_replica_is_left_at_once_for_each_other_one() -> None:
     read, _ = begin(3)
     first = read.begin(10.0)
-    second = read.failed(first, 10.001, retryable=True)
+    second = read.failed(first, 10.001, UNAVAILABLE)
     assert second is not None
-    third = read.failed(second, 10.002, retryable=True)
+    third = read.failed(second, 10.002, UNAVAILABLE)
     assert third is not None
-    assert len({id(first), id(second), id(third)}) == 3
-    assert read.failed(third, 10.003, retryable=True) is None
-    assert not read.over and read.wake_at_s() is not None
+    assert len({id(attempt.replica) for attempt in (first, second, third)}) == 3
+    assert read.failed(third, 10.003, UNAVAILABLE) is None
+    assert not read.over and read.wait_until_s() < read.deadline_s
     assert read.wake(10.003) is None
-    assert read.wake(10.02) is first
-    assert read.failed(first, 10.03, retryable=True) is None
+    again = read.wake(10.02)
+    assert again is not None and again.replica is first.replica
+    assert read.failed(again, 10.03, UNAVAILABLE) is None
     assert read.over, "four attempts are made, no more"
+    assert isinstance(read.error(), Unavailable) and read.error().__cause__ is UNAVAILABLE
 
 
 def test_backoff_grows_to_its_bound() -> None:
     read, _ = begin(1, attempts_max=5, retry_backoff_min_ms=5.0, retry_backoff_max_ms=12.0)
-    replica, now, pauses = read.begin(10.0), 10.0, []
+    attempt, now, pauses = read.begin(10.0), 10.0, []
     while not read.over:
-        read.failed(replica, now, retryable=True)
-        wake_at = read.wake_at_s()
-        if wake_at is not None:
+        read.failed(attempt, now, UNAVAILABLE)
+        if not read.over:
+            wake_at = read.wait_until_s()
             pauses.append(round((wake_at - now) * 1000, 6))
             now = wake_at
-            assert read.wake(now) is replica
+            again = read.wake(now)
+            assert again is not None
+            attempt = again
     assert pauses == [5.0, 10.0, 12.0, 12.0]
 
 
 def test_a_refusal_ends_the_read_unless_another_sending_is_under_way() -> None:
     read, _ = begin(2)
     first = read.begin(10.0)
-    assert read.failed(first, 10.001, retryable=False) is None and read.over
+    assert read.failed(first, 10.001, REFUSED) is None and read.over
+    assert isinstance(read.error(), InvalidRequest)
     read, _ = begin(2)
     first = read.begin(10.0)
-    second = read.wake(10.02)
+    second = read.wake(10.021)
     assert second is not None
-    assert read.failed(first, 10.03, retryable=False) is None and not read.over
-    assert read.failed(second, 10.04, retryable=False) is None and read.over
+    assert read.failed(first, 10.03, REFUSED) is None and not read.over
+    assert read.failed(second, 10.04, REFUSED) is None and read.over
+
+
+def test_a_first_attempt_leaves_room_for_a_second_and_the_last_has_all_of_the_time() -> None:
+    read, _ = begin(2, hedge_burst=0, budget_ms=200.0)
+    first = read.begin(10.0)
+    assert first.ends_s == pytest.approx(10.18)
+    second = read.failed(first, first.ends_s, TOO_LATE)
+    assert second is not None and second.replica is not first.replica
+    assert second.ends_s == read.deadline_s
+    assert read.failed(second, read.deadline_s, TOO_LATE) is None and read.over
+    assert isinstance(read.error(), DeadlineExceeded)
+
+
+def test_a_share_too_small_for_an_answer_is_not_kept_back() -> None:
+    for count, budget_ms in ((2, 20.0), (1, 1_000.0)):
+        read, _ = begin(count, budget_ms=budget_ms)
+        assert read.begin(10.0).ends_s == read.deadline_s
+
+
+def test_a_server_that_says_too_late_before_its_time_is_believed() -> None:
+    read, _ = begin(2)
+    assert read.failed(read.begin(10.0), 10.001, TOO_LATE) is None
+    assert read.over and isinstance(read.error(), DeadlineExceeded)
+    assert str(read.error()) == "scripted"
+
+
+def test_a_deadline_that_passes_names_what_failed_before() -> None:
+    read, _ = begin(2, budget_ms=100.0)
+    second = read.failed(read.begin(10.0), 10.001, UNAVAILABLE)
+    assert second is not None
+    assert read.failed(second, 10.1, TOO_LATE) is None
+    assert "within 100 ms" in str(read.error()) and "scripted" in str(read.error())
+
+
+def test_a_call_that_never_ends_ends_shortly_after_its_deadline() -> None:
+    read, _ = begin(2, budget_ms=100.0, hedge_burst=0)
+    read.begin(10.0)
+    assert read.wake(10.03) is None
+    assert 10.1 < read.wait_until_s() < 10.3
+    assert read.wake(10.12) is None and not read.over
+    assert read.wake(read.wait_until_s()) is None and read.over
 
 
 @given(
     count=st.integers(1, 5),
-    steps=st.lists(st.sampled_from(["wake", "unavailable", "refused"]), max_size=30),
+    budget_ms=st.floats(1.0, 5_000.0),
+    steps=st.lists(
+        st.tuples(st.sampled_from(["wake", "unavailable", "refused", "late"]), st.floats(0.0, 0.3)),
+        max_size=30,
+    ),
     tokens=st.integers(2, 20),
+    hedges=st.integers(0, 3),
 )
-def test_every_course_ends_and_keeps_to_its_attempts(count: int, steps: list[str], tokens: int) -> None:
-    read, _ = begin(count, retry_tokens=tokens)
-    now, sent = 10.0, 1
-    read.begin(now)
-    for step in [*steps, *["unavailable", "wake"] * 20]:
+def test_every_course_ends_in_time_and_keeps_to_its_attempts(
+    count: int, budget_ms: float, steps: list[tuple[str, float]], tokens: int, hedges: int
+) -> None:
+    read, _ = begin(count, budget_ms=budget_ms, retry_tokens=tokens, hedge_burst=hedges)
+    now, attempts = 10.0, [read.begin(10.0)]
+    for step, passed_s in [*steps, *[("unavailable", 0.05), ("wake", 0.05)] * 200]:
         if read.over:
             break
-        assert read.pending or read.wake_at_s() is not None, "something is always waited for"
-        now += 0.05
-        if step == "wake":
-            sent += read.wake(now) is not None
-        elif read.pending:
-            sent += read.failed(read.pending[0], now, retryable=step == "unavailable") is not None
+        assert read.pending or read.wait_until_s() <= read.deadline_s, "something is always waited for"
+        now += passed_s
+        again = None
+        if step == "wake" or not read.pending:
+            again = read.wake(now)
+        else:
+            attempt = read.pending[0]
+            if step == "late":
+                now = max(now, attempt.ends_s)
+            error = {"unavailable": UNAVAILABLE, "refused": REFUSED, "late": TOO_LATE}[step]
+            again = read.failed(attempt, now, error)
+        if again is not None:
+            attempts.append(again)
+            assert now < read.deadline_s, "nothing is sent after the deadline"
     assert read.over
-    assert sent <= max(4, count)
+    assert len(attempts) == read.sent <= max(4, count)
+    assert all(attempt.began_s <= attempt.ends_s <= read.deadline_s for attempt in attempts)
+    assert isinstance(read.error(), MusterError)
 
 
 def test_the_retry_budget_closes_below_half_and_opens_again() -> None:
@@ -154,6 +270,19 @@ def test_the_hedge_delay_follows_the_slow_answers_under_the_same_budget() -> Non
     assert delay.delay_ms("get", 200.0) == 20.0
 
 
+def test_an_answer_is_slow_beside_the_faster_ones_alone() -> None:
+    delay = HedgeDelay(20.0)
+    assert not delay.slow("search", 200.0, 150.0), "nothing is known yet"
+    for number in range(40):
+        delay.answered("search", 200.0, 10.0 if number % 2 else 60.0)
+    assert delay.slow("search", 200.0, 60.0), "though half of all answers take as long"
+    assert not delay.slow("search", 200.0, 29.0)
+    assert not delay.slow("get", 200.0, 60.0)
+    for _ in range(40):
+        delay.answered("get", 200.0, 0.5)
+    assert not delay.slow("get", 200.0, 9.0), "a few milliseconds are no matter"
+
+
 def test_the_hedge_delay_leaves_the_second_replica_time() -> None:
     delay = HedgeDelay(20.0)
     for _ in range(100):
@@ -165,7 +294,13 @@ def test_the_hedge_delay_leaves_the_second_replica_time() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"deadline_ms": 0}, {"attempts_max": 6}, {"hedge_share": 1.5}, {"retry_backoff_max_ms": 1.0}],
+    [
+        {"deadline_ms": 0},
+        {"reserve_share": 0.6},
+        {"attempts_max": 6},
+        {"hedge_share": 1.5},
+        {"retry_backoff_max_ms": 1.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

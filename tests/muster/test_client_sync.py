@@ -171,25 +171,24 @@ def test_a_silent_replica_is_hedged_and_its_call_is_cancelled(start_replicas: St
     assert answers == ["r1"] * 4
 
 
-def test_without_hedge_budget_a_silent_replica_is_waited_for(start_replicas: Start) -> None:
+def test_without_hedge_budget_a_silent_replica_leaves_the_other_one_its_share(start_replicas: Start) -> None:
     replicas = start_replicas(2)
     replicas[0].always = replicas[0].hang
-    with connect(replicas, hedge_share=0.0, hedge_burst=0) as client:
-        outcomes = []
-        for _ in range(2):
-            try:
-                outcomes.append(client.search("tea", deadline_ms=300).receipt.replica)
-            except DeadlineExceeded:
-                outcomes.append("late")
-    assert sorted(outcomes) == ["late", "r1"]
-    assert len(replicas[1].calls) == 1
+    with connect(replicas, hedge_share=0.0, hedge_burst=0, reserve_share=0.5) as client:
+        before = time.time_ns() // 1000
+        answers = [client.search("tea", deadline_ms=4_000).receipt.replica for _ in range(2)]
+        after = time.time_ns() // 1000
+    assert answers == ["r1", "r1"]
+    [first] = [int(call["muster-deadline-unix-us"]) for call in replicas[0].metadata]
+    assert before + 1_900_000 <= first <= after + 2_100_000, "it was told of half the time"
+    assert max(int(call["muster-deadline-unix-us"]) for call in replicas[1].metadata) >= first + 1_900_000
 
 
 def test_a_replica_that_let_a_deadline_pass_is_avoided(start_replicas: Start) -> None:
     replicas = start_replicas(2)
     replicas[0].always = replicas[0].hang
     outcomes = []
-    with connect(replicas, hedge_share=0.0, hedge_burst=0) as client:
+    with connect(replicas, hedge_share=0.0, hedge_burst=0, reserve_share=0.0) as client:
         while "late" not in outcomes:
             try:
                 outcomes.append(client.search("tea", deadline_ms=100).receipt.replica)
@@ -221,7 +220,7 @@ def test_a_bad_request_names_its_fields_and_is_not_sent_again(start_replicas: St
     info = error_details_pb2.ErrorInfo(reason="INVALID_FIELDS", domain="muster.v1")
     for replica in replicas:
         replica.always = fails(CODE.INVALID_ARGUMENT, "page_size: 1 to 100", details(bad, info))
-    with connect(replicas) as client, pytest.raises(InvalidRequest) as caught:
+    with connect(replicas, hedge_after_ms=LONG_MS) as client, pytest.raises(InvalidRequest) as caught:
         client.search("tea", page_size=500, deadline_ms=LONG_MS)
     assert caught.value.violations == [("page_size", "1 to 100")]
     assert caught.value.reason == "INVALID_FIELDS"
