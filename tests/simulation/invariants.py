@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from server.standby.lease import Holder
+    from tests.simulation.tables import Tables
 
 Row = tuple[int, str, int]
 """One event of the log: epoch, event id, product."""
@@ -106,13 +107,12 @@ class Witness:
     # --- the clients -------------------------------------------------------------------------------------
 
     def acknowledge(
-        self, log: Sequence[Row], event_ids: Sequence[str], sequence: int, epoch: int, seen_epoch: int
+        self, tables: Tables, event_ids: Sequence[str], sequence: int, epoch: int, seen_epoch: int
     ) -> None:
         """A client was told that its batch is durable. seen_epoch: the highest it had seen before it sent."""
         highest = 0
-        places = {log[place][1]: place + 1 for place in range(max(0, sequence - 400), min(sequence, len(log)))}
         for event_id in event_ids:
-            place = places.get(event_id)
+            place = tables.places.get(event_id)
             if place is None:
                 raise InvariantBroken(f"{event_id} was acknowledged at {sequence}, but the log does not hold it")
             self.acknowledged[event_id] = place

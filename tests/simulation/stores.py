@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from server.catalogue.errors import DiskFull, StoreDamaged, StoreError, StoreIOFailed, StoreUnavailable
-from tests.simulation.clock import MS, S, US, Action, Clock
+from tests.simulation.clock import MS, US, Action, Clock
 from tests.simulation.network import STORE, Network
 from tests.simulation.tables import Staged, Tables
 
@@ -31,15 +31,21 @@ _CONNECTION_LOST_NS = 500 * MS
 class Transaction:
     """One write on its way."""
 
-    __slots__ = ("body", "done", "over", "process", "staged", "urgent")
+    __slots__ = ("body", "done", "over", "process", "staged", "told", "urgent")
 
     def __init__(self, process: Process, body: Body, done: Done, *, urgent: bool) -> None:
         self.process = process
         self.body = body
         self.done = done
         self.urgent = urgent
-        self.over = False
+        self.over = self.told = False
         self.staged: Staged | None = None
+
+    def tell(self, delay_ns: int, answer: object) -> None:
+        """Give the process its answer, the first one only."""
+        if not self.told:
+            self.told = True
+            self.process.after(delay_ns, lambda: self.done(answer))
 
 
 class Store:
@@ -69,6 +75,19 @@ class Store:
 
     def now_ns(self, process: Process) -> int:
         """The clock that leases expire by, as a statement of this process reads it."""
+        raise NotImplementedError
+
+    def true_now_ns(self, process: Process) -> int:
+        """The same clock, were it right."""
+        raise NotImplementedError
+
+    def expiry_ns(self, expires_ns: int, statement_ns: int, own_ns: int) -> int:
+        """An expiry by this clock as one on the monotonic clock of the process.
+
+        statement_ns: this clock when the statement ran. own_ns: the clock of the process, when it sent the
+        statement for its own lease, so that it never seems longer to its holder, and when the answer came for
+        that of another, so that it never seems shorter.
+        """
         raise NotImplementedError
 
     # --- writing -----------------------------------------------------------------------------------------
@@ -155,6 +174,9 @@ class Store:
                 self.tables.torn(current.staged)
             self._free(current)
 
+    def restart(self) -> None:
+        """The store restarts by itself, where it can."""
+
     # --- reading -----------------------------------------------------------------------------------------
 
     def read(self, process: Process, query: Callable[[], Any], done: Done) -> None:
@@ -186,6 +208,14 @@ class LocalFile(Store):
         """The monotonic clock that the processes of the machine share."""
         return process.monotonic_ns()
 
+    def true_now_ns(self, process: Process) -> int:
+        """See `Store.true_now_ns`."""
+        return process.monotonic_ns() - process.skew_ns
+
+    def expiry_ns(self, expires_ns: int, statement_ns: int, own_ns: int) -> int:
+        """It is the same clock."""
+        return expires_ns
+
     def write(self, process: Process, body: Body, done: Done, *, urgent: bool = True) -> None:
         """See `Store.write`."""
         transaction = Transaction(process, body, done, urgent=urgent)
@@ -199,7 +229,7 @@ class LocalFile(Store):
             # Only a lease's statement may fail after it was done; for an append SQLite knows.
             if transaction.urgent:
                 answer = StoreUnavailable("the store gave no answer")
-        transaction.process.after(20 * US, lambda: transaction.done(answer))
+        transaction.tell(20 * US, answer)
 
     def read(self, process: Process, query: Callable[[], Any], done: Done) -> None:
         """See `Store.read`."""
@@ -213,72 +243,80 @@ class DatabaseServer(Store):
         """The server's clock."""
         return self.clock.now_ns
 
+    def true_now_ns(self, process: Process) -> int:
+        """See `Store.true_now_ns`."""
+        return self.clock.now_ns
+
+    def expiry_ns(self, expires_ns: int, statement_ns: int, own_ns: int) -> int:
+        """See `Store.expiry_ns`."""
+        return own_ns + expires_ns - statement_ns if expires_ns else 0
+
     def write(self, process: Process, body: Body, done: Done, *, urgent: bool = True) -> None:
         """See `Store.write`."""
         transaction = Transaction(process, body, done, urgent=urgent)
-        self._travel(process, lambda: self._enter(transaction), lambda: self._cut_off(transaction))
+        self._send(process, lambda: self._enter(transaction), lambda: self._cut_off(transaction))
 
-    def _travel(self, process: Process, arrive: Action, lost: Action) -> None:
+    def _send(self, process: Process, arrive: Action, lost: Action) -> None:
         self.network.send(process.name, STORE, arrive, lost)
 
+    def _reply(self, process: Process, action: Action, lost: Action) -> None:
+        self.network.send(STORE, process.name, lambda: process.after(0, action), lost)
+
     def _cut_off(self, transaction: Transaction) -> None:
-        lost = StoreUnavailable("the connection to the store broke")
-        transaction.process.after(_CONNECTION_LOST_NS, lambda: transaction.done(lost))
+        """The process hears no more of it, and notices after a while."""
+        transaction.tell(_CONNECTION_LOST_NS, StoreUnavailable("the connection to the store broke"))
 
     def _to_commit(self, transaction: Transaction, delay_ns: int) -> None:
         # The statement's answer goes to the process, and its COMMIT comes back, unless it froze or was cut off.
         process = transaction.process
-        self.clock.after(_IDLE_IN_TRANSACTION_NS, lambda: self._time_out(transaction))
 
-        def commit() -> None:
+        def cut_off() -> None:
+            self._cut_off(transaction)
+
+        def arrive() -> None:
             self.clock.after(delay_ns, lambda: self._commit(transaction))
 
-        self.network.send(
-            STORE,
-            process.name,
-            lambda: process.after(0, lambda: self._travel(process, commit, lambda: self._cut_off(transaction))),
-            lambda: self._cut_off(transaction),
-        )
+        self.clock.after(_IDLE_IN_TRANSACTION_NS, lambda: self._time_out(transaction))
+        self._reply(process, lambda: self._send(process, arrive, cut_off), cut_off)
 
     def _time_out(self, transaction: Transaction) -> None:
-        if not transaction.over and self._current is transaction:
+        if not transaction.over:
             self._free(transaction)
-            gone = StoreUnavailable("the transaction was idle for too long")
-            transaction.process.after(20 * US, lambda: transaction.done(gone))
+            self._cut_off(transaction)
 
     def _answer(self, transaction: Transaction, answer: object) -> None:
-        process = transaction.process
-
         def lost() -> None:
             self._cut_off(transaction)
 
         if self.lost_reply and self.draw.random() < self.lost_reply:
             lost()
-            return
-        self.network.send(STORE, process.name, lambda: process.after(0, lambda: transaction.done(answer)), lost)
+        else:
+            self._reply(transaction.process, lambda: transaction.tell(0, answer), lost)
+
+    def abort(self, process: Process) -> None:
+        """See `Store.abort`. The process may live, and notices that its connections are gone."""
+        for transaction in [*self._waiting, *([self._current] if self._current else [])]:
+            if transaction.process is process:
+                self._cut_off(transaction)
+        super().abort(process)
 
     def read(self, process: Process, query: Callable[[], Any], done: Done) -> None:
         """See `Store.read`."""
-        broken = StoreUnavailable("the connection to the store broke")
 
         def lost() -> None:
+            broken = StoreUnavailable("the connection to the store broke")
             process.after(_CONNECTION_LOST_NS, lambda: done(broken))
 
         def arrive() -> None:
             answer = self._ask(process, query)
-            self.network.send(STORE, process.name, lambda: process.after(0, lambda: done(answer)), lost)
+            self._reply(process, lambda: done(answer), lost)
 
-        self._travel(process, arrive, lost)
+        self._send(process, arrive, lost)
 
-    def crash(self) -> None:
+    def restart(self) -> None:
         """The server restarts: every transaction rolls back."""
         for transaction in [*self._waiting, *([self._current] if self._current else [])]:
             transaction.over = True
             self._cut_off(transaction)
         self._waiting.clear()
         self._current = None
-
-
-def pause_for(draw: random.Random, longest_ms: int) -> int:
-    """A random stretch of time, nanoseconds; short ones are likelier."""
-    return min(60 * S, int(draw.random() ** 3 * longest_ms * MS) + MS)
