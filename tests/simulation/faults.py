@@ -34,13 +34,13 @@ class Faults:
     step_down: float = 0.2
     partition: float = 0.8
     generation: float = 1.0
-    unreadable: float = 0.05
-    failed_fsync: float = 0.05
+    unreadable: float = 0.1
+    failed_fsync: float = 0.1
     full_disk: float = 0.1
     slow_disk: float = 0.2
     clock_step: float = 0.3
     lock_file: float = 0.0
-    power_loss: float = 0.05
+    power_loss: float = 0.1
     store_crash: float = 0.0
     error: float = 0.01
     lost_reply: float = 0.01
@@ -92,7 +92,7 @@ ROUGH = Faults()
 # The lock file is deleted under the replicas and their clocks disagree: only the epoch is left to keep order.
 LAWLESS = Faults(lock_file=1.5, skew_ms=1500, pause=1.5)
 # Several machines: partitions and restarts of the server instead of a shared kernel.
-REMOTE = Faults(partition=1.5, store_crash=0.1, failed_fsync=0, power_loss=0, disk_wait=0)
+REMOTE = Faults(partition=1.5, store_crash=0.1, failed_fsync=0, disk_wait=0, lost=0.002)
 
 MIXES = {"none": NONE, "rough": ROUGH, "lawless": LAWLESS, "remote": REMOTE}
 
@@ -143,15 +143,18 @@ class Trouble:
         running = self.world.processes()
         return self.draw.choice(running) if running else None
 
+    def _writer(self) -> Process | None:
+        """Half of the time whoever holds the write lock, so that it is struck inside its transaction."""
+        holder = self.world.store.locked_by
+        return holder if holder is not None and self.draw.random() < 0.5 else self._anybody()
+
     def _crash(self) -> None:
-        process = self._anybody()
+        process = self._writer()
         if process is not None:
             self.world.kill(process)
 
     def _pause(self) -> None:
-        # Half of the time whoever holds the write lock, so that it is frozen inside its transaction.
-        holder = self.world.store.locked_by
-        process = holder if holder is not None and self.draw.random() < 0.5 else self._anybody()
+        process = self._writer()
         if process is not None:
             longest_ms = self.draw.choices((700, 3000, 12_000), (6, 3, 1))[0]
             until_ns = self.world.clock.now_ns + self.draw.randint(1, longest_ms) * MS

@@ -28,13 +28,14 @@ class Witness:
     """The true history of one run, and the judgement of each new part of it.
 
     acknowledged: event id to the sequence that a client was told. refused: event ids of which a client was
-    told that they were not written. batches: event ids that were sent together.
+    told that they were not written. batches: for each event id those that were sent together with it.
     """
 
     epochs: dict[int, Holder] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
-    batches: list[tuple[str, ...]] = field(default_factory=list)
+    batches: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    changes: dict[str, str] = field(default_factory=dict)
     fenced: int = 0
     killed: int = 0
     reads: int = 0
@@ -78,20 +79,33 @@ class Witness:
 
     # --- the log -----------------------------------------------------------------------------------------
 
+    def sent(self, event_ids: Sequence[str]) -> None:
+        """A client sends these events together."""
+        batch = tuple(event_ids)
+        self.batches.update(dict.fromkeys(batch, batch))
+
     def appended(self, log: Sequence[Row], rows: Sequence[Row], places: dict[str, int]) -> None:
         """These rows are about to follow the log."""
         epoch = log[-1][0] if log else 0
+        written = {row[1] for row in rows}
         for row in rows:
             if row[0] < epoch:
                 raise InvariantBroken(f"epoch {row[0]} writes {row[1]} after epoch {epoch}")
-            epoch = row[0]
-            if row[1] in places:
-                raise InvariantBroken(f"{row[1]} is written twice")
-            if row[1] in self.refused:
-                raise InvariantBroken(f"{row[1]} is written, but its client was told that it was not")
+            epoch, event_id = row[0], row[1]
+            if event_id in places:
+                raise InvariantBroken(f"{event_id} is written twice")
+            if event_id in self.refused:
+                raise InvariantBroken(f"{event_id} is written, but its client was told that it was not")
+            change = event_id.partition("#")[0]
+            known = self.changes.setdefault(change, event_id)
+            if known != event_id:
+                raise InvariantBroken(f"one change is written twice, as {known} and {event_id}")
+            if not written.issuperset(self.batches.get(event_id, ())):
+                raise InvariantBroken(f"{event_id} is written without the rest of its batch")
 
     def lost_power(self, log: Sequence[Row]) -> None:
         """This is what was left on the disk."""
+        self.changes = {event_id.partition("#")[0]: event_id for _, event_id, _ in log}
         for event_id, sequence in self.acknowledged.items():
             if sequence > len(log) or log[sequence - 1][1] != event_id:
                 raise InvariantBroken(f"{event_id} was acknowledged at {sequence}, but power loss undid it")
@@ -142,20 +156,9 @@ class Witness:
 
     def ended(self, log: Sequence[Row]) -> None:
         """The run is over: what can only be said of the whole."""
-        places: dict[str, int] = {}
-        changes: dict[str, str] = {}
-        for sequence, (_, event_id, _) in enumerate(log, start=1):
-            if event_id in places:
-                raise InvariantBroken(f"{event_id} is in the log twice")
-            places[event_id] = sequence
-            change = event_id.partition("#")[0]
-            if change in changes:
-                raise InvariantBroken(f"one change was written twice, as {changes[change]} and {event_id}")
-            changes[change] = event_id
+        places = {event_id: sequence for sequence, (_, event_id, _) in enumerate(log, start=1)}
+        if len(places) != len(log):
+            raise InvariantBroken("an event is in the log twice")
         for event_id, sequence in self.acknowledged.items():
             if places.get(event_id) != sequence:
                 raise InvariantBroken(f"{event_id} was acknowledged at {sequence}, but is not there")
-        for batch in self.batches:
-            there = [event_id for event_id in batch if event_id in places]
-            if there and len(there) != len(batch):
-                raise InvariantBroken(f"of the batch {', '.join(batch)} only {', '.join(there)} was written")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from server.standby.lease import LeaseRow
+from server.standby.lease import Holder, LeaseRow
 from tests.simulation.stores import Store
 
 if TYPE_CHECKING:
@@ -19,14 +19,23 @@ if TYPE_CHECKING:
 class Lock:
     """What `KernelLock` and `Executioner` are to the keeper.
 
-    end: ends a holder, or its sessions. waits_for_disk: drawn at each attempt: the holder is in
-    uninterruptible sleep, so it is left alone.
+    end: ends a holder, or its sessions. find: who may be ended of those that the lease names: a primary that
+    holds the lock, or whoever has sessions. waits_for_disk: drawn at each attempt: the holder is in
+    uninterruptible sleep, so it is left alone. spares_claimers: nobody is ended while somebody claims.
     """
 
+    spares_claimers = True
+
     def __init__(
-        self, store: Store, end: Callable[[Process], None], waits_for_disk: Callable[[], bool]
+        self,
+        store: Store,
+        *,
+        end: Callable[[Process], None],
+        find: Callable[[Holder], Process | None],
+        waits_for_disk: Callable[[], bool],
     ) -> None:
         self.store = store
+        self._find = find
         self.owner: Process | None = None
         self.claimer: Process | None = None
         self._end = end
@@ -61,9 +70,9 @@ class Lock:
 
     def kill_holder(self, row: LeaseRow) -> bool:
         """End the holder of the expired lease, if it is not claiming again; True once it is gone."""
-        if self.claimer is not None:
+        if self.claimer is not None and self.spares_claimers:
             return False
-        victim = self.find(row)
+        victim = self._find(row.holder)
         if victim is None:
             return True
         if not self.still_the_row(row) or self._waits_for_disk():
@@ -79,10 +88,6 @@ class Lock:
         if victim is not None:
             self._execute(victim)
         return True
-
-    def find(self, row: LeaseRow) -> Process | None:
-        """The holder, if it is a primary still."""
-        return self.owner if self.owner is not None and self.owner.holder == row.holder else None
 
     def still_the_row(self, row: LeaseRow) -> bool:
         """Asked right before the end: the lease is still the very row that expired."""

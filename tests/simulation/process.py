@@ -234,12 +234,9 @@ class Process:
                     lambda now_ns: world.tables.claim(self.holder, epoch, ttl_ns, now_ns), self._claimed
                 )
             case RenewLease(epoch):
-                if not lock.intact(self):
-                    self.after(5 * US, lambda: self._step(RenewAnswer(None)))
-                else:
-                    self._write_lease(
-                        lambda now_ns: world.tables.renew(epoch, self.holder, ttl_ns, now_ns), self._renewed
-                    )
+                world.at_lock(
+                    self, lambda: lock.intact(self), False, lambda intact: self._renew(epoch, intact=intact)
+                )
             case ReleaseLease(epoch):
                 world.store.write(
                     self, lambda now_ns: world.tables.release(epoch, self.holder), lambda answer: None
@@ -282,6 +279,13 @@ class Process:
                 done(answer, sent_ns)
 
         self.world.store.write(self, body, answered)
+
+    def _renew(self, epoch: int, *, intact: bool) -> None:
+        if not intact:
+            self._step(RenewAnswer(None))
+            return
+        tables, ttl_ns = self.world.tables, self.world.lease_config.ttl_ns
+        self._write_lease(lambda now_ns: tables.renew(epoch, self.holder, ttl_ns, now_ns), self._renewed)
 
     def _claimed(self, row: LeaseRow | None, sent_ns: int) -> None:
         if row is not None:

@@ -106,7 +106,7 @@ class Shopper:
             NewEvent(f"{self.name}-{self._numbers}.{place}", str(self.draw.randrange(PRODUCTS)).encode())
             for place in range(count)
         ]
-        self.world.witness.batches.append(tuple(event.event_id for event in self._events))
+        self.world.witness.sent([event.event_id for event in self._events])
         self._may_be_written = False
         self._begin_write()
 

@@ -13,7 +13,7 @@ from muster.client.writes import Write
 from server.catalogue.appending import Appending
 from server.catalogue.following import Following
 from server.catalogue.store import NewEvent
-from server.standby.lease import Holder, Input, LeaseConfig, LeaseProtocol
+from server.standby.lease import Holder, LeaseConfig, LeaseProtocol
 from tests.simulation.clock import MS, S, US, Clock
 from tests.simulation.faults import MIXES, Faults, Trouble, scaled
 from tests.simulation.invariants import InvariantBroken, Witness
@@ -79,7 +79,10 @@ class World:
         self.network = Network(self.clock, self.draw)
         self.tables = parts.tables(self.witness)
         self.store = self._make_store()
-        self.lock = parts.lock(self.store, self._end_holder, self._waits_for_disk)
+        self.lock = parts.lock(
+            self.store, end=self._end_holder, find=self._find_holder, waits_for_disk=self._waits_for_disk
+        )
+        self.lock.spares_claimers = not self.remote
         self.wall_offset_ns = dict.fromkeys(REPLICAS, 0)
         self.generations: dict[str, tuple[int, dict[int, int]]] = {}
         self.replicas: dict[str, Process | None] = dict.fromkeys(REPLICAS)
@@ -111,13 +114,18 @@ class World:
         self,
         process: Process,
         action: Callable[[], Any],
-        if_lost: Input | None,
+        if_lost: Any,
         tell: Callable[[Any], None] | None,
     ) -> None:
         """Do something with the lock and tell the process the outcome."""
         raise NotImplementedError
 
     def _end_holder(self, victim: Process) -> None:
+        """It hangs."""
+        raise NotImplementedError
+
+    def _find_holder(self, holder: Holder) -> Process | None:
+        """The process, if it may be ended for its lease."""
         raise NotImplementedError
 
     def _leave(self, process: Process) -> None:
@@ -284,17 +292,26 @@ class OneMachine(World):
         self,
         process: Process,
         action: Callable[[], Any],
-        if_lost: Input | None,
+        if_lost: Any,
         tell: Callable[[Any], None] | None,
     ) -> None:
         """See `World.at_lock`."""
-        answer = action()
-        if tell is not None:
-            process.after(5 * US, lambda: tell(answer))
+
+        def act() -> None:
+            answer = action()
+            if tell is not None:
+                process.after(5 * US, lambda: tell(answer))
+
+        # To look a process up and pin it takes a while.
+        process.after(int(self.draw.random() * 500) * US, act)
 
     def _end_holder(self, victim: Process) -> None:
         self.witness.note(self.clock.now_ns, victim.holder.name, "is killed")
         self.kill(victim)
+
+    def _find_holder(self, holder: Holder) -> Process | None:
+        owner = self.lock.owner
+        return owner if owner is not None and owner.holder == holder else None
 
     def _leave(self, process: Process) -> None:
         self.lock.drop(process)
@@ -336,7 +353,7 @@ class SeveralMachines(World):
         self,
         process: Process,
         action: Callable[[], Any],
-        if_lost: Input | None,
+        if_lost: Any,
         tell: Callable[[Any], None] | None,
     ) -> None:
         """See `World.at_lock`. A session whose answers do not come ends on the server by and by."""
@@ -360,6 +377,9 @@ class SeveralMachines(World):
     def _end_holder(self, victim: Process) -> None:
         self.witness.note(self.clock.now_ns, victim.holder.name, "loses its sessions")
         self._end_session(victim)
+
+    def _find_holder(self, holder: Holder) -> Process | None:
+        return next((process for process in self.processes() if process.holder == holder), None)
 
     def _leave(self, process: Process) -> None:
         def gone() -> None:

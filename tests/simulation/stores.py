@@ -153,14 +153,34 @@ class Store:
             return
         self._current = None
         if self._waiting:
-            chosen = self._waiting[int(self.draw.random() * len(self._waiting))]
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """The lock is free: one of those that wait gets it."""
+        awake = [one for one in self._waiting if self._tries(one.process)]
+        for one in self._waiting if not awake else ():
+            one.process.after(0, self._try_again(one))
+        if awake:
+            chosen = awake[int(self.draw.random() * len(awake))]
             # Within a process the lease goes before the log.
-            for other in self._waiting:
+            for other in awake:
                 if other.process is chosen.process and other.urgent:
                     chosen = other
                     break
             self._waiting.remove(chosen)
             self._grant(chosen)
+
+    def _tries(self, process: Process) -> bool:
+        """Whether it takes the lock as soon as that is free; if not, it does so once it wakes up."""
+        return True
+
+    def _try_again(self, transaction: Transaction) -> Action:
+        def enter() -> None:
+            if self._current is None and transaction in self._waiting:
+                self._waiting.remove(transaction)
+                self._grant(transaction)
+
+        return enter
 
     def _answer(self, transaction: Transaction, answer: object) -> None:
         raise NotImplementedError
@@ -220,6 +240,10 @@ class LocalFile(Store):
         """See `Store.write`."""
         transaction = Transaction(process, body, done, urgent=urgent)
         process.after(20 * US, lambda: self._enter(transaction))
+
+    def _tries(self, process: Process) -> bool:
+        """See `Store._tries`: it polls, and a frozen process does not."""
+        return process.paused_until_ns <= self.clock.now_ns
 
     def _to_commit(self, transaction: Transaction, delay_ns: int) -> None:
         transaction.process.after(delay_ns, lambda: self._commit(transaction))
