@@ -73,6 +73,7 @@ compare: .venv/.all ## Muster beside other servers, same model and machine (each
 
 drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run failover
+	$(BIN)/muster drill run rolling_restart
 	$(BIN)/muster drill run deadline_storm
 
 fuzz: ## libFuzzer on every parser of the engine, MINUTES (1) each; without a nightly compiler, the tests' mutator

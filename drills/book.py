@@ -49,6 +49,13 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
     ),
     Drill(
+        name="rolling_restart",
+        hypothesis="no read and no write fails, no acknowledged write is lost or doubled",
+        injection="drain and restart every replica in turn under load, transfer the lease in the middle",
+        module="drills.rolling_restart",
+        needs=("a model bundle",),
+    ),
+    Drill(
         name="deadline_storm",
         hypothesis="at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms",
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",

@@ -38,6 +38,19 @@ class WriteFindings:
     misplaced: tuple[str, ...]
     gaps: int
 
+    def problems(self) -> list[str]:
+        """A sentence for each thing that must not be; empty: all is well."""
+        found = []
+        if self.lost:
+            found.append(f"{len(self.lost)} acknowledged writes are not in the log, first {self.lost[0]}")
+        if self.doubled:
+            found.append(f"{len(self.doubled)} events are in the log twice, first {self.doubled[0]}")
+        if self.misplaced:
+            found.append(f"{len(self.misplaced)} acknowledgements name a place where the event is not")
+        if self.gaps:
+            found.append(f"the log has {self.gaps} gaps or clashes in its sequence")
+        return found
+
 
 def check_writes(history: History) -> WriteFindings | None:
     """Compares the acknowledged writes with the log; None where the log was not read to its end."""
@@ -174,16 +187,7 @@ def judge_failover(history: History) -> Judgement:
         figures["writes_acknowledged"] = writes.acknowledged
         figures["writes_lost"] = len(writes.lost)
         figures["writes_doubled"] = len(writes.doubled)
-        if writes.lost:
-            deviations.append(
-                f"{len(writes.lost)} acknowledged writes are not in the log, first {writes.lost[0]}"
-            )
-        if writes.doubled:
-            deviations.append(f"{len(writes.doubled)} events are in the log twice, first {writes.doubled[0]}")
-        if writes.misplaced:
-            deviations.append(f"{len(writes.misplaced)} acknowledgements name a place where the event is not")
-        if writes.gaps:
-            deviations.append(f"the log has {writes.gaps} gaps or clashes in its sequence")
+        deviations += writes.problems()
     if figures["rto_ms"] is None:
         deviations.append("no write was acknowledged by a new primary after the fault")
     if deviations:

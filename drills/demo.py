@@ -25,7 +25,7 @@ from drills.checks import FailoverLimits, judge_failover_runs
 from drills.cluster import Cluster, ClusterError, ClusterPlan, find_bundle, interrupted_by_sigterm
 from drills.experiment import Inconclusive, Verdict
 from drills.failover import NAME as FAILOVER
-from drills.failover import Rehearsal, Traffic, draw, rehearse
+from drills.failover import Rehearsal, Traffic, draw, kill_the_primary, rehearse
 from drills.load import tier_name
 from drills.outcome import run_folder
 from drills.shop import Query, Shop, choose_shop, fill, ndcg_at_10
@@ -216,8 +216,9 @@ def fail_over(
         from_sequence=cluster.status(cluster.primary()).head_sequence + 1,
     )
     settings = {"catalogue": shop.name, "bundle": bundle_id, "replicas": REPLICAS}
+    drill = kill_the_primary(cluster.plan.bundle)
     for attempt in range(1, TRIES + 1):
-        outcomes = rehearse(rehearsal, runs=1, folder=folder, seed=attempt, settings=settings)
+        outcomes = rehearse(rehearsal, drill, runs=1, folder=folder, seed=attempt, settings=settings)
         # On a busy machine even the steady state may not hold; nothing was killed then, so it is tried again.
         if outcomes[0][0].verdict is not Verdict.INCONCLUSIVE:
             break

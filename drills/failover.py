@@ -12,12 +12,13 @@ own event id and is sent once by the drill (retries are the client's business, w
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,31 +217,48 @@ def experiment(*, seed: int, bundle: Path | None, during_s: float = 2.0) -> Expe
     )
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """What differs between two drills that are done several times to one cluster under this load.
+
+    experiment: given the seed of a run. shown: one run's outcome in a few words.
+    """
+
+    name: str
+    experiment: Callable[[int], Experiment[Rehearsal]]
+    shown: Callable[[Judgement], str]
+
+
 def rehearse(
-    rehearsal: Rehearsal, *, runs: int, folder: Path, seed: int, settings: dict[str, Any]
+    rehearsal: Rehearsal,
+    drill: Rehearsed,
+    *,
+    runs: int,
+    folder: Path,
+    seed: int,
+    settings: dict[str, Any],
 ) -> list[tuple[Judgement, History]]:
-    """Kills the primary `runs` times on a cluster that is up and filled; returns each judgement with its
+    """Does the drill `runs` times to a cluster that is up and filled; returns each judgement with its
     history."""
     outcomes: list[tuple[Judgement, History]] = []
     for number in range(1, runs + 1):
-        one = experiment(seed=seed + number - 1, bundle=rehearsal.cluster.plan.bundle)
+        one = drill.experiment(seed + number - 1)
         with Journal(
             folder / f"run-{number:04d}.jsonl",
-            drill=NAME,
+            drill=drill.name,
             seed=one.seed,
             settings={**settings, "run": number},
         ) as journal:
             judgement = conduct(one, rehearsal, journal)
             outcomes.append((judgement, journal.history()))
-        rto = judgement.figures.get("rto_ms")
-        shown = "no recovery seen" if rto is None else f"writes back after {rto:.0f} ms"
-        say(f"{NAME}: run {number} of {runs}: {judgement.verdict}, {shown}")
+        say(f"{drill.name}: run {number} of {runs}: {judgement.verdict}, {drill.shown(judgement)}")
         for reason in judgement.reasons:
             say(f"  - {reason}")
     return outcomes
 
 
-def run(
+def rehearse_on_cluster(
+    drill: Rehearsed,
     *,
     folder: Path,
     shop: Shop,
@@ -248,15 +266,14 @@ def run(
     runs: int,
     seed: int,
     traffic: Traffic,
-    limits: FailoverLimits,
-    keep_data: bool = False,
-) -> tuple[Judgement, dict[str, Any]]:
-    """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
+    keep_data: bool,
+) -> tuple[list[tuple[Judgement, History]], dict[str, Any]]:
+    """Starts a fresh cluster, fills it, and rehearses; returns the outcomes and what was run, for the
     record."""
     cluster = Cluster(plan, folder / "cluster")
     try:
         with cluster:
-            say(f"{NAME}: starting {plan.replicas} replicas, catalogue {shop.name}")
+            say(f"{drill.name}: starting {plan.replicas} replicas, catalogue {shop.name}")
             cluster.start()
             products = list(shop.products())
             fill(cluster, products, total=len(products), progress=False)
@@ -275,22 +292,57 @@ def run(
                 "reads_per_s": traffic.reads_per_s,
                 "writes_per_s": traffic.writes_per_s,
                 "read_deadline_ms": traffic.read_deadline_ms,
-                "rto_limit_ms": limits.rto_ms,
             }
-            outcomes = rehearse(rehearsal, runs=runs, folder=folder, seed=seed, settings=settings)
+            outcomes = rehearse(rehearsal, drill, runs=runs, folder=folder, seed=seed, settings=settings)
     finally:
         if not keep_data:
             cluster.remove_data()
+    return outcomes, settings
+
+
+def each_run(outcomes: Sequence[tuple[Judgement, History]]) -> list[dict[str, Any]]:
+    """The runs one by one, for the record."""
+    return [{"verdict": str(one.verdict), **one.figures, "reasons": list(one.reasons)} for one, _ in outcomes]
+
+
+def run(
+    *,
+    folder: Path,
+    shop: Shop,
+    plan: ClusterPlan,
+    runs: int,
+    seed: int,
+    traffic: Traffic,
+    limits: FailoverLimits,
+    keep_data: bool = False,
+) -> tuple[Judgement, dict[str, Any]]:
+    """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
+    record."""
+    outcomes, settings = rehearse_on_cluster(
+        kill_the_primary(plan.bundle),
+        folder=folder,
+        shop=shop,
+        plan=plan,
+        runs=runs,
+        seed=seed,
+        traffic=traffic,
+        keep_data=keep_data,
+    )
     judgement = judge_failover_runs([one for one, _ in outcomes], limits)
     figures = {"runs": len(outcomes), **judgement.figures}
-    details: dict[str, Any] = {
-        **settings,
-        "each": [
-            {"verdict": str(one.verdict), **one.figures, "reasons": list(one.reasons)} for one, _ in outcomes
-        ],
-    }
+    details: dict[str, Any] = {**settings, "rto_limit_ms": limits.rto_ms, "each": each_run(outcomes)}
     details["plot"] = str(draw(outcomes, folder, traffic))
     return Judgement(judgement.verdict, figures, judgement.reasons), details
+
+
+def kill_the_primary(bundle: Path | None) -> Rehearsed:
+    """This drill, to be rehearsed."""
+
+    def shown(judgement: Judgement) -> str:
+        rto = judgement.figures.get("rto_ms")
+        return "no recovery seen" if rto is None else f"writes back after {rto:.0f} ms"
+
+    return Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle), shown)
 
 
 def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic) -> Path:
@@ -311,10 +363,8 @@ def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: T
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=5, help="how often the primary is killed")
+def load_options(options: argparse.ArgumentParser) -> None:
+    """The options of every drill under this load."""
     options.add_argument("--replicas", type=positive(int), default=3, help="2 to 8")
     options.add_argument("--reads", type=positive(float), default=Traffic.reads_per_s, metavar="PER_S")
     options.add_argument("--writes", type=positive(float), default=Traffic.writes_per_s, metavar="PER_S")
@@ -324,12 +374,29 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--products", type=positive(int), default=DEFAULT_PRODUCTS, help="synthetic, to be served"
     )
+
+
+def check_replicas(options: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Ends with code 2 where nobody would be there to take over."""
+    if not 2 <= given.replicas <= 8:
+        options.error("--replicas must be 2 to 8: somebody must be there to take over")
+
+
+def traffic_of(given: argparse.Namespace) -> Traffic:
+    """The load that was asked for."""
+    return Traffic(reads_per_s=given.reads, writes_per_s=given.writes, read_deadline_ms=given.deadline_ms)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    options = parser(NAME, HYPOTHESIS)
+    options.add_argument("--runs", type=positive(int), default=5, help="how often the primary is killed")
+    load_options(options)
     options.add_argument(
         "--rto-ms", type=positive(float), default=FailoverLimits.rto_ms, help="median to hold"
     )
     given = options.parse_args(list(arguments))
-    if not 2 <= given.replicas <= 8:
-        options.error("--replicas must be 2 to 8: somebody must be there to take over")
+    check_replicas(options, given)
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
@@ -341,9 +408,7 @@ def main(arguments: Sequence[str]) -> int:
             ),
             runs=given.runs,
             seed=given.seed,
-            traffic=Traffic(
-                reads_per_s=given.reads, writes_per_s=given.writes, read_deadline_ms=given.deadline_ms
-            ),
+            traffic=traffic_of(given),
             limits=FailoverLimits(rto_ms=given.rto_ms),
             keep_data=given.keep_data,
         )

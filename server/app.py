@@ -330,7 +330,8 @@ class Replica:
     def _became_primary(self, epoch: int) -> None:
         parts = self._loaded()
         # Patches are checked against the products here, so the whole log must be in before the first write.
-        while parts.keeper.writing_epoch() == epoch and not self._stopping.is_set():
+        # Whether it may write at this moment is not asked: a renewal that is just late ends no reign.
+        while parts.keeper.reigns(epoch) and not self._stopping.is_set():
             if parts.tailer.wait_caught_up(_CATCH_UP_WAIT_S):
                 self._writable = True
                 self.health.writable(True)

@@ -110,6 +110,7 @@ class Read:
     sent: int = 0
     over: bool = False
     _order: list[Replica] = field(default_factory=list)
+    _probing: bool = False
     _rounds: int = 0
     _hedge_at_s: float | None = None
     _retry_at_s: float | None = None
@@ -120,6 +121,8 @@ class Read:
         """The attempt to send first."""
         self.hedges.read()
         self._order = self.replicas.order(now_s)
+        # The client chose to try a replica that it mistrusts: that must not cost the caller the answer.
+        self._probing = self._order[0].on_trial and not all(one.on_trial for one in self._order)
         if len(self._order) > 1:
             self._hedge_at_s = now_s + self.hedge_delay.delay_ms(self.method, self.budget_ms) / 1000
         return self._send(now_s)
@@ -142,7 +145,7 @@ class Read:
             return self._send(now_s)
         if self._hedge_at_s is not None and now_s >= self._hedge_at_s:
             self._hedge_at_s = None
-            if self.sent < self._most() and self._untried() and self.hedges.take():
+            if self.sent < self._most() and self._untried() and (self._probing or self.hedges.take()):
                 return self._send(now_s)
         return None
 
@@ -175,8 +178,9 @@ class Read:
                 self._failure = (error, attempt.replica)
         self.pending.remove(attempt)
         if retryable:
+            probe = self._probing and attempt.replica is self._order[0]
             self.replicas.failed(attempt.replica, now_s)
-            if self.retries.failed() and self.sent < self._most() and now_s < self.deadline_s:
+            if (probe or self.retries.failed()) and self.sent < self._most() and now_s < self.deadline_s:
                 if self._untried():
                     return self._send(now_s)
                 if not self.pending and self._retry_at_s is None:

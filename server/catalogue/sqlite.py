@@ -191,8 +191,9 @@ class SqliteStore(SqlStore):
     def _create_or_check_once(self) -> None:
         with self._gate.enter(urgent=False, timeout_s=self._config.busy_timeout_ms / 1000), _translated():
             with self._writes.connect().execution_options(outside_transactions=True) as raw:
-                application_id = _scalar(raw, "PRAGMA application_id")
+                # In this order: between the two another replica may create the catalogue, all in one commit.
                 tables = _scalar(raw, "SELECT count(*) FROM sqlite_schema")
+                application_id = _scalar(raw, "PRAGMA application_id")
                 if application_id != APPLICATION_ID and (application_id != 0 or tables != 0):
                     raise SchemaMismatch(
                         f"{self.path} is an SQLite database, but not a Muster catalogue; nothing was changed"

@@ -330,6 +330,13 @@ class LeaseProtocol:
         reigning = state.phase in (Phase.PRIMARY, Phase.RENEWING)
         return state.epoch if reigning and now_ns < self._reign_ends_ns(state) else None
 
+    def reigns(self, state: LeaseState, epoch: int) -> bool:
+        """Whether the reign `epoch` has begun and not ended.
+
+        It may go on though nothing can be written at this moment: a renewal that is on its way may extend it.
+        """
+        return state.phase in (Phase.PRIMARY, Phase.RENEWING) and state.epoch == epoch
+
     def step(self, state: LeaseState, now_ns: int, given: Input) -> Step:
         """The next state, and commands to carry out in order; only the last one can have an answer.
 
@@ -569,6 +576,10 @@ class LeaseKeeper:
     def is_primary(self) -> bool:
         """This replica may write at this moment."""
         return self.writing_epoch() is not None
+
+    def reigns(self, epoch: int) -> bool:
+        """The reign `epoch` of this replica has begun and not ended, whether or not it may write just now."""
+        return self._protocol.reigns(self._state, epoch)
 
     def lease(self) -> LeaseRow | None:
         """The lease as any replica sees it, for status: who is primary now. Raises: StoreError."""

@@ -10,6 +10,8 @@ find:
     keep_epoch = true     the first primary reigns in epoch 2, every later one in epoch 1
     fail_reads_every = N  answer every Nth search with INTERNAL
     takeover_s = X        wait this long before taking over
+    drain_code = N        end with this code after a drain
+    keep_lease = true     answer a transfer without giving the lease away
     service_ms = X        work for one search of the best plan, done by one worker at a time (default 1)
     shed = true           answer by a cheap tier what the best plan cannot answer in time (default true)
 """
@@ -57,7 +59,7 @@ class Log:
             "CREATE TABLE IF NOT EXISTS log "
             "(sequence INTEGER PRIMARY KEY, epoch INTEGER, event_id TEXT, body BLOB)"
         )
-        self._database.execute("CREATE TABLE IF NOT EXISTS reign (epoch INTEGER)")
+        self._database.execute("CREATE TABLE IF NOT EXISTS reign (epoch INTEGER, holder TEXT)")
 
     def _switch_to_wal(self) -> None:
         # The switch needs the file alone and does not wait for it: replicas that start together try again.
@@ -91,9 +93,13 @@ class Log:
     def head(self) -> int:
         return int(self.query("SELECT COALESCE(MAX(sequence), 0) FROM log")[0][0])
 
-    def next_epoch(self) -> int:
-        self.query("INSERT INTO reign SELECT COALESCE(MAX(epoch), 0) + 1 FROM reign")
-        return int(self.query("SELECT MAX(epoch) FROM reign")[0][0])
+    def next_epoch(self, holder: str) -> int:
+        self.query("INSERT INTO reign SELECT COALESCE(MAX(epoch), 0) + 1, ? FROM reign", holder)
+        return self.reign()[0]
+
+    def reign(self) -> tuple[int, str]:
+        [(epoch, holder)] = self.query("SELECT epoch, holder FROM reign ORDER BY epoch DESC LIMIT 1")
+        return int(epoch), str(holder)
 
     def read(self, start: int) -> list[tuple[Any, ...]]:
         return self.query(
@@ -116,6 +122,8 @@ class Replica(
         self.reads = itertools.count(1)
         self.worker = threading.Lock()
         self.waiting = 0
+        self.roles = health.HealthServicer(experimental_non_blocking=True)
+        self.give_up = threading.Event()
 
     def every(self, name: str, number: int) -> bool:
         period = int(self.switches.get(name, 0))
@@ -199,18 +207,49 @@ class Replica(
             plans=[admin_pb2.PlanStatus(tier="late", depth=100, expected_ndcg=0.6, cost_ms=1.0)],
         )
 
+    def Drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.DrainResponse:  # noqa: N802
+        self.primary = False
+        for service in ("muster.v1.RankingService", "muster.v1.CatalogueService"):
+            self.roles.set(service, NOT_SERVING)
+        threading.Timer(0.3, os._exit, [int(self.switches.get("drain_code", 0))]).start()
+        return admin_pb2.DrainResponse()
 
-def reign(replica: Replica, roles: health.HealthServicer, lock_path: Path) -> None:
-    """Waits for the kernel lock, which a dead primary has let go, and takes over."""
+    def TransferLease(  # noqa: N802
+        self, request: admin_pb2.TransferLeaseRequest, context: Any
+    ) -> admin_pb2.TransferLeaseResponse:
+        if not self.primary:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "a standby")
+        before, holder = self.log.reign()
+        if self.switches.get("keep_lease"):
+            return admin_pb2.TransferLeaseResponse(primary=holder, epoch=before)
+        self.primary = False
+        self.roles.set("muster.v1.CatalogueService", NOT_SERVING)
+        self.give_up.set()
+        while context.is_active():
+            epoch, holder = self.log.reign()
+            if epoch > before:
+                return admin_pb2.TransferLeaseResponse(primary=holder, epoch=epoch)
+            time.sleep(0.01)
+        return admin_pb2.TransferLeaseResponse()
+
+
+def reign(replica: Replica, lock_path: Path) -> None:
+    """Waits for the kernel lock, which a dead primary has let go, and takes over; again after each
+    transfer."""
     handle = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    epoch = replica.log.next_epoch()
-    if epoch > 1:
-        time.sleep(float(replica.switches.get("takeover_s", 0.0)))
-    if replica.switches.get("keep_epoch"):
-        epoch = 2 if epoch == 1 else 1
-    replica.epoch, replica.primary = epoch, True
-    roles.set("muster.v1.CatalogueService", SERVING)
+    while True:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        epoch = replica.log.next_epoch(replica.name)
+        if epoch > 1:
+            time.sleep(float(replica.switches.get("takeover_s", 0.0)))
+        if replica.switches.get("keep_epoch"):
+            epoch = 2 if epoch == 1 else 1
+        replica.epoch, replica.primary = epoch, True
+        replica.roles.set("muster.v1.CatalogueService", SERVING)
+        replica.give_up.wait()
+        replica.give_up.clear()
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        time.sleep(1.0)
 
 
 def main() -> None:
@@ -229,7 +268,7 @@ def main() -> None:
         ("grpc.http2.max_ping_strikes", 0),
     ]
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=64), options=options)
-    roles = health.HealthServicer(experimental_non_blocking=True)
+    roles = replica.roles
     ranking_pb2_grpc.add_RankingServiceServicer_to_server(replica, server)
     catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(replica, server)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(replica, server)
@@ -240,7 +279,7 @@ def main() -> None:
     roles.set("muster.v1.CatalogueService", NOT_SERVING)
     server.start()
     arguments.port_file.write_text(f"127.0.0.1:{port}\n", encoding="utf-8")
-    threading.Thread(target=reign, args=(replica, roles, data / "primary.lock"), daemon=True).start()
+    threading.Thread(target=reign, args=(replica, data / "primary.lock"), daemon=True).start()
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     os._exit(0)
 

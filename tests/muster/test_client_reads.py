@@ -173,6 +173,35 @@ def test_a_first_attempt_leaves_room_for_a_second_and_the_last_has_all_of_the_ti
     assert isinstance(read.error(), DeadlineExceeded)
 
 
+def test_trying_a_mistrusted_replica_never_costs_the_caller_the_answer() -> None:
+    _, replicas = begin(2)
+    ill = replicas.order(9.0)[0]
+    for outcome in ("unavailable", "silent"):
+        replicas.failed(ill, 10.0)
+        now_s = 20.0
+        while (read := read_of(replicas, now_s=now_s, retry_tokens=2, hedge_burst=0)).begin(
+            now_s
+        ).replica is not ill:
+            pass
+        [probe] = read.pending
+        if outcome == "unavailable":
+            again = read.failed(probe, now_s + 0.001, UNAVAILABLE)
+        else:
+            again = read.wake(now_s + 0.021)
+        assert again is not None and again.replica is not ill, "though both budgets are empty"
+        replicas.answered(ill, now_s)
+
+
+def test_where_all_replicas_are_mistrusted_the_budgets_rule() -> None:
+    _, replicas = begin(2)
+    for replica in replicas.order(9.0):
+        replicas.failed(replica, 10.0)
+    read = read_of(replicas, now_s=20.0, retry_tokens=2, hedge_burst=0)
+    first = read.begin(20.0)
+    assert read.wake(20.021) is None
+    assert read.failed(first, 20.03, UNAVAILABLE) is None and read.over
+
+
 def test_a_share_too_small_for_an_answer_is_not_kept_back() -> None:
     for count, budget_ms in ((2, 20.0), (1, 1_000.0)):
         read, _ = begin(count, budget_ms=budget_ms)

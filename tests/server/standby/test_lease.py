@@ -176,6 +176,18 @@ def test_a_failed_renewal_is_tried_again_until_the_lease_ends() -> None:
     assert tries == 5
 
 
+def test_a_renewal_that_comes_late_extends_a_reign_in_which_nothing_could_be_written_meanwhile() -> None:
+    state, _ = PROTOCOL.step(primary(), NOW + CONFIG.renew_ns, Tick())
+    late_ns = NOW + TTL - CONFIG.margin_ns + 1
+    assert PROTOCOL.writing_epoch(state, late_ns) is None
+    assert PROTOCOL.reigns(state, 7) and not PROTOCOL.reigns(state, 6)
+    renewed, commands = PROTOCOL.step(state, late_ns, RenewAnswer(NOW + 2 * TTL))
+    assert commands == ()
+    assert PROTOCOL.writing_epoch(renewed, late_ns) == 7 and PROTOCOL.reigns(renewed, 7)
+    ended, _ = PROTOCOL.step(renewed, late_ns, StepDown())
+    assert not PROTOCOL.reigns(ended, 7)
+
+
 def test_a_refused_renewal_ends_the_reign() -> None:
     renewing, _ = PROTOCOL.step(primary(), NOW + TTL // 3, Tick())
     state, commands = PROTOCOL.step(renewing, NOW + TTL // 3, RenewAnswer(None))

@@ -1,0 +1,317 @@
+"""Drill: every replica is drained and restarted in turn, with a planned transfer of the lease in the middle,
+under read and write load.
+
+    python -m drills.rolling_restart --runs 3 --json --journal DIR --replicas 3
+
+Hypothesis: no read and no write fails, no acknowledged write is lost or doubled, epochs never fall.
+
+Reads and writes go through `muster.client`, as an application's would: what it retries within the caller's
+deadline is its business, what the caller sees as an error is a deviation.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from drills.checks import (
+    OK,
+    STALL_MS,
+    TIMED_OUT,
+    check_epochs,
+    check_writes,
+    generator_stall_ms,
+    steady_reads,
+)
+from drills.cluster import (
+    SERVER_COMMAND,
+    Cluster,
+    ClusterError,
+    ClusterPlan,
+    Replica,
+    bundle_need,
+    find_bundle,
+)
+from drills.experiment import Experiment, Judgement, Probe, Verdict, worst
+from drills.failover import (
+    FailoverLoad,
+    Rehearsal,
+    Rehearsed,
+    Traffic,
+    all_serve_reads,
+    check_replicas,
+    collect_log,
+    each_run,
+    load_options,
+    one_primary,
+    reads_are_answered,
+    rehearse_on_cluster,
+    traffic_of,
+    writes_are_acknowledged,
+)
+from drills.faults import Clustered
+from drills.journal import History
+from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.shop import Shop, choose_shop
+from muster.v1 import admin_pb2, admin_pb2_grpc
+
+NAME = "rolling_restart"
+HYPOTHESIS = "no read and no write fails, no acknowledged write is lost or doubled"
+EMPTY: dict[str, Any] = {
+    "runs": 0,
+    "restarts": 0,
+    "reigns_ended": 0,
+    "transfers": 0,
+    "reads": 0,
+    "read_errors": 0,
+    "writes_acknowledged": 0,
+    "write_errors": 0,
+    "writes_lost": 0,
+    "writes_doubled": 0,
+    "epochs_monotone": True,
+    "slowest_read_ms": None,
+    "slowest_write_ms": None,
+}
+_STARVED = (TIMED_OUT, "Unavailable")
+"""What calls end with on a machine that keeps its processes waiting: time-outs, their own or of a ping."""
+
+DRAIN_S = 60.0
+TRANSFER_S = 30.0
+PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class RestartInTurn:
+    """Drains each replica, waits for it to end by itself, starts it again; in the middle the primary is asked
+    to give the lease away. A replica that does not end with code 0, or that does not come back, is noted and
+    ends the turn.
+    """
+
+    name: str = "restart"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """The whole turn; "steps" tells what was done, in order."""
+        cluster = subject.cluster
+        steps: list[dict[str, Any]] = []
+        instant_s = time.monotonic()
+        middle = len(cluster.replicas) // 2
+        try:
+            primary = cluster.wait_primary(DRAIN_S)
+            # The primary first: whoever has the lease later, at least one reign ends by a drain.
+            turn = sorted(cluster.replicas, key=lambda replica: replica is not primary)
+            for number, replica in enumerate(turn):
+                if number == middle:
+                    steps.append(self._transfer(cluster))
+                steps.append(self._restart(cluster, replica))
+                # Clients must find it again before the next one goes.
+                time.sleep(PAUSE_S)
+        except (ClusterError, grpc.RpcError) as error:
+            steps.append({"step": "failed", "problem": f"{type(error).__name__}: {error}"[:1000]})
+        return {"steps": steps, "instant_s": instant_s}
+
+    def rollback(self, subject: Clustered) -> None:
+        """Starts every replica that is not running."""
+        for replica in subject.cluster.replicas:
+            subject.cluster.restart(replica)
+
+    def _restart(self, cluster: Cluster, replica: Replica) -> dict[str, Any]:
+        was_primary = cluster.wait_primary(DRAIN_S) is replica
+        began_s = time.monotonic()
+        stub = admin_pb2_grpc.AdminServiceStub(cluster.channel(replica))
+        stub.Drain(admin_pb2.DrainRequest(), timeout=DRAIN_S)
+        assert replica.process is not None
+        cluster.wait(f"replica {replica.name} has left", DRAIN_S, lambda: not replica.running)
+        code = replica.process.returncode
+        left_s = time.monotonic()
+        if code != 0:
+            raise ClusterError(f"replica {replica.name} was drained and ended with code {code}")
+        cluster.restart(replica)
+        return {
+            "step": "restart",
+            "replica": replica.name,
+            "was_primary": was_primary,
+            "left_ms": round((left_s - began_s) * 1000),
+            "back_ms": round((time.monotonic() - left_s) * 1000),
+        }
+
+    def _transfer(self, cluster: Cluster) -> dict[str, Any]:
+        primary = cluster.wait_primary(DRAIN_S)
+        began_s = time.monotonic()
+        stub = admin_pb2_grpc.AdminServiceStub(cluster.channel(primary))
+        answer = stub.TransferLease(admin_pb2.TransferLeaseRequest(), timeout=TRANSFER_S)
+        if answer.primary in ("", primary.name):
+            raise ClusterError(f"no other replica took the lease from {primary.name}")
+        return {
+            "step": "transfer",
+            "from": primary.name,
+            "to": answer.primary,
+            "epoch": answer.epoch,
+            "took_ms": round((time.monotonic() - began_s) * 1000),
+        }
+
+
+def judge_rolling_restart(history: History) -> Judgement:
+    """Judges one run: nothing that the caller sees may fail, and the log holds what was acknowledged."""
+    reads, writes = steady_reads(history), history.of("write")
+    fault = history.first("fault")
+    steps: list[dict[str, Any]] = [] if fault is None else fault["steps"]
+    restarts = [step for step in steps if step["step"] == "restart"]
+    epochs = check_epochs(history)
+    findings = check_writes(history)
+    failed = [call for call in (*reads, *writes) if call["status"] != OK]
+    figures: dict[str, Any] = {
+        "restarts": len(restarts),
+        "reigns_ended": sum(step["was_primary"] for step in restarts),
+        "transfers": sum(step["step"] == "transfer" for step in steps),
+        "reads": len(reads),
+        "read_errors": sum(read["status"] != OK for read in reads),
+        "writes_acknowledged": 0 if findings is None else findings.acknowledged,
+        "write_errors": sum(write["status"] != OK for write in writes),
+        "writes_lost": 0 if findings is None else len(findings.lost),
+        "writes_doubled": 0 if findings is None else len(findings.doubled),
+        "epochs_monotone": not epochs,
+        "slowest_read_ms": _slowest_ms(reads),
+        "slowest_write_ms": _slowest_ms(writes),
+    }
+    if fault is None:
+        return Judgement(Verdict.INCONCLUSIVE, figures, ("no replica was restarted",))
+    deviations = [step["problem"] for step in steps if "problem" in step]
+    deviations += epochs
+    if findings is not None:
+        deviations += findings.problems()
+    doubts: list[str] = []
+    stall_ms = generator_stall_ms(history)
+    if failed and stall_ms > STALL_MS and all(call["status"] in _STARVED for call in failed):
+        doubts.append(
+            f"{len(failed)} calls were not answered in time, but this machine kept the load generator itself "
+            f"waiting for up to {stall_ms:.0f} ms: too busy to judge"
+        )
+    else:
+        deviations += [
+            f"a {call['kind']} at {call['intended_s']:.3f} s ended with {call['status']}: {call['detail']}"
+            for call in failed[:3]
+        ]
+    if findings is None:
+        doubts.append("the log could not be read to its end, so nothing is known of lost writes")
+    if not reads or not writes:
+        doubts.append("there was no load to fail")
+    if deviations:
+        return Judgement(Verdict.DEVIATED, figures, tuple(deviations))
+    if doubts:
+        return Judgement(Verdict.INCONCLUSIVE, figures, tuple(doubts))
+    return Judgement(Verdict.HELD, figures)
+
+
+def _slowest_ms(calls: Sequence[dict[str, Any]]) -> float | None:
+    """Of the calls that were answered; None: none was."""
+    took = [(call["done_s"] - call["sent_s"]) * 1000.0 for call in calls if call["status"] == OK]
+    return round(max(took), 1) if took else None
+
+
+def judge_runs(runs: Sequence[Judgement]) -> Judgement:
+    """The verdict over all runs, with the figures that `--json` prints."""
+    summed = [key for key, value in EMPTY.items() if isinstance(value, int) and not isinstance(value, bool)]
+    figures: dict[str, Any] = {
+        key: sum(run.figures.get(key, 0) for run in runs) for key in summed if key != "runs"
+    }
+    figures["epochs_monotone"] = all(run.figures.get("epochs_monotone", True) for run in runs)
+    for key in ("slowest_read_ms", "slowest_write_ms"):
+        figures[key] = max(
+            (run.figures[key] for run in runs if run.figures.get(key) is not None), default=None
+        )
+    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
+    return Judgement(worst([run.verdict for run in runs]), {"runs": len(runs), **figures}, tuple(reasons))
+
+
+def experiment(*, seed: int, bundle: Path | None) -> Experiment[Rehearsal]:
+    """The rolling restart as a value."""
+    everywhere = frozenset({"before", "during", "after"})
+    return Experiment(
+        name=NAME,
+        hypothesis=HYPOTHESIS,
+        seed=seed,
+        load=FailoverLoad,
+        probes=(
+            Probe("reads are answered", reads_are_answered, everywhere),
+            Probe("writes are acknowledged", writes_are_acknowledged, everywhere),
+            Probe("there is one primary", one_primary, everywhere),
+            Probe("every replica serves reads", all_serve_reads, everywhere),
+        ),
+        fault=RestartInTurn(),
+        judge=judge_rolling_restart,
+        collect=collect_log,
+        before_s=1.5,
+        during_s=1.0,
+        after_s=1.0,
+        settle_s=10.0,
+        needs=(bundle_need(bundle),),
+    )
+
+
+def run(
+    *,
+    folder: Path,
+    shop: Shop,
+    plan: ClusterPlan,
+    runs: int,
+    seed: int,
+    traffic: Traffic,
+    keep_data: bool = False,
+) -> tuple[Judgement, dict[str, Any]]:
+    """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
+    record."""
+    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=plan.bundle), _shown)
+    outcomes, settings = rehearse_on_cluster(
+        drill,
+        folder=folder,
+        shop=shop,
+        plan=plan,
+        runs=runs,
+        seed=seed,
+        traffic=traffic,
+        keep_data=keep_data,
+    )
+    return judge_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
+
+
+def _shown(judgement: Judgement) -> str:
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"{figures['restarts']} restarts, {figures['transfers']} transfers, {figures['read_errors']} of "
+        f"{figures['reads']} reads and {figures['write_errors']} writes failed"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    options = parser(NAME, HYPOTHESIS)
+    options.add_argument("--runs", type=positive(int), default=1, help="turns over all replicas")
+    load_options(options)
+    given = options.parse_args(list(arguments))
+    check_replicas(options, given)
+    folder = run_folder(given.journal, NAME)
+
+    def body() -> int:
+        plan = ClusterPlan(bundle=find_bundle(given.bundle), replicas=given.replicas, command=SERVER_COMMAND)
+        judgement, details = run(
+            folder=folder,
+            shop=choose_shop(given.products, given.seed),
+            plan=plan,
+            runs=given.runs,
+            seed=given.seed,
+            traffic=traffic_of(given),
+            keep_data=given.keep_data,
+        )
+        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
+
+    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
