@@ -31,6 +31,7 @@ from server.standby.lease import (
     Step,
 )
 from tests.simulation.locks import Lock
+from tests.simulation.process import Process
 from tests.simulation.simulation import Parts
 from tests.simulation.stores import DatabaseServer
 from tests.simulation.tables import Staged, Tables
@@ -230,6 +231,16 @@ def no_least_sequence(session: Session) -> int:
     return 0
 
 
+# --- the role ----------------------------------------------------------------------------------------------
+
+
+class GivesUpOnALateRenewal(Process):
+    """A new primary that may not write at the moment it has caught up never begins to."""
+
+    def reigns(self, epoch: int) -> bool:
+        return self.writing_epoch() == epoch
+
+
 @dataclass(frozen=True)
 class Mistake:
     """name: what is wrong, for people. breach: what the invariant says, in part. world, faults: as in `Case`."""
@@ -271,6 +282,11 @@ MISTAKES = (
         Parts(server=ReadsALocalClock),
         world="several",
         faults="remote",
+    ),
+    Mistake(
+        "a renewal that is late leaves a reign without writes",
+        "after the last fault",
+        Parts(process=GivesUpOnALateRenewal),
     ),
     Mistake("acknowledge before the commit", "was acknowledged", Parts(appending=AcknowledgesBeforeTheCommit)),
     Mistake("go on after a failed fsync", "was not written", Parts(appending=GoesOnAfterAFailedFsync)),

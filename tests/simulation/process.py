@@ -160,6 +160,10 @@ class Process:
         epoch = self.protocol.writing_epoch(self.state, self.monotonic_ns())
         return None if epoch is None or epoch == self._fenced_epoch else epoch
 
+    def reigns(self, epoch: int) -> bool:
+        """As `LeaseKeeper.reigns`."""
+        return self.protocol.reigns(self.state, epoch)
+
     def tell_keeper(self, given: Input) -> None:
         """Put it into the keeper's inbox."""
         self._inbox.append(given)
@@ -318,7 +322,7 @@ class Process:
             self._next_role()
 
     def _catch_up_as(self, epoch: int) -> None:
-        if self.writing_epoch() != epoch:
+        if not self.reigns(epoch):
             self._next_role()
             return
 

@@ -55,6 +55,7 @@ class Parts:
     session: type[Session] = Session
     least: Callable[[Session], int] = least_sequence
     resend: Callable[[list[NewEvent]], list[NewEvent]] = same_events
+    process: type[Process] = Process
     tables: type[Tables] = Tables
     local: type[LocalFile] = LocalFile
     server: type[DatabaseServer] = DatabaseServer
@@ -155,7 +156,7 @@ class World:
         holder = Holder(f"{name}/{self._lives}", self._lives, self._lives, self.boot_id())
         applied, products = self.generations.get(name, (0, {}))
         skew_ns = self.draw.randint(-1, 1) * self.faults.skew_ms * MS
-        process = Process(self, name, holder, applied, dict(products), skew_ns)
+        process = self.parts.process(self, name, holder, applied, dict(products), skew_ns)
         self.replicas[name] = process
         process.start()
         self.publish_health(process)
