@@ -20,15 +20,7 @@ from typing import Any
 
 import grpc
 
-from drills.checks import (
-    OK,
-    STALL_MS,
-    TIMED_OUT,
-    check_epochs,
-    check_writes,
-    generator_stall_ms,
-    steady_reads,
-)
+from drills.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
 from drills.cluster import (
     SERVER_COMMAND,
     Cluster,
@@ -56,6 +48,7 @@ from drills.failover import (
     writes_are_acknowledged,
 )
 from drills.faults import Clustered
+from drills.history import OK, check_epochs, check_sessions, check_writes
 from drills.journal import History
 from drills.outcome import guarded, parser, positive, run_folder, tell
 from drills.shop import Shop, choose_shop
@@ -182,7 +175,7 @@ def judge_rolling_restart(history: History) -> Judgement:
     if fault is None:
         return Judgement(Verdict.INCONCLUSIVE, figures, ("no replica was restarted",))
     deviations = [step["problem"] for step in steps if "problem" in step]
-    deviations += epochs
+    deviations += [*epochs, *check_sessions(history)]
     if findings is not None:
         deviations += findings.problems()
     doubts: list[str] = []

@@ -7,14 +7,13 @@ import pytest
 from drills.checks import (
     FailoverLimits,
     StormLimits,
-    check_epochs,
-    check_writes,
     judge_failover,
     judge_failover_runs,
     judge_storm,
     recovery_ms,
 )
 from drills.experiment import Judgement, Verdict
+from drills.history import check_epochs, check_writes
 from drills.journal import History, Record
 
 

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 class Faults:
     """A mix of troubles.
 
-    crash, pause, step_down, partition, generation, unreadable, failed_fsync, full_disk, slow_disk, clock_step,
-    lock_file, power_loss, store_crash: rates. reboot is a power loss after which the disk kept its word.
-    error, lost_reply: chances of a statement. lost, repeated, delayed: chances of a message. disk_wait: chance
-    that a hung process waits for the disk when somebody is about to kill it. skew_ms: how far the monotonic
-    clocks of processes of one machine disagree, which real ones never do.
+    From crash to store_crash: rates. A power loss leaves what was synced, or everything, as a reboot does.
+    error, lost_reply: chances of a statement. lost, repeated, delayed: chances of a message.
+    disk_wait: chance that a hung process waits for the disk when somebody is about to kill it.
+    skew_ms: how far the monotonic clocks of processes of one machine disagree, which real ones never do.
     """
 
     crash: float = 0.5
@@ -34,7 +33,7 @@ class Faults:
     step_down: float = 0.2
     partition: float = 0.8
     generation: float = 1.0
-    unreadable: float = 0.1
+    unreadable: float = 0.3
     failed_fsync: float = 0.1
     full_disk: float = 0.1
     slow_disk: float = 0.2
@@ -222,8 +221,5 @@ def scaled(faults: Faults, draw: random.Random) -> Faults:
     """The same mix, calmer or rougher: a run of a seed is not like that of another."""
     factor = draw.choice((0.3, 1.0, 1.0, 2.5))
     return Faults(
-        **{
-            name: value * factor if name in faults.rates else value
-            for name, value in vars(faults).items()
-        }
+        **{name: value * factor if name in faults.rates else value for name, value in vars(faults).items()}
     )

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from drills.history import check_epochs, check_sessions, check_writes
+from drills.journal import History, Record
+
 if TYPE_CHECKING:
     from server.standby.lease import Holder
     from tests.simulation.tables import Tables
@@ -29,6 +32,7 @@ class Witness:
 
     acknowledged: event id to the sequence that a client was told. refused: event ids of which a client was
     told that they were not written. batches: for each event id those that were sent together with it.
+    records: what the clients saw, as a drill records it.
     """
 
     epochs: dict[int, Holder] = field(default_factory=dict)
@@ -40,6 +44,7 @@ class Witness:
     killed: int = 0
     reads: int = 0
     resent: int = 0
+    records: list[Record] = field(default_factory=list)
     trail: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=40))
 
     def note(self, *what: object) -> None:
@@ -116,7 +121,9 @@ class Witness:
             raise InvariantBroken(f"event {first} was applied after {applied}: those in between are missing")
         for place, row in enumerate(rows, start=first - 1):
             if place >= len(log) or log[place] is not row:
-                raise InvariantBroken(f"{row[1]} was applied at {place + 1}, which the log does not hold there")
+                raise InvariantBroken(
+                    f"{row[1]} was applied at {place + 1}, which the log does not hold there"
+                )
 
     # --- the clients -------------------------------------------------------------------------------------
 
@@ -128,13 +135,17 @@ class Witness:
         for event_id in event_ids:
             place = tables.places.get(event_id)
             if place is None:
-                raise InvariantBroken(f"{event_id} was acknowledged at {sequence}, but the log does not hold it")
+                raise InvariantBroken(
+                    f"{event_id} was acknowledged at {sequence}, but the log does not hold it"
+                )
             self.acknowledged[event_id] = place
             highest = max(highest, place)
         if highest != sequence:
             raise InvariantBroken(f"a batch at {highest} was acknowledged at {sequence}")
         if epoch < seen_epoch:
-            raise InvariantBroken(f"epoch {epoch} acknowledged a write sent after epoch {seen_epoch} was seen")
+            raise InvariantBroken(
+                f"epoch {epoch} acknowledged a write sent after epoch {seen_epoch} was seen"
+            )
 
     def refuse(self, event_ids: Sequence[str], places: dict[str, int]) -> None:
         """A client was told that its batch was not written, and never will be."""
@@ -148,9 +159,13 @@ class Witness:
         product; place: the event that the answer shows."""
         self.reads += 1
         if applied < seen:
-            raise InvariantBroken(f"{name} had seen {seen} and then read {applied}: its session went backwards")
+            raise InvariantBroken(
+                f"{name} had seen {seen} and then read {applied}: its session went backwards"
+            )
         if place < wrote:
-            raise InvariantBroken(f"{name} wrote {wrote} and then read {place}: it does not see its own write")
+            raise InvariantBroken(
+                f"{name} wrote {wrote} and then read {place}: it does not see its own write"
+            )
 
     # --- the end -----------------------------------------------------------------------------------------
 
@@ -162,3 +177,21 @@ class Witness:
         for event_id, sequence in self.acknowledged.items():
             if places.get(event_id) != sequence:
                 raise InvariantBroken(f"{event_id} was acknowledged at {sequence}, but is not there")
+        problems = judged(self.history(log))
+        if problems:
+            raise InvariantBroken(problems[0])
+
+    def history(self, log: Sequence[Row]) -> History:
+        """The clients' records and the log, as a drill would have them at its end."""
+        entries: list[Record] = [
+            {"kind": "log", "sequence": sequence, "epoch": epoch, "event_id": event_id}
+            for sequence, (epoch, event_id, _) in enumerate(log, start=1)
+        ]
+        return History((*self.records, *entries, {"kind": "log_end", "head": len(log)}))
+
+
+def judged(history: History) -> list[str]:
+    """What the judge of real processes says of it; empty: nothing is wrong."""
+    writes = check_writes(history)
+    assert writes is not None
+    return [*writes.problems(), *check_epochs(history), *check_sessions(history)]

@@ -31,7 +31,6 @@ from server.standby.lease import (
     Step,
 )
 from tests.simulation.locks import Lock
-from tests.simulation.process import Process
 from tests.simulation.simulation import Parts
 from tests.simulation.stores import DatabaseServer
 from tests.simulation.tables import Staged, Tables
@@ -136,6 +135,11 @@ class KillsWithoutLooking(Lock):
         return True
 
 
+class IsAlwaysIntact(Lock):
+    def intact(self, process: Any) -> bool:
+        return True
+
+
 # --- the writer --------------------------------------------------------------------------------------------
 
 
@@ -231,19 +235,12 @@ def no_least_sequence(session: Session) -> int:
     return 0
 
 
-# --- the role ----------------------------------------------------------------------------------------------
-
-
-class GivesUpOnALateRenewal(Process):
-    """A new primary that may not write at the moment it has caught up never begins to."""
-
-    def reigns(self, epoch: int) -> bool:
-        return self.writing_epoch() == epoch
-
-
 @dataclass(frozen=True)
 class Mistake:
-    """name: what is wrong, for people. breach: what the invariant says, in part. world, faults: as in `Case`."""
+    """A bug as parts that have it.
+
+    name: what is wrong, for people. breach: what the invariant says, in part. world, faults: as in `Case`.
+    """
 
     name: str
     breach: str
@@ -262,13 +259,22 @@ MISTAKES = (
         faults="lawless",
     ),
     Mistake(
-        "renew a reign that is over", "lease fell from epoch", Parts(tables=RenewsWhatIsOver)
+        "renew without looking at epoch and lock",
+        "lease fell from epoch",
+        Parts(tables=RenewsWhatIsOver, lock=IsAlwaysIntact),
+        faults="lawless",
     ),
     Mistake("commit without fsync", "power loss undid it", Parts(tables=CommitsWithoutFsync)),
-    Mistake("a transaction that is torn by a crash", "the rest of its batch", Parts(tables=TearsTransactions)),
-    Mistake("tail sees what is not committed", "the log does not hold", Parts(tables=ShowsWhatIsNotCommitted)),
+    Mistake(
+        "a transaction that is torn by a crash", "the rest of its batch", Parts(tables=TearsTransactions)
+    ),
+    Mistake(
+        "tail sees what is not committed", "the log does not hold", Parts(tables=ShowsWhatIsNotCommitted)
+    ),
     Mistake("claim without the lock", "may both write", Parts(protocol=ClaimsWithoutLock)),
-    Mistake("go on writing after the lock was lost", "may both write", Parts(protocol=WritesAfterTheLockIsLost)),
+    Mistake(
+        "go on writing after the lock was lost", "may both write", Parts(protocol=WritesAfterTheLockIsLost)
+    ),
     Mistake(
         "kill without looking at the lease again",
         "its lease was valid",
@@ -284,18 +290,15 @@ MISTAKES = (
         faults="remote",
     ),
     Mistake(
-        "a renewal that is late leaves a reign without writes",
-        "after the last fault",
-        Parts(process=GivesUpOnALateRenewal),
+        "acknowledge before the commit", "was acknowledged", Parts(appending=AcknowledgesBeforeTheCommit)
     ),
-    Mistake("acknowledge before the commit", "was acknowledged", Parts(appending=AcknowledgesBeforeTheCommit)),
     Mistake("go on after a failed fsync", "was not written", Parts(appending=GoesOnAfterAFailedFsync)),
-    Mistake(
-        "refuse a batch whose commit has begun", "was not", Parts(appending=CallsALateCommitNotWritten)
-    ),
+    Mistake("refuse a batch whose commit has begun", "was not", Parts(appending=CallsALateCommitNotWritten)),
     Mistake("tail skips a gap", "are missing", Parts(following=SkipsAGap)),
     Mistake("tail begins at the head", "are missing", Parts(following=ReadsFromTheHead)),
-    Mistake("client takes UNAVAILABLE for not written", "was not", Parts(write=TakesUnavailableForNotWritten)),
+    Mistake(
+        "client takes UNAVAILABLE for not written", "was not", Parts(write=TakesUnavailableForNotWritten)
+    ),
     Mistake("a later refusal hides an unknown outcome", "was not", Parts(write=ForgetsAnUnknownOutcome)),
     Mistake("a new event id for each sending", "one change is written twice", Parts(resend=new_event_ids)),
     Mistake("a read without min_sequence", "had seen", Parts(least=no_least_sequence)),

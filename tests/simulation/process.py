@@ -53,7 +53,7 @@ from server.standby.lease import (
     TakeLock,
     Tick,
 )
-from tests.simulation.clock import MS, S, US, Action
+from tests.simulation.clock import MS, US, Action, S
 from tests.simulation.invariants import Row
 
 if TYPE_CHECKING:
@@ -223,9 +223,7 @@ class Process:
             case KillHolder():
                 row = self._row_as_stored
                 assert row is not None
-                world.at_lock(
-                    self, lambda: HolderAnswer(lock.kill_holder(row)), StoreFailed(), self._step
-                )
+                world.at_lock(self, lambda: HolderAnswer(lock.kill_holder(row)), StoreFailed(), self._step)
             case KillLockHolders(epoch):
                 world.at_lock(
                     self,

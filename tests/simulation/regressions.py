@@ -1,7 +1,7 @@
 """Runs that once found something, or come close to what was found, with what it was.
 
-Each is done again in every test run. Where the code was mended, the mistake is planted again beside it: the run
-must find it as it did.
+Each is done again in every test run. Where the code was mended, the mistake is planted again beside it: the
+run must find it as it did.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Regression:
 REGRESSIONS = (
     Regression(
         Case("one", "rough", 0, 12_000),
-        "a write whose first sending broke off and whose second was shed ended as 'not written', and was written",
+        "a write whose first sending broke off and whose second was shed ended as 'not written', and was there",
         Parts(write=ForgetsAnUnknownOutcome),
     ),
 )

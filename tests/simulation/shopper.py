@@ -39,6 +39,7 @@ class Shopper:
         self._events: list[NewEvent] = []
         self._write: Write | None = None
         self._ends_ns = 0
+        self._sent_s = 0.0
         self._may_be_written = False
         self._waiting_for_primary: Callable[[], None] | None = None
         # What it has seen.
@@ -108,6 +109,7 @@ class Shopper:
         ]
         self.world.witness.sent([event.event_id for event in self._events])
         self._may_be_written = False
+        self._sent_s = self._now_s()
         self._begin_write()
 
     def _begin_write(self) -> None:
@@ -163,6 +165,7 @@ class Shopper:
             self._may_be_written = ended.outcome == UNKNOWN
             if not self._may_be_written:
                 self.world.witness.refuse([e.event_id for e in self._events], self.world.tables.places)
+                self._record("write", self._sent_s, "refused", outcome=ended.outcome)
                 self.settled = True
             self._pause()
             return
@@ -181,6 +184,14 @@ class Shopper:
         world = self.world
         names = [event.event_id for event in self._events]
         world.witness.acknowledge(world.tables, names, appended.sequence, appended.epoch, seen_epoch)
+        self._record(
+            "write",
+            self._sent_s,
+            "OK",
+            sequence=appended.sequence,
+            epoch=appended.epoch,
+            duplicates=appended.duplicates,
+        )
         self._write = None
         self.settled = True
         self._session.wrote(appended.sequence)
@@ -190,6 +201,23 @@ class Shopper:
             product = int(event.payload)
             self._own[product] = max(self._own.get(product, 0), world.tables.places[event.event_id])
         self._pause()
+
+    def _record(self, kind: str, sent_s: float, status: str, **fields: object) -> None:
+        """Keep what a drill would have kept of a call. Of writes those of one event, as a drill sends."""
+        if kind == "write":
+            if len(self._events) > 1:
+                return
+            fields["event_id"] = self._events[0].event_id
+        self.world.witness.records.append(
+            {
+                "kind": kind,
+                "session": self.name,
+                "sent_s": sent_s,
+                "done_s": self._now_s(),
+                "status": status,
+                **fields,
+            }
+        )
 
     # --- reads -------------------------------------------------------------------------------------------
 
@@ -245,11 +273,13 @@ class Shopper:
         if read.over:
             return
         if isinstance(answer, tuple):
+            sent_s = read.deadline_s - read.budget_ms / 1000
             read.answered(attempt, self._now_s())
             applied, place = answer
             self.world.witness.answered(
                 self.name, applied=applied, seen=self._floor, place=place, wrote=self._own.get(product, 0)
             )
+            self._record("read", sent_s, "OK", applied_sequence=applied)
             self._session.read(applied)
             self._floor = max(self._floor, applied)
             self._pause()

@@ -14,7 +14,7 @@ from server.catalogue.appending import Appending
 from server.catalogue.following import Following
 from server.catalogue.store import NewEvent
 from server.standby.lease import Holder, LeaseConfig, LeaseProtocol
-from tests.simulation.clock import MS, S, US, Clock
+from tests.simulation.clock import MS, US, Clock, S
 from tests.simulation.faults import MIXES, Faults, Trouble, scaled
 from tests.simulation.invariants import InvariantBroken, Witness
 from tests.simulation.locks import Lock
@@ -55,7 +55,6 @@ class Parts:
     session: type[Session] = Session
     least: Callable[[Session], int] = least_sequence
     resend: Callable[[list[NewEvent]], list[NewEvent]] = same_events
-    process: type[Process] = Process
     tables: type[Tables] = Tables
     local: type[LocalFile] = LocalFile
     server: type[DatabaseServer] = DatabaseServer
@@ -156,7 +155,7 @@ class World:
         holder = Holder(f"{name}/{self._lives}", self._lives, self._lives, self.boot_id())
         applied, products = self.generations.get(name, (0, {}))
         skew_ns = self.draw.randint(-1, 1) * self.faults.skew_ms * MS
-        process = self.parts.process(self, name, holder, applied, dict(products), skew_ns)
+        process = Process(self, name, holder, applied, dict(products), skew_ns)
         self.replicas[name] = process
         process.start()
         self.publish_health(process)
@@ -477,6 +476,8 @@ class Simulation:
         world.witness.ended(world.tables.log)
 
     def _explain(self, broken: Exception) -> None:
-        trail = [f"  {(when - 0) / S:.6f} " + " ".join(map(str, what)) for when, *what in self.world.witness.trail]  # type: ignore[operator]
+        trail = [
+            f"  {(when - 0) / S:.6f} " + " ".join(map(str, what)) for when, *what in self.world.witness.trail
+        ]  # type: ignore[operator]
         broken.add_note("\n".join(["the last events:", *trail]))
         broken.add_note(f"at step {self.steps}; replay: pytest tests/simulation {self.case}")

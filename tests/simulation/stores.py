@@ -249,10 +249,9 @@ class LocalFile(Store):
         transaction.process.after(delay_ns, lambda: self._commit(transaction))
 
     def _answer(self, transaction: Transaction, answer: object) -> None:
-        if self.lost_reply and not isinstance(answer, StoreError) and self.draw.random() < self.lost_reply:
-            # Only a lease's statement may fail after it was done; for an append SQLite knows.
-            if transaction.urgent:
-                answer = StoreUnavailable("the store gave no answer")
+        # Only a lease's statement may fail after it was done; for an append SQLite knows.
+        if self.lost_reply and transaction.urgent and self.draw.random() < self.lost_reply:
+            answer = StoreUnavailable("the store gave no answer")
         transaction.tell(20 * US, answer)
 
     def read(self, process: Process, query: Callable[[], Any], done: Done) -> None:
@@ -291,7 +290,7 @@ class DatabaseServer(Store):
         transaction.tell(_CONNECTION_LOST_NS, StoreUnavailable("the connection to the store broke"))
 
     def _to_commit(self, transaction: Transaction, delay_ns: int) -> None:
-        # The statement's answer goes to the process, and its COMMIT comes back, unless it froze or was cut off.
+        # The statement's answer goes to the process, its COMMIT comes back: not if it froze or was cut off.
         process = transaction.process
 
         def cut_off() -> None:

@@ -1,6 +1,6 @@
 """How soon each planted mistake is caught, as the table in docs/reliability.md.
 
-    python -m tests.simulation.table
+python -m tests.simulation.table
 """
 
 from __future__ import annotations
