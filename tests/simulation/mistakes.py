@@ -130,9 +130,11 @@ class WritesAfterTheLockIsLost(LeaseProtocol):
         return replace(after, epoch=self._last), commands
 
 
-class KillsWithoutLooking(Lock):
-    def still_the_row(self, row: LeaseRow) -> bool:
-        return True
+class KillsWithoutLooking(LeaseProtocol):
+    """Whoever holds the lock is taken to hang, whatever its lease says."""
+
+    def _judge_holder(self, state: LeaseState, now_ns: int, row: LeaseRow | None) -> Step:
+        return super()._judge_holder(state, max(now_ns, row.expires_monotonic_ns if row else 0), row)
 
 
 class IsAlwaysIntact(Lock):
@@ -275,13 +277,7 @@ MISTAKES = (
     Mistake(
         "go on writing after the lock was lost", "may both write", Parts(protocol=WritesAfterTheLockIsLost)
     ),
-    Mistake(
-        "kill without looking at the lease again",
-        "its lease was valid",
-        Parts(lock=KillsWithoutLooking),
-        world="several",
-        faults="remote",
-    ),
+    Mistake("kill without looking at the lease", "its lease was valid", Parts(protocol=KillsWithoutLooking)),
     Mistake(
         "expiry by the clock of another machine",
         "its lease was valid",
