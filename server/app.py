@@ -184,6 +184,7 @@ class Replica:
             applied_sequence=lambda: served.generation.applied_sequence(),
             wait_applied=tailer.wait_applied,
             read_events=_reader(store),
+            in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
             primary=self._primary_name,
             budget=budget,

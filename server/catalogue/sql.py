@@ -121,6 +121,11 @@ class SqlStore(Store):
             known.update((row.event_id, row.sequence) for row in transaction.execute(query))
         return known
 
+    def sequences(self, event_ids: Sequence[str]) -> dict[str, int]:
+        """See `Store.sequences`."""
+        with self._reading() as transaction:
+            return self._known_sequences(transaction, list(event_ids))
+
     def head(self) -> Head:
         """See `Store.head`."""
         with self._reading() as transaction:

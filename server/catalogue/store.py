@@ -121,6 +121,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def sequences(self, event_ids: Sequence[str]) -> dict[str, int]:
+        """Where the log holds these events; those that it does not are left out."""
+
+    @abstractmethod
     def head(self) -> Head:
         """The last committed event's sequence and epoch."""
 

@@ -60,6 +60,12 @@ def test_a_known_event_is_not_written_again_and_keeps_its_sequence(store: Store)
     assert SequencedEvent.FromString(store.read_range(2)[0]).event.upsert.title == "a title"
 
 
+def test_the_store_tells_which_events_it_holds_and_where(store: Store) -> None:
+    store.append([new_events("a", "b")], epoch=1)
+    assert store.sequences(["b", "x", "a"]) == {"a": 1, "b": 2}
+    assert store.sequences([]) == {}
+
+
 def test_more_events_than_one_query_can_name_are_checked_for_duplicates(store: Store) -> None:
     names = [f"e{i}" for i in range(1200)]
     store.append([new_events(*names)], epoch=1)
