@@ -45,11 +45,11 @@ class Witness:
     reads: int = 0
     resent: int = 0
     records: list[Record] = field(default_factory=list)
-    trail: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=40))
+    trail: deque[tuple[int, tuple[object, ...]]] = field(default_factory=lambda: deque(maxlen=40))
 
-    def note(self, *what: object) -> None:
+    def note(self, when_ns: int, *what: object) -> None:
         """Remember an event for the report of a failure."""
-        self.trail.append(what)
+        self.trail.append((when_ns, what))
 
     # --- the lease ---------------------------------------------------------------------------------------
 

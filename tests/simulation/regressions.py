@@ -27,4 +27,9 @@ REGRESSIONS = (
         "a write whose first sending broke off and whose second was shed ended as 'not written'",
         Parts(write=ForgetsAnUnknownOutcome),
     ),
+    Regression(
+        Case("one", "rough", 9, 12_000),
+        "the same, but the first sending was written only after its client had been told that it was not",
+        Parts(write=ForgetsAnUnknownOutcome),
+    ),
 )

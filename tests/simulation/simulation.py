@@ -477,7 +477,7 @@ class Simulation:
 
     def _explain(self, broken: Exception) -> None:
         trail = [
-            f"  {(when - 0) / S:.6f} " + " ".join(map(str, what)) for when, *what in self.world.witness.trail
-        ]  # type: ignore[operator]
+            f"  {when_ns / S:.6f} {' '.join(map(str, what))}" for when_ns, what in self.world.witness.trail
+        ]
         broken.add_note("\n".join(["the last events:", *trail]))
         broken.add_note(f"at step {self.steps}; replay: pytest tests/simulation {self.case}")

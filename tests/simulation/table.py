@@ -36,8 +36,8 @@ def row(mistake: Mistake) -> str:
     if len(caught) < len(found):
         return f"| {mistake.name} | caught with {len(caught)} of {len(found)} seeds | | |"
     sentences = [one[1] for one in found if one is not None]
-    usual = max(sentences, key=lambda sentence: sum(mistake.breach in s for s in (sentence,)))
-    return f"| {mistake.name} | {usual} | {statistics.median(caught):,.0f} | {caught[-1]:,} |"
+    example = next((sentence for sentence in sentences if mistake.breach in sentence), sentences[0])
+    return f"| {mistake.name} | {example} | {statistics.median(caught):,.0f} | {caught[-1]:,} |"
 
 
 def main() -> int:
