@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import grpc
 
@@ -262,19 +262,24 @@ def rehearse(
     return outcomes
 
 
+class Setup(TypedDict):
+    """What a drill is done to, how often, and where its record goes."""
+
+    folder: Path
+    shop: Shop
+    plan: ClusterPlan
+    runs: int
+    seed: int
+    traffic: Traffic
+    keep_data: NotRequired[bool]
+
+
 def rehearse_on_cluster(
-    drill: Rehearsed,
-    *,
-    folder: Path,
-    shop: Shop,
-    plan: ClusterPlan,
-    runs: int,
-    seed: int,
-    traffic: Traffic,
-    keep_data: bool,
+    drill: Rehearsed, setup: Setup
 ) -> tuple[list[tuple[Judgement, History]], dict[str, Any]]:
     """Starts a fresh cluster, fills it, and rehearses; returns the outcomes and what was run, for the
     record."""
+    folder, shop, plan, traffic = setup["folder"], setup["shop"], setup["plan"], setup["traffic"]
     cluster = Cluster(plan, folder / "cluster")
     try:
         with cluster:
@@ -298,9 +303,11 @@ def rehearse_on_cluster(
                 "writes_per_s": traffic.writes_per_s,
                 "read_deadline_ms": traffic.read_deadline_ms,
             }
-            outcomes = rehearse(rehearsal, drill, runs=runs, folder=folder, seed=seed, settings=settings)
+            outcomes = rehearse(
+                rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
+            )
     finally:
-        if not keep_data:
+        if not setup.get("keep_data"):
             cluster.remove_data()
     return outcomes, settings
 
@@ -310,33 +317,14 @@ def each_run(outcomes: Sequence[tuple[Judgement, History]]) -> list[dict[str, An
     return [{"verdict": str(one.verdict), **one.figures, "reasons": list(one.reasons)} for one, _ in outcomes]
 
 
-def run(
-    *,
-    folder: Path,
-    shop: Shop,
-    plan: ClusterPlan,
-    runs: int,
-    seed: int,
-    traffic: Traffic,
-    limits: FailoverLimits,
-    keep_data: bool = False,
-) -> tuple[Judgement, dict[str, Any]]:
+def run(*, limits: FailoverLimits, **setup: Unpack[Setup]) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
     record."""
-    outcomes, settings = rehearse_on_cluster(
-        kill_the_primary(plan.bundle),
-        folder=folder,
-        shop=shop,
-        plan=plan,
-        runs=runs,
-        seed=seed,
-        traffic=traffic,
-        keep_data=keep_data,
-    )
+    outcomes, settings = rehearse_on_cluster(kill_the_primary(setup["plan"].bundle), setup)
     judgement = judge_failover_runs([one for one, _ in outcomes], limits)
     figures = {"runs": len(outcomes), **judgement.figures}
     details: dict[str, Any] = {**settings, "rto_limit_ms": limits.rto_ms, "each": each_run(outcomes)}
-    details["plot"] = str(draw(outcomes, folder, traffic))
+    details["plot"] = str(draw(outcomes, setup["folder"], setup["traffic"]))
     return Judgement(judgement.verdict, figures, judgement.reasons), details
 
 
@@ -387,9 +375,19 @@ def check_replicas(options: argparse.ArgumentParser, given: argparse.Namespace) 
         options.error("--replicas must be 2 to 8: somebody must be there to take over")
 
 
-def traffic_of(given: argparse.Namespace) -> Traffic:
-    """The load that was asked for."""
-    return Traffic(reads_per_s=given.reads, writes_per_s=given.writes, read_deadline_ms=given.deadline_ms)
+def setup_of(given: argparse.Namespace, folder: Path) -> Setup:
+    """What was asked for. Raises: Inconclusive where there is no bundle."""
+    plan = ClusterPlan(bundle=find_bundle(given.bundle), replicas=given.replicas, command=SERVER_COMMAND)
+    traffic = Traffic(reads_per_s=given.reads, writes_per_s=given.writes, read_deadline_ms=given.deadline_ms)
+    return Setup(
+        folder=folder,
+        shop=choose_shop(given.products, given.seed),
+        plan=plan,
+        runs=given.runs,
+        seed=given.seed,
+        traffic=traffic,
+        keep_data=given.keep_data,
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -405,18 +403,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        judgement, details = run(
-            folder=folder,
-            shop=choose_shop(given.products, given.seed),
-            plan=ClusterPlan(
-                bundle=find_bundle(given.bundle), replicas=given.replicas, command=SERVER_COMMAND
-            ),
-            runs=given.runs,
-            seed=given.seed,
-            traffic=traffic_of(given),
-            limits=FailoverLimits(rto_ms=given.rto_ms),
-            keep_data=given.keep_data,
-        )
+        limits = FailoverLimits(rto_ms=given.rto_ms)
+        judgement, details = run(limits=limits, **setup_of(given, folder))
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 
     return guarded(NAME, body, as_json=given.json, empty=EMPTY)

@@ -14,44 +14,30 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 
+from drills import failover
 from drills.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
-from drills.cluster import (
-    SERVER_COMMAND,
-    Cluster,
-    ClusterError,
-    ClusterPlan,
-    Replica,
-    bundle_need,
-    find_bundle,
-)
-from drills.experiment import Experiment, Judgement, Probe, Verdict, worst
+from drills.cluster import Cluster, ClusterError, Replica
+from drills.experiment import Experiment, Judgement, Verdict, worst
 from drills.failover import (
-    FailoverLoad,
     Rehearsal,
     Rehearsed,
-    Traffic,
-    all_serve_reads,
+    Setup,
     check_replicas,
-    collect_log,
     each_run,
     load_options,
-    one_primary,
-    reads_are_answered,
     rehearse_on_cluster,
-    traffic_of,
-    writes_are_acknowledged,
+    setup_of,
 )
 from drills.faults import Clustered
 from drills.history import OK, check_epochs, check_sessions, check_writes
 from drills.journal import History
 from drills.outcome import guarded, parser, positive, run_folder, tell
-from drills.shop import Shop, choose_shop
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 NAME = "rolling_restart"
@@ -223,53 +209,22 @@ def judge_runs(runs: Sequence[Judgement]) -> Judgement:
 
 
 def experiment(*, seed: int, bundle: Path | None) -> Experiment[Rehearsal]:
-    """The rolling restart as a value."""
-    everywhere = frozenset({"before", "during", "after"})
-    return Experiment(
+    """The rolling restart as a value: the failover's load and steady state under another fault."""
+    return replace(
+        failover.experiment(seed=seed, bundle=bundle, during_s=1.0),
         name=NAME,
         hypothesis=HYPOTHESIS,
-        seed=seed,
-        load=FailoverLoad,
-        probes=(
-            Probe("reads are answered", reads_are_answered, everywhere),
-            Probe("writes are acknowledged", writes_are_acknowledged, everywhere),
-            Probe("there is one primary", one_primary, everywhere),
-            Probe("every replica serves reads", all_serve_reads, everywhere),
-        ),
         fault=RestartInTurn(),
         judge=judge_rolling_restart,
-        collect=collect_log,
-        before_s=1.5,
-        during_s=1.0,
-        after_s=1.0,
-        settle_s=10.0,
-        needs=(bundle_need(bundle),),
     )
 
 
-def run(
-    *,
-    folder: Path,
-    shop: Shop,
-    plan: ClusterPlan,
-    runs: int,
-    seed: int,
-    traffic: Traffic,
-    keep_data: bool = False,
-) -> tuple[Judgement, dict[str, Any]]:
+def run(**setup: Unpack[Setup]) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
     record."""
-    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=plan.bundle), _shown)
-    outcomes, settings = rehearse_on_cluster(
-        drill,
-        folder=folder,
-        shop=shop,
-        plan=plan,
-        runs=runs,
-        seed=seed,
-        traffic=traffic,
-        keep_data=keep_data,
-    )
+    bundle = setup["plan"].bundle
+    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle), _shown)
+    outcomes, settings = rehearse_on_cluster(drill, setup)
     return judge_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
 
 
@@ -291,16 +246,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        plan = ClusterPlan(bundle=find_bundle(given.bundle), replicas=given.replicas, command=SERVER_COMMAND)
-        judgement, details = run(
-            folder=folder,
-            shop=choose_shop(given.products, given.seed),
-            plan=plan,
-            runs=given.runs,
-            seed=given.seed,
-            traffic=traffic_of(given),
-            keep_data=given.keep_data,
-        )
+        judgement, details = run(**setup_of(given, folder))
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 
     return guarded(NAME, body, as_json=given.json, empty=EMPTY)

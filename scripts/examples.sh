@@ -12,7 +12,7 @@ missing() { echo "$1" >&2; exit 4; }
 mkdir -p "$out"
 case $language in
   go)
-    command -v go >/dev/null || missing "go is not installed (apt-get install golang-go, or https://go.dev/dl)"
+    command -v go >/dev/null || missing "go is not installed (apt-get install golang-go)"
     cp examples/go/main.go examples/go/go.mod examples/go/go.sum "$out"/
     (cd "$out" && go mod download) || missing "the Go modules cannot be fetched; is there a network?"
     (cd "$out" && GOBIN=$PWD/bin go install tool)

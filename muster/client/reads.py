@@ -16,6 +16,7 @@ import grpc
 from muster.client import errors
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.outliers import Replica, to_eject
+from muster.client.requests import Deadline
 from muster.client.settings import ClientSettings
 
 _CALLERS_OWN = frozenset(
@@ -234,3 +235,27 @@ class Read:
         attempt = Attempt(replica, now_s, self.deadline_s - (kept_s if leaves_room else 0.0))
         self.pending.append(attempt)
         return attempt
+
+
+class Reads:
+    """What the reads of one client share: the replicas, what is known of them, and the budgets."""
+
+    def __init__(self, endpoints: Sequence[str], settings: ClientSettings) -> None:
+        self.replicas = Replicas(endpoints)
+        self._settings = settings
+        self._retries = RetryBudget(settings.retry_tokens_max, settings.retry_token_ratio)
+        self._hedges = HedgeBudget(settings.hedge_share, settings.hedge_burst)
+        self._hedge_delay = HedgeDelay(settings.hedge_after_ms)
+
+    def read(self, method: str, deadline: Deadline) -> Read:
+        """A read to be begun. method: its answers are compared with others of the same one."""
+        return Read(
+            method=method,
+            budget_ms=deadline.budget_ms,
+            deadline_s=deadline.monotonic_s,
+            replicas=self.replicas,
+            settings=self._settings,
+            retries=self._retries,
+            hedges=self._hedges,
+            hedge_delay=self._hedge_delay,
+        )

@@ -13,10 +13,9 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from muster.client import errors
-from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.events import apply_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
-from muster.client.reads import Attempt, Read, Replicas
+from muster.client.reads import Attempt, Reads
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
 from muster.client.sessions import Session, min_sequence_for
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
@@ -100,10 +99,7 @@ class Client:
     def __init__(self, endpoints: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
         self.endpoints = parse_endpoints(endpoints)
         self.settings = settings or ClientSettings()
-        self._replicas = Replicas(self.endpoints)
-        self._retries = RetryBudget(self.settings.retry_tokens_max, self.settings.retry_token_ratio)
-        self._hedges = HedgeBudget(self.settings.hedge_share, self.settings.hedge_burst)
-        self._hedge_delay = HedgeDelay(self.settings.hedge_after_ms)
+        self._all_reads = Reads(self.endpoints, self.settings)
         self._lock = threading.Lock()
         self._closed = False
         self._connections: _Connections | None = None
@@ -214,7 +210,7 @@ class Client:
         failures = 0
         while True:
             connections = self._connected()
-            replica = self._replicas.order(time.monotonic())[0]
+            replica = self._all_reads.replicas.order(time.monotonic())[0]
             request = catalogue_pb2.WatchRequest(from_sequence=wanted)
             stream = connections.watch[replica.endpoint](request)
             try:
@@ -222,14 +218,14 @@ class Client:
                     failures = 0
                     if response.event.sequence == wanted:
                         wanted += 1
-                        self._replicas.answered(replica, time.monotonic())
+                        self._all_reads.replicas.answered(replica, time.monotonic())
                         yield response.event
                 # A server ends the stream only when it leaves.
-                self._replicas.failed(replica, time.monotonic())
+                self._all_reads.replicas.failed(replica, time.monotonic())
             except grpc.RpcError as error:
                 if self._closed:
                     return
-                self._replicas.failed(replica, time.monotonic())
+                self._all_reads.replicas.failed(replica, time.monotonic())
                 if error.code() not in errors.RETRYABLE | {grpc.StatusCode.RESOURCE_EXHAUSTED}:
                     raise errors.translate(error, endpoint=replica.endpoint) from error
             finally:
@@ -279,16 +275,7 @@ class Client:
         stubs: dict[str, Any] = getattr(self._connected(), method)
         ended: queue.SimpleQueue[tuple[Attempt, Any]] = queue.SimpleQueue()
         calls: list[Any] = []
-        read = Read(
-            method=method,
-            budget_ms=deadline.budget_ms,
-            deadline_s=deadline.monotonic_s,
-            replicas=self._replicas,
-            settings=self.settings,
-            retries=self._retries,
-            hedges=self._hedges,
-            hedge_delay=self._hedge_delay,
-        )
+        read = self._all_reads.read(method, deadline)
 
         def send(attempt: Attempt) -> None:
             stub = stubs[attempt.replica.endpoint]

@@ -93,6 +93,7 @@ def test_the_command_prints_exactly_the_promised_object(
     monkeypatch.setattr(failover, "SERVER_COMMAND", FAKE_COMMAND)
     bundle = scripted().bundle
     arguments = ["--runs", "1", "--json", "--replicas", "2", "--rto-ms", "5000", "--products", "20"]
+    arguments += ["--deadline-ms", "5000"]
     code = main([*arguments, "--bundle", str(bundle), "--journal", str(tmp_path / "journal")])
     result = json.loads(capsys.readouterr().out)
     assert code == 0

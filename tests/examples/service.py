@@ -23,7 +23,8 @@ def running_pair(folder: Path) -> Iterator[list[str]]:
         pytest.skip("the extension is not built: make build")
     replicas = importlib.import_module("tests.server.replica")
     importlib.import_module("tests.fixtures.tiny_bundle").build(folder / "tiny")
-    settings = {"generation.rebuild": "false"}
+    # A long lease: on a busy machine a short one replaces healthy primaries. Who is killed frees the lock.
+    settings = {"generation.rebuild": "false", "lease.ttl_ms": "5000"}
     with replicas.Replica(folder / "tiny", folder / "data", "a", settings) as primary:
         primary.wait_primary()
         with replicas.Replica(folder / "tiny", folder / "data", "b", settings) as standby:

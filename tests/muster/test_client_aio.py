@@ -20,6 +20,7 @@ from muster.client import (
     Unavailable,
     delete,
 )
+from muster.v1 import admin_pb2
 from tests.muster.conftest import Start
 from tests.muster.scripted_replica import ScriptedReplica, fails
 
@@ -211,6 +212,23 @@ def test_status_tells_of_each_replica(start_replicas: Start) -> None:
         assert isinstance(found[1].error, Unavailable)
 
     run(work())
+
+
+def test_a_transfer_asks_the_primary(start_replicas: Start) -> None:
+    replicas = start_replicas(2)
+
+    async def work() -> None:
+        async with connect(replicas) as client:
+            with pytest.raises(Unavailable, match="none of the replicas is primary"):
+                await client.transfer_lease(deadline_ms=LONG_MS)
+            replicas[1].role = admin_pb2.ROLE_PRIMARY
+            assert (await client.transfer_lease(deadline_ms=LONG_MS)).primary == "r1"
+            replicas[1].script = [lambda request, context: None, fails(CODE.UNAVAILABLE, "a standby now")]
+            with pytest.raises(Unavailable, match="a standby now"):
+                await client.transfer_lease(deadline_ms=LONG_MS)
+
+    run(work())
+    assert "TransferLease" not in replicas[0].calls
 
 
 def test_a_closed_client_says_so(start_replicas: Start) -> None:
