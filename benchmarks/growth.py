@@ -68,10 +68,10 @@ _SETTINGS = ("bundle", "seed", "vectors", "sample", "threads")
 def fill(log: Path, catalogue: SyntheticCatalogue, upto: int) -> None:
     """Append the products that the log lacks up to `upto`, one event each."""
     # The parts of the server are imported where a process needs them, so that each holds no other's memory.
-    from server.catalogue.store import NewEvent, Store
+    from server.catalogue.store import NewEvent, open_store
     from server.standby.lease import Holder
 
-    with closing(Store.open(log)) as store:
+    with closing(open_store(log)) as store:
         lease = store.lease()
         epoch = lease.epoch if lease else 0
         claimed = store.claim_lease(

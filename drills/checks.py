@@ -1,112 +1,23 @@
-"""The judges. They read the recorded history and nothing else: no process, no clock, no service.
+"""The judges of the drills. They read the recorded history and nothing else: no process, clock or service.
 
-What can be said of a history of writes:
-- an acknowledged write whose event is not in the log is *lost*;
-- an event that the log holds at more than one place is *doubled*;
-- the epochs of the log never fall with the sequence, and no write sent after a newer epoch was seen in an
-  acknowledgement is acknowledged by an older one;
-- the log has no gaps, and an acknowledgement names the place where its event really is.
-
-A write with an unknown outcome (an error, a deadline) may be in the log or not: both are right.
+What can be said of writes, epochs and sessions is in `drills.history`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from drills.experiment import Judgement, Verdict, quantile, worst
+from drills.history import OK, check_epochs, check_sessions, check_writes
 from drills.journal import History, Record
 
-OK = "OK"
 TIMED_OUT = "DeadlineExceeded"
 STALL_MS = 100.0
 """A machine that keeps a ready process waiting for longer than this cannot be asked for answers within 250
 ms."""
-
-
-@dataclass(frozen=True)
-class WriteFindings:
-    """What became of the writes."""
-
-    acknowledged: int
-    lost: tuple[str, ...]
-    doubled: tuple[str, ...]
-    misplaced: tuple[str, ...]
-    gaps: int
-
-    def problems(self) -> list[str]:
-        """A sentence for each thing that must not be; empty: all is well."""
-        found = []
-        if self.lost:
-            found.append(f"{len(self.lost)} acknowledged writes are not in the log, first {self.lost[0]}")
-        if self.doubled:
-            found.append(f"{len(self.doubled)} events are in the log twice, first {self.doubled[0]}")
-        if self.misplaced:
-            found.append(f"{len(self.misplaced)} acknowledgements name a place where the event is not")
-        if self.gaps:
-            found.append(f"the log has {self.gaps} gaps or clashes in its sequence")
-        return found
-
-
-def check_writes(history: History) -> WriteFindings | None:
-    """Compares the acknowledged writes with the log; None where the log was not read to its end."""
-    if history.first("log_end") is None:
-        return None
-    log = history.of("log")
-    places: dict[str, list[int]] = {}
-    for entry in log:
-        places.setdefault(entry["event_id"], []).append(entry["sequence"])
-    acknowledged = [write for write in history.of("write") if write["status"] == OK]
-    lost = [write["event_id"] for write in acknowledged if write["event_id"] not in places]
-    misplaced = [
-        write["event_id"]
-        for write in acknowledged
-        if write["event_id"] in places and write["sequence"] not in places[write["event_id"]]
-    ]
-    doubled = [event_id for event_id, found in places.items() if len(set(found)) > 1]
-    sequences = sorted({entry["sequence"] for entry in log})
-    gaps = sum(later - earlier != 1 for earlier, later in itertools.pairwise(sequences))
-    twice = Counter(entry["sequence"] for entry in log)
-    # Two events at one place: the second one overwrote the first for somebody.
-    clashes = [sequence for sequence, count in twice.items() if count > 1]
-    return WriteFindings(
-        acknowledged=len(acknowledged),
-        lost=tuple(lost),
-        doubled=tuple(doubled),
-        misplaced=tuple(misplaced),
-        gaps=gaps + len(clashes),
-    )
-
-
-def check_epochs(history: History) -> list[str]:
-    """Sentences for every fall of the epoch, in the log or as the callers saw it; empty: they only rise."""
-    problems: list[str] = []
-    highest = 0
-    for entry in sorted(history.of("log"), key=lambda record: record["sequence"]):
-        if entry["epoch"] < highest:
-            problems.append(
-                f"the log's epoch falls from {highest} to {entry['epoch']} at sequence {entry['sequence']}"
-            )
-        highest = max(highest, entry["epoch"])
-    # Two lists merged by time: an acknowledgement counts from the moment it arrived, a write from the moment
-    # it left.
-    acknowledged = [write for write in history.of("write") if write["status"] == OK]
-    arrivals = sorted(acknowledged, key=lambda write: write["done_s"])
-    seen, position = 0, 0
-    for write in sorted(acknowledged, key=lambda record: record["sent_s"]):
-        while position < len(arrivals) and arrivals[position]["done_s"] < write["sent_s"]:
-            seen = max(seen, arrivals[position]["epoch"])
-            position += 1
-        if write["epoch"] < seen:
-            problems.append(
-                f"write {write['event_id']} was acknowledged in epoch {write['epoch']} "
-                f"though it was sent after epoch {seen} had been seen"
-            )
-    return problems
 
 
 def recovery_ms(history: History) -> float | None:
@@ -171,6 +82,7 @@ def judge_failover(history: History) -> Judgement:
     epochs = check_epochs(history)
     figures["epochs_monotone"] = not epochs
     deviations += epochs
+    deviations += check_sessions(history)
     doubts: list[str] = []
     errors = read_errors(history)
     stall_ms = generator_stall_ms(history)

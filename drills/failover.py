@@ -42,6 +42,7 @@ from drills.load import OK, OpenLoop, Sample, Stream, even_arrivals, poisson_arr
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.shop import Shop, choose_shop, fill
 from drills.traffic import ClientReads, ClientWrites
+from muster.client import Session
 from muster.v1 import catalogue_pb2, catalogue_pb2_grpc
 
 NAME = "failover"
@@ -89,12 +90,16 @@ class FailoverLoad:
 
     def __init__(self, rehearsal: Rehearsal, journal: Journal, seed: int) -> None:
         traffic, addresses = rehearsal.traffic, rehearsal.cluster.addresses
-        reads = ClientReads(addresses, rehearsal.queries, deadline_ms=traffic.read_deadline_ms)
+        session = Session(monotonic_reads=True)
+        reads = ClientReads(
+            addresses, rehearsal.queries, deadline_ms=traffic.read_deadline_ms, session=session
+        )
         writes = ClientWrites(
             addresses,
             rehearsal.product_ids,
             deadline_ms=traffic.write_deadline_ms,
             prefix=f"drill-{seed}-{uuid.uuid4().hex[:8]}",
+            session=session,
         )
         self._journal = journal
         self._loop = OpenLoop(

@@ -8,8 +8,9 @@ Every record has `kind` and `at_s`, seconds since the run began. Kinds that the 
     rollback  it was undone
     probe     phase, probe, held, detail
     read      one Search: intended_s, sent_s, done_s, status, tier, depth, expected_ndcg, replica, epoch,
-    reason
-    write     one Apply: event_id, intended_s, sent_s, done_s, status, sequence, epoch, duplicates
+    reason, applied_sequence, session where it was in one
+    write     one Apply: event_id, intended_s, sent_s, done_s, status, sequence, epoch, duplicates, session;
+    of one that failed: outcome, as the client tells it
     log       one committed event as Watch told it: sequence, epoch, event_id
     log_end   the log was read up to `head`; without it the log is not known
 """

@@ -21,15 +21,7 @@ from typing import Any, Unpack
 import grpc
 
 from drills import failover
-from drills.checks import (
-    OK,
-    STALL_MS,
-    TIMED_OUT,
-    check_epochs,
-    check_writes,
-    generator_stall_ms,
-    steady_reads,
-)
+from drills.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
 from drills.cluster import Cluster, ClusterError, Replica
 from drills.experiment import Experiment, Judgement, Verdict, worst
 from drills.failover import (
@@ -43,6 +35,7 @@ from drills.failover import (
     setup_of,
 )
 from drills.faults import Clustered
+from drills.history import OK, check_epochs, check_sessions, check_writes
 from drills.journal import History
 from drills.outcome import guarded, parser, positive, run_folder, tell
 from muster.v1 import admin_pb2, admin_pb2_grpc
@@ -168,7 +161,7 @@ def judge_rolling_restart(history: History) -> Judgement:
     if fault is None:
         return Judgement(Verdict.INCONCLUSIVE, figures, ("no replica was restarted",))
     deviations = [step["problem"] for step in steps if "problem" in step]
-    deviations += epochs
+    deviations += [*epochs, *check_sessions(history)]
     if findings is not None:
         deviations += findings.problems()
     doubts: list[str] = []

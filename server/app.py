@@ -28,7 +28,7 @@ from server import health
 from server.admission import Budget
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
-from server.catalogue.store import Store, StoreConfig
+from server.catalogue.store import Store, StoreConfig, open_store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
 from server.errors import NotThePrimary, ReplicaNotReady
@@ -126,7 +126,7 @@ class Replica:
         offload: what runs on a GPU, from here on the replica's to close; None: nothing. Raises: StoreError.
         """
         settings = self.settings
-        store = Store.open(settings.log_path, StoreConfig(busy_timeout_ms=settings.catalogue.busy_ms))
+        store = open_store(settings.log_path, StoreConfig(busy_timeout_ms=settings.catalogue.busy_ms))
         open_dense = offload.open_dense if offload is not None else None
         served = Served(engine, open_newest(engine, settings.generations_dir, open_dense), _reader(store))
         tailer = Tailer(
@@ -184,6 +184,7 @@ class Replica:
             applied_sequence=lambda: served.generation.applied_sequence(),
             wait_applied=tailer.wait_applied,
             read_events=_reader(store),
+            in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
             primary=self._primary_name,
             budget=budget,

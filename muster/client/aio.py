@@ -19,7 +19,7 @@ from muster.client.reads import Attempt, Reads
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
 from muster.client.sessions import Session, min_sequence_for
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
-from muster.client.sync import next_sending, resend_pause_s
+from muster.client.writes import Write, resend_pause_s
 from muster.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -250,8 +250,7 @@ class AsyncClient:
             target = write_target(self.endpoints)
             channel = self._open(target, self.settings.write_options(self.endpoints))
             self._apply = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
-        failures = 0
-        last: grpc.RpcError | None = None
+        write = Write(self.settings, deadline.budget_ms)
         while True:
             try:
                 response: catalogue_pb2.ApplyResponse = await self._apply(
@@ -261,14 +260,12 @@ class AsyncClient:
                     session.wrote(response.sequence)
                 return response
             except grpc.RpcError as error:
-                pause = next_sending(self.settings, error, last, failures, deadline)
-                last = error
+                pause_s = write.failed(error, deadline.left_s())
             except (asyncio.CancelledError, grpc.aio.UsageError) as error:
                 if self._closed:
                     raise errors.ClientClosed("the client was closed during the call") from error
                 raise
-            failures += 1
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause_s)
 
     # -- connections ----------------------------------------------------------
 

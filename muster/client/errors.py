@@ -5,11 +5,13 @@ MusterError
 ├── NotFound            the product is not in the catalogue
 ├── Conflict            the state forbids it; look at the message
 ├── Overloaded          wait `retry_after_ms`, then send again
-├── DeadlineExceeded    give more time; for a write, `outcome` says whether it may have happened
+├── DeadlineExceeded    give more time
 ├── Unavailable         no replica answered; try again, check that the service runs
 ├── Cancelled           the call was cancelled
 ├── ClientClosed        the client was closed before
 └── ServiceFailed       the service is at fault; report it
+
+Of a write, each says in `outcome` whether it may have happened.
 """
 
 # The names are the ones that callers read in `except`; "Error" on each would only repeat the base class.
@@ -31,10 +33,13 @@ class MusterError(Exception):
 
     reason: the service's own short name of the case, such as NOT_PRIMARY; empty where it gave none.
     endpoint: the replica that said so; empty where it is not known or was none.
+    outcome: of a write: "not_written", or "unknown" (send the same events with the same ids again to learn);
+        empty of a read, and of a write that was never sent.
     """
 
     reason: str = ""
     endpoint: str = ""
+    outcome: str = ""
 
 
 class InvalidRequest(MusterError):
@@ -50,7 +55,7 @@ class NotFound(MusterError):
 
 
 class Conflict(MusterError):
-    """The present state forbids the request; for a write: nothing was written."""
+    """The present state forbids the request."""
 
 
 class Overloaded(MusterError):
@@ -62,10 +67,7 @@ class Overloaded(MusterError):
 
 
 class DeadlineExceeded(MusterError):
-    """The deadline passed, or was too small for any plan.
-
-    outcome: for writes "unknown" (send the same events with the same ids again) or "not_written"; else "".
-    """
+    """The deadline passed, or was too small for any plan."""
 
     def __init__(self, message: str, outcome: str = "") -> None:
         super().__init__(message)

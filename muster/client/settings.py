@@ -68,7 +68,7 @@ class ClientSettings:
             raise ValueError(f"hedge_share must be from 0 to 1, not {self.hedge_share}")
         if not 0 <= self.reserve_share <= 0.5:
             raise ValueError(f"reserve_share must be from 0 to 0.5, not {self.reserve_share}")
-        if not 1 <= self.attempts_max <= 5:  # gRPC itself clamps the write channel's at 5
+        if not 1 <= self.attempts_max <= 5:  # more would feed the storm that they answer
             raise ValueError(f"attempts_max must be from 1 to 5, not {self.attempts_max}")
 
     def read_options(self) -> list[ChannelOption]:
@@ -85,6 +85,9 @@ class ClientSettings:
     def write_options(self, endpoints: Sequence[str]) -> list[ChannelOption]:
         """Options of the channel over all replicas that finds the primary by health.
 
+        No retry policy here either: gRPC would tell of the last attempt only, and an earlier one whose
+        outcome is unknown would be forgotten; `Write` sends again and remembers.
+
         Its calls name the first endpoint as the host that they are for: by itself gRPC names the whole list,
         which is no host by the rules of HTTP (RFC 9113, 8.3.1) and which a strict server refuses.
         """
@@ -95,16 +98,8 @@ class ClientSettings:
                 {
                     "name": [{"service": CATALOGUE_SERVICE}],
                     "waitForReady": True,
-                    "retryPolicy": {
-                        "maxAttempts": max(2, self.attempts_max),
-                        "initialBackoff": f"{self.retry_backoff_min_ms / 1000:.3f}s",
-                        "maxBackoff": f"{self.retry_backoff_max_ms / 1000:.3f}s",
-                        "backoffMultiplier": 2,
-                        "retryableStatusCodes": ["UNAVAILABLE"],
-                    },
                 }
             ],
-            "retryThrottling": {"maxTokens": self.retry_tokens_max, "tokenRatio": self.retry_token_ratio},
         }
         return [
             *self._connection_options(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from muster.client.reads import Attempt, Reads
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
 from muster.client.sessions import Session, min_sequence_for
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
+from muster.client.writes import Write, resend_pause_s
 from muster.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -320,16 +320,15 @@ class Client:
         """Appends events to the log as one batch, on whichever replica is the primary by then.
 
         Events without an `event_id` are given one, in place. Where an outcome is unknown the same events are
-        sent again until the deadline; their ids keep them from being applied twice. After DeadlineExceeded
-        with the outcome "unknown" the caller may do the same.
+        sent again until the deadline; their ids keep them from being applied twice. After an error with
+        the `outcome` "unknown" the caller may do the same.
         deadline_ms: None: the settings' default for writes. session: its next reads see these events.
         Raises: MusterError.
         """
         request = apply_request(events)
         deadline = Deadline.after(self.settings.write_deadline_ms if deadline_ms is None else deadline_ms)
+        write = Write(self.settings, deadline.budget_ms)
         send = self._connected().apply()
-        failures = 0
-        last: grpc.RpcError | None = None
         while True:
             try:
                 response: catalogue_pb2.ApplyResponse = send(
@@ -339,12 +338,10 @@ class Client:
                     session.wrote(response.sequence)
                 return response
             except grpc.RpcError as error:
-                pause = next_sending(self.settings, error, last, failures, deadline)
-                last = error
+                pause_s = write.failed(error, deadline.left_s())
             except ValueError as error:
                 raise self._closed_meanwhile(error) from error
-            failures += 1
-            time.sleep(pause)
+            time.sleep(pause_s)
 
     # -- connections ----------------------------------------------------------
 
@@ -359,46 +356,3 @@ class Client:
             if self._connections is None or self._connections.pid != os.getpid():
                 self._connections = _Connections(self.endpoints, self.settings)
             return self._connections
-
-
-def next_sending(
-    settings: ClientSettings,
-    error: grpc.RpcError,
-    earlier: grpc.RpcError | None,
-    failures: int,
-    deadline: Deadline,
-) -> float:
-    """Seconds to wait before the same events are sent again.
-
-    Raises: MusterError where they must not be, or no time is left.
-    """
-    code = error.code()
-    if code in errors.RESENDABLE:
-        pause = resend_pause_s(settings, failures + 1)
-        if deadline.left_s() > pause:
-            return pause
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED and earlier is not None:
-        # What kept the write from succeeding says more than that the time is over.
-        raise write_deadline(error, deadline) from earlier
-    translated = errors.translate(error, writing=True)
-    if isinstance(translated, errors.DeadlineExceeded):
-        raise write_deadline(error, deadline) from error
-    raise translated from error
-
-
-def write_deadline(error: grpc.RpcError, deadline: Deadline) -> errors.MusterError:
-    """The error of a write whose time ran out."""
-    translated = errors.translate(error, writing=True)
-    found = errors.DeadlineExceeded(
-        f"the write was not acknowledged within {deadline.budget_ms:g} ms ({translated}); "
-        "send the same events again, their ids keep them from being applied twice",
-        getattr(translated, "outcome", "unknown"),
-    )
-    found.reason = translated.reason
-    return found
-
-
-def resend_pause_s(settings: ClientSettings, failures: int) -> float:
-    """A random pause that grows with the failures, so that clients do not return in step."""
-    most = min(settings.retry_backoff_max_ms, settings.retry_backoff_min_ms * 2 ** min(failures, 16))
-    return random.uniform(settings.retry_backoff_min_ms, most) / 1000

@@ -1,1 +1,6 @@
-"""The live catalogue: the log (`store`, `log`), what follows it (`tail`), and their errors (`errors`)."""
+"""The live catalogue.
+
+The store: its interface (`store`), log and lease in SQL (`sql`) in a file (`sqlite`), the tables and the
+revisions that lead to them (`schema`, `migrations`). Then the one writer (`log`), what follows it (`tail`),
+and what can go wrong (`errors`).
+"""

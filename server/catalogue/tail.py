@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.catalogue.errors import StoreDamaged, StoreError
+from server.catalogue.following import Following
 from server.catalogue.store import DataVersion, Store
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,7 @@ class Tailer:
         self._condition = threading.Condition()
         # Held while events are delivered, so that `switch` falls between two deliveries.
         self._delivering = threading.Lock()
-        self._applied = applied_sequence
-        self._head = 0
-        self._epoch = 0
+        self._following = Following(applied_sequence, self._config.batch_events_max)
         self._looked_at_s: float | None = None
         self._woken = False
         self._stopped = False
@@ -99,7 +98,7 @@ class Tailer:
         """
         with self._delivering, self._condition:
             self._deliver = deliver
-            self._applied = applied_sequence
+            self._following.switch(applied_sequence)
             self._woken = True
             self._condition.notify_all()
 
@@ -108,17 +107,17 @@ class Tailer:
     @property
     def applied_sequence(self) -> int:
         """Every event up to this one has been delivered and applied."""
-        return self._applied
+        return self._following.applied
 
     @property
     def head_sequence(self) -> int:
         """The last event that this replica has seen in the log."""
-        return self._head
+        return self._following.head
 
     @property
     def epoch(self) -> int:
         """The epoch of the last event seen, or 0."""
-        return self._epoch
+        return self._following.epoch
 
     @property
     def failure(self) -> BaseException | None:
@@ -132,7 +131,7 @@ class Tailer:
 
     def caught_up(self) -> bool:
         """All that was in the log at the last look is applied, and the tailer lives."""
-        return self._looked_at_s is not None and self._applied >= self._head and self._failure is None
+        return self._looked_at_s is not None and self._following.caught_up and self._failure is None
 
     def wake(self, head_sequence: int = 0) -> None:
         """Look now instead of at the next poll. Give it to `LogWriter` as on_commit."""
@@ -144,10 +143,10 @@ class Tailer:
         """Wait until everything up to `sequence` is applied here. False if it was not in time."""
         with self._condition:
             self._condition.wait_for(
-                lambda: self._applied >= sequence or self._failure is not None or self._stopped,
+                lambda: self._following.applied >= sequence or self._failure is not None or self._stopped,
                 timeout=max(0.0, timeout_s),
             )
-            return self._applied >= sequence
+            return self._following.applied >= sequence
 
     def wait_caught_up(self, timeout_s: float) -> bool:
         """Wait until what is in the log now, read anew, is applied here, as a new primary does first.
@@ -159,21 +158,20 @@ class Tailer:
     # --- the tailer's thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        following = self._following
         version: DataVersion | None = None
-        seen: int | None = None
         while not self._stopped:
             pause_s = self._config.poll_ms / 1000
             try:
                 if version is None:
-                    version, seen = self._store.watch_version(), None
-                # Read before the events: what is committed in between only causes one look too many.
+                    version = self._store.watch_version()
                 current = version.read()
-                if current != seen or self._applied < self._head:
+                if following.due(current):
                     self._look()
-                seen = current
+                following.looked(current)
                 self._looked_at_s = self._clock()
                 if self._observe is not None:
-                    self._observe(self._epoch, self._head)
+                    self._observe(following.epoch, following.head)
             except StoreDamaged as damaged:
                 self._fail(damaged)
                 break
@@ -182,6 +180,7 @@ class Tailer:
                 if version is not None:
                     version.close()
                 version = None
+                following.lost()
                 pause_s = self._config.retry_ms / 1000
             except Exception as error:
                 self._fail(error)
@@ -193,30 +192,19 @@ class Tailer:
             version.close()
 
     def _look(self) -> None:
-        # Read before the head: a `switch` in between may be to a target that is ahead of this head.
-        applied = self._applied
-        head = self._store.head()
-        self._head, self._epoch = head.sequence, head.epoch
-        if applied > head.sequence:
-            raise StoreDamaged(
-                f"this replica has applied event {applied}, but the log ends at {head.sequence}; "
-                "generations and log belong to different catalogues, or the log was cut short"
-            )
-        while self._applied < head.sequence and not self._stopped:
+        following = self._following
+        applied_before = following.applied
+        following.saw(self._store.head(), applied_before)
+        while not self._stopped:
             with self._delivering:
-                events = self._store.read_range(
-                    self._applied + 1, head.sequence, events_max=self._config.batch_events_max
-                )
-                if not events:
-                    raise StoreDamaged(f"event {self._applied + 1} is missing from the log")
+                wanted = following.wanted()
+                if wanted is None:
+                    return
+                events = self._store.read_range(wanted.first, wanted.last, events_max=wanted.events_max)
+                following.read(wanted, len(events))
                 applied = self._deliver(events)
-                expected = self._applied + len(events)
-                if applied < expected:
-                    raise RuntimeError(
-                        f"events up to {expected} were delivered, but only {applied} are applied"
-                    )
                 with self._condition:
-                    self._applied = expected
+                    following.delivered(wanted, len(events), applied)
                     self._condition.notify_all()
 
     def _fail(self, error: BaseException) -> None:

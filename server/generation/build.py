@@ -32,7 +32,7 @@ import rankcore
 from muster.bundle import read_bundle
 from muster.v1.catalogue_pb2 import Patch, Product, SequencedEvent
 from server import config
-from server.catalogue.store import Store
+from server.catalogue.store import Store, open_store
 from server.generation.open import (
     CURRENT,
     MANIFEST,
@@ -114,7 +114,7 @@ def build(
     """
     generations = Path(job.generations)
     generations.mkdir(parents=True, exist_ok=True)
-    with building_lock(generations), closing(Store.open(job.log)) as store:
+    with building_lock(generations), closing(open_store(job.log)) as store:
         for leftover in generations.glob(f"{LOCK}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         bundle_id = read_bundle(job.bundle).bundle_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -67,8 +67,9 @@ class CatalogueService:
 
     products: the generation being served, asked anew for each call. wait_applied: waits until a sequence is
     visible here, seconds; False where it is not in time. read_events: first sequence, most events ->
-    serialised SequencedEvents. writable: whether this replica is the primary and has applied the whole log.
-    primary: name of the primary, empty where it is not known.
+    serialised SequencedEvents. in_log: of these event ids, those that the log holds. writable: whether this
+    replica is the primary and has applied the whole log. primary: name of the primary, empty where it is not
+    known.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class CatalogueService:
         applied_sequence: Callable[[], int],
         wait_applied: Callable[[int, float], bool],
         read_events: Callable[[int, int], Sequence[bytes]],
+        in_log: Callable[[Sequence[str]], Collection[str]],
         writable: Callable[[], bool],
         primary: Callable[[], str],
         budget: Budget,
@@ -89,6 +91,7 @@ class CatalogueService:
         self._applied_sequence = applied_sequence
         self._wait_applied = wait_applied
         self._read_events = read_events
+        self._in_log = in_log
         self._writable = writable
         self._primary = primary
         self._budget = budget
@@ -198,6 +201,15 @@ class CatalogueService:
         if violations:
             raise InvalidFields(violations)
         events = list(_parse(pb.ApplyRequest, request).events)
+        missing = self._missing_product(events)
+        # Sent again, it may meet what came after it: its own last event may have deleted the product. It is
+        # passed on, to be answered like any that is in the log already.
+        if missing and len(self._in_log([event.event_id for event in events])) < len(events):
+            raise UnknownProduct(missing)
+        return events
+
+    def _missing_product(self, events: Sequence[pb.Event]) -> str:
+        """The first patch that has no product to change, as a sentence; empty if there is none."""
         products = self._products()
         known: dict[str, bool] = {}
         for index, event in enumerate(events):
@@ -209,11 +221,11 @@ class CatalogueService:
             else:
                 product_id = event.patch.product_id
                 if not known.get(product_id, products.contains(product_id)):
-                    raise UnknownProduct(
+                    return (
                         f"events[{index}] patches product {product_id!r}, which is not in the catalogue;"
                         " nothing was written"
                     )
-        return events
+        return ""
 
 
 def _parse(kind: type[_M], request: bytes) -> _M:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.growth import SyntheticCatalogue, fill, main, parts, plot, run, slope, table
 from muster.v1.catalogue_pb2 import SequencedEvent
-from server.catalogue.store import Store
+from server.catalogue.store import open_store
 
 
 @pytest.mark.parametrize(("power", "factor"), [(0.0, 3.0), (0.5, 0.1), (1.0, 2.0), (2.0, 7.0)])
@@ -36,7 +36,7 @@ def test_a_log_is_filled_on_from_where_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.sqlite3"
     fill(path, SyntheticCatalogue(50), 20)
     fill(path, SyntheticCatalogue(50), 50)
-    store = Store.open(path)
+    store = open_store(path)
     events = [SequencedEvent.FromString(event) for event in store.read_range(1, 100, events_max=100)]
     store.close()
     assert [event.event.upsert for event in events] == list(SyntheticCatalogue(50).products())

@@ -7,14 +7,13 @@ import pytest
 from drills.checks import (
     FailoverLimits,
     StormLimits,
-    check_epochs,
-    check_writes,
     judge_failover,
     judge_failover_runs,
     judge_storm,
     recovery_ms,
 )
 from drills.experiment import Judgement, Verdict
+from drills.history import check_epochs, check_writes
 from drills.journal import History, Record
 
 
@@ -104,6 +103,14 @@ def test_a_clean_history_holds_with_its_figures() -> None:
         ([*GOOD, entry(6, 2, "x")], "the log has 1 gaps"),
         ([*GOOD, entry(3, 2, "x")], "the log has 1 gaps or clashes"),
         ([*GOOD, read(0.5, status="UNAVAILABLE")], "ended with UNAVAILABLE"),
+        (
+            [*GOOD, {**write(6, 0.36, 2, status="Overloaded"), "outcome": "not_written"}, entry(4, 2, "w6")],
+            "though their writes ended as not written",
+        ),
+        (
+            [*GOOD, read(0.5, session="s", applied_sequence=3), read(0.6, session="s", applied_sequence=2)],
+            "session s had seen sequence 3 and then read at 2",
+        ),
         (without(write(4, 0.34, 2, sequence=3)), "no write was acknowledged by a new primary"),
     ],
 )

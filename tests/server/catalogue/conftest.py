@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from muster.v1.catalogue_pb2 import Event, Product, SequencedEvent
+from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import NewEvent, Store, StoreConfig
 from server.standby.lease import Holder
 
@@ -76,7 +77,7 @@ def clock_ns() -> SetClock:
 @pytest.fixture
 def store(path: Path, clock_ns: SetClock) -> Iterator[Store]:
     """Open, at epoch 1, held by HOLDER."""
-    store = Store.open(path, StoreConfig(busy_timeout_ms=200), clock_ns=clock_ns)
+    store = SqliteStore.open(path, StoreConfig(busy_timeout_ms=200), clock_ns=clock_ns)
     assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
     yield store
     store.close()

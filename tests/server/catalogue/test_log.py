@@ -23,7 +23,7 @@ from server.catalogue.errors import (
     StoreUnavailable,
 )
 from server.catalogue.log import EXIT_BROKEN, EXIT_IO_ERROR, LogWriter, LogWriterConfig
-from server.catalogue.store import Appended, Head, Store
+from server.catalogue.store import Appended, Head, Store, open_store
 from tests.server.catalogue.conftest import OTHER, TTL_NS, SetReign, event, event_ids, new_events, sequences
 
 ROOT = Path(__file__).parents[3]
@@ -281,10 +281,10 @@ PROGRAM = """
 import logging, sys
 from server.catalogue.errors import StoreIOFailed
 from server.catalogue.log import LogWriter
-from server.catalogue.store import Store
+from server.catalogue.store import open_store
 from tests.server.catalogue.conftest import HOLDER, SetReign, event
 logging.basicConfig()
-store = Store.open(sys.argv[1])
+store = open_store(sys.argv[1])
 store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=10**9)
 """
 
@@ -353,7 +353,7 @@ for i in range(5, 50):
     assert "ending this replica" in ended.stderr
     acknowledged = [int(line) for line in ended.stdout.split()]
     assert len(acknowledged) < 50
-    store = Store.open(path)
+    store = open_store(path)
     assert sequences(store.read_range(1, acknowledged[-1])) == acknowledged
     store.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.catalogue.errors import StoreDamaged, StoreUnavailable
-from server.catalogue.store import Store
+from server.catalogue.store import Store, open_store
 from server.catalogue.tail import Tailer, TailerConfig
 from tests.server.catalogue.conftest import event_ids, new_events, sequences
 
@@ -35,7 +35,7 @@ class Target:
 @pytest.fixture
 def make_tailer(path: Path, store: Store) -> Iterator[MakeTailer]:
     """Follow through a store of its own, as another replica does."""
-    follower = Store.open(path)
+    follower = open_store(path)
     tailers = []
 
     def make(deliver: Callable[[list[bytes]], int], **arguments: object) -> Tailer:
@@ -139,14 +139,14 @@ def test_a_new_target_gets_what_it_lacks_and_the_old_one_nothing_more(
 def test_an_unreadable_store_is_tried_again(
     make_tailer: MakeTailer, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failures = Store.watch_version, iter([1, 2, 3])
+    real, failures = type(store).watch_version, iter([1, 2, 3])
 
     def watch_version(self: Store) -> object:
         if next(failures, None) is not None:
             raise StoreUnavailable("not now")
         return real(self)
 
-    monkeypatch.setattr(Store, "watch_version", watch_version)
+    monkeypatch.setattr(type(store), "watch_version", watch_version)
     store.append([new_events("a")], epoch=1)
     tailer = make_tailer(Target(), config=TailerConfig(retry_ms=1))
     tailer.start()

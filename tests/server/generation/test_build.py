@@ -13,7 +13,7 @@ import pytest
 import rankcore
 from muster.v1.catalogue_pb2 import Delete, Event, Patch, Product
 from muster.v1.ranking_pb2 import TIER_HYBRID, SearchRequest, SearchResponse
-from server.catalogue.store import NewEvent, Store
+from server.catalogue.store import NewEvent, Store, open_store
 from server.generation.build import (
     BuildJob,
     BuildRunning,
@@ -41,7 +41,7 @@ WORDS = ["red", "blue", "green", "black"] * 10
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(tmp_path / "catalogue.sqlite3")
+    store = open_store(tmp_path / "catalogue.sqlite3")
     holder = Holder("test/1", 1, 1, "boot")
     claimed = store.claim_lease(holder, expected_epoch=0, ttl_ns=10**12)
     assert claimed is not None

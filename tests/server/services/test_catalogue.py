@@ -57,6 +57,15 @@ def test_an_event_sent_twice_is_applied_once(pair: Pair) -> None:
     assert get(pair.primary, "once").product.price == 2.0
 
 
+def test_a_batch_that_deletes_what_it_patches_is_confirmed_when_it_is_sent_again(pair: Pair) -> None:
+    pair.primary.apply(upsert("going", "last hat"))
+    batch = [patch("going", price=2.0), delete("going")]
+    first = pair.primary.apply(*batch)
+    second = pair.primary.apply(*batch)
+    assert (second.sequence, second.duplicates) == (first.sequence, 2)
+    assert refused(pair, batch[0], patch("going", price=3.0))[1] == "UNKNOWN_PRODUCT"
+
+
 def test_a_standby_names_the_primary(pair: Pair) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         pair.standby.apply(upsert("x", "y"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from muster.v1.catalogue_pb2 import Event, Product
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter
-from server.catalogue.store import Store
+from server.catalogue.store import Store, open_store
 from server.standby.role import keep_role
 
 
@@ -39,7 +39,7 @@ def hang_in_transaction(store: Store) -> None:
 
 def main(folder: Path, name: str, *options: str) -> None:
     logging.basicConfig(level="INFO", format=f"{name}: %(message)s")
-    store = Store.open(folder / "catalogue.sqlite3")
+    store = open_store(folder / "catalogue.sqlite3")
     if "--hang-in-transaction" in options:
         hang_in_transaction(store)
     stopping = threading.Event()

@@ -16,7 +16,7 @@ import pytest
 from muster.v1.catalogue_pb2 import SequencedEvent
 from server.catalogue.errors import NotPrimary, StoreUnavailable
 from server.catalogue.log import LogWriter
-from server.catalogue.store import Store
+from server.catalogue.store import Store, open_store
 from server.standby.lease import LeaseConfig, LeaseKeeper, LeaseRow
 from server.standby.role import RoleAnnouncer, keep_role
 from tests.server.catalogue.conftest import OTHER, event
@@ -37,7 +37,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = Store.open(folder / "catalogue.sqlite3")
+        self.store = open_store(folder / "catalogue.sqlite3")
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *options: str) -> None:
@@ -182,7 +182,7 @@ class Roles:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(tmp_path / "catalogue.sqlite3")
+    store = open_store(tmp_path / "catalogue.sqlite3")
     yield store
     store.close()
 

@@ -1,0 +1,136 @@
+"""The tables of the store, and its schema's revisions.
+
+`meta` says what this catalogue is, `log` holds the events (sequences start at 1 and have no gaps), `lease`
+says who may write. The tables here are as the newest revision of `migrations/versions` leaves them.
+
+    expand      a revision may add a table, or a column that may be empty or has a default: the code of the
+                revision before it runs on, beside the new code, on the migrated schema
+    contract    what no code uses any more is dropped one release later
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from server.catalogue.errors import SchemaMismatch, StoreDamaged
+
+logger = logging.getLogger(__name__)
+
+# The newest revision in `migrations/versions`.
+REVISION = "0001"
+# Where Alembic keeps the revision of a catalogue.
+VERSION_TABLE = "alembic_version"
+# The one revision that catalogues from before that table have, by the value of `schema_version` in `meta`.
+_REVISION_BY_SCHEMA_VERSION = {"1": "0001"}
+_MIGRATIONS = Path(__file__).with_name("migrations")
+
+LEASE_NAME = "primary"
+
+metadata = sa.MetaData()
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+log = sa.Table(
+    "log",
+    metadata,
+    # On SQLite a key of type INTEGER is the row's own number, and costs nothing.
+    sa.Column(
+        "sequence",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("committed_unix_us", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("pid", sa.BigInteger, nullable=False),
+    sa.Column("pid_start_ticks", sa.BigInteger, nullable=False),
+    sa.Column("boot_id", sa.Text, nullable=False),
+    sa.Column("expires_monotonic_ns", sa.BigInteger, nullable=False),
+)
+
+
+def revision(connection: sa.Connection) -> str | None:
+    """The revision of the catalogue, or None where it has no tables yet.
+
+    Raises: StoreDamaged where tables are missing; SchemaMismatch where the catalogue does not say.
+    """
+    present = set(sa.inspect(connection).get_table_names())
+    tables = set(metadata.tables)
+    if VERSION_TABLE not in present and not tables & present:
+        return None
+    missing = sorted(tables - present)
+    if missing:
+        raise StoreDamaged(
+            f"the catalogue has lost its tables {', '.join(missing)}; restore it from a backup"
+        )
+    if VERSION_TABLE in present:
+        found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        return None if found is None else str(found)
+    version = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
+    adopted = _REVISION_BY_SCHEMA_VERSION.get(str(version))
+    if adopted is None:
+        raise SchemaMismatch(
+            f"the catalogue has schema version {version or 'none'}, this Muster reads revision {REVISION};"
+            " nothing was changed"
+        )
+    return adopted
+
+
+def cluster_id(connection: sa.Connection) -> str:
+    """Names this catalogue for good; drawn when it was created."""
+    return str(connection.execute(sa.select(meta.c.value).where(meta.c.key == "cluster_id")).scalar_one())
+
+
+def is_current(connection: sa.Connection) -> bool:
+    """Nothing is to be migrated or written down. Takes no lock. Raises: as `revision`; SchemaMismatch."""
+    found = revision(connection)
+    if found == REVISION:
+        return sa.inspect(connection).has_table(VERSION_TABLE)
+    if found is not None and found not in _known_revisions():
+        raise SchemaMismatch(
+            f"the catalogue has schema revision {found}, which is newer than this Muster's {REVISION}; start"
+            " a newer Muster, nothing was changed"
+        )
+    return False
+
+
+def migrate(transaction: sa.Connection) -> None:
+    """Bring the catalogue to the newest revision, in the transaction given, which holds the write lock.
+
+    A new one is created, one from before the version table is adopted as it is. Idempotent, so that of
+    replicas that start together each may call it. Raises: as `is_current`.
+    """
+    if is_current(transaction):
+        return
+    # Here, not above: a start without a migration need not load it.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": transaction})
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    found = revision(transaction)
+    if found is not None and not sa.inspect(transaction).has_table(VERSION_TABLE):
+        command.stamp(config, found)
+    command.upgrade(config, "head")
+    logger.info("the catalogue's schema is now at revision %s, it was at %s", REVISION, found or "none")
+
+
+def _known_revisions() -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()}

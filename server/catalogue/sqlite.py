@@ -1,0 +1,350 @@
+"""The store on one machine: an SQLite file shared by the replicas.
+
+SQLAlchemy Core over `pysqlite3` (its own, recent SQLite). Settings: write-ahead log; every commit durable
+(`synchronous=FULL`); `BEGIN IMMEDIATE`, so a transaction never fails half-way for want of the write lock.
+Renewals of the lease are durable too, although an expiry means nothing after a reboot: a commit that follows
+one in the write-ahead log can be no more durable than it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pysqlite3 import dbapi2 as sqlite
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.pool import QueuePool
+
+from server.catalogue import schema
+from server.catalogue.errors import (
+    DiskFull,
+    SchemaMismatch,
+    StoreDamaged,
+    StoreError,
+    StoreIOFailed,
+    StoreUnavailable,
+)
+from server.catalogue.sql import SqlStore
+from server.catalogue.store import DataVersion, StoreConfig
+
+# "MUST", in the header of the file: tells a catalogue from any other SQLite database.
+APPLICATION_ID = 0x4D555354
+# Older ones can corrupt a write-ahead log that several connections use (https://sqlite.org/wal.html).
+SQLITE_VERSION_MIN = (3, 51, 3)
+
+
+class _WriteGate:
+    """One writer at a time within the process, the lease before the log.
+
+    SQLite's own lock is not fair: without this, a busy log could keep a renewal waiting past its lease.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._held = False
+        self._urgent = 0
+
+    @contextmanager
+    def enter(self, *, urgent: bool, timeout_s: float) -> Iterator[None]:
+        with self._condition:
+            self._urgent += urgent
+            try:
+                free = self._condition.wait_for(
+                    lambda: not self._held and (urgent or not self._urgent), timeout=timeout_s
+                )
+            finally:
+                self._urgent -= urgent
+            if not free:
+                self._condition.notify_all()
+                raise StoreUnavailable("another write of this process has not finished in time")
+            self._held = True
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._held = False
+                self._condition.notify_all()
+
+
+class SqliteDataVersion(DataVersion):
+    """SQLite's own counter of other connections' commits."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        driver = connection.connection.driver_connection
+        if driver is None:
+            raise StoreUnavailable("the read connection is closed")
+        # Polled every few milliseconds: the driver's own cursor costs a fraction of a statement object.
+        self._cursor = driver.cursor()
+
+    def read(self) -> int:
+        """See `DataVersion.read`."""
+        with _translated():
+            return int(self._cursor.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        """See `DataVersion.close`."""
+        self._cursor.close()
+        self._connection.close()
+
+
+class SqliteStore(SqlStore):
+    """The store in a file. Open with `SqliteStore.open`, which also checks the file."""
+
+    def __init__(self, path: Path, config: StoreConfig, clock_ns: Callable[[], int]) -> None:
+        """Use `SqliteStore.open`."""
+        super().__init__(sqlite_insert)
+        self.path = path
+        self.location = str(path)
+        self._config = config
+        self._clock_ns = clock_ns
+        self._gate = _WriteGate()
+        self._writes = self._engine(connections_max=1, writes=True)
+        self._reads = self._engine(connections_max=config.readers_max, writes=False)
+
+    # --- opening ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        config: StoreConfig | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> SqliteStore:
+        """Open the catalogue at `path`, creating file and folder if there are none; check what is there.
+
+        Several replicas may open (and create) the same path at once. clock_ns: the monotonic clock that all
+        of them share; leases expire by it.
+        Raises: StoreUnavailable (too old an SQLite, folder not writable, locked), SchemaMismatch (not a
+        Muster catalogue, or a newer one), StoreDamaged (truncated, corrupt, events missing), DiskFull.
+        """
+        require_sqlite_version(sqlite.sqlite_version_info)
+        path = Path(path)
+        _require_writable(path)
+        _require_sqlite_file(path)
+        store = cls(path, config or StoreConfig(), clock_ns)
+        try:
+            store._create_or_check()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close every idle connection. A thread still inside a call keeps its own until it is done."""
+        for engine in (self._reads, self._writes):
+            engine.dispose()
+
+    def _engine(self, *, connections_max: int, writes: bool) -> sa.Engine:
+        engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(self.path)),
+            module=sqlite,
+            poolclass=QueuePool,
+            pool_size=connections_max,
+            max_overflow=0,
+            pool_timeout=self._config.busy_timeout_ms / 1000,
+            connect_args={
+                "timeout": self._config.busy_timeout_ms / 1000,
+                "isolation_level": None,
+                "check_same_thread": False,
+            },
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def on_connect(connection: Any, record: object) -> None:
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={self._config.busy_timeout_ms}")
+            cursor.execute("PRAGMA synchronous=FULL")
+            if not writes:
+                cursor.execute("PRAGMA query_only=ON")
+            cursor.close()
+
+        @sa.event.listens_for(engine, "begin")
+        def on_begin(connection: sa.Connection) -> None:
+            if not connection.get_execution_options().get("outside_transactions"):
+                connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+        return engine
+
+    def _create_or_check(self) -> None:
+        # Switching to the write-ahead log needs the file alone for a moment and does not wait for it, so
+        # replicas that start together take turns by trying again.
+        give_up_at = time.monotonic() + max(1.0, self._config.busy_timeout_ms / 1000)
+        while True:
+            try:
+                self._create_or_check_once()
+                return
+            except StoreUnavailable:
+                if time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(0.02)
+
+    def _create_or_check_once(self) -> None:
+        with self._gate.enter(urgent=False, timeout_s=self._config.busy_timeout_ms / 1000), _translated():
+            with self._writes.connect().execution_options(outside_transactions=True) as raw:
+                # In this order: between the two another replica may create the catalogue, all in one commit.
+                tables = _scalar(raw, "SELECT count(*) FROM sqlite_schema")
+                application_id = _scalar(raw, "PRAGMA application_id")
+                if application_id != APPLICATION_ID and (application_id != 0 or tables != 0):
+                    raise SchemaMismatch(
+                        f"{self.path} is an SQLite database, but not a Muster catalogue; nothing was changed"
+                    )
+                created = application_id == APPLICATION_ID
+                # Before anything is changed, the log's mode included: a newer catalogue is left as it is.
+                current = created and schema.is_current(raw)
+                mode = str(raw.exec_driver_sql("PRAGMA journal_mode=WAL").scalar())
+                if mode.lower() != "wal":
+                    raise StoreUnavailable(
+                        f"{self.path} cannot keep a write-ahead log (journal mode {mode}); use a local disk"
+                    )
+            # Without a transaction where nothing is to be changed: a primary may be frozen inside one.
+            if not current:
+                with self._writes.begin() as transaction:
+                    self._create_or_migrate(transaction)
+        with self._reading() as transaction:
+            self._check(transaction)
+
+    @staticmethod
+    def _create_or_migrate(transaction: sa.Connection) -> None:
+        # Read again, under the write lock: another replica may have been faster.
+        created = _scalar(transaction, "PRAGMA application_id") == APPLICATION_ID
+        schema.migrate(transaction)
+        if not created:
+            transaction.execute(
+                sa.insert(schema.meta),
+                [
+                    {"key": "cluster_id", "value": secrets.token_hex(8)},
+                    {"key": "created_unix_us", "value": str(time.time_ns() // 1000)},
+                ],
+            )
+            transaction.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+
+    def _check(self, transaction: sa.Connection) -> None:
+        self.cluster_id = schema.cluster_id(transaction)
+        page_bytes = int(_scalar(transaction, "PRAGMA page_size"))
+        size_bytes, pages = self.path.stat().st_size, int(_scalar(transaction, "PRAGMA page_count"))
+        log_bytes = _size_bytes(Path(f"{self.path}-wal"))
+        if size_bytes + log_bytes < pages * page_bytes:
+            raise StoreDamaged(
+                f"{self.path} is cut short: {size_bytes} of {pages * page_bytes} bytes; restore it"
+            )
+        self._check_log(transaction)
+
+    # --- transactions ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self, *, urgent: bool) -> Iterator[sa.Connection]:
+        timeout_s = self._config.busy_timeout_ms / 1000
+        with (
+            self._gate.enter(urgent=urgent, timeout_s=timeout_s),
+            _translated(),
+            self._writes.begin() as transaction,
+        ):
+            yield transaction
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with _translated(), self._reads.begin() as transaction:
+            yield transaction
+
+    def _now(self) -> tuple[sa.ColumnElement[int], int]:
+        now_ns = self._clock_ns()
+        return sa.literal(now_ns, sa.BigInteger), now_ns
+
+    def watch_version(self) -> DataVersion:
+        """See `Store.watch_version`."""
+        with _translated():
+            return SqliteDataVersion(self._reads.connect())
+
+
+def require_sqlite_version(version: tuple[int, ...]) -> None:
+    """Refuse an SQLite that can corrupt a shared write-ahead log. Raises: StoreUnavailable."""
+    if version < SQLITE_VERSION_MIN:
+        have, need = (".".join(map(str, v)) for v in (version, SQLITE_VERSION_MIN))
+        raise StoreUnavailable(
+            f"SQLite {have} can corrupt a log that several processes share; Muster needs {need} or newer "
+            "(the package pysqlite3 0.6.1 brings one)"
+        )
+
+
+def _require_writable(path: Path) -> None:
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the folder {folder} cannot be created: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreUnavailable(f"the folder {folder} is not writable; choose another data_dir or its owner")
+    if path.is_dir():
+        raise StoreUnavailable(f"{path} is a folder, a catalogue file was expected")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise StoreUnavailable(f"{path} is not readable and writable for this user")
+
+
+def _require_sqlite_file(path: Path) -> None:
+    """SQLite says "not a database" only at the first read, and takes a headless stump for a new file."""
+    size_bytes = _size_bytes(path)
+    if size_bytes == 0:
+        return
+    with path.open("rb") as file:
+        header = file.read(100)
+    if header[:16] != b"SQLite format 3\x00":
+        raise SchemaMismatch(f"{path} is not an SQLite database; nothing was changed")
+    if size_bytes < 512:
+        raise StoreDamaged(f"{path} is cut short after {size_bytes} bytes; restore it from a backup")
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _scalar(connection: sa.Connection, statement: str) -> Any:
+    return connection.exec_driver_sql(statement).scalar()
+
+
+# Extended result codes of SQLite (https://sqlite.org/rescode.html); the low byte is the primary code.
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
+_IOERR_SHMSIZE = 10 | 19 << 8
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what the driver raises into the catalogue's errors; the only place that knows SQLite's codes."""
+    try:
+        yield
+    except sa.exc.TimeoutError as error:
+        raise StoreUnavailable("every connection to the store is in use") from error
+    except sa.exc.DBAPIError as error:
+        raise _store_error(error.orig) from error
+    except sqlite.Error as error:
+        raise _store_error(error) from error
+
+
+def _store_error(error: BaseException | None) -> StoreError:
+    code = int(getattr(error, "sqlite_errorcode", 0) or 0)
+    primary = code & 0xFF
+    if primary == _FULL or code == _IOERR_SHMSIZE:
+        return DiskFull("the disk is full; nothing was written")
+    if primary in (_BUSY, _LOCKED):
+        return StoreUnavailable("the store is locked by another process; nothing was written")
+    if primary in (_READONLY, _CANTOPEN):
+        return StoreUnavailable(f"the store cannot be opened for this: {error}")
+    if primary == _IOERR:
+        return StoreIOFailed(f"reading or writing the store failed: {error} (SQLite code {code})")
+    if primary == _CORRUPT:
+        return StoreDamaged(f"the store is damaged: {error}; restore it from a backup")
+    if primary == _NOTADB:
+        return SchemaMismatch("the file is not an SQLite database; nothing was changed")
+    return StoreUnavailable(f"the store refused: {error}")
