@@ -28,10 +28,11 @@ from server import health
 from server.admission import Budget
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
-from server.catalogue.store import Store, StoreConfig, open_store
+from server.catalogue.store import Store, open_store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
 from server.errors import ReplicaNotReady
+from server.generation.belonging import keep_to_one_catalogue
 from server.generation.build import BuildJob
 from server.generation.open import open_newest
 from server.generation.renewal import Renewal, RenewalPolicy
@@ -123,7 +124,8 @@ class Replica:
         offload: what runs on a GPU, from here on the replica's to close; None: nothing. Raises: StoreError.
         """
         settings = self.settings
-        store = open_store(settings.log_path, StoreConfig(busy_timeout_ms=settings.catalogue.busy_ms))
+        store = open_store(settings.store_location, settings.store_config(self.name))
+        keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
         open_dense = offload.open_dense if offload is not None else None
         served = Served(engine, open_newest(engine, settings.generations_dir, open_dense), _reader(store))
         tailer = Tailer(
@@ -136,7 +138,6 @@ class Replica:
         )
         keeper = keep_role(
             store,
-            settings.lock_path,
             replica=self.name,
             on_primary=self._became_primary,
             on_standby=self._became_standby,
