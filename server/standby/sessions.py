@@ -120,10 +120,12 @@ class AdvisoryLock:
         """The claim succeeded; there is nothing to change."""
 
     def drop(self) -> None:
-        """Free it, if it is held."""
+        """Free it, if it is held, and end the session."""
         if self._held:
             self._held = False
+            # Sooner than the server notices that the session is gone.
             self._ask(_UNLOCK)
+        self._forget()
 
     def intact(self) -> bool:
         """It is held: the session that took it lives."""

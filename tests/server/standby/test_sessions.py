@@ -14,6 +14,7 @@ from server.catalogue.store import Store, StoreConfig, open_store
 from server.standby.lease import LeaseConfig
 from server.standby.role import keep_role
 from server.standby.sessions import session_name
+from server.standby.takeover import Takeover
 from tests.server.standby.replicas import LONG_S, Cluster, until
 
 pytestmark = pytest.mark.postgresql
@@ -90,6 +91,9 @@ def test_writes_come_back_by_themselves_after_the_server_does(
 # --- in this process ---------------------------------------------------------------------------------------
 
 
+Pair = tuple[Takeover, Takeover]
+
+
 @pytest.fixture
 def stores(database: str) -> Iterator[tuple[Store, Store]]:
     pair = open_store(database, StoreConfig(client="a")), open_store(database, StoreConfig(client="b"))
@@ -98,8 +102,17 @@ def stores(database: str) -> Iterator[tuple[Store, Store]]:
         store.close()
 
 
-def test_the_lock_is_exclusive_and_goes_with_its_session(stores: tuple[Store, Store]) -> None:
+@pytest.fixture
+def pair(stores: tuple[Store, Store]) -> Iterator[Pair]:
+    """The takeovers of two replicas."""
     first, second = (store.takeover("x", ttl_ns=TTL_NS) for store in stores)
+    yield first, second
+    first.lock.drop()
+    second.lock.drop()
+
+
+def test_the_lock_is_exclusive_and_goes_with_its_session(pair: Pair) -> None:
+    first, second = pair
     assert first.lock.take()
     assert first.lock.take()
     assert not second.lock.take()
@@ -110,8 +123,10 @@ def test_the_lock_is_exclusive_and_goes_with_its_session(stores: tuple[Store, St
     assert second.lock.take()
 
 
-def test_the_sessions_of_a_hung_holder_are_ended_and_its_lock_is_free(stores: tuple[Store, Store]) -> None:
-    hung, successor = (store.takeover("x", ttl_ns=TTL_NS) for store in stores)
+def test_the_sessions_of_a_hung_holder_are_ended_and_its_lock_is_free(
+    stores: tuple[Store, Store], pair: Pair
+) -> None:
+    hung, successor = pair
     assert hung.lock.take()
     assert stores[0].claim_lease(hung.me, expected_epoch=0, ttl_ns=1) is not None
     asked: list[bool] = []
@@ -127,18 +142,16 @@ def test_the_sessions_of_a_hung_holder_are_ended_and_its_lock_is_free(stores: tu
     assert not hung.lock.take()
 
 
-def test_a_holder_that_renewed_in_time_is_left_alone(stores: tuple[Store, Store]) -> None:
-    holder, other = (store.takeover("x", ttl_ns=TTL_NS) for store in stores)
+def test_a_holder_that_renewed_in_time_is_left_alone(pair: Pair) -> None:
+    holder, other = pair
     assert holder.lock.take()
     assert not other.executioner.kill_holder(holder.me, lambda: False)
     assert not other.executioner.kill_lock_holders(lambda: False)
     assert holder.lock.intact()
 
 
-def test_whoever_keeps_the_lock_without_a_lease_is_ended_but_never_oneself(
-    stores: tuple[Store, Store],
-) -> None:
-    holder, other = (store.takeover("x", ttl_ns=TTL_NS) for store in stores)
+def test_whoever_keeps_the_lock_without_a_lease_is_ended_but_never_oneself(pair: Pair) -> None:
+    holder, other = pair
     assert holder.lock.take()
     assert holder.executioner.kill_lock_holders(lambda: True)
     assert holder.lock.intact()
@@ -155,6 +168,7 @@ def test_the_lock_is_asked_for_again_after_the_server_was_away(own_server: Throw
     assert not lock.take()
     own_server.start()
     until(lock.take, "the lock")
+    lock.drop()
     store.close()
 
 
