@@ -112,6 +112,7 @@ class Replica:
         self._lag = Lag()
         self._lag_s = 0.0
         self._primary = ("", 0, 0.0)
+        self._asking_for_primary = threading.Lock()
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
         admin = AdminService(status=self.status, drain=self._drain, rebuild=self._rebuild)
         self.rpc.methods.add(admin.methods(self.metrics))
@@ -337,22 +338,21 @@ class Replica:
 
     def _primary_name(self) -> str:
         """Name of the primary by the lease, read from the store at most ten times a second."""
-        parts = self.parts
-        if parts is None:
-            return ""
-        now = time.monotonic()
         name, epoch, read_at = self._primary
-        if now - read_at > _PRIMARY_NAME_S:
-            try:
-                lease = parts.keeper.lease()
-            except StoreError:
-                lease = None
-            if lease is None or lease.expires_monotonic_ns <= time.monotonic_ns():
-                name = ""
-            else:
-                name = lease.holder.replica
-            epoch = max(epoch, lease.epoch if lease is not None else 0)
-            self._primary = (name, epoch, now)
+        if self.parts is None or time.monotonic() - read_at <= _PRIMARY_NAME_S:
+            return name
+        # A store that does not answer holds up one caller, not all.
+        if not self._asking_for_primary.acquire(blocking=False):
+            return name
+        try:
+            lease = self.parts.keeper.lease()
+            name = lease.holder.replica if lease and lease.expires_monotonic_ns > time.monotonic_ns() else ""
+            epoch = max(epoch, lease.epoch if lease else 0)
+        except StoreError:
+            name = ""
+        finally:
+            self._primary = (name, epoch, time.monotonic())
+            self._asking_for_primary.release()
         return name
 
     def _drain(self) -> int:

@@ -58,7 +58,8 @@ _LOOK_S = 0.1
 # header.
 _MIGRATION_LOCK = 0x4D555354
 _MIGRATION_S = 60.0
-_SLACK_S = 0.25
+# Where the server answers, its own time-outs come first: they say more.
+_SLACK_S = 1.0
 
 _NOW = sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint", sa.BigInteger)
 _LEASE = sa.select(schema.lease, _NOW.label("now_ns")).where(schema.lease.c.name == schema.LEASE_NAME)
@@ -117,7 +118,8 @@ class PostgresStore(SqlStore):
         self.location = url.render_as_string(hide_password=True)
         self._url = url.set(drivername="postgresql+psycopg")
         self._config = config
-        self._limit_s = config.busy_timeout_ms / 1000
+        self._busy_s = config.busy_timeout_ms / 1000
+        self._limit_s = self._busy_s + _SLACK_S
         self._token = secrets.token_hex(4)
         self._gate = WriteGate()
         self._overdue = Overdue()
@@ -176,7 +178,7 @@ class PostgresStore(SqlStore):
             poolclass=QueuePool,
             pool_size=connections_max,
             max_overflow=0,
-            pool_timeout=self._limit_s,
+            pool_timeout=self._busy_s,
             isolation_level="READ COMMITTED" if writes else "AUTOCOMMIT",
             connect_args={
                 "connect_timeout": _CONNECT_TIMEOUT_S,
@@ -256,7 +258,7 @@ class PostgresStore(SqlStore):
     def _writing(self, *, urgent: bool, limit_ns: int | None = None) -> Iterator[sa.Connection]:
         limit_s = self._limit_s if limit_ns is None else min(self._limit_s, limit_ns / 1e9)
         with (
-            self._gate.enter(urgent=urgent, timeout_s=limit_s),
+            self._gate.enter(urgent=urgent, timeout_s=min(self._busy_s, limit_s)),
             translated(),
             self._transaction(limit_s) as transaction,
         ):
@@ -264,8 +266,6 @@ class PostgresStore(SqlStore):
 
     @contextmanager
     def _transaction(self, limit_s: float) -> Iterator[sa.Connection]:
-        # The server's own time-outs come first where it answers: they say more.
-        limit_s += _SLACK_S
         with self._writes.connect() as connection, self._overdue.limit(_fd(connection), limit_s):
             transaction = connection.begin()
             try:
@@ -298,7 +298,7 @@ class PostgresStore(SqlStore):
         with (
             translated(),
             self._reads.connect() as connection,
-            self._overdue.limit(_fd(connection), self._limit_s + _SLACK_S),
+            self._overdue.limit(_fd(connection), self._limit_s),
         ):
             yield connection
 
