@@ -22,7 +22,7 @@ from typing import Self
 
 from drills.experiment import Inconclusive, Need
 
-INSTALL = "install PostgreSQL (apt-get install postgresql)"
+INSTALL = "apt-get install postgresql"
 _PACKAGED = Path("/usr/lib/postgresql")
 _USERS = ("postgres", "nobody")
 _POLL_S = 0.05
@@ -166,7 +166,9 @@ class ThrowawayPostgres:
 
     def freeze(self) -> None:
         """SIGSTOP of every process of the server: connections stay open, nothing answers."""
-        for pid in (self.pid, *_children(self.pid)):
+        # The first one first, so that it starts no more.
+        os.kill(self.pid, signal.SIGSTOP)
+        for pid in _children(self.pid):
             os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -164,7 +164,8 @@ class PostgresStore(SqlStore):
         options = {
             "synchronous_commit": "on",
             "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_MS}ms",
-            "statement_timeout": f"{self._config.busy_timeout_ms}ms",
+            # After the other, so that a lock that is not free is told as such.
+            "statement_timeout": f"{self._config.busy_timeout_ms + 500}ms",
             "lock_timeout": f"{self._config.busy_timeout_ms}ms",
             # So that the server, too, notices soon that a machine is gone.
             "tcp_keepalives_idle": "1",

@@ -171,7 +171,7 @@ def test_the_sample_settings_are_accepted(sample: Path) -> None:
     assert config.load(sample).bundle.name
 
 
-# --- where the store is --------------------------------------------------------------------------------------
+# --- where the store is -----------------------------------------------------------------------------------
 
 
 def test_without_an_address_the_store_is_a_file_of_the_data_folder(tmp_path: Path) -> None:
