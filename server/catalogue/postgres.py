@@ -129,6 +129,7 @@ class PostgresStore(SqlStore):
         self._writes = self._engine(WRITE_USE, connections_max=1)
         sa.event.listen(self._writes, "connect", self._note_warnings)
         self._reads = self._engine("read", connections_max=config.readers_max)
+        sa.event.listen(self._reads, "connect", _forbid_writes)
         self._sessions = self._engine(LOCK_USE, connections_max=2)
 
     # --- opening ---------------------------------------------------------------------------------------
@@ -172,8 +173,6 @@ class PostgresStore(SqlStore):
             "tcp_keepalives_interval": "1",
             "tcp_keepalives_count": "3",
         }
-        if use == "read":
-            options["default_transaction_read_only"] = "on"
         engine = sa.create_engine(
             self._url,
             poolclass=QueuePool,
@@ -315,7 +314,14 @@ class PostgresStore(SqlStore):
     def watch_version(self) -> DataVersion:
         """See `Store.watch_version`."""
         with translated():
-            return PostgresDataVersion(self._reads.connect(), self._overdue, self._limit_s)
+            connection = self._reads.connect()
+            try:
+                return PostgresDataVersion(connection, self._overdue, self._limit_s)
+            except BaseException:
+                # Not back to the pool, which cannot know that its session may be lost.
+                connection.invalidate()
+                connection.close()
+                raise
 
     # --- the lease -------------------------------------------------------------------------------------
 
@@ -341,6 +347,13 @@ class PostgresStore(SqlStore):
         limit_s = min(self._limit_s, ttl_ns / 1e9)
         sessions = ServerSessions(self._sessions, self._overdue, limit_s)
         return session_takeover(sessions, replica, token=self._token, clock=f"postgresql/{self.cluster_id}")
+
+
+def _forbid_writes(connection: psycopg.Connection[Any], record: object) -> None:
+    # Only now: asked for at the start of the session, it would make a server that takes writes look like one
+    # that does not (`target_session_attrs`).
+    connection.execute("SET default_transaction_read_only = on")
+    connection.commit()
 
 
 def _fd(connection: sa.Connection) -> int:

@@ -72,14 +72,22 @@ class SetReign:
 
 
 @contextmanager
+def raw_connection(path: Path) -> Iterator[sqlite.Connection]:
+    connection = sqlite.connect(str(path), isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
 def frozen_transaction(location: str) -> Iterator[None]:
     """A writer that has begun and does not go on, as a process that hangs there."""
     if not is_postgresql(location):
-        file = sqlite.connect(location, isolation_level=None)
-        file.execute("BEGIN IMMEDIATE")
-        yield
-        file.execute("ROLLBACK")
-        file.close()
+        with raw_connection(Path(location)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            yield
+            file.execute("ROLLBACK")
         return
     with psycopg.connect(location.replace("+psycopg", "")) as session:
         session.execute("SELECT epoch FROM lease FOR NO KEY UPDATE")
