@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,18 @@ def frozen_transaction(location: str) -> Iterator[None]:
         session.execute("SELECT epoch FROM lease FOR NO KEY UPDATE")
         yield
         session.rollback()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that names the file's `path` is about a file: not for a server."""
+
+    def wanted(item: pytest.Item) -> bool:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            return True
+        on_a_server = item.callspec.params.get("location") == "postgresql"
+        return not (on_a_server and "path" in inspect.signature(item.function).parameters)
+
+    items[:] = [item for item in items if wanted(item)]
 
 
 class Passing(Protocol):
