@@ -1,6 +1,7 @@
 """Drill: the primary is killed under read and write load.
 
     python -m drills.failover --runs 20 --json --journal DIR --replicas 3
+    python -m drills.failover --store postgresql    the same on a PostgreSQL server, which the drill starts
 
 Hypothesis: writes are back within 300 ms (median over the runs), no read fails, no acknowledged write is lost
 or doubled, epochs never fall.
@@ -19,7 +20,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, Unpack
 
@@ -40,6 +41,7 @@ from drills.faults import KillPrimary
 from drills.journal import History, Journal
 from drills.load import OK, OpenLoop, Sample, Stream, even_arrivals, poisson_arrivals
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
+from drills.postgres import ThrowawayPostgres, postgres_need
 from drills.shop import Shop, choose_shop, fill
 from drills.traffic import ClientReads, ClientWrites
 from muster.client import Session
@@ -62,6 +64,10 @@ DEFAULT_PRODUCTS = 200
 soon."""
 
 
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
+
+
 @dataclass(frozen=True)
 class Traffic:
     """The base load: what two cores carry beside three replicas. read_deadline_ms and write_deadline_ms are
@@ -82,6 +88,7 @@ class Rehearsal:
     product_ids: Sequence[str]
     traffic: Traffic
     from_sequence: int
+    store: str = SQLITE
     load: FailoverLoad | None = field(default=None)
 
 
@@ -197,7 +204,9 @@ def collect_log(rehearsal: Rehearsal, journal: Journal) -> None:
     journal.write("log_end", head=head)
 
 
-def experiment(*, seed: int, bundle: Path | None, during_s: float = 2.0) -> Experiment[Rehearsal]:
+def experiment(
+    *, seed: int, bundle: Path | None, during_s: float = 2.0, store: str = SQLITE
+) -> Experiment[Rehearsal]:
     """The failover as a value."""
     everywhere = frozenset({"before", "during", "after"})
     return Experiment(
@@ -218,7 +227,7 @@ def experiment(*, seed: int, bundle: Path | None, during_s: float = 2.0) -> Expe
         during_s=during_s,
         after_s=1.2,
         settle_s=10.0,
-        needs=(bundle_need(bundle),),
+        needs=(bundle_need(bundle), *((postgres_need(),) if store == POSTGRESQL else ())),
     )
 
 
@@ -272,6 +281,7 @@ class Setup(TypedDict):
     seed: int
     traffic: Traffic
     keep_data: NotRequired[bool]
+    store: NotRequired[str]
 
 
 def rehearse_on_cluster(
@@ -280,10 +290,17 @@ def rehearse_on_cluster(
     """Starts a fresh cluster, fills it, and rehearses; returns the outcomes and what was run, for the
     record."""
     folder, shop, plan, traffic = setup["folder"], setup["shop"], setup["plan"], setup["traffic"]
-    cluster = Cluster(plan, folder / "cluster")
-    try:
+    store = setup.get("store", SQLITE)
+    with contextlib.ExitStack() as stack:
+        if store == POSTGRESQL:
+            server = stack.enter_context(ThrowawayPostgres())
+            address = server.create_database("muster")
+            plan = replace(plan, settings={**plan.settings, "catalogue": {"store": address}})
+        cluster = Cluster(plan, folder / "cluster")
+        if not setup.get("keep_data"):
+            stack.callback(cluster.remove_data)
         with cluster:
-            say(f"{drill.name}: starting {plan.replicas} replicas, catalogue {shop.name}")
+            say(f"{drill.name}: starting {plan.replicas} replicas, catalogue {shop.name}, store {store}")
             cluster.start()
             products = list(shop.products())
             fill(cluster, products, total=len(products), progress=False)
@@ -293,9 +310,11 @@ def rehearse_on_cluster(
                 [product.product_id for product in products[:200]],
                 traffic,
                 from_sequence=cluster.status(cluster.primary()).head_sequence + 1,
+                store=store,
             )
             settings = {
                 "replicas": plan.replicas,
+                "store": store,
                 "catalogue": shop.name,
                 "products": len(products),
                 "bundle": cluster.status(cluster.replicas[0]).bundle_id,
@@ -306,9 +325,6 @@ def rehearse_on_cluster(
             outcomes = rehearse(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
             )
-    finally:
-        if not setup.get("keep_data"):
-            cluster.remove_data()
     return outcomes, settings
 
 
@@ -320,7 +336,8 @@ def each_run(outcomes: Sequence[tuple[Judgement, History]]) -> list[dict[str, An
 def run(*, limits: FailoverLimits, **setup: Unpack[Setup]) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
     record."""
-    outcomes, settings = rehearse_on_cluster(kill_the_primary(setup["plan"].bundle), setup)
+    drill = kill_the_primary(setup["plan"].bundle, setup.get("store", SQLITE))
+    outcomes, settings = rehearse_on_cluster(drill, setup)
     judgement = judge_failover_runs([one for one, _ in outcomes], limits)
     figures = {"runs": len(outcomes), **judgement.figures}
     details: dict[str, Any] = {**settings, "rto_limit_ms": limits.rto_ms, "each": each_run(outcomes)}
@@ -328,14 +345,14 @@ def run(*, limits: FailoverLimits, **setup: Unpack[Setup]) -> tuple[Judgement, d
     return Judgement(judgement.verdict, figures, judgement.reasons), details
 
 
-def kill_the_primary(bundle: Path | None) -> Rehearsed:
+def kill_the_primary(bundle: Path | None, store: str = SQLITE) -> Rehearsed:
     """This drill, to be rehearsed."""
 
     def shown(judgement: Judgement) -> str:
         rto = judgement.figures.get("rto_ms")
         return "no recovery seen" if rto is None else f"writes back after {rto:.0f} ms"
 
-    return Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle), shown)
+    return Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle, store=store), shown)
 
 
 def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic) -> Path:
@@ -367,6 +384,9 @@ def load_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--products", type=positive(int), default=DEFAULT_PRODUCTS, help="synthetic, to be served"
     )
+    options.add_argument(
+        "--store", choices=(SQLITE, POSTGRESQL), default=SQLITE, help="what holds the log (default: sqlite)"
+    )
 
 
 def check_replicas(options: argparse.ArgumentParser, given: argparse.Namespace) -> None:
@@ -387,6 +407,7 @@ def setup_of(given: argparse.Namespace, folder: Path) -> Setup:
         seed=given.seed,
         traffic=traffic,
         keep_data=given.keep_data,
+        store=given.store,
     )
 
 

@@ -208,10 +208,10 @@ def judge_runs(runs: Sequence[Judgement]) -> Judgement:
     return Judgement(worst([run.verdict for run in runs]), {"runs": len(runs), **figures}, tuple(reasons))
 
 
-def experiment(*, seed: int, bundle: Path | None) -> Experiment[Rehearsal]:
+def experiment(*, seed: int, bundle: Path | None, store: str = failover.SQLITE) -> Experiment[Rehearsal]:
     """The rolling restart as a value: the failover's load and steady state under another fault."""
     return replace(
-        failover.experiment(seed=seed, bundle=bundle, during_s=1.0),
+        failover.experiment(seed=seed, bundle=bundle, during_s=1.0, store=store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         fault=RestartInTurn(),
@@ -222,8 +222,8 @@ def experiment(*, seed: int, bundle: Path | None) -> Experiment[Rehearsal]:
 def run(**setup: Unpack[Setup]) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
     record."""
-    bundle = setup["plan"].bundle
-    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle), _shown)
+    bundle, store = setup["plan"].bundle, setup.get("store", failover.SQLITE)
+    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle, store=store), _shown)
     outcomes, settings = rehearse_on_cluster(drill, setup)
     return judge_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
 

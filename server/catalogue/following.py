@@ -48,6 +48,10 @@ class Following:
         """
         return version != self._version or not self.caught_up
 
+    def told(self, head: int) -> None:
+        """So much is known to be committed: to be looked for, though the store may tell of it later."""
+        self.head = max(self.head, head)
+
     def saw(self, head: Head, applied_before: int) -> None:
         """The log ends at `head`. applied_before: what was applied before the head was read.
 
