@@ -38,6 +38,7 @@ from server.catalogue.store import DataVersion, StoreConfig
 APPLICATION_ID = 0x4D555354
 # Older ones can corrupt a write-ahead log that several connections use (https://sqlite.org/wal.html).
 SQLITE_VERSION_MIN = (3, 51, 3)
+_AUTO_VACUUM_INCREMENTAL = 2
 
 
 class _WriteGate:
@@ -161,6 +162,8 @@ class SqliteStore(SqlStore):
         @sa.event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: object) -> None:
             connection.isolation_level = None
+            # A damaged text is a row with a wrong checksum, not a failure to read.
+            connection.text_factory = _text
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout={self._config.busy_timeout_ms}")
             cursor.execute("PRAGMA synchronous=FULL")
@@ -198,6 +201,9 @@ class SqliteStore(SqlStore):
                         f"{self.path} is an SQLite database, but not a Muster catalogue; nothing was changed"
                     )
                 created = application_id == APPLICATION_ID
+                if not created:
+                    # Only a file without pages takes this on; deleted rows then give their room back.
+                    raw.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
                 # Before anything is changed, the log's mode included: a newer catalogue is left as it is.
                 current = created and schema.is_current(raw)
                 mode = str(raw.exec_driver_sql("PRAGMA journal_mode=WAL").scalar())
@@ -259,6 +265,21 @@ class SqliteStore(SqlStore):
         now_ns = self._clock_ns()
         return sa.literal(now_ns, sa.BigInteger), now_ns
 
+    def reclaim(self, *, bytes_max: int) -> int:
+        """See `Store.reclaim`."""
+        with self._reading() as transaction:
+            free = int(_scalar(transaction, "PRAGMA freelist_count"))
+            page_bytes = int(_scalar(transaction, "PRAGMA page_size"))
+            # A file from before this setting reuses free pages but keeps them.
+            gives_back = int(_scalar(transaction, "PRAGMA auto_vacuum")) == _AUTO_VACUUM_INCREMENTAL
+        pages = min(free, max(1, bytes_max // page_bytes))
+        if not gives_back or pages == 0:
+            return 0
+        with self._writing(urgent=False) as transaction:
+            # Each step of the statement gives back a page.
+            transaction.exec_driver_sql(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        return pages * page_bytes
+
     def watch_version(self) -> DataVersion:
         """See `Store.watch_version`."""
         with _translated():
@@ -307,6 +328,10 @@ def _size_bytes(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "surrogateescape")
 
 
 def _scalar(connection: sa.Connection, statement: str) -> Any:
