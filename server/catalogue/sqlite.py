@@ -276,8 +276,9 @@ class SqliteStore(SqlStore):
         if not gives_back or pages == 0:
             return 0
         with self._writing(urgent=False) as transaction:
-            # Each step of the statement gives back a page.
-            transaction.exec_driver_sql(f"PRAGMA incremental_vacuum({pages})").fetchall()
+            driver: Any = transaction.connection.driver_connection
+            # Each step gives back a page and counts as a row, without columns.
+            driver.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         return pages * page_bytes
 
     def watch_version(self) -> DataVersion:

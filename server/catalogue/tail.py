@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.catalogue.errors import StoreDamaged, StoreError
+from server.catalogue.errors import EventsFolded, StoreDamaged, StoreError
 from server.catalogue.store import DataVersion, Store
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ class Tailer:
     observe: called with (epoch, head sequence) at every look at the log that succeeded, also when nothing is
     new, so that staleness can be told; runs in the tailer's thread.
     on_failed: called once, in the tailer's thread, if it had to end.
+    reload: called, in the tailer's thread, when events that the target lacks are folded into the snapshot:
+    loads that and returns the sequence that the target then has.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Tailer:
         applied_sequence: int = 0,
         observe: Observe | None = None,
         on_failed: Callable[[BaseException], None] | None = None,
+        reload: Callable[[], int] | None = None,
         config: TailerConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +65,7 @@ class Tailer:
         self._deliver = deliver
         self._observe = observe
         self._on_failed = on_failed
+        self._reload = reload
         self._config = config or TailerConfig()
         self._clock = clock
         self._condition = threading.Condition()
@@ -169,7 +173,10 @@ class Tailer:
                 # Read before the events: what is committed in between only causes one look too many.
                 current = version.read()
                 if current != seen or self._applied < self._head:
-                    self._look()
+                    try:
+                        self._look()
+                    except EventsFolded as folded:
+                        self._jump(folded)
                 seen = current
                 self._looked_at_s = self._clock()
                 if self._observe is not None:
@@ -218,6 +225,17 @@ class Tailer:
                 with self._condition:
                     self._applied = expected
                     self._condition.notify_all()
+
+    def _jump(self, folded: EventsFolded) -> None:
+        """Go on after the snapshot."""
+        if self._reload is None:
+            raise StoreDamaged(str(folded)) from folded
+        logger.warning("%s; loading the snapshot", folded)
+        with self._delivering:
+            applied = self._reload()
+        with self._condition:
+            self._applied = applied
+            self._condition.notify_all()
 
     def _fail(self, error: BaseException) -> None:
         logger.critical("no longer following the log: %s", error)
