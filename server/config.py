@@ -216,7 +216,7 @@ class CatalogueSettings(_Section):
     event_ids_max: int = _setting(
         10_000_000,
         "ids",
-        "Ids of folded events that are known at most. An event sent again whose id is forgotten is a new event.",
+        "Ids of folded events that are known at most. An event sent again after that is a new event.",
         ge=0,
         le=1_000_000_000,
     )

@@ -230,9 +230,7 @@ class BackupReader:
         seal = self._bytes(values, "checksum", bytes.fromhex)
         row: LogRow | SnapshotRow
         if kind == "event":
-            row = LogRow(
-                sequence, epoch, self._text(values, "event_id"), committed_unix_us, payload, seal
-            )
+            row = LogRow(sequence, epoch, self._text(values, "event_id"), committed_unix_us, payload, seal)
         elif kind == "product":
             changed = self._whole(values, "changed_sequence")
             product_id = self._text(values, "product_id")

@@ -12,9 +12,7 @@ import struct
 CHECKSUM_BYTES = 8
 
 
-def log_checksum(
-    sequence: int, epoch: int, event_id: str, committed_unix_us: int, payload: bytes
-) -> bytes:
+def log_checksum(sequence: int, epoch: int, event_id: str, committed_unix_us: int, payload: bytes) -> bytes:
     """Checksum of a row of `log`."""
     return _checksum(b"log", (sequence, epoch, committed_unix_us), event_id, payload)
 

@@ -14,9 +14,6 @@ EMPTY_CHECKSUM = bytes(checksum.CHECKSUM_BYTES)
 
 _MISMATCH = "does not match its checksum"
 
-COLUMNS = ("price", "stock", "rating", "rating_count", "popularity")
-"""The live columns: what a patch may change."""
-
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
@@ -155,7 +152,7 @@ class FoldedId:
 
 def patch_product(product: Product, patch: Patch) -> None:
     """Give the product the columns that the patch has, as the ranking core does."""
-    for column in COLUMNS:
+    for column in ("price", "stock", "rating", "rating_count", "popularity"):
         if patch.HasField(column):
             setattr(product, column, getattr(patch, column))
 

@@ -35,7 +35,6 @@ SCHEMA_VERSION_WITH_SNAPSHOT = "2"
 LEASE_NAME = "primary"
 
 
-
 def _sequence() -> sa.Column[int]:
     # On SQLite a key of type INTEGER is the row's own number, and costs nothing.
     return sa.Column(

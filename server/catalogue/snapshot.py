@@ -119,7 +119,9 @@ def snapshot_rows(transaction: sa.Connection, *, changed_after: int = 0) -> Iter
 def folded_ids(transaction: sa.Connection) -> Iterator[FoldedId]:
     """Ids of folded events that are still known, ascending, streamed."""
     table = schema.folded_event
-    query = sa.select(table.c.sequence, table.c.event_id, table.c.committed_unix_us).order_by(table.c.sequence)
+    query = sa.select(table.c.sequence, table.c.event_id, table.c.committed_unix_us).order_by(
+        table.c.sequence
+    )
     for row in transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}):
         yield FoldedId(*row)
 
@@ -234,10 +236,8 @@ def forgettable_id(
     none. Looks at `rows_max` of them at most.
     """
     table = schema.folded_event
-    last = transaction.execute(sa.select(sa.func.max(table.c.sequence))).scalar()
-    oldest = (
-        sa.select(table.c.sequence, table.c.committed_unix_us).order_by(table.c.sequence).limit(rows_max)
-    )
+    last = int(transaction.execute(sa.select(sa.func.max(table.c.sequence))).scalar() or 0)
+    oldest = sa.select(table.c.sequence, table.c.committed_unix_us).order_by(table.c.sequence).limit(rows_max)
     forgettable = None
     for sequence, committed_unix_us in transaction.execute(oldest):
         if committed_unix_us >= committed_before_unix_us and sequence > last - ids_max:
@@ -284,7 +284,7 @@ def seal_rows(transaction: sa.Connection, rows: Sequence[LogRow]) -> None:
         transaction.execute(statement, [{"at": row.sequence, "seal": row.true_checksum()} for row in rows])
 
 
-def as_values(row: LogRow | SnapshotRow) -> dict[str, Any]:
+def as_values(row: FoldedId | LogRow | SnapshotRow) -> dict[str, Any]:
     """The columns of a row by name."""
     return {name: getattr(row, name) for name in row.__slots__}
 

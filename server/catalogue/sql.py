@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from server.catalogue import checksum, schema, snapshot
-from server.catalogue.errors import EventsFolded, Fenced, StoreDamaged
-from server.catalogue.rows import FoldedId, LogRow, SnapshotRow
+from server.catalogue.errors import Fenced, StoreDamaged
+from server.catalogue.rows import LogRow
+from server.catalogue.sql_view import SqlView, checked_rows, read_head, refuse_folded
 from server.catalogue.store import Appended, Commit, Folded, Head, NewEvent, Store, View
 from server.standby.lease import Holder, LeaseRow
 
 _EVENT_IDS_AT_ONCE = 500
-_HEAD = sa.select(schema.log.c.sequence, schema.log.c.epoch).order_by(schema.log.c.sequence.desc()).limit(1)
 _LEASE = sa.select(schema.lease).where(schema.lease.c.name == schema.LEASE_NAME)
 
 
@@ -68,7 +68,7 @@ class SqlStore(Store):
     ) -> Commit:
         """See `Store.append`."""
         with self._writing(urgent=False) as transaction:
-            head = _head(transaction).sequence
+            head = read_head(transaction).sequence
             known = self._known_sequences(transaction, [e.event_id for batch in batches for e in batch])
             rows: list[dict[str, Any]] = []
             results = []
@@ -128,7 +128,7 @@ class SqlStore(Store):
     def head(self) -> Head:
         """See `Store.head`."""
         with self._reading() as transaction:
-            return _head(transaction)
+            return read_head(transaction)
 
     def read_range(
         self, first_sequence: int, last_sequence: int | None = None, *, events_max: int = 1000
@@ -137,36 +137,17 @@ class SqlStore(Store):
         first = max(1, first_sequence)
         with self._reading() as transaction:
             rows = snapshot.log_rows(transaction, first, last_sequence, rows_max=events_max)
-            events = [row.sequenced() for row in self._checked(rows, first, transaction)]
+            checked = checked_rows(transaction, rows, first, self.location)
+            events = [row.sequenced() for row in checked]
             if not events:
-                self._refuse_folded(transaction, first)
+                refuse_folded(transaction, first)
         return events
-
-    def _checked(self, rows: Iterator[LogRow], first: int, transaction: sa.Connection) -> Iterator[LogRow]:
-        """Rows of the log from `first` on. Raises: EventsFolded, StoreDamaged."""
-        for expected, row in enumerate(rows, start=first):
-            if row.sequence != expected:
-                self._refuse_folded(transaction, expected)
-                raise StoreDamaged(
-                    f"event {expected} is missing from {self.location}; restore it from a backup"
-                )
-            if fault := row.seal_fault():
-                raise StoreDamaged(
-                    f"event {row.sequence} of {self.location} {fault}; see `muster catalogue verify`"
-                )
-            yield row
-
-    @staticmethod
-    def _refuse_folded(transaction: sa.Connection, sequence: int) -> None:
-        folded = snapshot.read_state(transaction).sequence
-        if sequence <= folded:
-            raise EventsFolded(sequence, folded + 1)
 
     @contextmanager
     def view(self) -> Iterator[View]:
         """See `Store.view`."""
         with self._viewing() as transaction:
-            yield _SqlView(self, transaction)
+            yield SqlView(transaction, self.location)
 
     def _viewing(self) -> AbstractContextManager[sa.Connection]:
         """A read transaction in which every statement sees the same state."""
@@ -176,12 +157,16 @@ class SqlStore(Store):
         """No event is missing. Raises: StoreDamaged."""
         count = int(transaction.execute(sa.select(sa.func.count()).select_from(schema.log)).scalar_one())
         folded = snapshot.read_state(transaction).sequence
-        head = _head(transaction).sequence
+        head = read_head(transaction).sequence
         if count != head - folded:
             after = f" after the snapshot's {folded}" if folded else ""
             raise StoreDamaged(
                 f"{self.location} ends at event {head} but holds {count}{after}; restore it from a backup"
             )
+
+    def write_unserved(self) -> AbstractContextManager[sa.Connection]:
+        """A durable write transaction without a fence, on a catalogue that no replica serves."""
+        return self._writing(urgent=False)
 
     # --- retention -------------------------------------------------------------------------------------
 
@@ -189,7 +174,7 @@ class SqlStore(Store):
         """See `Store.fold`."""
         with self._viewing() as transaction:
             folded = snapshot.read_state(transaction).sequence
-            head = _head(transaction).sequence
+            head = read_head(transaction).sequence
             events: list[LogRow] = []
             for row in snapshot.log_rows(transaction, folded + 1, head - 1, rows_max=events_max):
                 if not wanted(row):
@@ -287,41 +272,6 @@ class SqlStore(Store):
         return local_ns + ttl_ns if changed == 1 else None
 
 
-class _SqlView(View):
-    """See `View`. Lives as long as its transaction."""
-
-    def __init__(self, store: SqlStore, transaction: sa.Connection) -> None:
-        self._store = store
-        self._transaction = transaction
-        self.snapshot = snapshot.read_state(transaction)
-        self.head = _head(transaction)
-
-    def snapshot_rows(self, *, changed_after: int = 0) -> Iterator[SnapshotRow]:
-        """See `View.snapshot_rows`."""
-        for row in snapshot.snapshot_rows(self._transaction, changed_after=changed_after):
-            if fault := row.seal_fault():
-                raise StoreDamaged(
-                    f"the snapshot's row of product {row.product_id!r} in {self._store.location} {fault};"
-                    " see `muster catalogue verify`"
-                )
-            yield row
-
-    def log_rows(self, last_sequence: int | None = None) -> Iterator[LogRow]:
-        """See `View.log_rows`."""
-        first = self.snapshot.sequence + 1
-        last = self.head.sequence if last_sequence is None else last_sequence
-        rows = snapshot.log_rows(self._transaction, first, last)
-        yield from self._store._checked(rows, first, self._transaction)
-
-    def folded_ids(self) -> Iterator[FoldedId]:
-        """See `View.folded_ids`."""
-        return snapshot.folded_ids(self._transaction)
-
-    def products_present(self, product_ids: Sequence[str]) -> set[str]:
-        """See `View.products_present`."""
-        return snapshot.products_present(self._transaction, product_ids)
-
-
 def _fence(transaction: sa.Connection, epoch: int) -> None:
     """Go on only in the reign of `epoch`, which does not end before the transaction. Raises: Fenced."""
     lease = schema.lease
@@ -360,11 +310,3 @@ def _update_lease(*fence: sa.ColumnElement[bool]) -> sa.Update:
 
 def _rows_changed(transaction: sa.Connection, statement: sa.Insert | sa.Update) -> int:
     return transaction.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
-
-
-def _head(transaction: sa.Connection) -> Head:
-    row = transaction.execute(_HEAD).first()
-    if row is None:
-        # Restored up to the snapshot's very end.
-        row = snapshot.read_state(transaction)
-    return Head(row.sequence, row.epoch)

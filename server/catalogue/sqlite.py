@@ -87,7 +87,7 @@ class SqliteDataVersion(DataVersion):
 
     def read(self) -> int:
         """See `DataVersion.read`."""
-        with _translated():
+        with translated():
             return int(self._cursor.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class SqliteStore(SqlStore):
         require_sqlite_version(sqlite.sqlite_version_info)
         path = Path(path)
         _require_writable(path)
-        _require_sqlite_file(path)
+        require_sqlite_file(path)
         store = cls(path, config or StoreConfig(), clock_ns)
         try:
             store._create_or_check()
@@ -138,6 +138,14 @@ class SqliteStore(SqlStore):
             store.close()
             raise
         return store
+
+    @classmethod
+    def open_unserved(cls, path: Path, config: StoreConfig) -> SqliteStore:
+        """The catalogue at `path`, which is there and may be damaged, unchecked: for what repairs it."""
+        require_sqlite_version(sqlite.sqlite_version_info)
+        _require_writable(path)
+        require_sqlite_file(path)
+        return cls(path, config, time.monotonic_ns)
 
     def close(self) -> None:
         """Close every idle connection. A thread still inside a call keeps its own until it is done."""
@@ -163,7 +171,7 @@ class SqliteStore(SqlStore):
         def on_connect(connection: Any, record: object) -> None:
             connection.isolation_level = None
             # A damaged text is a row with a wrong checksum, not a failure to read.
-            connection.text_factory = _text
+            connection.text_factory = text_of
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout={self._config.busy_timeout_ms}")
             cursor.execute("PRAGMA synchronous=FULL")
@@ -192,7 +200,7 @@ class SqliteStore(SqlStore):
                 time.sleep(0.02)
 
     def _create_or_check_once(self) -> None:
-        with self._gate.enter(urgent=False, timeout_s=self._config.busy_timeout_ms / 1000), _translated():
+        with self._gate.enter(urgent=False, timeout_s=self._config.busy_timeout_ms / 1000), translated():
             with self._writes.connect().execution_options(outside_transactions=True) as raw:
                 application_id = _scalar(raw, "PRAGMA application_id")
                 tables = _scalar(raw, "SELECT count(*) FROM sqlite_schema")
@@ -251,14 +259,14 @@ class SqliteStore(SqlStore):
         timeout_s = self._config.busy_timeout_ms / 1000
         with (
             self._gate.enter(urgent=urgent, timeout_s=timeout_s),
-            _translated(),
+            translated(),
             self._writes.begin() as transaction,
         ):
             yield transaction
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with _translated(), self._reads.begin() as transaction:
+        with translated(), self._reads.begin() as transaction:
             yield transaction
 
     def _now(self) -> tuple[sa.ColumnElement[int], int]:
@@ -283,7 +291,7 @@ class SqliteStore(SqlStore):
 
     def watch_version(self) -> DataVersion:
         """See `Store.watch_version`."""
-        with _translated():
+        with translated():
             return SqliteDataVersion(self._reads.connect())
 
 
@@ -311,8 +319,10 @@ def _require_writable(path: Path) -> None:
         raise StoreUnavailable(f"{path} is not readable and writable for this user")
 
 
-def _require_sqlite_file(path: Path) -> None:
-    """SQLite says "not a database" only at the first read, and takes a headless stump for a new file."""
+def require_sqlite_file(path: Path) -> None:
+    """Refuse what is no SQLite database: SQLite says so only at the first read, and takes a headless stump for a
+    new file. Raises: SchemaMismatch, StoreDamaged.
+    """
     size_bytes = _size_bytes(path)
     if size_bytes == 0:
         return
@@ -331,7 +341,8 @@ def _size_bytes(path: Path) -> int:
         return 0
 
 
-def _text(stored: bytes) -> str:
+def text_of(stored: bytes) -> str:
+    """A stored text; bytes that are no text are kept, so that a checksum of them does not match."""
     return stored.decode("utf-8", "surrogateescape")
 
 
@@ -345,7 +356,7 @@ _IOERR_SHMSIZE = 10 | 19 << 8
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turn what the driver raises into the catalogue's errors; the only place that knows SQLite's codes."""
     try:
         yield

@@ -10,6 +10,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 
 from server.catalogue import checksum, schema, snapshot
 from server.catalogue.errors import StoreDamaged
+from server.catalogue.inspection import reading, require_current
 from server.catalogue.rows import EMPTY_CHECKSUM, LogRow, SnapshotRow, SnapshotState
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -77,6 +79,37 @@ class Report:
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_TOLD:
             self.problems.append(Problem(part, sequence, text))
+
+
+def verify_file(path: Path, progress: Progress = lambda done, total: None) -> Report:
+    """Look through the catalogue at `path`, also while replicas use it.
+
+    Raises: StoreUnavailable, SchemaMismatch where there is no catalogue to look through.
+    """
+    report = Report(str(path))
+    try:
+        with reading(path) as connection:
+            require_current(connection, path)
+            report.revision = schema.revision(connection) or ""
+            report.cluster_id = schema.cluster_id(connection)
+            _verify_pages(connection, path, report)
+            verify_rows(connection, report, progress)
+    except StoreDamaged as damaged:
+        report.add("file", str(damaged).partition(";")[0])
+    return report
+
+
+def _verify_pages(connection: sa.Connection, path: Path, report: Report) -> None:
+    """The file is as long as it says, and its pages hold together."""
+    page_bytes = int(connection.exec_driver_sql("PRAGMA page_size").scalar() or 0)
+    pages = int(connection.exec_driver_sql("PRAGMA page_count").scalar() or 0)
+    log = Path(f"{path}-wal")
+    size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+    if size < pages * page_bytes:
+        report.add("file", f"it is cut short: {size} of {pages * page_bytes} bytes")
+    for text in connection.exec_driver_sql(f"PRAGMA quick_check({PROBLEMS_TOLD})").scalars():
+        if text != "ok":
+            report.add("file", str(text).replace("\n", ", "))
 
 
 def verify_rows(
@@ -174,9 +207,7 @@ class _Search:
                 report.add("log", f"event {sequence} {fault}", sequence)
                 continue
             if row.epoch < epoch:
-                report.add(
-                    "log", f"event {sequence} is of epoch {row.epoch}, after one of {epoch}", sequence
-                )
+                report.add("log", f"event {sequence} is of epoch {row.epoch}, after one of {epoch}", sequence)
             epoch = max(epoch, row.epoch)
             self._ids.append(_digest(row.event_id))
         report.head_sequence, report.head_epoch = expected - 1, epoch
@@ -186,9 +217,7 @@ class _Search:
         for sequence, row in self._rows(schema.folded_event, tuple):
             self._report.folded_event_ids += 1
             if row is None:
-                self._report.add(
-                    "event_ids", f"the id of folded event {sequence} cannot be read", sequence
-                )
+                self._report.add("event_ids", f"the id of folded event {sequence} cannot be read", sequence)
             elif sequence > state.sequence:
                 self._report.add(
                     "event_ids", f"event {sequence} counts as folded but is not in the snapshot", sequence
@@ -258,9 +287,7 @@ class _Search:
 
 
 def _log_row(row: Any) -> LogRow:
-    return LogRow(
-        row.sequence, row.epoch, row.event_id, row.committed_unix_us, row.payload, row.checksum
-    )
+    return LogRow(row.sequence, row.epoch, row.event_id, row.committed_unix_us, row.payload, row.checksum)
 
 
 def _snapshot_row(row: Any) -> SnapshotRow:

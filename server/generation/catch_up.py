@@ -39,9 +39,7 @@ def load_snapshot(store: Store, generation: Behind) -> None:
         # Each event delivered stands for at least one of those between, so there are sequences for all.
         sequence = applied
         for events in _changes(view, generation, applied):
-            numbered = [
-                sequenced(at, 0, 0, event) for at, event in enumerate(events, start=sequence + 1)
-            ]
+            numbered = [sequenced(at, 0, 0, event) for at, event in enumerate(events, start=sequence + 1)]
             sequence += len(events)
             if sequence > view.snapshot.sequence:
                 raise StoreDamaged(
