@@ -49,7 +49,7 @@ class LogRow:
         """As `fault`, whatever the checksum says: the payload must be the event that the row names."""
         try:
             event = Event.FromString(self.payload)
-        except DecodeError:
+        except (DecodeError, TypeError):
             return "holds bytes that are no event"
         if event.event_id != self.event_id:
             return f"holds another event ({event.event_id!r} instead of {self.event_id!r})"
@@ -113,7 +113,7 @@ class SnapshotRow:
             return mismatch
         try:
             event = Event.FromString(self.payload)
-        except DecodeError:
+        except (DecodeError, TypeError):
             return "holds bytes that are no event"
         if event.WhichOneof("change") != "upsert" or event.upsert.product_id != self.product_id:
             return "is not the upsert of its product"

@@ -163,8 +163,9 @@ class _Search:
                 self._report.snapshot_broken = True
                 self._report.add("snapshot", f"the row of sequence {sequence} cannot be read", sequence)
                 continue
-            together = checksum.combined(together, row.checksum)
             fault = row.fault()
+            if not fault:
+                together = checksum.combined(together, row.checksum)
             if not fault and row.changed_sequence > state.sequence:
                 fault = f"was changed by event {row.changed_sequence}, after the snapshot's {state.sequence}"
             if fault:
@@ -311,5 +312,6 @@ def _missing(first: int, last: int) -> str:
     return f"event {first} is missing" if first == last else f"events {first} to {last} are missing"
 
 
-def _shown(text: str) -> str:
+def _shown(value: Any) -> str:
+    text = str(value)
     return repr(text if len(text) <= 80 else text[:77] + "...")
