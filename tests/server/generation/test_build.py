@@ -83,7 +83,7 @@ def job(bundle: Path, folder: Path, *, keep: int = 2) -> BuildJob:
 
 
 def test_the_log_is_folded_into_what_is_live(store: Store) -> None:
-    head = append(
+    append(
         store,
         product("kept", price=1.0, stock=5),
         product("deleted"),
