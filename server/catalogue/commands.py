@@ -130,7 +130,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     print(f"cluster {restored.cluster_id}, epochs above {restored.epoch:,}")
     print(f"digest {restored.digest}")
     if restored.set_aside:
-        print(f"the catalogue that was there is {restored.set_aside}")
+        print(f"the catalogue that was there is {restored.set_aside}; its generations are set aside too")
     return EXIT_DONE
 
 
@@ -200,10 +200,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sequence(text: str) -> int:
-    sequence = int(text)
-    if sequence < 0:
-        raise ValueError(text)
-    return sequence
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
 
 
 def _store(arguments: argparse.Namespace) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -128,7 +129,7 @@ class Restored:
 
     digest: of what it holds; `export` of it gives the same. complete: all of the backup, not up to a sequence
     before its end. epoch: below that of its first primary. set_aside: where the catalogue that was there
-    before is now.
+    before is now; its generations lie beside it.
     """
 
     cluster_id: str
@@ -279,13 +280,21 @@ def require_unused(path: Path) -> None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the catalogue, with its log, out of the way."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = path.with_name(f"{path.name}.replaced-{stamp}")
-    for suffix in ("-wal", "-shm", ""):
-        part = Path(f"{path}{suffix}")
-        if part.exists():
-            part.rename(f"{aside}{suffix}")
+    """Rename the catalogue, with its log, out of the way; and the generations built from it, which hold events
+    that the catalogue in its place may not have. Returns the catalogue's new path.
+    """
+    mark = f"replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+    aside = path.with_name(f"{path.name}.{mark}")
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    generations = path.with_name("generations")
+    moves = {
+        Path(f"{path}-wal"): Path(f"{aside}-wal"),
+        path: aside,
+        generations: generations.with_name(f"generations.{mark}"),
+    }
+    for before, after in moves.items():
+        if before.exists():
+            before.rename(after)
     return aside
 
 

@@ -70,7 +70,7 @@ class _Needed:
 
     def lost(self) -> list[str]:
         """What no source has proved."""
-        events = [f"event {at}" for at, _ in self.open_events()]
+        events = [f"event {at}" for at in sorted(at for at, _ in self.open_events())]
         return events + [
             f"product {row.product_id!r} of the snapshot"
             for at, row in self.products.items()
