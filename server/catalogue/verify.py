@@ -28,6 +28,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 PROBLEMS_TOLD = 50
 
 _ROWS_AT_ONCE = 500
+_ROWS_ON_A_PAGE_MAX = 4096
+_SEQUENCE_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -244,26 +246,48 @@ class _Search:
     # --- reading what may be damaged -----------------------------------------------------------------------
 
     def _count(self, table: sa.Table) -> int:
-        return int(self._connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() or 0)
+        try:
+            return int(self._connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() or 0)
+        except sa.exc.DBAPIError:
+            return 0
 
     def _rows(self, table: sa.Table, row_of: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-        """Sequence and row of each row, ascending; None for one that cannot be read."""
-        sequence = 0
+        """Sequence and row of each row, ascending; None for one that cannot be read. Rows on a page that cannot
+        even be listed are left out.
+        """
+        sequence, rows_max = 0, _ROWS_AT_ONCE
         while True:
-            sequences = list(
-                self._connection.execute(
-                    sa.select(table.c.sequence)
-                    .where(table.c.sequence > sequence)
-                    .order_by(table.c.sequence)
-                    .limit(_ROWS_AT_ONCE)
-                ).scalars()
-            )
+            try:
+                sequences = self._sequences(table, sequence, rows_max)
+            except sa.exc.DBAPIError:
+                if rows_max > 1:
+                    rows_max //= 2
+                    continue
+                self._report.add("file", f"{table.name} cannot be read after row {sequence}", sequence + 1)
+                sequence = self._beyond_break(table, sequence)
+                rows_max = _ROWS_AT_ONCE
+                continue
             if not sequences:
                 return
             yield from self._read(table, sequences, row_of)
-            sequence = sequences[-1]
+            sequence, rows_max = sequences[-1], _ROWS_AT_ONCE
             self._done += len(sequences)
             self._progress(self._done, max(self._done, self._total))
+
+    def _sequences(self, table: sa.Table, after: int, rows_max: int) -> list[int]:
+        column = table.c.sequence
+        query = sa.select(column).where(column > after).order_by(column).limit(rows_max)
+        return list(self._connection.execute(query).scalars())
+
+    def _beyond_break(self, table: sa.Table, after: int) -> int:
+        """The last sequence before which rows cannot be listed; a page holds so many rows at most."""
+        for sequence in range(after + 1, after + _ROWS_ON_A_PAGE_MAX):
+            try:
+                self._sequences(table, sequence, 1)
+            except sa.exc.DBAPIError:
+                continue
+            return sequence
+        return _SEQUENCE_MAX
 
     def _read(
         self, table: sa.Table, sequences: list[int], row_of: Callable[[Any], Any]
