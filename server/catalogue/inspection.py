@@ -31,7 +31,8 @@ def reading(path: Path) -> Iterator[sa.Connection]:
     engine = sa.create_engine("sqlite://", module=sqlite, creator=lambda: _connect(path), poolclass=NullPool)
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     try:
-        with translated(), engine.begin() as connection:
+        # Rolled back by its end: of a damaged file SQLite refuses even an empty commit.
+        with translated(), engine.connect() as connection:
             yield connection
     finally:
         engine.dispose()

@@ -83,7 +83,7 @@ def test_repair_takes_products_from_a_generation(
     damage(catalogue, f"UPDATE log SET {FLIP} WHERE sequence = 59")
     code, _, err = run("repair", "--store", catalogue, "--generation", generation)
     assert (code, "--generation and --bundle go together" in err) == (EXIT_USAGE, True)
-    code, out, err = run("repair", "--store", catalogue, "--generation", generation, "--bundle", bundle)
+    code, _, err = run("repair", "--store", catalogue, "--generation", generation, "--bundle", bundle)
     assert (code, err) == (EXIT_DONE, "")
     open_store(catalogue).close()
 
