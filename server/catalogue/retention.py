@@ -30,8 +30,8 @@ _FOLD_EVENTS_MAX = 512
 _RECLAIM_BYTES = 256 * 1024
 _SEAL_ROWS = 500
 _FORGET_ROWS = 1000
-# A step is followed by a pause this many times as long, so that a backlog of folding leaves the disk to appends.
-_PAUSE_SHARE = 3.0
+# A step is followed by a pause this many times as long, so that a backlog leaves half of the disk to appends.
+_PAUSE_SHARE = 1.0
 _PAUSE_S_MIN = 0.002
 
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,26 +43,36 @@ _AUTO_VACUUM_INCREMENTAL = 2
 
 
 class _WriteGate:
-    """One writer at a time within the process, the lease before the log.
+    """One writer at a time within the process: the lease first, the others in the order of their coming.
 
-    SQLite's own lock is not fair: without this, a busy log could keep a renewal waiting past its lease.
+    SQLite's own lock is not fair: without this, a busy log could keep a renewal waiting past its lease, and
+    events from ever being folded.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._held = False
         self._urgent = 0
+        self._waiting: deque[object] = deque()
 
     @contextmanager
     def enter(self, *, urgent: bool, timeout_s: float) -> Iterator[None]:
+        place = object()
         with self._condition:
-            self._urgent += urgent
+            if urgent:
+                self._urgent += 1
+            else:
+                self._waiting.append(place)
             try:
                 free = self._condition.wait_for(
-                    lambda: not self._held and (urgent or not self._urgent), timeout=timeout_s
+                    lambda: not self._held and (urgent or (not self._urgent and self._waiting[0] is place)),
+                    timeout=timeout_s,
                 )
             finally:
-                self._urgent -= urgent
+                if urgent:
+                    self._urgent -= 1
+                else:
+                    self._waiting.remove(place)
             if not free:
                 self._condition.notify_all()
                 raise StoreUnavailable("another write of this process has not finished in time")
