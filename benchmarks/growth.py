@@ -284,7 +284,7 @@ def run(
         generations = folder / f"generations-{size}"
         job = {
             "bundle": str(bundle),
-            "log": str(folder / "catalogue.sqlite3"),
+            "store": str(folder / "catalogue.sqlite3"),
             "generations": str(generations),
             "threads": threads,
             "recall_min": 0.98,

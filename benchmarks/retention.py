@@ -152,7 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"{name:<7} {row['appends_per_s']:>6} appends/s  p50 {row['p50_ms']:>7} ms  p99 {row['p99_ms']:>7} ms"
             f"  max {row['max_ms']:>7} ms"
         )
-    print(f"folded  {found['folded_per_s']:>6} events/s, the write lock held {found['held_ms_max']} ms at most")
+    print(
+        f"folded  {found['folded_per_s']:>6} events/s, the write lock held {found['held_ms_max']} ms at most"
+    )
     print(f"file    {found['file_mib_before']} MiB before, {found['file_mib_after']} MiB after")
     return 0
 

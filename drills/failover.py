@@ -1,6 +1,7 @@
 """Drill: the primary is killed under read and write load.
 
     python -m drills.failover --runs 20 --json --journal DIR --replicas 3
+    python -m drills.failover --store postgresql    the same on a PostgreSQL server, which the drill starts
 
 Hypothesis: writes are back within 300 ms (median over the runs), no read fails, no acknowledged write is lost
 or doubled, epochs never fall.
@@ -18,7 +19,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from drills.faults import KillPrimary
 from drills.journal import History, Journal
 from drills.load import OK, OpenLoop, Sample, Stream, even_arrivals, poisson_arrivals
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
+from drills.postgres import ThrowawayPostgres, postgres_need
 from drills.shop import Shop, choose_shop, fill
 from drills.traffic import ClientReads, ClientWrites
 from muster.v1 import catalogue_pb2, catalogue_pb2_grpc
@@ -58,6 +60,10 @@ EMPTY: dict[str, Any] = {
 DEFAULT_PRODUCTS = 200
 """Small on purpose: what is rehearsed is the change of hands, and a replica that comes back should do so
 soon."""
+
+
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Rehearsal:
     product_ids: Sequence[str]
     traffic: Traffic
     from_sequence: int
+    store: str = SQLITE
     load: FailoverLoad | None = field(default=None)
 
 
@@ -191,7 +198,9 @@ def collect_log(rehearsal: Rehearsal, journal: Journal) -> None:
     journal.write("log_end", head=head)
 
 
-def experiment(*, seed: int, bundle: Path | None, during_s: float = 2.0) -> Experiment[Rehearsal]:
+def experiment(
+    *, seed: int, bundle: Path | None, during_s: float = 2.0, store: str = SQLITE
+) -> Experiment[Rehearsal]:
     """The failover as a value."""
     everywhere = frozenset({"before", "during", "after"})
     return Experiment(
@@ -212,7 +221,7 @@ def experiment(*, seed: int, bundle: Path | None, during_s: float = 2.0) -> Expe
         during_s=during_s,
         after_s=1.2,
         settle_s=10.0,
-        needs=(bundle_need(bundle),),
+        needs=(bundle_need(bundle), *((postgres_need(),) if store == POSTGRESQL else ())),
     )
 
 
@@ -223,7 +232,7 @@ def rehearse(
     history."""
     outcomes: list[tuple[Judgement, History]] = []
     for number in range(1, runs + 1):
-        one = experiment(seed=seed + number - 1, bundle=rehearsal.cluster.plan.bundle)
+        one = experiment(seed=seed + number - 1, bundle=rehearsal.cluster.plan.bundle, store=rehearsal.store)
         with Journal(
             folder / f"run-{number:04d}.jsonl",
             drill=NAME,
@@ -250,13 +259,20 @@ def run(
     traffic: Traffic,
     limits: FailoverLimits,
     keep_data: bool = False,
+    store: str = SQLITE,
 ) -> tuple[Judgement, dict[str, Any]]:
-    """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
-    record."""
-    cluster = Cluster(plan, folder / "cluster")
-    try:
+    """The whole drill on a fresh cluster, and on a fresh server where the store is one; returns the judgement
+    over all runs and the details for the record."""
+    with contextlib.ExitStack() as stack:
+        if store == POSTGRESQL:
+            server = stack.enter_context(ThrowawayPostgres())
+            address = server.create_database("muster")
+            plan = replace(plan, settings={**plan.settings, "catalogue": {"store": address}})
+        cluster = Cluster(plan, folder / "cluster")
+        if not keep_data:
+            stack.callback(cluster.remove_data)
         with cluster:
-            say(f"{NAME}: starting {plan.replicas} replicas, catalogue {shop.name}")
+            say(f"{NAME}: starting {plan.replicas} replicas, catalogue {shop.name}, store {store}")
             cluster.start()
             products = list(shop.products())
             fill(cluster, products, total=len(products), progress=False)
@@ -266,9 +282,11 @@ def run(
                 [product.product_id for product in products[:200]],
                 traffic,
                 from_sequence=cluster.status(cluster.primary()).head_sequence + 1,
+                store=store,
             )
             settings = {
                 "replicas": plan.replicas,
+                "store": store,
                 "catalogue": shop.name,
                 "products": len(products),
                 "bundle": cluster.status(cluster.replicas[0]).bundle_id,
@@ -278,9 +296,6 @@ def run(
                 "rto_limit_ms": limits.rto_ms,
             }
             outcomes = rehearse(rehearsal, runs=runs, folder=folder, seed=seed, settings=settings)
-    finally:
-        if not keep_data:
-            cluster.remove_data()
     judgement = judge_failover_runs([one for one, _ in outcomes], limits)
     figures = {"runs": len(outcomes), **judgement.figures}
     details: dict[str, Any] = {
@@ -327,6 +342,9 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--rto-ms", type=positive(float), default=FailoverLimits.rto_ms, help="median to hold"
     )
+    options.add_argument(
+        "--store", choices=(SQLITE, POSTGRESQL), default=SQLITE, help="what holds the log (default: sqlite)"
+    )
     given = options.parse_args(list(arguments))
     if not 2 <= given.replicas <= 8:
         options.error("--replicas must be 2 to 8: somebody must be there to take over")
@@ -346,6 +364,7 @@ def main(arguments: Sequence[str]) -> int:
             ),
             limits=FailoverLimits(rto_ms=given.rto_ms),
             keep_data=given.keep_data,
+            store=given.store,
         )
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 

@@ -48,7 +48,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-catalogue_app = typer.Typer(help="Changes the live catalogue, and looks after its file.", no_args_is_help=True)
+catalogue_app = typer.Typer(
+    help="Changes the live catalogue, and looks after its file.", no_args_is_help=True
+)
 data_app = typer.Typer(help="Public and synthetic data sets.", no_args_is_help=True)
 bundle_app = typer.Typer(help="Looks at a model bundle.", no_args_is_help=True)
 drill_app = typer.Typer(help="Rehearses failures.", no_args_is_help=True)
@@ -645,7 +647,9 @@ def _pass_to_store(name: str, text: str) -> None:
 _pass_to_store("verify", "Looks through every row of the log for damage: [--store PATH] [--json].")
 _pass_to_store("repair", "Puts damaged rows back where a copy proves them: --from BACKUP; --help lists all.")
 _pass_to_store("export", "Writes a backup while replicas run: FILE [--until SEQUENCE] [--json].")
-_pass_to_store("restore", "Makes a catalogue from a backup: FILE --store PATH [--until SEQUENCE] [--replace].")
+_pass_to_store(
+    "restore", "Makes a catalogue from a backup: FILE --store PATH [--until SEQUENCE] [--replace]."
+)
 
 
 # -- data sets ----------------------------------------------------------

@@ -29,10 +29,11 @@ from server.admission import Budget
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
 from server.catalogue.retention import Retention, RetentionPolicy
-from server.catalogue.store import Store, StoreConfig, open_store
+from server.catalogue.store import Store, open_store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
 from server.errors import ReplicaNotReady
+from server.generation.belonging import keep_to_one_catalogue
 from server.generation.build import BuildJob
 from server.generation.catch_up import load_snapshot
 from server.generation.open import open_newest
@@ -114,6 +115,7 @@ class Replica:
         self._lag = Lag()
         self._lag_s = 0.0
         self._primary = ("", 0, 0.0)
+        self._asking_for_primary = threading.Lock()
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
         admin = AdminService(status=self.status, drain=self._drain, rebuild=self._rebuild)
         self.rpc.methods.add(admin.methods(self.metrics))
@@ -126,7 +128,8 @@ class Replica:
         offload: what runs on a GPU, from here on the replica's to close; None: nothing. Raises: StoreError.
         """
         settings = self.settings
-        store = open_store(settings.log_path, StoreConfig(busy_timeout_ms=settings.catalogue.busy_ms))
+        store = open_store(settings.store_location, settings.store_config(self.name))
+        keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
         open_dense = offload.open_dense if offload is not None else None
 
         def open_generation() -> rankcore.Generation:
@@ -146,7 +149,6 @@ class Replica:
         )
         keeper = keep_role(
             store,
-            settings.lock_path,
             replica=self.name,
             on_primary=self._became_primary,
             on_standby=self._became_standby,
@@ -358,22 +360,21 @@ class Replica:
 
     def _primary_name(self) -> str:
         """Name of the primary by the lease, read from the store at most ten times a second."""
-        parts = self.parts
-        if parts is None:
-            return ""
-        now = time.monotonic()
         name, epoch, read_at = self._primary
-        if now - read_at > _PRIMARY_NAME_S:
-            try:
-                lease = parts.keeper.lease()
-            except StoreError:
-                lease = None
-            if lease is None or lease.expires_monotonic_ns <= time.monotonic_ns():
-                name = ""
-            else:
-                name = lease.holder.replica
-            epoch = max(epoch, lease.epoch if lease is not None else 0)
-            self._primary = (name, epoch, now)
+        if self.parts is None or time.monotonic() - read_at <= _PRIMARY_NAME_S:
+            return name
+        # A store that does not answer holds up one caller, not all.
+        if not self._asking_for_primary.acquire(blocking=False):
+            return name
+        try:
+            lease = self.parts.keeper.lease()
+            name = lease.holder.replica if lease and lease.expires_monotonic_ns > time.monotonic_ns() else ""
+            epoch = max(epoch, lease.epoch if lease else 0)
+        except StoreError:
+            name = ""
+        finally:
+            self._primary = (name, epoch, time.monotonic())
+            self._asking_for_primary.release()
         return name
 
     def _drain(self) -> int:

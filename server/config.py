@@ -28,6 +28,8 @@ from pydantic_settings import (
 )
 
 from server import affinity
+from server.catalogue.location import check_address, without_passwords
+from server.catalogue.store import StoreConfig
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +173,21 @@ class RankingSettings(_Section):
 class CatalogueSettings(_Section):
     """The log of the catalogue and its followers."""
 
+    store: str = _setting(
+        "",
+        "address",
+        "Where the log is. Empty: the file `catalogue.sqlite3` in `data_dir`, for replicas of one machine."
+        " `postgresql+psycopg://ROLE@HOST:PORT/DATABASE`: a PostgreSQL server, for replicas of several; needs"
+        " the extra `postgresql`. Parameters of libpq may follow, such as `?sslmode=verify-full`; a"
+        " password may not.",
+        max_length=2048,
+    )
+    store_password_file: Path | None = _setting(
+        None,
+        "file",
+        "Holds the password of the role, read at each connection. Absent: libpq's own ways, such as the"
+        " environment `PGPASSWORD` and `~/.pgpass`. Relative to the settings file, if it is set there.",
+    )
     poll_ms: int = _setting(
         5, "milliseconds", "How often a replica looks for new events in the log.", ge=1, le=1000
     )
@@ -237,6 +254,11 @@ class CatalogueSettings(_Section):
         ge=50,
         le=3_600_000,
     )
+
+    @field_validator("store")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return check_address(value) if value else value
 
 
 class LeaseSettings(_Section):
@@ -515,14 +537,17 @@ class Settings(BaseSettings):
             )
 
     @property
-    def log_path(self) -> Path:
-        """File of the log."""
-        return self.data_dir / "catalogue.sqlite3"
+    def store_location(self) -> str:
+        """Where the log is: a file, or the address of a server, without a password."""
+        return self.catalogue.store or str(self.data_dir / "catalogue.sqlite3")
 
-    @property
-    def lock_path(self) -> Path:
-        """File whose kernel lock the primary of this machine holds."""
-        return self.data_dir / "primary.lock"
+    def store_config(self, replica: str) -> StoreConfig:
+        """How the store is opened by the replica of this name."""
+        return StoreConfig(
+            busy_timeout_ms=self.catalogue.busy_ms,
+            password_file=self.catalogue.store_password_file,
+            client=replica,
+        )
 
     @property
     def generations_dir(self) -> Path:
@@ -605,6 +630,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name in ("bundle", "data_dir", "port_file"):
         if isinstance(values.get(name), str):
             values[name] = str(path.parent / Path(values[name]).expanduser())
+    catalogue = values.get("catalogue")
+    if isinstance(catalogue, dict) and isinstance(catalogue.get("store_password_file"), str):
+        given = Path(catalogue["store_password_file"]).expanduser()
+        catalogue["store_password_file"] = str(path.parent / given)
     return values
 
 
@@ -650,7 +679,7 @@ def _problem(detail: Any, source: Mapping[str, str]) -> str:
     if not name:
         return message
     where = source.get(name) or next((text for key, text in source.items() if key.startswith(f"{name}.")), "")
-    given = "" if detail["type"] == "extra_forbidden" else f" = {detail['input']!r}"
+    given = "" if detail["type"] == "extra_forbidden" else f" = {without_passwords(repr(detail['input']))}"
     return f"{name}{given}{f' (from {where})' if where else ''}: {message}"
 
 

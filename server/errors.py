@@ -198,6 +198,14 @@ TABLE: tuple[Row, ...] = (
         "Try again with back-off, with the same event ids.",
     ),
     Row(
+        catalogue_errors.OutcomeUnknown,
+        _Code.UNAVAILABLE,
+        "OUTCOME_UNKNOWN",
+        "The connection to the store was lost while the events were being committed; they may have been"
+        " written. `ErrorInfo.metadata.outcome` is `unknown`.",
+        "Send the same events with the same event ids; those already written are counted as duplicates.",
+    ),
+    Row(
         catalogue_errors.Fenced,
         _Code.ABORTED,
         "FENCED",
@@ -273,6 +281,8 @@ def status_of(error: BaseException) -> RpcStatus:
         metadata["primary"] = error.primary
     if isinstance(error, catalogue_errors.AppendTimeout):
         metadata["outcome"] = "unknown" if error.outcome_unknown else "not_written"
+    if isinstance(error, catalogue_errors.OutcomeUnknown):
+        metadata["outcome"] = "unknown"
     if isinstance(error, catalogue_errors.EventsFolded):
         metadata["first_sequence"] = str(error.first_sequence)
     if row.code is grpc.StatusCode.RESOURCE_EXHAUSTED:

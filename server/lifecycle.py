@@ -151,7 +151,7 @@ class Life:
             self._end.wait()
             self._leave(replica)
         except StoreError as error:
-            raise Refused([f"{self._settings.log_path}: {error}"]) from error
+            raise Refused([f"{self._settings.store_location}: {error}"]) from error
         finally:
             replica.leave()
             replica.close(self._settings.lifecycle.drain_grace_ms / 1000)

@@ -6,6 +6,7 @@
     ├── LogOverloaded      shed before it was queued: back off, then try again
     ├── AppendTimeout      the deadline passed; `outcome_unknown` says whether it may have been written
     ├── DiskFull           nothing was written: make room, then try again
+    ├── OutcomeUnknown     the store was lost during the commit: send the same events again to learn
     ├── StoreUnavailable   locked, unreachable or not writable: try again, or look at the machine
     ├── SchemaMismatch     the file is not a Muster catalogue, or a newer one: an operator must act
     ├── EventsFolded       the events asked for are in the snapshot: load it, or begin with a later one
@@ -54,6 +55,13 @@ class AppendTimeout(StoreError):
     def __init__(self, message: str, *, outcome_unknown: bool) -> None:
         self.outcome_unknown = outcome_unknown
         super().__init__(message)
+
+
+class OutcomeUnknown(StoreError):
+    """The store was lost, or did not vouch for the data, during the commit: it may or may not be durable.
+
+    Send the same events again to learn which.
+    """
 
 
 class DiskFull(StoreError):

@@ -10,7 +10,10 @@ write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest even
 
 from __future__ import annotations
 
+import importlib
 import logging
+import secrets
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -152,6 +155,17 @@ def cluster_id(connection: sa.Connection) -> str:
     return str(connection.execute(sa.select(meta.c.value).where(meta.c.key == "cluster_id")).scalar_one())
 
 
+def name_catalogue(transaction: sa.Connection) -> None:
+    """Draw the name of a new catalogue."""
+    transaction.execute(
+        sa.insert(meta),
+        [
+            {"key": "cluster_id", "value": secrets.token_hex(8)},
+            {"key": "created_unix_us", "value": str(time.time_ns() // 1000)},
+        ],
+    )
+
+
 def is_current(connection: sa.Connection) -> bool:
     """Nothing is to be migrated or written down. Takes no lock. Raises: as `revision`; SchemaMismatch."""
     found = revision(connection)
@@ -165,6 +179,12 @@ def is_current(connection: sa.Connection) -> bool:
     return False
 
 
+def load_migrations() -> None:
+    """Do what takes long and needs no lock. Before a transaction that calls `migrate`."""
+    importlib.import_module("alembic.command")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
 def migrate(transaction: sa.Connection) -> None:
     """Bring the catalogue to the newest revision, in the transaction given, which holds the write lock.
 
@@ -173,7 +193,7 @@ def migrate(transaction: sa.Connection) -> None:
     """
     if is_current(transaction):
         return
-    # Here, not above: a start without a migration need not load it.
+    # Here, not above: a start without a migration need not load them.
     from alembic import command
     from alembic.config import Config
 

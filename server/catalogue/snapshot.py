@@ -100,8 +100,11 @@ def log_rows(
         query = query.where(table.c.sequence <= last_sequence)
     if rows_max is not None:
         query = query.limit(rows_max)
-    for row in transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}):
-        yield LogRow(*row)
+    # Streaming takes a transaction of several statements, which a short read is not on every database.
+    options = {"yield_per": _FETCH_ROWS} if rows_max is None else {}
+    with transaction.execute(query, execution_options=options) as rows:
+        for row in rows:
+            yield LogRow(*row)
 
 
 def snapshot_rows(transaction: sa.Connection, *, changed_after: int = 0) -> Iterator[SnapshotRow]:
@@ -112,8 +115,9 @@ def snapshot_rows(transaction: sa.Connection, *, changed_after: int = 0) -> Iter
     query = _snapshot_columns().order_by(table.c.sequence)
     if changed_after:
         query = query.where(table.c.changed_sequence > changed_after)
-    for row in transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}):
-        yield SnapshotRow(*row)
+    with transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
+        for row in rows:
+            yield SnapshotRow(*row)
 
 
 def folded_ids(transaction: sa.Connection) -> Iterator[FoldedId]:
@@ -122,8 +126,9 @@ def folded_ids(transaction: sa.Connection) -> Iterator[FoldedId]:
     query = sa.select(table.c.sequence, table.c.event_id, table.c.committed_unix_us).order_by(
         table.c.sequence
     )
-    for row in transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}):
-        yield FoldedId(*row)
+    with transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
+        for row in rows:
+            yield FoldedId(*row)
 
 
 def snapshot_rows_of(transaction: sa.Connection, product_ids: Sequence[str]) -> dict[str, SnapshotRow]:

@@ -21,6 +21,12 @@ from server.catalogue.store import Appended, Commit, Folded, Head, NewEvent, Sto
 from server.standby.lease import Holder, LeaseRow
 
 _EVENT_IDS_AT_ONCE = 500
+# One statement: an append or a fold in between must not look like a hole.
+_EXTENT = sa.select(
+    sa.func.count(),
+    sa.func.max(schema.log.c.sequence),
+    sa.select(schema.snapshot_state.c.sequence).scalar_subquery(),
+)
 _LEASE = sa.select(schema.lease).where(schema.lease.c.name == schema.LEASE_NAME)
 
 
@@ -47,10 +53,10 @@ class SqlStore(Store):
         """A read transaction, its errors translated."""
 
     @abstractmethod
-    def _writing(self, *, urgent: bool) -> AbstractContextManager[sa.Connection]:
-        """A durable write transaction that nothing can be appended beside, its errors translated.
+    def _writing(self, *, urgent: bool, limit_ns: int | None = None) -> AbstractContextManager[sa.Connection]:
+        """A durable write transaction, its errors translated.
 
-        urgent: for the lease, which goes before the log.
+        urgent: for the lease, which goes before the log. limit_ns: longer than this it is of no use.
         """
 
     @abstractmethod
@@ -61,6 +67,12 @@ class SqlStore(Store):
         longer to its holder than to others.
         """
 
+    def _begin_append(self, transaction: sa.Connection) -> None:
+        """Make sure that nothing else is appended until the transaction ends."""
+
+    def _end_append(self, transaction: sa.Connection) -> None:
+        """Events were written in the transaction: tell the followers, once it is committed."""
+
     # --- the log ---------------------------------------------------------------------------------------
 
     def append(
@@ -68,6 +80,7 @@ class SqlStore(Store):
     ) -> Commit:
         """See `Store.append`."""
         with self._writing(urgent=False) as transaction:
+            self._begin_append(transaction)
             head = read_head(transaction).sequence
             known = self._known_sequences(transaction, [e.event_id for batch in batches for e in batch])
             rows: list[dict[str, Any]] = []
@@ -106,6 +119,8 @@ class SqlStore(Store):
                 _fence(transaction, epoch)
                 if written != len(rows):
                     raise StoreDamaged(f"{written} of {len(rows)} events were accepted under a valid lease")
+            if written:
+                self._end_append(transaction)
             expires_ns = None
             if extend_ns is not None:
                 expires_ns = self._extend(transaction, extend_ns, schema.lease.c.epoch == epoch)
@@ -155,18 +170,15 @@ class SqlStore(Store):
 
     def _check_log(self, transaction: sa.Connection) -> None:
         """No event is missing. Raises: StoreDamaged."""
-        count = int(transaction.execute(sa.select(sa.func.count()).select_from(schema.log)).scalar_one())
-        folded = snapshot.read_state(transaction).sequence
-        head = read_head(transaction).sequence
+        snapshot.read_state(transaction)
+        count, last, folded = transaction.execute(_EXTENT).one()
+        folded = folded or 0
+        head = last or folded
         if count != head - folded:
             after = f" after the snapshot's {folded}" if folded else ""
             raise StoreDamaged(
                 f"{self.location} ends at event {head} but holds {count}{after}; restore it from a backup"
             )
-
-    def write_unserved(self) -> AbstractContextManager[sa.Connection]:
-        """A durable write transaction without a fence, on a catalogue that no replica serves."""
-        return self._writing(urgent=False)
 
     # --- retention -------------------------------------------------------------------------------------
 
@@ -223,14 +235,11 @@ class SqlStore(Store):
         """See `Store.lease`."""
         with self._reading() as transaction:
             row = transaction.execute(_LEASE).first()
-        if row is None:
-            return None
-        holder = Holder(row.holder, row.pid, row.pid_start_ticks, row.boot_id)
-        return LeaseRow(row.epoch, holder, row.expires_monotonic_ns)
+        return None if row is None else lease_row(row, row.expires_monotonic_ns)
 
     def claim_lease(self, holder: Holder, *, expected_epoch: int, ttl_ns: int) -> LeaseRow | None:
         """See `Store.claim_lease`."""
-        with self._writing(urgent=True) as transaction:
+        with self._writing(urgent=True, limit_ns=ttl_ns) as transaction:
             now, local_ns = self._now()
             claim = LeaseRow(expected_epoch + 1, holder, local_ns + ttl_ns)
             values = {
@@ -251,7 +260,7 @@ class SqlStore(Store):
 
     def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int) -> int | None:
         """See `Store.renew_lease`."""
-        with self._writing(urgent=True) as transaction:
+        with self._writing(urgent=True, limit_ns=ttl_ns) as transaction:
             return self._extend(
                 transaction, ttl_ns, schema.lease.c.epoch == epoch, schema.lease.c.holder == holder
             )
@@ -270,6 +279,11 @@ class SqlStore(Store):
         statement = _update_lease(*fence, schema.lease.c.expires_monotonic_ns > now)
         changed = _rows_changed(transaction, statement.values(expires_monotonic_ns=now + ttl_ns))
         return local_ns + ttl_ns if changed == 1 else None
+
+
+def lease_row(row: Any, expires_ns: int) -> LeaseRow:
+    """A row of the table, with its expiry on this process's clock."""
+    return LeaseRow(row.epoch, Holder(row.holder, row.pid, row.pid_start_ticks, row.boot_id), expires_ns)
 
 
 def _fence(transaction: sa.Connection, epoch: int) -> None:

@@ -9,12 +9,9 @@ one in the write-ahead log can be no more durable than it.
 from __future__ import annotations
 
 import os
-import secrets
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,57 +29,19 @@ from server.catalogue.errors import (
     StoreIOFailed,
     StoreUnavailable,
 )
+from server.catalogue.gate import WriteGate
 from server.catalogue.sql import SqlStore
 from server.catalogue.store import DataVersion, StoreConfig
+from server.standby.takeover import Takeover, machine_takeover
 
 # "MUST", in the header of the file: tells a catalogue from any other SQLite database.
 APPLICATION_ID = 0x4D555354
+# The lock of the primary, beside the file.
+LOCK_NAME = "primary.lock"
+_OPEN_S = 10.0
 # Older ones can corrupt a write-ahead log that several connections use (https://sqlite.org/wal.html).
 SQLITE_VERSION_MIN = (3, 51, 3)
 _AUTO_VACUUM_INCREMENTAL = 2
-
-
-class _WriteGate:
-    """One writer at a time within the process: the lease first, the others in the order of their coming.
-
-    SQLite's own lock is not fair: without this, a busy log could keep a renewal waiting past its lease, and
-    events from ever being folded.
-    """
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._held = False
-        self._urgent = 0
-        self._waiting: deque[object] = deque()
-
-    @contextmanager
-    def enter(self, *, urgent: bool, timeout_s: float) -> Iterator[None]:
-        place = object()
-        with self._condition:
-            if urgent:
-                self._urgent += 1
-            else:
-                self._waiting.append(place)
-            try:
-                free = self._condition.wait_for(
-                    lambda: not self._held and (urgent or (not self._urgent and self._waiting[0] is place)),
-                    timeout=timeout_s,
-                )
-            finally:
-                if urgent:
-                    self._urgent -= 1
-                else:
-                    self._waiting.remove(place)
-            if not free:
-                self._condition.notify_all()
-                raise StoreUnavailable("another write of this process has not finished in time")
-            self._held = True
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._held = False
-                self._condition.notify_all()
 
 
 class SqliteDataVersion(DataVersion):
@@ -117,7 +76,7 @@ class SqliteStore(SqlStore):
         self.location = str(path)
         self._config = config
         self._clock_ns = clock_ns
-        self._gate = _WriteGate()
+        self._gate = WriteGate()
         self._writes = self._engine(connections_max=1, writes=True)
         self._reads = self._engine(connections_max=config.readers_max, writes=False)
 
@@ -200,7 +159,8 @@ class SqliteStore(SqlStore):
     def _create_or_check(self) -> None:
         # Switching to the write-ahead log needs the file alone for a moment and does not wait for it, so
         # replicas that start together take turns by trying again.
-        give_up_at = time.monotonic() + max(1.0, self._config.busy_timeout_ms / 1000)
+        # One of them may be migrating the schema.
+        give_up_at = time.monotonic() + max(_OPEN_S, self._config.busy_timeout_ms / 1000)
         while True:
             try:
                 self._create_or_check_once()
@@ -232,6 +192,7 @@ class SqliteStore(SqlStore):
                     )
             # Without a transaction where nothing is to be changed: a primary may be frozen inside one.
             if not current:
+                schema.load_migrations()
                 with self._writes.begin() as transaction:
                     self._create_or_migrate(transaction)
         with self._reading() as transaction:
@@ -243,13 +204,7 @@ class SqliteStore(SqlStore):
         created = _scalar(transaction, "PRAGMA application_id") == APPLICATION_ID
         schema.migrate(transaction)
         if not created:
-            transaction.execute(
-                sa.insert(schema.meta),
-                [
-                    {"key": "cluster_id", "value": secrets.token_hex(8)},
-                    {"key": "created_unix_us", "value": str(time.time_ns() // 1000)},
-                ],
-            )
+            schema.name_catalogue(transaction)
             transaction.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
 
     def _check(self, transaction: sa.Connection) -> None:
@@ -263,10 +218,14 @@ class SqliteStore(SqlStore):
             )
         self._check_log(transaction)
 
+    def takeover(self, replica: str, *, ttl_ns: int) -> Takeover:
+        """See `Store.takeover`."""
+        return machine_takeover(self.path.with_name(LOCK_NAME), replica)
+
     # --- transactions ----------------------------------------------------------------------------------
 
     @contextmanager
-    def _writing(self, *, urgent: bool) -> Iterator[sa.Connection]:
+    def _writing(self, *, urgent: bool, limit_ns: int | None = None) -> Iterator[sa.Connection]:
         timeout_s = self._config.busy_timeout_ms / 1000
         with (
             self._gate.enter(urgent=urgent, timeout_s=timeout_s),
@@ -283,6 +242,10 @@ class SqliteStore(SqlStore):
     def _now(self) -> tuple[sa.ColumnElement[int], int]:
         now_ns = self._clock_ns()
         return sa.literal(now_ns, sa.BigInteger), now_ns
+
+    def write_unserved(self) -> AbstractContextManager[sa.Connection]:
+        """A durable write transaction without a fence, on a catalogue that no replica serves."""
+        return self._writing(urgent=False)
 
     def reclaim(self, *, bytes_max: int) -> int:
         """See `Store.reclaim`."""

@@ -11,18 +11,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from muster.v1.catalogue_pb2 import Event
+from server.catalogue.errors import StoreUnavailable
+from server.catalogue.location import is_postgresql
 from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
 from server.standby.lease import Holder, LeaseRow
+from server.standby.takeover import Takeover
 
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """busy_timeout_ms: longest wait for a lock of the store. readers_max: most read connections at once."""
+    """busy_timeout_ms: longest wait for a lock of the store, and for a server's answer. readers_max: most
+    read connections at once.
+
+    password_file: holds the password of the role on a server, read at each connection; None: libpq's own
+    ways. client: names this process's connections to people who look at the server.
+    """
 
     busy_timeout_ms: int = 2000
     readers_max: int = 16
+    password_file: Path | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,13 @@ class Store(ABC):
     def close(self) -> None:
         """Close every idle connection. A thread still inside a call keeps its own until it is done."""
 
+    @abstractmethod
+    def takeover(self, replica: str, *, ttl_ns: int) -> Takeover:
+        """How the right to write leaves a holder that dies or hangs, for the replica of this name.
+
+        ttl_ns: the life of a lease. Raises: StoreUnavailable.
+        """
+
     # --- the log ---------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -161,7 +179,8 @@ class Store(ABC):
         epoch: of the lease this writer holds. An event whose event_id is known counts as a duplicate and is
         not written again. extend_ns: also move the expiry of the lease, if it is still valid, to this long
         from now, so that a busy log needs no renewals. Returns once all of it is durable.
-        Raises: Fenced, DiskFull, StoreUnavailable: nothing was written. StoreDamaged. StoreIOFailed: unknown.
+        Raises: Fenced, DiskFull, StoreUnavailable: nothing was written. StoreDamaged. OutcomeUnknown.
+        StoreIOFailed: unknown, and the process must end.
         """
 
     @abstractmethod
@@ -252,13 +271,22 @@ class Store(ABC):
         """
 
 
-def open_store(path: str | os.PathLike[str], config: StoreConfig | None = None) -> Store:
-    """Open the catalogue at `path`, creating file and folder if there are none; check what is there.
+def open_store(location: str | os.PathLike[str], config: StoreConfig | None = None) -> Store:
+    """Open the catalogue at `location`, creating what is not there; check what is there.
 
-    Several replicas may open (and create) the same one at once.
-    Raises: StoreUnavailable (folder not writable, locked), SchemaMismatch (not a Muster catalogue, or a newer
-    one), StoreDamaged (truncated, corrupt, events missing), DiskFull.
+    location: a file, or `postgresql+psycopg://ROLE@HOST/DATABASE`. Several replicas may open (and create) the
+    same one at once.
+    Raises: StoreUnavailable (folder not writable, server not reachable, locked), SchemaMismatch (not a Muster
+    catalogue, or a newer one), StoreDamaged (truncated, corrupt, events missing), DiskFull.
     """
-    from server.catalogue.sqlite import SqliteStore
+    if not is_postgresql(os.fspath(location)):
+        from server.catalogue.sqlite import SqliteStore
 
-    return SqliteStore.open(path, config)
+        return SqliteStore.open(location, config)
+    try:
+        from server.catalogue.postgres import PostgresStore
+    except ImportError as error:
+        raise StoreUnavailable(
+            "a store on PostgreSQL needs the extra `postgresql` (pip install 'muster[postgresql]')"
+        ) from error
+    return PostgresStore.open(os.fspath(location), config)

@@ -139,8 +139,12 @@ class Tailer:
         return self._looked_at_s is not None and self._applied >= self._head and self._failure is None
 
     def wake(self, head_sequence: int = 0) -> None:
-        """Look now instead of at the next poll. Give it to `LogWriter` as on_commit."""
+        """Look now instead of at the next poll. Give it to `LogWriter` as on_commit.
+
+        head_sequence: known to be committed, which the store itself may tell later.
+        """
         with self._condition:
+            self._head = max(self._head, head_sequence)
             self._woken = True
             self._condition.notify_all()
 

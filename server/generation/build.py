@@ -33,7 +33,7 @@ from muster.bundle import read_bundle
 from muster.v1.catalogue_pb2 import Event, Patch
 from server import config
 from server.catalogue.rows import patch_product
-from server.catalogue.store import Store, View, open_store
+from server.catalogue.store import Store, StoreConfig, View, open_store
 from server.generation.open import (
     CURRENT,
     MANIFEST,
@@ -73,10 +73,13 @@ class BuildRunning(Exception):
 
 @dataclass(frozen=True)
 class BuildJob:
-    """What to build, from what, into where. threads 0: one for each core."""
+    """What to build, from what, into where.
+
+    store, store_password_file: as the settings of the catalogue say. threads 0: one for each core.
+    """
 
     bundle: str
-    log: str
+    store: str
     generations: str
     threads: int
     recall_min: float
@@ -84,13 +87,14 @@ class BuildJob:
     niceness: int
     kernels: str = "auto"
     dense_index: Choice = "auto"
+    store_password_file: str = ""
 
     @classmethod
     def of(cls, settings: config.Settings) -> BuildJob:
         """The job that a replica with these settings starts."""
         return cls(
             bundle=str(settings.bundle),
-            log=str(settings.log_path),
+            store=settings.store_location,
             generations=str(settings.generations_dir),
             threads=settings.generation.threads,
             recall_min=settings.generation.recall_min,
@@ -98,6 +102,7 @@ class BuildJob:
             niceness=settings.generation.niceness,
             kernels=settings.ranking.kernels,
             dense_index=settings.generation.dense_index,
+            store_password_file=str(settings.catalogue.store_password_file or ""),
         )
 
 
@@ -114,7 +119,11 @@ def build(
     """
     generations = Path(job.generations)
     generations.mkdir(parents=True, exist_ok=True)
-    with building_lock(generations), closing(open_store(job.log)) as store:
+    config = StoreConfig(
+        client="build",
+        password_file=Path(job.store_password_file) if job.store_password_file else None,
+    )
+    with building_lock(generations), closing(open_store(job.store, config)) as store:
         for leftover in generations.glob(f"{LOCK}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         bundle_id = read_bundle(job.bundle).bundle_id

@@ -1,6 +1,6 @@
 """The role of this replica, kept by a lease and told to the rest of the server.
 
-    keeper = keep_role(store, data_dir / "primary.lock", replica="a", on_primary=..., on_standby=...)
+    keeper = keep_role(store, replica="a", on_primary=..., on_standby=...)
     writer = LogWriter(store, keeper, on_commit=tailer.wake)
     keeper.start(); writer.start()
     ...
@@ -18,11 +18,10 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from server.catalogue.log import end_process
-from server.standby.lease import LeaseConfig, LeaseKeeper, LeaseStore
-from server.standby.takeover import HungProcesses, PrimaryLock, this_process
+from server.catalogue.store import Store
+from server.standby.lease import LeaseConfig, LeaseKeeper
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +70,7 @@ class RoleAnnouncer:
 
 
 def keep_role(
-    store: LeaseStore,
-    lock_path: Path,
+    store: Store,
     *,
     replica: str,
     on_primary: Callable[[int], None],
@@ -80,19 +78,21 @@ def keep_role(
     config: LeaseConfig | None = None,
     eligible: Callable[[], bool] = lambda: True,
 ) -> LeaseKeeper:
-    """Wire a `LeaseKeeper` to this process, the kernel and the callbacks; `start` it when ready to serve.
+    """Wire a `LeaseKeeper` to the store, its way of taking over, and the callbacks; `start` it when ready to
+    serve.
 
-    lock_path: the same for all replicas of the catalogue. replica: its name, for people. eligible: this
-    replica has caught up and could serve as primary; asked, from the keeper's thread, before each attempt.
-    Raises: StoreUnavailable if the lock file cannot be opened.
+    replica: its name, for people. eligible: this replica has caught up and could serve as primary; asked,
+    from the keeper's thread, before each attempt. Raises: StoreUnavailable if the primary's lock cannot be
+    used.
     """
-    lock = PrimaryLock(lock_path)
+    config = config or LeaseConfig()
+    takeover = store.takeover(replica, ttl_ns=config.ttl_ns)
     announcer = RoleAnnouncer(on_primary, on_standby, lambda: keeper.step_down())
     keeper = LeaseKeeper(
         store,
-        lock,
-        HungProcesses(lock),
-        this_process(replica),
+        takeover.lock,
+        takeover.executioner,
+        takeover.me,
         announcer,
         config=config,
         eligible=eligible,

@@ -14,16 +14,40 @@ import secrets
 import select
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from server.catalogue.errors import StoreUnavailable
-from server.standby.lease import Holder
+from server.standby.lease import Executioner, Holder, KernelLock
 
 logger = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Long enough for the kernel to take a process with gigabytes of memory apart.
 _DEATH_TIMEOUT_MS = 1000
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """How the right to write leaves a replica, on one machine or among several.
+
+    me: this replica as a holder. lock: freed by somebody else the moment its holder dies. executioner: takes
+    the right from a holder that hangs.
+    """
+
+    me: Holder
+    lock: KernelLock
+    executioner: Executioner
+
+
+def machine_takeover(lock_path: Path, replica: str) -> Takeover:
+    """The takeover among processes of one machine.
+
+    lock_path: the same for all replicas of the catalogue. replica: its name, for people. Raises:
+    StoreUnavailable if the lock file cannot be opened.
+    """
+    lock = PrimaryLock(lock_path)
+    return Takeover(this_process(replica), lock, HungProcesses(lock))
 
 
 def this_process(replica: str) -> Holder:

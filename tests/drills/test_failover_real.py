@@ -10,8 +10,9 @@ import pytest
 from drills.checks import FailoverLimits
 from drills.cluster import ClusterPlan
 from drills.experiment import Verdict
-from drills.failover import Traffic, run
+from drills.failover import POSTGRESQL, SQLITE, Traffic, run
 from drills.journal import read_history
+from drills.postgres import missing
 from drills.shop import synthetic_shop
 from tests.fixtures.tiny_bundle import build
 
@@ -22,7 +23,10 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.timeout(600)
-def test_five_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", [SQLITE, pytest.param(POSTGRESQL, marks=pytest.mark.postgresql)])
+def test_five_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path, store: str) -> None:
+    if store == POSTGRESQL and (reason := missing()) is not None:
+        pytest.skip(reason)
     bundle = tmp_path / "tiny"
     build(bundle)
     judgement, details = run(
@@ -34,7 +38,9 @@ def test_five_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path)
         # What must hold on any machine is judged here; how fast writes are back is the drill's own question.
         traffic=Traffic(reads_per_s=50, writes_per_s=20, read_deadline_ms=2000),
         limits=FailoverLimits(rto_ms=5000),
+        store=store,
     )
+    assert details["store"] == store
     assert judgement.verdict is Verdict.HELD, (judgement.reasons, details["each"])
     figures = judgement.figures
     assert (figures["writes_lost"], figures["writes_doubled"], figures["read_errors"]) == (0, 0, 0)

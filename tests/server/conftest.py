@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from drills.postgres import ThrowawayPostgres, missing
 from tests.fixtures.tiny_bundle import build
 from tests.server.replica import Replica, shoes, wait_until
 
@@ -18,6 +20,42 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
     build(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[ThrowawayPostgres]:
+    """A PostgreSQL server for all tests that leave it running."""
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with ThrowawayPostgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def used_database(postgres: ThrowawayPostgres) -> str:
+    """The address of a database of that server, as the last test left it."""
+    return postgres.create_database("muster_test")
+
+
+@pytest.fixture
+def database(used_database: str) -> str:
+    """The address of an empty database: of the same one, for making one costs more than most tests."""
+    with psycopg.connect(used_database.replace("+psycopg", ""), autocommit=True) as session:
+        session.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        session.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return used_database
+
+
+@pytest.fixture
+def own_server() -> Iterator[ThrowawayPostgres]:
+    """A PostgreSQL server that the test may break."""
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with ThrowawayPostgres() as server:
+        yield server
 
 
 @dataclass(frozen=True)

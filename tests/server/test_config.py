@@ -169,3 +169,43 @@ def test_the_reference_page_is_current() -> None:
 @pytest.mark.parametrize("sample", sorted(ROOT.glob("deploy/*.toml")), ids=lambda path: path.name)
 def test_the_sample_settings_are_accepted(sample: Path) -> None:
     assert config.load(sample).bundle.name
+
+
+# --- where the store is -----------------------------------------------------------------------------------
+
+
+def test_without_an_address_the_store_is_a_file_of_the_data_folder(tmp_path: Path) -> None:
+    settings = config.load(None, {"bundle": "b", "data_dir": str(tmp_path)})
+    assert settings.store_location == str(tmp_path / "catalogue.sqlite3")
+    assert settings.store_config("a").password_file is None
+
+
+def test_the_file_of_the_password_is_relative_to_the_settings_that_name_it(tmp_path: Path) -> None:
+    address = "postgresql+psycopg://muster@db:5432/muster"
+    (tmp_path / "replica.toml").write_text(
+        f'bundle = "b"\ndata_dir = "d"\n[catalogue]\nstore = "{address}"\nstore_password_file = "secret"\n'
+    )
+    settings = config.load(tmp_path / "replica.toml")
+    assert settings.store_location == address
+    opened = settings.store_config("a")
+    assert (opened.password_file, opened.client) == (tmp_path / "secret", "a")
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("postgresql+psycopg://muster:s3cret@db/muster", "must not hold a password"),
+        ("postgresql+psycopg://muster@db/muster?password=s3cret", "must not hold a password"),
+        ("mysql://muster:s3cret@db/muster", "cannot be on 'mysql'"),
+        ("postgresql+psycopg://muster@db", "must name a database"),
+        ("catalogue.sqlite3", "must be empty or"),
+    ],
+)
+def test_an_address_that_no_store_can_have_is_refused_without_its_password(
+    address: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_CATALOGUE__STORE", address)
+    [problem] = refusal(None, REQUIRED)
+    assert sentence in problem
+    assert "MUSTER_CATALOGUE__STORE" in problem
+    assert "s3cret" not in problem

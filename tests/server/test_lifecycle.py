@@ -34,7 +34,7 @@ QUIET = {"generation.rebuild": "false"}
 def job(bundle: Path, data_dir: Path) -> BuildJob:
     return BuildJob(
         bundle=str(bundle),
-        log=str(data_dir / "catalogue.sqlite3"),
+        store=str(data_dir / "catalogue.sqlite3"),
         generations=str(data_dir / "generations"),
         threads=1,
         recall_min=0.9,

@@ -1,16 +1,23 @@
-"""A store on a temporary folder, and the events and lease holders to use it with."""
+"""A store on a file or a server, and the events and lease holders to use it with."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+import psycopg
 import pytest
+from pysqlite3 import dbapi2 as sqlite
 
 from muster.v1.catalogue_pb2 import Event, Product, SequencedEvent
+from server.catalogue.location import is_postgresql
+from server.catalogue.postgres import PostgresStore
 from server.catalogue.sqlite import SqliteStore
-from server.catalogue.store import NewEvent, Store, StoreConfig
+from server.catalogue.store import NewEvent, Store, StoreConfig, open_store
 from server.standby.lease import Holder
 
 TTL_NS = 500_000_000
@@ -64,9 +71,70 @@ class SetReign:
         self.epoch = None
 
 
+@contextmanager
+def frozen_transaction(location: str) -> Iterator[None]:
+    """A writer that has begun and does not go on, as a process that hangs there."""
+    if not is_postgresql(location):
+        file = sqlite.connect(location, isolation_level=None)
+        file.execute("BEGIN IMMEDIATE")
+        yield
+        file.execute("ROLLBACK")
+        file.close()
+        return
+    with psycopg.connect(location.replace("+psycopg", "")) as session:
+        session.execute("SELECT epoch FROM lease FOR NO KEY UPDATE")
+        yield
+        session.rollback()
+
+
+class Passing(Protocol):
+    """Time as the leases of a store see it."""
+
+    def pass_ns(self, duration_ns: int) -> None:
+        """So much later."""
+
+    def now_ns(self) -> int:
+        """On the clock that LeaseRow uses."""
+
+
+class FilePassing:
+    """SQLite's leases expire by a clock that the test sets."""
+
+    def __init__(self, clock_ns: SetClock) -> None:
+        self._clock_ns = clock_ns
+
+    def pass_ns(self, duration_ns: int) -> None:
+        self._clock_ns.now_ns += duration_ns
+
+    def now_ns(self) -> int:
+        return self._clock_ns()
+
+
+class ServerPassing:
+    """A server's clock cannot be set, so the lease is made older."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+
+    def pass_ns(self, duration_ns: int) -> None:
+        with self._store._writes.begin() as transaction:
+            transaction.exec_driver_sql(
+                f"UPDATE lease SET expires_monotonic_ns = expires_monotonic_ns - {duration_ns}"
+            )
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "catalogue.sqlite3"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def location(request: pytest.FixtureRequest) -> str:
+    """What `open_store` takes; nothing is there yet. A module about one kind of store has its own."""
+    return str(request.getfixturevalue("path" if request.param == "sqlite" else "database"))
 
 
 @pytest.fixture
@@ -75,9 +143,19 @@ def clock_ns() -> SetClock:
 
 
 @pytest.fixture
-def store(path: Path, clock_ns: SetClock) -> Iterator[Store]:
+def store(location: str, clock_ns: SetClock) -> Iterator[Store]:
     """Open, at epoch 1, held by HOLDER."""
-    store = SqliteStore.open(path, StoreConfig(busy_timeout_ms=200), clock_ns=clock_ns)
+    config = StoreConfig(busy_timeout_ms=200)
+    store: Store
+    if is_postgresql(location):
+        store = open_store(location, StoreConfig(busy_timeout_ms=2000))
+    else:
+        store = SqliteStore.open(location, config, clock_ns=clock_ns)
     assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
     yield store
     store.close()
+
+
+@pytest.fixture
+def passing(store: Store, clock_ns: SetClock) -> Passing:
+    return ServerPassing(store) if isinstance(store, PostgresStore) else FilePassing(clock_ns)

@@ -37,6 +37,11 @@ PRAGMA application_id={APPLICATION_ID};
 """
 
 
+@pytest.fixture
+def location(path: Path) -> str:
+    return str(path)
+
+
 @contextmanager
 def raw_connection(path: Path) -> Iterator[sqlite.Connection]:
     connection = sqlite.connect(str(path), isolation_level=None)

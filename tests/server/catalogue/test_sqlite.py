@@ -30,6 +30,11 @@ from tests.server.catalogue.conftest import (
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture
+def location(path: Path) -> str:
+    return str(path)
+
+
 @contextmanager
 def raw_connection(path: Path) -> Iterator[sqlite.Connection]:
     connection = sqlite.connect(str(path), isolation_level=None)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,9 +32,9 @@ class Target:
 
 
 @pytest.fixture
-def make_tailer(path: Path, store: Store) -> Iterator[MakeTailer]:
+def make_tailer(location: str, store: Store) -> Iterator[MakeTailer]:
     """Follow through a store of its own, as another replica does."""
-    follower = open_store(path)
+    follower = open_store(location)
     tailers = []
 
     def make(deliver: Callable[[list[bytes]], int], **arguments: object) -> Tailer:
@@ -137,7 +136,7 @@ def test_a_new_target_gets_what_it_lacks_and_the_old_one_nothing_more(
 
 
 def test_an_unreadable_store_is_tried_again(
-    make_tailer: MakeTailer, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+    make_tailer: MakeTailer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, failures = type(store).watch_version, iter([1, 2, 3])
 

@@ -73,7 +73,7 @@ def product(product_id: str, title: str = "shoe", **columns: object) -> Product:
 def job(bundle: Path, folder: Path, *, keep: int = 2) -> BuildJob:
     return BuildJob(
         bundle=str(bundle),
-        log=str(folder / "catalogue.sqlite3"),
+        store=str(folder / "catalogue.sqlite3"),
         generations=str(folder / "generations"),
         threads=1,
         recall_min=0.9,

@@ -1,6 +1,6 @@
 """A replica without gRPC, for the tests: keeps the lease and, while it is primary, appends to the log.
 
-    python -m tests.server.standby.replica_process FOLDER NAME [--hang-in-transaction]
+    python -m tests.server.standby.replica_process FOLDER STORE NAME [--hang-in-transaction]
 
 Each acknowledged append is a line `sequence epoch event_id` of FOLDER/NAME.acknowledged. With
 --hang-in-transaction the process stops itself inside its fifth write transaction.
@@ -18,12 +18,12 @@ from pathlib import Path
 from muster.v1.catalogue_pb2 import Event, Product
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter
-from server.catalogue.store import Store, open_store
+from server.catalogue.store import Store, StoreConfig, open_store
 from server.standby.role import keep_role
 
 
 def hang_in_transaction(store: Store) -> None:
-    """Stop in the fifth transaction, with SQLite's write lock held."""
+    """Stop in the fifth transaction, with its locks held."""
     count = 0
     real = store._known_sequences
 
@@ -37,15 +37,14 @@ def hang_in_transaction(store: Store) -> None:
     store._known_sequences = stop  # type: ignore[method-assign]
 
 
-def main(folder: Path, name: str, *options: str) -> None:
+def main(folder: Path, location: str, name: str, *options: str) -> None:
     logging.basicConfig(level="INFO", format=f"{name}: %(message)s")
-    store = open_store(folder / "catalogue.sqlite3")
+    store = open_store(location, StoreConfig(client=name))
     if "--hang-in-transaction" in options:
         hang_in_transaction(store)
     stopping = threading.Event()
     keeper = keep_role(
         store,
-        folder / "primary.lock",
         replica=name,
         on_primary=lambda epoch: print(f"primary {epoch}", flush=True),
         on_standby=lambda: print("standby", flush=True),
@@ -74,4 +73,4 @@ def main(folder: Path, name: str, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], *sys.argv[4:])

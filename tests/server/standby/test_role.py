@@ -4,101 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from muster.v1.catalogue_pb2 import SequencedEvent
 from server.catalogue.errors import NotPrimary, StoreUnavailable
 from server.catalogue.log import LogWriter
 from server.catalogue.store import Store, open_store
-from server.standby.lease import LeaseConfig, LeaseKeeper, LeaseRow
+from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import RoleAnnouncer, keep_role
 from tests.server.catalogue.conftest import OTHER, event
-
-ROOT = Path(__file__).parents[3]
-LONG_S = 60.0
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    gives_up_at_s = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < gives_up_at_s, f"waited in vain for {what}"
-        time.sleep(0.01)
-
-
-class Cluster:
-    """Replica processes on one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = open_store(folder / "catalogue.sqlite3")
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, *options: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.server.standby.replica_process",
-                    str(self.folder),
-                    name,
-                    *options,
-                ],
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-            )
-
-    def start_and_wait(self, *names: str) -> LeaseRow:
-        """Start the replicas; the lease once the first has it and all of them run."""
-        for name in names:
-            self.start(name)
-        until(lambda: self.writes_in(1), "the first primary")
-        until(lambda: all((self.folder / f"{n}.acknowledged").exists() for n in names), "every replica")
-        return self.lease()
-
-    def lease(self) -> LeaseRow:
-        row = self.store.lease()
-        assert row is not None
-        return row
-
-    def writes_in(self, epoch: int) -> bool:
-        return any(acknowledged_epoch >= epoch for _, acknowledged_epoch, _ in self.acknowledged())
-
-    def acknowledged(self) -> list[tuple[int, int, str]]:
-        """(sequence, epoch, event_id) of every append a replica was told is durable."""
-        lines = []
-        for path in self.folder.glob("*.acknowledged"):
-            whole = path.read_text().rpartition("\n")[0]
-            lines += [line.split() for line in whole.splitlines()]
-        return [(int(sequence), int(epoch), event_id) for sequence, epoch, event_id in lines]
-
-    def check_history(self) -> None:
-        """No acknowledged event is missing or moved, none is doubled, epochs only rise."""
-        # Read first: writes go on, and the log must hold whatever was acknowledged before.
-        acknowledged = self.acknowledged()
-        log: list[SequencedEvent] = []
-        while events := self.store.read_range(len(log) + 1):
-            log += [SequencedEvent.FromString(data) for data in events]
-        event_ids = [entry.event.event_id for entry in log]
-        epochs = [entry.epoch for entry in log]
-        assert len(set(event_ids)) == len(event_ids)
-        assert epochs == sorted(epochs)
-        for sequence, epoch, event_id in acknowledged:
-            assert (event_ids[sequence - 1], epochs[sequence - 1]) == (event_id, epoch)
-
-    def close(self) -> None:
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
-        self.store.close()
+from tests.server.standby.replicas import LONG_S, Cluster, until
 
 
 @pytest.fixture
@@ -169,10 +87,9 @@ class Roles:
     def __init__(self) -> None:
         self.seen: list[int | None] = []
 
-    def keeper(self, store: Store, lock_path: Path, **arguments: object) -> LeaseKeeper:
+    def keeper(self, store: Store, **arguments: object) -> LeaseKeeper:
         return keep_role(
             store,
-            lock_path,
             replica="me",
             on_primary=self.seen.append,
             on_standby=lambda: self.seen.append(None),
@@ -189,7 +106,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_a_lone_replica_becomes_primary_and_gives_the_lease_back(store: Store, tmp_path: Path) -> None:
     roles = Roles()
-    keeper = roles.keeper(store, tmp_path / "primary.lock")
+    keeper = roles.keeper(store)
     assert keeper.writing_epoch() is None
     keeper.start()
     until(lambda: roles.seen == [1], "the role")
@@ -211,7 +128,7 @@ def test_a_replica_that_has_not_caught_up_does_not_claim(store: Store, tmp_path:
         return ready.is_set()
 
     roles = Roles()
-    keeper = roles.keeper(store, tmp_path / "primary.lock", eligible=eligible)
+    keeper = roles.keeper(store, eligible=eligible)
     keeper.start()
     for _ in range(3):
         assert asked.acquire(timeout=LONG_S)
@@ -223,7 +140,7 @@ def test_a_replica_that_has_not_caught_up_does_not_claim(store: Store, tmp_path:
 
 def test_a_fenced_primary_stops_writing_at_once(store: Store, tmp_path: Path) -> None:
     roles = Roles()
-    keeper = roles.keeper(store, tmp_path / "primary.lock")
+    keeper = roles.keeper(store)
     keeper.start()
     until(lambda: keeper.is_primary(), "the role")
     # Another process has taken the lease without asking the lock, say because its file was deleted.
@@ -245,7 +162,7 @@ def test_a_primary_whose_renewals_fail_stops_before_its_lease_ends(
 
     monkeypatch.setattr(store, "renew_lease", unavailable)
     roles = Roles()
-    keeper = roles.keeper(store, tmp_path / "primary.lock", config=LeaseConfig(ttl_ms=200))
+    keeper = roles.keeper(store, config=LeaseConfig(ttl_ms=200))
     keeper.start()
     until(lambda: roles.seen[:3] == [1, None, 2], "stepping down and trying again")
     keeper.stop()
@@ -253,7 +170,7 @@ def test_a_primary_whose_renewals_fail_stops_before_its_lease_ends(
 
 def test_a_lock_file_deleted_under_the_primary_ends_its_reign(store: Store, tmp_path: Path) -> None:
     roles = Roles()
-    keeper = roles.keeper(store, tmp_path / "primary.lock")
+    keeper = roles.keeper(store)
     keeper.start()
     until(lambda: roles.seen == [1], "the role")
     (tmp_path / "primary.lock").unlink()
@@ -291,7 +208,6 @@ def test_a_replica_that_cannot_act_as_primary_steps_down_and_tries_again_later(
 
     keeper = keep_role(
         store,
-        tmp_path / "primary.lock",
         replica="me",
         on_primary=on_primary,
         on_standby=lambda: None,

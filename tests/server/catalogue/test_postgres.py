@@ -1,0 +1,281 @@
+"""What is true of a store on a PostgreSQL server alone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from drills.postgres import ThrowawayPostgres
+from server.catalogue.errors import OutcomeUnknown, SchemaMismatch, StoreDamaged, StoreError, StoreUnavailable
+from server.catalogue.postgres import IDLE_IN_TRANSACTION_MS, PostgresStore
+from server.catalogue.store import Appended, Commit, StoreConfig, open_store
+from tests.server.catalogue.conftest import (
+    HOLDER,
+    OTHER,
+    TTL_NS,
+    event_ids,
+    frozen_transaction,
+    new_events,
+)
+from tests.server.replica import wait_until
+
+pytestmark = pytest.mark.postgresql
+
+LONG_S = 60.0
+
+
+@pytest.fixture
+def location(database: str) -> str:
+    return database
+
+
+@pytest.fixture
+def admin(location: str) -> Iterator[psycopg.Connection]:
+    """A person with every right; what they do waits for no standby."""
+    with psycopg.connect(location.replace("+psycopg", ""), autocommit=True) as session:
+        session.execute("SET synchronous_commit = local")
+        yield session
+
+
+def scalar(session: psycopg.Connection, statement: str) -> object:
+    row = session.execute(statement).fetchone()
+    return None if row is None else row[0]
+
+
+# --- opening ---------------------------------------------------------------------------------------------
+
+
+def test_the_measured_settings_are_in_force(store: PostgresStore) -> None:
+    for engine in (store._writes, store._reads, store._sessions):
+        with engine.connect() as connection:
+
+            def shown(name: str, connection: object = connection) -> str:
+                return str(connection.exec_driver_sql(f"SHOW {name}").scalar())  # type: ignore[attr-defined]
+
+            assert shown("synchronous_commit") == "on"
+            assert shown("idle_in_transaction_session_timeout") == f"{IDLE_IN_TRANSACTION_MS}ms"
+            assert (shown("lock_timeout"), shown("statement_timeout")) == ("2s", "2500ms")
+
+
+def test_readers_cannot_write(store: PostgresStore) -> None:
+    with pytest.raises(StoreUnavailable, match="read-only"), store._reading() as connection:
+        connection.exec_driver_sql("DELETE FROM log")
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_log_with_a_hole_is_refused(
+    store: PostgresStore, location: str, admin: psycopg.Connection, missing: int
+) -> None:
+    store.append([new_events("1", "2", "3")], epoch=1)
+    admin.execute("DELETE FROM log WHERE sequence = %s", (missing,))
+    with pytest.raises(StoreDamaged, match="ends at event 3 but holds 2"):
+        open_store(location)
+    with pytest.raises(StoreDamaged, match=f"event {missing} is missing"):
+        store.read_range(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ("UPDATE alembic_version SET version_num = '9999'", SchemaMismatch, "9999, which is newer"),
+        ("DROP TABLE lease", StoreDamaged, "lost its tables lease"),
+    ],
+)
+def test_a_newer_or_broken_schema_is_refused(
+    store: PostgresStore,
+    location: str,
+    admin: psycopg.Connection,
+    change: str,
+    error: type[StoreError],
+    message: str,
+) -> None:
+    admin.execute(change)  # type: ignore[call-overload]
+    with pytest.raises(error, match=message):
+        open_store(location)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("fsync=off", "fsync=off and can lose"), ("full_page_writes=off", "full_page_writes=off and can lose")],
+)
+def test_a_server_that_may_lose_writes_is_refused(setting: str, message: str) -> None:
+    with ThrowawayPostgres([setting]) as server, pytest.raises(StoreUnavailable, match=message):
+        open_store(server.url())
+
+
+def test_a_server_without_a_synchronous_standby_is_told(
+    location: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), closing(open_store(location)):
+        assert "synchronous_standby_names is empty" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("postgresql+psycopg://nobody@127.0.0.1:1/none", "cannot be reached"),
+        ("postgresql+psycopg://someone:secret@127.0.0.1/none", "must not hold a password"),
+        ("postgresql+psycopg://127.0.0.1", "must name a database"),
+    ],
+)
+def test_an_address_that_is_none_or_does_not_answer_is_said_without_the_password(
+    address: str, message: str
+) -> None:
+    with pytest.raises(StoreUnavailable, match=message) as caught:
+        open_store(address)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_is_not_there_is_named(postgres: ThrowawayPostgres) -> None:
+    with pytest.raises(StoreUnavailable, match='"absent" does not exist'):
+        open_store(postgres.url("absent"))
+
+
+def test_the_password_is_read_from_its_file_at_each_connection(
+    postgres: ThrowawayPostgres, location: str, admin: psycopg.Connection, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    config = StoreConfig(password_file=file)
+    with pytest.raises(StoreUnavailable, match=r"password file .* cannot be read: No such file"):
+        open_store(location, config)
+    given: list[str] = []
+    file.write_text("first\n")
+    with closing(open_store(location, config)) as store:
+        assert isinstance(store, PostgresStore)
+        original = psycopg.connect
+
+        def connect(*args: object, **parameters: object) -> object:
+            given.append(str(parameters["password"]))
+            return original(*args, **parameters)  # type: ignore[call-overload]
+
+        store._reads.dispose()
+        file.write_text("second\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store._reads.dialect.loaded_dbapi, "connect", connect)
+            store.head()
+    assert given == ["second"]
+
+
+# --- writing ---------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_writer_blocks_writes_until_the_server_ends_its_transaction(
+    store: PostgresStore, location: str
+) -> None:
+    store.append([new_events("a")], epoch=1)
+    impatient = open_store(location, StoreConfig(busy_timeout_ms=200))
+    with closing(impatient), frozen_transaction(location):
+        with pytest.raises(StoreUnavailable, match="locked"):
+            impatient.append([new_events("b")], epoch=1)
+        assert event_ids(impatient.read_range(1)) == ["a"]
+        lease = impatient.lease()
+        assert lease is not None
+        assert lease.holder == HOLDER
+    assert store.append([new_events("b")], epoch=1).batches == [Appended(2, 1, 0)]
+
+
+def test_a_writer_that_hangs_inside_its_transaction_is_cut_off_by_the_server(
+    store: PostgresStore, location: str
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    real = store._known_sequences
+
+    def hang(transaction: object, event_ids: list[str]) -> dict[str, int]:
+        reached.set()
+        assert go_on.wait(LONG_S)
+        return real(transaction, event_ids)  # type: ignore[arg-type]
+
+    store._known_sequences = hang  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool, closing(open_store(location)) as successor:
+        late = pool.submit(store.append, [new_events("late")], epoch=1)
+        assert reached.wait(LONG_S)
+        # Waits for the lease's row, which the server frees.
+        assert successor.claim_lease(OTHER, expected_epoch=1, ttl_ns=10**10) is not None
+        go_on.set()
+        with pytest.raises(StoreUnavailable, match="idle-in-transaction"):
+            late.result(LONG_S)
+        assert successor.read_range(1) == []
+
+
+Break = Callable[[psycopg.Connection], object]
+
+
+@pytest.mark.parametrize(
+    ("patience_ms", "break_commit"),
+    [
+        (60_000, lambda admin: admin.execute("SELECT pg_cancel_backend(pid) FROM waiting_commits")),
+        (60_000, lambda admin: admin.execute("SELECT pg_terminate_backend(pid) FROM waiting_commits")),
+        (2000, lambda admin: None),
+    ],
+    ids=["cancelled", "terminated", "overdue"],
+)
+def test_a_commit_that_no_synchronous_standby_confirmed_is_never_acknowledged(
+    own_server: ThrowawayPostgres, patience_ms: int, break_commit: Break
+) -> None:
+    location = own_server.create_database("muster")
+    with (
+        closing(open_store(location, StoreConfig(busy_timeout_ms=patience_ms))) as store,
+        psycopg.connect(location.replace("+psycopg", ""), autocommit=True) as admin,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        admin.execute("SET synchronous_commit = local")
+        admin.execute(
+            "CREATE VIEW waiting_commits AS SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        )
+        assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
+        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+        admin.execute("SELECT pg_reload_conf()")
+        wait_until(
+            lambda: scalar(admin, "SHOW synchronous_standby_names") == "away", "the standby to be waited for"
+        )
+        waiting: Future[Commit] = pool.submit(store.append, [new_events("a")], epoch=1)
+        wait_until(lambda: scalar(admin, "SELECT count(*) FROM waiting_commits") == 1, "the commit to wait")
+        break_commit(admin)
+        with pytest.raises(OutcomeUnknown):
+            waiting.result(LONG_S)
+        admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        admin.execute("SELECT pg_reload_conf()")
+        # Sending it again settles it.
+        assert store.append([new_events("a")], epoch=1).batches[0].sequence == 1
+        assert event_ids(store.read_range(1)) == ["a"]
+
+
+def test_a_server_that_hangs_is_given_up_and_found_again(own_server: ThrowawayPostgres) -> None:
+    with closing(open_store(own_server.url(), StoreConfig(busy_timeout_ms=300))) as store:
+        assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
+        version = store.watch_version()
+        version.read()
+        own_server.freeze()
+        for call in (
+            store.head,
+            store.lease,
+            lambda: store.append([new_events("a")], epoch=1),
+            lambda: store.renew_lease(epoch=1, holder=HOLDER.name, ttl_ns=TTL_NS),
+        ):
+            with pytest.raises(StoreUnavailable):
+                call()
+        own_server.thaw()
+        version.close()
+
+        def appended() -> bool:
+            try:
+                return store.append([new_events("a")], epoch=1).batches[0].sequence == 1
+            except StoreUnavailable:
+                return False
+
+        wait_until(appended, "an append")
+
+
+def test_the_same_stored_lease_reads_the_same_until_it_changes(store: PostgresStore, location: str) -> None:
+    with closing(open_store(location)) as other:
+        first = other.lease()
+        assert other.lease() == first
+        assert store.claim_lease(OTHER, expected_epoch=1, ttl_ns=TTL_NS) is not None
+        assert other.lease() != first

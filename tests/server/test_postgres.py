@@ -1,0 +1,96 @@
+"""Whole replicas on a PostgreSQL server that comes and goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from drills.postgres import ThrowawayPostgres
+from muster.v1 import catalogue_pb2, ranking_pb2
+from tests.server.replica import SERVING, Replica, command, run_refused, shoes, upsert, wait_until
+
+pytestmark = pytest.mark.postgresql
+
+RANKING = "muster.v1.RankingService"
+
+
+def search(replica: Replica) -> ranking_pb2.SearchResponse:
+    return replica.ranking.Search(ranking_pb2.SearchRequest(query="shoe", page_size=5), timeout=10)
+
+
+def refused(replica: Replica) -> grpc.StatusCode | None:
+    """The status of a write, or None where it was acknowledged."""
+    try:
+        replica.apply(upsert("late", "a late shoe"))
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return None
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_reads_go_on_stale_and_writes_fail_until_the_server_is_back(
+    bundle: Path, tmp_path: Path, own_server: ThrowawayPostgres, fault: str
+) -> None:
+    breaks, mends = {
+        "killed": (own_server.kill, own_server.start),
+        "frozen": (own_server.freeze, own_server.thaw),
+    }[fault]
+    settings = {
+        "catalogue.store": own_server.create_database("muster"),
+        "catalogue.busy_ms": 500,
+        "generation.rebuild": "false",
+    }
+    with (
+        Replica(bundle, tmp_path / "data-a", "a", settings) as first,
+        Replica(bundle, tmp_path / "data-b", "b", settings) as second,
+    ):
+        pair = (first.wait_serving(), second.wait_serving())
+        primaries: list[Replica] = []
+
+        def primary_found() -> bool:
+            primaries[:] = [one for one in pair if one.health("muster.v1.CatalogueService") == SERVING]
+            return len(primaries) == 1
+
+        wait_until(primary_found, "one primary")
+        sequence = primaries[0].apply(*shoes(20)).sequence
+        for one in pair:
+            wait_until(lambda one=one: one.status().applied_sequence >= sequence, "all shoes here")  # type: ignore[misc]
+        fresh = [search(one) for one in pair]
+        breaks()
+        for one in pair:
+            wait_until(lambda one=one: search(one).receipt.staleness_ms > 3000, "a stale answer")  # type: ignore[misc]
+            assert one.health(RANKING) == SERVING
+            assert refused(one) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        stale = [search(one) for one in pair]
+        for before, after in zip(fresh, stale, strict=True):
+            assert [r.product_id for r in before.results] == [r.product_id for r in after.results]
+        mends()
+        wait_until(lambda: any(refused(one) is None for one in pair), "a write")
+        for one in pair:
+            wait_until(lambda one=one: search(one).receipt.staleness_ms < 3000, "a fresh answer")  # type: ignore[misc]
+            wait_until(lambda one=one: one.status().applied_sequence > sequence, "the late shoe")  # type: ignore[misc]
+            assert one.catalogue.Get(catalogue_pb2.GetRequest(product_id="late"), timeout=10).product.title
+
+
+def test_a_generations_folder_of_another_catalogue_is_refused(
+    bundle: Path, tmp_path: Path, postgres: ThrowawayPostgres
+) -> None:
+    quiet = {"generation.rebuild": "false"}
+    addresses = [postgres.create_database(f"muster_{name}") for name in ("one", "two")]
+    with Replica(bundle, tmp_path / "data", "a", {**quiet, "catalogue.store": addresses[0]}) as replica:
+        replica.wait_primary()
+    code, said = run_refused(command(bundle, tmp_path / "data", {**quiet, "catalogue.store": addresses[1]}))
+    assert code == 2
+    assert "were built from catalogue" in said
+    assert "set another data_dir" in said
+
+
+def test_a_store_that_is_not_there_refuses_the_start_with_its_address(bundle: Path, tmp_path: Path) -> None:
+    address = "postgresql+psycopg://muster@127.0.0.1:1/muster"
+    code, said = run_refused(command(bundle, tmp_path / "data", {"catalogue.store": address}))
+    assert code == 2
+    assert address in said
+    assert "cannot be reached" in said
