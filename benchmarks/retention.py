@@ -1,7 +1,7 @@
 """What folding costs appends: ``python -m benchmarks.retention [--json]``.
 
-Appends of 1 KB by several callers to a log in SQLite, first alone, then while a backlog of old events is folded
-into the snapshot beside them. Read the ratio: both depend on the disk.
+Appends of 1 KB by several callers to a log in SQLite, first alone, then while a backlog of old events is
+folded into the snapshot beside them. Read the ratio: both depend on the disk.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("alone", "beside"):
         row = found[name]
         print(
-            f"{name:<7} {row['appends_per_s']:>6} appends/s  p50 {row['p50_ms']:>7} ms  p99 {row['p99_ms']:>7} ms"
-            f"  max {row['max_ms']:>7} ms"
+            f"{name:<7} {row['appends_per_s']:>6} appends/s"
+            f"  p50 {row['p50_ms']:>7} ms  p99 {row['p99_ms']:>7} ms  max {row['max_ms']:>7} ms"
         )
     print(
         f"folded  {found['folded_per_s']:>6} events/s, the write lock held {found['held_ms_max']} ms at most"

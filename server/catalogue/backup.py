@@ -2,19 +2,25 @@
 
 gzip of lines of JSON, streamed both ways:
 
-    {"format": "muster-catalogue", "version": 1, "cluster_id": ..., "created_unix_us": ..., "lease_epoch": ...,
-     "snapshot_sequence": ..., "head_sequence": ..., "head_epoch": ..., "records": ...}
+    {"format": "muster-catalogue", "version": 1, "cluster_id": ..., "created_unix_us": ...,
+     "lease_epoch": ..., "snapshot_sequence": ..., "head_sequence": ..., "head_epoch": ..., "records": ...}
+
+    the state of the snapshot:
     {"kind": "state", "sequence": ..., "epoch": ..., "products": ..., "rows_checksum": hex}
-    {"kind": "event_id", "sequence": ..., "event_id": ..., "committed_unix_us": ...}              folded events
+    for each id of a folded event that is known:
+    {"kind": "event_id", "sequence": ..., "event_id": ..., "committed_unix_us": ...}
+    for each product of the snapshot:
     {"kind": "product", "sequence": ..., "changed_sequence": ..., "epoch": ..., "product_id": ...,
-     "committed_unix_us": ..., "payload": base64 of the `Event`, "checksum": hex}                  the snapshot
+     "committed_unix_us": ..., "payload": base64 of the `Event`, "checksum": hex}
+    for each event of the log:
     {"kind": "event", "sequence": ..., "epoch": ..., "event_id": ..., "committed_unix_us": ...,
-     "payload": base64 of the `Event`, "checksum": hex}                                            the log
+     "payload": base64 of the `Event`, "checksum": hex}
+
     {"kind": "end", "records": ..., "digest": SHA-256 of all lines but the first and the last, hex}
 
 Kinds come in this order, each by rising sequence. Lines are written in one way only (these keys in this
-order, no spaces, ASCII), so the digest is the same wherever the content is. The checksums are the store's own.
-A reader parses and checks; nothing in the file is ever executed.
+order, no spaces, ASCII), so the digest is the same wherever the content is. The checksums are the store's
+own. A reader parses and checks; nothing in the file is ever executed.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(str(refused))
         if refused.intact_sequence:
             _complain(
-                f"the catalogue is whole up to event {refused.intact_sequence}; `muster catalogue restore BACKUP"
-                " --until SEQUENCE` makes one of a moment before"
+                f"the catalogue is whole up to event {refused.intact_sequence}; `muster catalogue restore"
+                " BACKUP --until SEQUENCE` makes one of a moment before"
             )
         return EXIT_DAMAGED
     except StoreDamaged as damaged:
@@ -105,7 +105,8 @@ def _export(arguments: argparse.Namespace) -> int:
         _print_json({"file": str(arguments.file), "bytes": size, "digest": written.digest, **asdict(header)})
     else:
         print(
-            f"{arguments.file}: {header.records:,} records up to event {header.head_sequence:,}, {size:,} bytes"
+            f"{arguments.file}: {header.records:,} records up to event {header.head_sequence:,},"
+            f" {size:,} bytes"
         )
         print(f"digest {written.digest}")
     return EXIT_DONE

@@ -152,9 +152,9 @@ def restore_backup(
 ) -> Restored:
     """Make the catalogue of a backup at `store`, up to the event `until`; None: all of it.
 
-    The whole backup is read and proved first of all under another name; only then it takes its place. replace:
-    a catalogue that is there is set aside; without, it is refused. Raises: StoreError, OSError. After an error
-    `store` is as it was.
+    The whole backup is read and proved first of all under another name; only then it takes its place.
+    replace: a catalogue that is there is set aside; without, it is refused. Raises: StoreError, OSError.
+    After an error `store` is as it was.
     """
     draft = store.with_name(f".{store.name}-restoring-{os.getpid()}")
     if store.exists():
@@ -280,8 +280,8 @@ def require_unused(path: Path) -> None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the catalogue, with its log, out of the way; and the generations built from it, which hold events
-    that the catalogue in its place may not have. Returns the catalogue's new path.
+    """Rename the catalogue, with its log, out of the way; and the generations built from it, which hold
+    events that the catalogue in its place may not have. Returns the catalogue's new path.
     """
     mark = f"replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
     aside = path.with_name(f"{path.name}.{mark}")

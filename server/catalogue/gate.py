@@ -13,8 +13,8 @@ from server.catalogue.errors import StoreUnavailable
 class WriteGate:
     """One writer at a time within the process: the lease first, the others in the order of their coming.
 
-    A database's own lock is not fair: without this, a busy log could keep a renewal waiting past its lease, and
-    old events from ever being folded.
+    A database's own lock is not fair: without this, a busy log could keep a renewal waiting past its lease,
+    and old events from ever being folded.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,8 @@
 A damaged row still has its checksum, which covers all that it said: whatever gives the same checksum is what
 was there. So a backup's row, or the product of a generation written as the row's event, either proves itself
 or is not taken. A row that is gone has no checksum; it comes from a backup of the very same catalogue or not
-at all. Everything is put back, or nothing is changed: a log with a guess in it would be worse than a damaged one.
+at all. Everything is put back, or nothing is changed: a log with a guess in it would be worse than a damaged
+one.
 """
 
 from __future__ import annotations
@@ -225,7 +226,8 @@ def _put_back(store: Path, needed: _Needed) -> None:
         verify_rows(transaction, report)
         if not report.sound:
             raise StoreDamaged(
-                f"{store} was not changed: with those rows it would still be damaged ({report.problems[0].text})"
+                f"{store} was not changed: with those rows it would still be damaged"
+                f" ({report.problems[0].text})"
             )
 
 

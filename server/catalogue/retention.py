@@ -1,5 +1,5 @@
-"""Keeps the log within its bounds: a thread of the primary folds old events into the snapshot, forgets the ids
-of events folded long ago, and gives the room back to the disk.
+"""Keeps the log within its bounds: a thread of the primary folds old events into the snapshot, forgets the
+ids of events folded long ago, and gives the room back to the disk.
 
 All in small steps with pauses between them. A step holds the write lock, so an append may have to wait for
 one: steps are sized by how long the ones before held it.
@@ -120,7 +120,8 @@ class Retention:
         if epoch is None:
             return
         if self._sealed_epoch != epoch:
-            # Once a reign: what an older version wrote before it. In its own reign every row gets its checksum.
+            # Once a reign: what an older version wrote before it. In its own reign every row gets its
+            # checksum.
             while self._store.seal(epoch=epoch, rows_max=_SEAL_ROWS) == _SEAL_ROWS:
                 if self._leave(_PAUSE_S_MIN):
                     return
@@ -131,7 +132,8 @@ class Retention:
         self._repeat(self._reclaim)
 
     def _repeat(self, step: Callable[[], float | None]) -> None:
-        """Take steps until there is nothing left, with pauses. step: returns its seconds; None: nothing left."""
+        """Take steps until there is nothing left, with pauses. step: returns its seconds; None: nothing
+        left."""
         while (took_s := step()) is not None:
             if self._leave(max(_PAUSE_S_MIN, _PAUSE_SHARE * took_s)):
                 return

@@ -1,7 +1,8 @@
 """The tables of the store, and its schema's revisions.
 
-`meta` says what this catalogue is, `log` holds the events (their sequences have no gaps), `lease` says who may
-write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest events came to. The tables here are as the newest revision of `migrations/versions` leaves them.
+`meta` says what this catalogue is, `log` holds the events (their sequences have no gaps), `lease` says who
+may write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest events came to. The tables
+here are as the newest revision of `migrations/versions` leaves them.
 
     expand      a revision may add a table, or a column that may be empty or has a default: the code of the
                 revision before it runs on, beside the new code, on the migrated schema
@@ -31,8 +32,8 @@ VERSION_TABLE = "alembic_version"
 _REVISION_BY_SCHEMA_VERSION = {"1": "0001"}
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
-# What `schema_version` in `meta` says once events were folded. The code from before the version table reads "1"
-# alone: a catalogue whose first events are in the snapshot is not one that it could serve.
+# What `schema_version` in `meta` says once events were folded. The code from before the version table reads
+# "1" alone: a catalogue whose first events are in the snapshot is not one that it could serve.
 SCHEMA_VERSION_WITH_SNAPSHOT = "2"
 
 LEASE_NAME = "primary"

@@ -1,7 +1,7 @@
 """The snapshot: what the oldest events of the log come to, kept in their place.
 
-    snapshot          one upsert for each product that is live at `snapshot_state.sequence`, all patches merged
-    folded_event      the event ids of folded events, for as long as a late retry is recognised by them
+    snapshot          one upsert for each product that is live at `snapshot_state.sequence`, all patches
+    merged folded_event      the event ids of folded events, for as long as a late retry is recognised by them
     log               the events after `snapshot_state.sequence`
 
 A fold takes the next events of the log in: each is applied to the snapshot and its row deleted, in one

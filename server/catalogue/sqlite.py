@@ -294,8 +294,8 @@ def _require_writable(path: Path) -> None:
 
 
 def require_sqlite_file(path: Path) -> None:
-    """Refuse what is no SQLite database: SQLite says so only at the first read, and takes a headless stump for a
-    new file. Raises: SchemaMismatch, StoreDamaged.
+    """Refuse what is no SQLite database: SQLite says so only at the first read, and takes a headless stump
+    for a new file. Raises: SchemaMismatch, StoreDamaged.
     """
     size_bytes = _size_bytes(path)
     if size_bytes == 0:

@@ -122,7 +122,10 @@ class View(ABC):
 
     @abstractmethod
     def log_rows(self, last_sequence: int | None = None) -> Iterator[LogRow]:
-        """Rows of the log, ascending, streamed, up to `last_sequence`. Raises: StoreDamaged, as `read_range`."""
+        """Rows of the log, ascending, streamed, up to `last_sequence`.
+
+        Raises: StoreDamaged, as `read_range`.
+        """
 
     @abstractmethod
     def folded_ids(self) -> Iterator[FoldedId]:
@@ -216,8 +219,8 @@ class Store(ABC):
         """Fold the next events of the log into the snapshot, up to the first that is not `wanted`.
 
         At most events_max of them, and never the last event. epoch: as for `append`.
-        Raises: Fenced, DiskFull, StoreUnavailable: nothing was changed. StoreDamaged: an event to be folded is
-        damaged. StoreIOFailed.
+        Raises: Fenced, DiskFull, StoreUnavailable: nothing was changed. StoreDamaged: an event to be folded
+        is damaged. StoreIOFailed.
         """
 
     @abstractmethod

@@ -256,8 +256,8 @@ class _Search:
             return 0
 
     def _rows(self, table: sa.Table, row_of: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
-        """Sequence and row of each row, ascending; None for one that cannot be read. Rows on a page that cannot
-        even be listed are left out.
+        """Sequence and row of each row, ascending; None for one that cannot be read. Rows on a page that
+        cannot even be listed are left out.
         """
         sequence, rows_max = 0, _ROWS_AT_ONCE
         while True:

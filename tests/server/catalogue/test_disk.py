@@ -176,8 +176,10 @@ def test_a_disk_that_turns_read_only_ends_the_primary_and_keeps_the_standby_read
         last = primary.apply(*shoes(20)).sequence
         standby.wait_serving()
         tracer = subprocess.Popen(
-            ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(primary.process.pid)]
-            + ["-e", "trace=pwrite64,ftruncate", "-e", "inject=pwrite64,ftruncate:error=EROFS"],
+            [
+                *("strace", "-f", "-qq", "-o", os.devnull, "-p", str(primary.process.pid)),
+                *("-e", "trace=pwrite64,ftruncate", "-e", "inject=pwrite64,ftruncate:error=EROFS"),
+            ],
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -1,4 +1,5 @@
-"""Real replicas of a catalogue whose oldest events are folded: new ones, frozen ones, watchers, late retries."""
+"""Real replicas of a catalogue whose oldest events are folded: new ones, frozen ones, watchers, late
+retries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Events folded into the snapshot: nothing is lost, ids are known, the file shrinks, damage is not carried on."""
+"""Events folded into the snapshot: nothing is lost, ids are known, the file shrinks, damage is not carried
+on."""
 
 from __future__ import annotations
 
