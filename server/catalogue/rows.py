@@ -1,4 +1,4 @@
-"""The rows of the store as values, each with what it says of itself, and how they become events."""
+"""The rows of the store as values: their fields are the columns of `schema`, in that order."""
 
 from __future__ import annotations
 

@@ -87,15 +87,7 @@ def log_rows(
 ) -> Iterator[LogRow]:
     """Rows of the log, ascending, unchecked. rows_max None: all of them, streamed."""
     table = schema.log
-    query = sa.select(
-        table.c.sequence,
-        table.c.epoch,
-        table.c.event_id,
-        table.c.committed_unix_us,
-        table.c.payload,
-        table.c.checksum,
-    )
-    query = query.where(table.c.sequence >= first_sequence).order_by(table.c.sequence)
+    query = sa.select(table).where(table.c.sequence >= first_sequence).order_by(table.c.sequence)
     if last_sequence is not None:
         query = query.where(table.c.sequence <= last_sequence)
     if rows_max is not None:
@@ -112,7 +104,7 @@ def snapshot_rows(transaction: sa.Connection, *, changed_after: int = 0) -> Iter
     `changed_after`.
     """
     table = schema.snapshot
-    query = _snapshot_columns().order_by(table.c.sequence)
+    query = sa.select(schema.snapshot).order_by(table.c.sequence)
     if changed_after:
         query = query.where(table.c.changed_sequence > changed_after)
     with transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
@@ -135,7 +127,7 @@ def snapshot_rows_of(transaction: sa.Connection, product_ids: Sequence[str]) -> 
     """The rows of some products, by product, unchecked."""
     found: dict[str, SnapshotRow] = {}
     for some in _portions(product_ids):
-        query = _snapshot_columns().where(schema.snapshot.c.product_id.in_(some))
+        query = sa.select(schema.snapshot).where(schema.snapshot.c.product_id.in_(some))
         found.update((row.product_id, SnapshotRow(*row)) for row in transaction.execute(query))
     return found
 
@@ -147,19 +139,6 @@ def products_present(transaction: sa.Connection, product_ids: Sequence[str]) -> 
     for some in _portions(product_ids):
         present.update(transaction.execute(sa.select(column).where(column.in_(some))).scalars())
     return present
-
-
-def _snapshot_columns() -> sa.Select[Any]:
-    table = schema.snapshot
-    return sa.select(
-        table.c.sequence,
-        table.c.changed_sequence,
-        table.c.epoch,
-        table.c.product_id,
-        table.c.committed_unix_us,
-        table.c.payload,
-        table.c.checksum,
-    )
 
 
 # --- folding ---------------------------------------------------------------------------------------------

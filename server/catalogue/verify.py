@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from server.catalogue import checksum, schema, snapshot
 from server.catalogue.errors import StoreDamaged
 from server.catalogue.inspection import reading, require_current
-from server.catalogue.rows import EMPTY_CHECKSUM, LogRow, SnapshotRow, SnapshotState
+from server.catalogue.rows import EMPTY_CHECKSUM, FoldedId, LogRow, SnapshotRow, SnapshotState
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Rows looked at, rows in all."""
@@ -163,7 +163,7 @@ class _Search:
         """Every row of the snapshot, and that they are all there."""
         together = EMPTY_CHECKSUM
         products = 0
-        for sequence, row in self._rows(schema.snapshot, _snapshot_row):
+        for sequence, row in self._rows(schema.snapshot, SnapshotRow):
             products += 1
             if row is None:
                 self._report.snapshot_broken = True
@@ -191,7 +191,7 @@ class _Search:
         report = self._report
         sealed = snapshot.sealed_sequence(self._connection)
         expected, epoch = state.sequence + 1, state.epoch
-        for sequence, row in self._rows(schema.log, _log_row):
+        for sequence, row in self._rows(schema.log, LogRow):
             report.events += 1
             if sequence < expected:
                 report.add("log", f"event {sequence} is in the log and in the snapshot", sequence)
@@ -221,7 +221,7 @@ class _Search:
 
     def event_ids(self, state: SnapshotState) -> None:
         """The ids of folded events, and that no id was written twice."""
-        for sequence, row in self._rows(schema.folded_event, tuple):
+        for sequence, row in self._rows(schema.folded_event, FoldedId):
             self._report.folded_event_ids += 1
             if row is None:
                 self._report.add("event_ids", f"the id of folded event {sequence} cannot be read", sequence)
@@ -230,7 +230,7 @@ class _Search:
                     "event_ids", f"event {sequence} counts as folded but is not in the snapshot", sequence
                 )
             else:
-                self._ids.append(_digest(row[1]))
+                self._ids.append(_digest(row.event_id))
         ids = np.frombuffer(self._ids, np.uint64) if self._ids else np.empty(0, np.uint64)
         doubled = ids.size - np.unique(ids).size
         if doubled:
@@ -255,7 +255,7 @@ class _Search:
         except sa.exc.DBAPIError:
             return 0
 
-    def _rows(self, table: sa.Table, row_of: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
+    def _rows(self, table: sa.Table, row_of: Callable[..., Any]) -> Iterator[tuple[int, Any]]:
         """Sequence and row of each row, ascending; None for one that cannot be read. Rows on a page that
         cannot even be listed are left out.
         """
@@ -294,7 +294,7 @@ class _Search:
         return _SEQUENCE_MAX
 
     def _read(
-        self, table: sa.Table, sequences: list[int], row_of: Callable[[Any], Any]
+        self, table: sa.Table, sequences: list[int], row_of: Callable[..., Any]
     ) -> Iterator[tuple[int, Any]]:
         query = (
             sa.select(table)
@@ -312,23 +312,7 @@ class _Search:
             yield from self._read(table, sequences[half:], row_of)
             return
         for row in rows:
-            yield row.sequence, row_of(row)
-
-
-def _log_row(row: Any) -> LogRow:
-    return LogRow(row.sequence, row.epoch, row.event_id, row.committed_unix_us, row.payload, row.checksum)
-
-
-def _snapshot_row(row: Any) -> SnapshotRow:
-    return SnapshotRow(
-        row.sequence,
-        row.changed_sequence,
-        row.epoch,
-        row.product_id,
-        row.committed_unix_us,
-        row.payload,
-        row.checksum,
-    )
+            yield row.sequence, row_of(*row)
 
 
 def _digest(event_id: str) -> int:
