@@ -133,7 +133,8 @@ class Retention:
 
     def _repeat(self, step: Callable[[], float | None]) -> None:
         """Take steps until there is nothing left, with pauses. step: returns its seconds; None: nothing
-        left."""
+        left.
+        """
         while (took_s := step()) is not None:
             if self._leave(max(_PAUSE_S_MIN, _PAUSE_SHARE * took_s)):
                 return

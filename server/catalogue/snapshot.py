@@ -1,12 +1,12 @@
 """The snapshot: what the oldest events of the log come to, kept in their place.
 
-    snapshot          one upsert for each product that is live at `snapshot_state.sequence`, all patches
-    merged folded_event      the event ids of folded events, for as long as a late retry is recognised by them
-    log               the events after `snapshot_state.sequence`
+    snapshot        one upsert for each product that is live at `snapshot_state.sequence`, patches merged
+    folded_event    the ids of folded events, for as long as a late retry is recognised by them
+    log             the events after `snapshot_state.sequence`
 
 A fold takes the next events of the log in: each is applied to the snapshot and its row deleted, in one
-transaction. So at any moment snapshot and log together are the catalogue, and a fold that stops half-way in
-its work has only done less. What is merged is what `rankcore.Generation` would make of the same events.
+transaction. So at any moment snapshot and log together are the catalogue, and folding may stop after any
+step. What is merged is what `rankcore.Generation` would make of the same events.
 
 These functions work in a transaction that the store gives them, whatever its database.
 """

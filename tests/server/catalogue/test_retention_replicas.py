@@ -1,5 +1,6 @@
 """Real replicas of a catalogue whose oldest events are folded: new ones, frozen ones, watchers, late
-retries."""
+retries.
+"""
 
 from __future__ import annotations
 

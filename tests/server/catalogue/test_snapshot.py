@@ -1,5 +1,6 @@
 """Events folded into the snapshot: nothing is lost, ids are known, the file shrinks, damage is not carried
-on."""
+on.
+"""
 
 from __future__ import annotations
 
