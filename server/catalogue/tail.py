@@ -235,11 +235,7 @@ class Tailer:
         if self._reload is None:
             raise StoreDamaged(str(folded)) from folded
         logger.warning("%s; loading the snapshot", folded)
-        with self._delivering:
-            applied = self._reload()
-        with self._condition:
-            self._applied = applied
-            self._condition.notify_all()
+        self.switch(self._deliver, self._reload())
 
     def _fail(self, error: BaseException) -> None:
         logger.critical("no longer following the log: %s", error)
