@@ -18,8 +18,9 @@ from typing import Any
 
 from server.catalogue.errors import StoreDamaged, StoreError
 from server.catalogue.export import export_backup, restore_backup
+from server.catalogue.location import check_address
 from server.catalogue.repair import RepairRefused, repair
-from server.catalogue.verify import Report, verify_file
+from server.catalogue.verify import Report, verify_store
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -62,9 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    store = _store(arguments)
+    store = _location(arguments)
     with _progress(arguments, "rows") as progress:
-        report = verify_file(store, progress)
+        report = verify_store(store, progress)
     if arguments.json:
         _print_json({"sound": report.sound, **_report_values(report)})
     else:
@@ -98,7 +99,9 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     with _progress(arguments, "records") as progress:
-        written = export_backup(_store(arguments), arguments.file, until=arguments.until, progress=progress)
+        written = export_backup(
+            _location(arguments), arguments.file, until=arguments.until, progress=progress
+        )
     header = written.header
     size = arguments.file.stat().st_size
     if arguments.json:
@@ -169,8 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         added.add_argument(
             "--store",
-            metavar="PATH",
-            help=f"the catalogue's file, or the folder with {FILE_NAME}; default: MUSTER_DATA_DIR",
+            metavar="PATH|URL",
+            help=f"the catalogue's file, the folder with {FILE_NAME}, or (verify, export) the address of its"
+            " database; default: MUSTER_DATA_DIR",
         )
         added.add_argument("--json", action="store_true", help="print one JSON object")
         return added
@@ -206,18 +210,26 @@ def _sequence(text: str) -> int:
     return int(text)
 
 
-def _store(arguments: argparse.Namespace) -> Path:
-    """The catalogue's file. Raises: StoreError if none was named."""
+def _location(arguments: argparse.Namespace) -> str | Path:
+    """The catalogue's file, or its database's address. Raises: StoreError if none was named."""
     named = arguments.store or os.environ.get("MUSTER_DATA_DIR")
     if not named:
-        raise StoreError("name the catalogue with --store PATH, or set MUSTER_DATA_DIR")
+        raise StoreError("name the catalogue with --store, or set MUSTER_DATA_DIR")
     if "://" in named:
-        raise StoreError(
-            f"{named.partition('://')[0]}:// stores are looked after with their database's own tools;"
-            " name a file"
-        )
+        try:
+            return check_address(named)
+        except ValueError as error:
+            raise StoreError(f"--store {error}") from error
     path = Path(named)
     return path / FILE_NAME if path.is_dir() else path
+
+
+def _store(arguments: argparse.Namespace) -> Path:
+    """The catalogue's file. Raises: StoreError if none was named."""
+    location = _location(arguments)
+    if not isinstance(location, Path):
+        raise StoreError("a database is repaired and restored with its own tools; name a file with --store")
+    return location
 
 
 def _report_values(report: Report) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from server.catalogue.backup import (
     write_backup,
 )
 from server.catalogue.errors import StoreDamaged, StoreError, StoreUnavailable
-from server.catalogue.inspection import reading, require_current
+from server.catalogue.inspection import reading
 from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
 from server.catalogue.sql_view import SqlView
 from server.catalogue.sqlite import SqliteStore
@@ -49,15 +49,14 @@ class RestoreRefused(StoreError):
 
 
 def export_backup(
-    store: Path, file: Path, *, until: int | None = None, progress: Progress = lambda done, total: None
+    store: str | Path, file: Path, *, until: int | None = None, progress: Progress = lambda done, total: None
 ) -> Written:
-    """Write the catalogue at `store` into `file`, as it is at one moment.
+    """Write the catalogue at `store`, a file or a database, into `file`, as it is at one moment.
 
     until: only the events up to this sequence, which may not be before the snapshot; None: all. Raises:
     StoreError; OSError if the file cannot be written. Nothing is left of a backup that could not be finished.
     """
     with reading(store) as connection:
-        require_current(connection, store)
         view = SqlView(connection, str(store))
         last = _last_sequence(view, until)
         header = Header(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,18 +15,37 @@ from sqlalchemy.pool import NullPool
 
 from server.catalogue import schema
 from server.catalogue.errors import SchemaMismatch, StoreUnavailable
+from server.catalogue.location import is_postgresql
 from server.catalogue.sqlite import APPLICATION_ID, require_sqlite_file, text_of, translated
 
 _BUSY_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sa.Connection]:
-    """A read transaction on the file at `path`, which sees one state throughout.
+def reading(location: str | Path) -> Iterator[sa.Connection]:
+    """A read transaction on the file, or the database, at `location`, which sees one state throughout.
 
-    Raises: StoreUnavailable (no such file, not readable), SchemaMismatch (not a Muster catalogue, or one of
+    Raises: StoreUnavailable (nothing there, not readable), SchemaMismatch (not a Muster catalogue, or one of
     another revision), StoreDamaged.
     """
+    if is_postgresql(str(location)):
+        try:
+            from server.catalogue.postgres import PostgresStore
+        except ImportError as error:
+            raise StoreUnavailable("a catalogue on PostgreSQL needs the extra `postgresql`") from error
+        with closing(PostgresStore.unchecked(str(location))) as store, store.viewing() as connection:
+            require_current(connection, location)
+            yield connection
+        return
+    with _reading_file(Path(location)) as connection:
+        if connection.exec_driver_sql("PRAGMA application_id").scalar() != APPLICATION_ID:
+            raise SchemaMismatch(f"{location} is an SQLite database, but not a Muster catalogue")
+        require_current(connection, location)
+        yield connection
+
+
+@contextmanager
+def _reading_file(path: Path) -> Iterator[sa.Connection]:
     require_catalogue_file(path)
     engine = sa.create_engine("sqlite://", module=sqlite, creator=lambda: _connect(path), poolclass=NullPool)
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
@@ -52,13 +71,11 @@ def require_catalogue_file(path: Path) -> None:
         raise SchemaMismatch(f"{path} is empty, not a Muster catalogue")
 
 
-def require_current(connection: sa.Connection, path: Path) -> None:
-    """The file is a Muster catalogue of this revision. Raises: SchemaMismatch, StoreDamaged."""
-    if connection.exec_driver_sql("PRAGMA application_id").scalar() != APPLICATION_ID:
-        raise SchemaMismatch(f"{path} is an SQLite database, but not a Muster catalogue")
+def require_current(connection: sa.Connection, location: str | Path) -> None:
+    """It holds a Muster catalogue of this revision. Raises: SchemaMismatch, StoreDamaged."""
     if not schema.is_current(connection):
         raise SchemaMismatch(
-            f"{path} has schema revision {schema.revision(connection) or 'none'}, not {schema.REVISION};"
+            f"{location} has schema revision {schema.revision(connection) or 'none'}, not {schema.REVISION};"
             " start a replica of this version on it once, which migrates it"
         )
 

@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -142,11 +142,7 @@ class PostgresStore(SqlStore):
         Raises: StoreUnavailable (not reachable, refuses the role, too old, a standby, does not flush to the
         disk), SchemaMismatch (a newer catalogue), StoreDamaged (tables or events missing).
         """
-        try:
-            url = sa.make_url(check_address(address))
-        except (ValueError, sa.exc.ArgumentError) as error:
-            raise StoreUnavailable(f"the store's address {error}") from error
-        store = cls(url, config or StoreConfig())
+        store = cls(_url(address), config or StoreConfig())
         try:
             store._check_server()
             store._create_or_check()
@@ -154,6 +150,11 @@ class PostgresStore(SqlStore):
             store.close()
             raise
         return store
+
+    @classmethod
+    def unchecked(cls, address: str) -> PostgresStore:
+        """The store at `address`, whose content nobody has looked at. Raises: StoreUnavailable."""
+        return cls(_url(address), StoreConfig(client="inspection"))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -305,6 +306,10 @@ class PostgresStore(SqlStore):
         ):
             yield connection
 
+    def viewing(self) -> AbstractContextManager[sa.Connection]:
+        """A read transaction that sees one state throughout."""
+        return self._viewing()
+
     @contextmanager
     def _viewing(self) -> Iterator[sa.Connection]:
         with (
@@ -359,6 +364,13 @@ class PostgresStore(SqlStore):
         limit_s = min(self._limit_s, ttl_ns / 1e9)
         sessions = ServerSessions(self._sessions, self._overdue, limit_s)
         return session_takeover(sessions, replica, token=self._token, clock=f"postgresql/{self.cluster_id}")
+
+
+def _url(address: str) -> sa.URL:
+    try:
+        return sa.make_url(check_address(address))
+    except (ValueError, sa.exc.ArgumentError) as error:
+        raise StoreUnavailable(f"the store's address {error}") from error
 
 
 def _fd(connection: sa.Connection) -> int:

@@ -26,7 +26,7 @@ from server.catalogue.export import require_unused
 from server.catalogue.rows import LogRow, SnapshotRow
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import StoreConfig
-from server.catalogue.verify import Report, verify_file, verify_rows
+from server.catalogue.verify import Report, verify_rows, verify_store
 
 # Missing events that are looked for one by one; a log with more holes than that is restored.
 _MISSING_MAX = 1_000_000
@@ -86,7 +86,7 @@ def repair(store: Path, *, backup: Path | None = None, products: Iterable[bytes]
     Raises: RepairRefused; StoreUnavailable while replicas use the catalogue; StoreError; OSError.
     """
     require_unused(store)
-    report = verify_file(store)
+    report = verify_store(store)
     if report.sound:
         return Repaired([], [], None)
     needed = _needed(store, report)

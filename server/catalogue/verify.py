@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from server.catalogue import checksum, schema, snapshot
 from server.catalogue.errors import StoreDamaged
-from server.catalogue.inspection import reading, require_current
+from server.catalogue.inspection import reading
 from server.catalogue.rows import EMPTY_CHECKSUM, FoldedId, LogRow, SnapshotRow, SnapshotState
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -83,18 +83,18 @@ class Report:
             self.problems.append(Problem(part, sequence, text))
 
 
-def verify_file(path: Path, progress: Progress = lambda done, total: None) -> Report:
-    """Look through the catalogue at `path`, also while replicas use it.
+def verify_store(location: str | Path, progress: Progress = lambda done, total: None) -> Report:
+    """Look through the catalogue at `location`, a file or a database, also while replicas use it.
 
     Raises: StoreUnavailable, SchemaMismatch where there is no catalogue to look through.
     """
-    report = Report(str(path))
+    report = Report(str(location))
     try:
-        with reading(path) as connection:
-            require_current(connection, path)
+        with reading(location) as connection:
             report.revision = schema.revision(connection) or ""
             report.cluster_id = schema.cluster_id(connection)
-            _verify_pages(connection, path, report)
+            if connection.dialect.name == "sqlite":
+                _verify_pages(connection, Path(location), report)
             verify_rows(connection, report, progress)
     except StoreDamaged as damaged:
         report.add("file", str(damaged).partition(";")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -12,7 +13,8 @@ from muster.cli import app
 from server.catalogue.commands import EXIT_DAMAGED, EXIT_DONE, EXIT_USAGE
 from server.catalogue.store import open_store
 from server.generation.build import BuildJob, build
-from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make
+from tests.server.catalogue.conftest import HOLDER
+from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make, new_event
 from tests.server.conftest import bundle  # noqa: F401
 
 
@@ -91,9 +93,12 @@ def test_repair_takes_products_from_a_generation(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["verify"], "name the catalogue with --store PATH"),
+        (["verify"], "name the catalogue with --store, or set"),
         (["verify", "--store", "nowhere.sqlite3"], "there is no catalogue at"),
-        (["verify", "--store", "postgresql://a/b"], "their database's own tools"),
+        (["verify", "--store", "mysql://a/b"], "--store cannot be on 'mysql'"),
+        (["verify", "--store", "postgresql://a:secret@b/c"], "must not hold a password"),
+        (["repair", "--store", "postgresql://a/b"], "a database is repaired and restored with its own tools"),
+        (["restore", "b.gz", "--store", "postgresql://a/b"], "a database is repaired and restored"),
         (["export", "x.gz", "--until", "-1", "--store", "y"], "not a whole number from 0"),
         (["restore", "no-such-backup.gz", "--store", "y"], "no-such-backup.gz: No such file"),
         (["restore"], "required: FILE"),
@@ -111,3 +116,32 @@ def test_bad_usage_says_what_to_do_and_ends_with_code_2(
     assert (code, out) == (EXIT_USAGE, "")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.postgresql
+def test_a_database_is_looked_through_and_taken_over_into_a_file(database: str, tmp_path: Path) -> None:
+    store = open_store(database)
+    assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=10**12) is not None
+    store.append([[new_event(number) for number in range(60)]], epoch=1)
+    store.fold(epoch=1, wanted=lambda row: row.sequence <= FOLDED, events_max=1000)
+    store.close()
+    code, out, _ = run("verify", "--store", database, "--json")
+    report = json.loads(out)
+    assert (code, report["sound"], report["events"], report["snapshot_products"]) == (
+        EXIT_DONE,
+        True,
+        EVENTS - FOLDED,
+        10,
+    )
+    file, copy = tmp_path / "backup.gz", tmp_path / "copy.sqlite3"
+    code, out, _ = run("export", file, "--store", database, "--json")
+    exported = json.loads(out)
+    code, out, _ = run("restore", file, "--store", copy, "--json")
+    assert json.loads(out)["digest"] == exported["digest"]
+    with psycopg.connect(database.replace("+psycopg", "")) as session:
+        session.execute("UPDATE log SET epoch = 7 WHERE sequence = 50")
+        session.execute("DELETE FROM log WHERE sequence = 44")
+    code, out, _ = run("verify", "--store", database)
+    assert code == EXIT_DAMAGED
+    assert "event 50 does not match its checksum" in out
+    assert "event 44 is missing" in out

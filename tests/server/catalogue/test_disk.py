@@ -18,7 +18,7 @@ from muster.v1 import ranking_pb2
 from server.catalogue.commands import FILE_NAME
 from server.catalogue.errors import StoreUnavailable
 from server.catalogue.sqlite import SqliteStore
-from server.catalogue.verify import verify_file
+from server.catalogue.verify import verify_store
 from tests.server.replica import Replica, command, run_refused, shoes, upsert, wait_until
 from tests.server.services.test_ranking import refusal
 
@@ -107,7 +107,7 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_heals_by_itself(disk: Disk, 
         assert replica.process.poll() is None
         assert reads(replica)
         assert replica.drain() == 0
-    assert verify_file(data_dir / FILE_NAME).sound
+    assert verify_store(data_dir / FILE_NAME).sound
 
 
 def _applies(replica: Replica) -> bool:
@@ -129,7 +129,7 @@ def test_a_read_only_disk_is_refused_at_the_start_with_one_sentence(disk: Disk, 
     assert str(data_dir) in error
     assert "Read-only file system" in error or "is not writable" in error
     assert "Traceback" not in error
-    assert verify_file(data_dir / FILE_NAME).sound
+    assert verify_store(data_dir / FILE_NAME).sound
 
 
 def test_a_read_only_file_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -199,4 +199,4 @@ def test_a_disk_that_turns_read_only_ends_the_primary_and_keeps_the_standby_read
         assert "nothing unacknowledged was reported as written" in primary.log()
         assert reads(standby)
         assert standby.status().applied_sequence == last
-    assert verify_file(data_dir / FILE_NAME).head_sequence == last
+    assert verify_store(data_dir / FILE_NAME).head_sequence == last

@@ -15,7 +15,7 @@ from server.catalogue.backup import BackupRefused, open_backup
 from server.catalogue.errors import Fenced, StoreDamaged, StoreUnavailable
 from server.catalogue.export import EPOCH_GAP, RestoreRefused, export_backup, restore_backup
 from server.catalogue.store import Appended, open_store
-from server.catalogue.verify import verify_file
+from server.catalogue.verify import verify_store
 from server.standby.lease import Holder
 from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make, new_event, raw
 
@@ -57,7 +57,7 @@ def test_a_restored_catalogue_is_equal_by_every_row_and_by_the_digest_of_its_own
     assert restored.complete
     assert (restored.head_sequence, restored.snapshot_sequence, restored.products) == (EVENTS, FOLDED, 10)
     assert rows(copy) == rows(catalogue)
-    assert verify_file(copy).sound
+    assert verify_store(copy).sound
     again = export_backup(copy, tmp_path / "again.gz")
     assert again.digest == restored.digest == export_backup(catalogue, tmp_path / "third.gz").digest
 
@@ -77,7 +77,7 @@ def test_a_moment_is_chosen_by_its_sequence_on_either_side(
     assert store.claim_lease(holder, expected_epoch=restored.epoch, ttl_ns=10**15) is not None
     assert store.append([[new_event(500)]], epoch=restored.epoch + 1).batches[0].sequence == until + 1
     store.close()
-    assert verify_file(copy).sound
+    assert verify_store(copy).sound
 
 
 @pytest.mark.parametrize("until", [FOLDED - 1, EVENTS + 1])
@@ -133,7 +133,7 @@ def test_what_is_there_is_kept_unless_told_and_then_set_aside_with_its_generatio
     assert restored.set_aside.read_bytes() == before
     assert not generations.exists()
     assert [path.name for path in catalogue.parent.glob("generations.replaced-*/*")] == ["gen-1"]
-    assert verify_file(catalogue).sound
+    assert verify_store(catalogue).sound
 
 
 def test_a_catalogue_in_use_is_not_replaced(catalogue: Path, file: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_catalogue_in_use_is_not_replaced(catalogue: Path, file: Path) -> None
     with pytest.raises(StoreUnavailable, match="stop every replica"):
         restore_backup(file, catalogue, replace=True)
     store.close()
-    assert verify_file(catalogue).sound
+    assert verify_store(catalogue).sound
 
 
 def test_a_backup_is_of_one_moment_while_events_come_and_are_folded(

@@ -15,7 +15,7 @@ from server.catalogue.errors import StoreUnavailable
 from server.catalogue.export import export_backup, restore_backup
 from server.catalogue.repair import RepairRefused, repair
 from server.catalogue.store import open_store
-from server.catalogue.verify import verify_file
+from server.catalogue.verify import verify_store
 from tests.server.catalogue.folded import FLIP, damage, make, new_event, raw
 
 FLIPPED = f"UPDATE log SET {FLIP} WHERE sequence = 50"
@@ -68,7 +68,7 @@ def test_rows_come_back_from_a_backup(catalogue: Path, backup: Path, statement: 
     damaged = content(catalogue)
     done = repair(catalogue, backup=backup)
     assert content(catalogue) == before
-    assert verify_file(catalogue).sound
+    assert verify_store(catalogue).sound
     assert len(done.events) + len(done.products) == rows
     assert done.copy is not None
     assert content(done.copy) == damaged
@@ -200,7 +200,7 @@ def test_any_flipped_bit_of_any_event_is_found_and_comes_back(
         at %= len(payload)
         flipped = payload[:at] + bytes([payload[at] ^ 1 << bit]) + payload[at + 1 :]
         connection.execute("UPDATE log SET payload = ? WHERE sequence = ?", (flipped, sequence))
-    assert verify_file(path).damaged == [sequence]
+    assert verify_store(path).damaged == [sequence]
     assert repair(path, backup=backup).events == [sequence]
     assert content(path) == content(original)
     for leftover in tmp_path.glob("flipped*"):

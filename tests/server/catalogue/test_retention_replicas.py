@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from muster.v1 import catalogue_pb2 as pb
 from server.catalogue.commands import FILE_NAME
 from server.catalogue.export import export_backup, restore_backup
-from server.catalogue.verify import verify_file
+from server.catalogue.verify import verify_store
 from tests.server.catalogue.folded import FLIP, damage
 from tests.server.replica import Replica, delete, patch, shoes, upsert, wait_until
 
@@ -105,7 +105,7 @@ def test_a_backup_of_a_running_catalogue_is_served_by_new_replicas_in_a_later_ep
         written = export_backup(data_dir / FILE_NAME, file)
         epoch = primary.status().epoch
         assert primary.drain() == 0
-    assert verify_file(data_dir / FILE_NAME).sound
+    assert verify_store(data_dir / FILE_NAME).sound
     assert written.header.head_sequence == last
     assert restore_backup(file, restored_dir / FILE_NAME).digest == written.digest
     with Replica(bundle, restored_dir, "b", SETTINGS) as primary:

@@ -8,7 +8,7 @@ import pytest
 
 from server.catalogue.errors import SchemaMismatch, StoreUnavailable
 from server.catalogue.store import NewEvent, open_store
-from server.catalogue.verify import PROBLEMS_TOLD, verify_file
+from server.catalogue.verify import PROBLEMS_TOLD, verify_store
 from tests.server.catalogue.conftest import HOLDER, event
 from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make, new_event, raw
 from tests.server.catalogue.test_schema import VERSION_1
@@ -23,7 +23,7 @@ def catalogue(path: Path) -> Path:
 def test_a_sound_catalogue_is_sound_and_counted(catalogue: Path) -> None:
     before = catalogue.read_bytes()
     done = []
-    report = verify_file(catalogue, lambda rows, total: done.append((rows, total)))
+    report = verify_store(catalogue, lambda rows, total: done.append((rows, total)))
     assert report.sound
     assert report.problems == []
     assert (report.events, report.head_sequence, report.head_epoch) == (EVENTS - FOLDED, EVENTS, 2)
@@ -35,7 +35,7 @@ def test_a_sound_catalogue_is_sound_and_counted(catalogue: Path) -> None:
 
 def test_an_empty_catalogue_is_sound(path: Path) -> None:
     open_store(path).close()
-    report = verify_file(path)
+    report = verify_store(path)
     assert (report.sound, report.events, report.head_sequence) == (True, 0, 0)
 
 
@@ -44,7 +44,7 @@ def test_it_can_be_looked_through_while_a_replica_has_it_open_and_writes(catalog
     with raw(catalogue) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("DELETE FROM log")
-        assert verify_file(catalogue).sound
+        assert verify_store(catalogue).sound
         writer.execute("ROLLBACK")
     store.close()
 
@@ -74,7 +74,7 @@ def test_damage_is_found_and_named(catalogue: Path, statement: str, part: str, t
     assert store.seal(epoch=2, rows_max=100) == EVENTS - FOLDED
     store.close()
     damage(catalogue, statement)
-    report = verify_file(catalogue)
+    report = verify_store(catalogue)
     assert not report.sound
     assert [problem.part for problem in report.problems] == [part]
     assert text in report.problems[0].text
@@ -87,7 +87,7 @@ def test_an_epoch_that_falls_is_found_under_whole_checksums(catalogue: Path) -> 
     store.append([[new_event(60)]], epoch=1)
     store.close()
     damage(catalogue, "UPDATE lease SET epoch = 2")
-    [problem] = verify_file(catalogue).problems
+    [problem] = verify_store(catalogue).problems
     assert (problem.part, problem.sequence) == ("log", 61)
     assert problem.text == "event 61 is of epoch 1, after one of 2"
 
@@ -97,7 +97,7 @@ def test_problems_beyond_the_first_are_counted(catalogue: Path) -> None:
     store.append([[new_event(number) for number in range(60, 160)]], epoch=2)
     store.close()
     damage(catalogue, f"UPDATE log SET {FLIP}")
-    report = verify_file(catalogue)
+    report = verify_store(catalogue)
     assert report.problem_count == 120
     assert len(report.problems) == PROBLEMS_TOLD
     assert report.damaged == list(range(41, 161))
@@ -115,7 +115,7 @@ def test_rows_on_a_broken_page_are_named_and_the_others_still_looked_at(path: Pa
     page = at // page_bytes * page_bytes
     content[page : page + 8] = b"\x00" * 8
     path.write_bytes(content)
-    report = verify_file(path)
+    report = verify_store(path)
     assert not report.sound
     assert "file" in {problem.part for problem in report.problems}
     assert 1 <= len(report.damaged) + sum(last - first + 1 for first, last in report.missing) < 60
@@ -135,7 +135,7 @@ def test_what_is_no_catalogue_is_refused(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(error, match=message):
-        verify_file(path)
+        verify_store(path)
     assert path.exists() is (content is not None)
 
 
@@ -143,16 +143,16 @@ def test_a_file_of_another_program_or_of_an_older_version_is_refused(path: Path,
     other = tmp_path / "bookmarks"
     damage(other, "CREATE TABLE bookmarks (url TEXT)")
     with pytest.raises(SchemaMismatch, match="not a Muster catalogue"):
-        verify_file(other)
+        verify_store(other)
     with raw(path) as connection:
         connection.executescript(VERSION_1)
     with pytest.raises(SchemaMismatch, match="start a replica of this version on it once"):
-        verify_file(path)
+        verify_store(path)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.9])
 def test_a_file_that_was_cut_short_is_damaged(catalogue: Path, share: float) -> None:
     whole = catalogue.read_bytes()
     catalogue.write_bytes(whole[: int(len(whole) * share)])
-    report = verify_file(catalogue)
+    report = verify_store(catalogue)
     assert not report.sound
