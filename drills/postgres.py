@@ -63,12 +63,14 @@ def _user() -> pwd.struct_passwd | None:
 class ThrowawayPostgres:
     """The server. A context manager: started on the way in, ended and removed on the way out.
 
-    settings: `name=value` of postgresql.conf beside the server's defaults. Raises: Inconclusive where it
-    cannot be started, with the end of its log.
+    settings: `name=value` of postgresql.conf beside the server's defaults. standby_of: a running server whose
+    copy this one is and follows, by the name `standby`. Raises: Inconclusive where it cannot be started, with
+    the end of its log.
     """
 
-    def __init__(self, settings: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Sequence[str] = (), *, standby_of: ThrowawayPostgres | None = None) -> None:
         self._settings = tuple(settings)
+        self._standby_of = standby_of
         self._owner = _user() if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = Path()
@@ -108,12 +110,13 @@ class ThrowawayPostgres:
         """What `catalogue.store` takes."""
         return f"postgresql+psycopg://{self.user}@/{database}?host={self.folder}"
 
+    def url_with(self, other: ThrowawayPostgres, database: str) -> str:
+        """The same for two servers of which one takes writes."""
+        return f"{self.url(database)}&host={other.folder}&target_session_attrs=read-write"
+
     def create_database(self, name: str) -> str:
         """Makes an empty database; returns what `catalogue.store` takes. Raises: Inconclusive."""
-        # As the server's owner and without a driver: any caller may have this file alone.
-        made = self._spawn("createdb", "-h", str(self.folder), name)
-        if made.wait(timeout=_START_S) != 0:
-            raise Inconclusive(f"the database {name} cannot be made:\n{self.log_tail()}")
+        self._run(f"gets no database {name}", "createdb", "-h", str(self.folder), name)
         return self.url(name)
 
     @property
@@ -164,6 +167,10 @@ class ThrowawayPostgres:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(timeout=_START_S)
 
+    def promote(self) -> None:
+        """Makes a standby a server of its own, which takes writes."""
+        self._run("cannot be promoted", "pg_ctl", "promote", "-w", "-D", str(self.folder / "data"))
+
     def freeze(self) -> None:
         """SIGSTOP of every process of the server: connections stay open, nothing answers."""
         # The first one first, so that it starts no more.
@@ -177,18 +184,19 @@ class ThrowawayPostgres:
             os.kill(pid, signal.SIGCONT)
 
     def _initialise(self) -> None:
-        made = self._spawn(
-            "initdb",
-            "-D",
-            str(self.folder / "data"),
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            # What is flushed here would be thrown away; the server itself flushes.
-            "--no-sync",
-        )
-        if made.wait(timeout=_START_S) != 0:
-            raise Inconclusive(f"PostgreSQL's data folder cannot be made:\n{self.log_tail()}")
+        data = str(self.folder / "data")
+        # What is flushed here would be thrown away; the server itself flushes.
+        if self._standby_of is None:
+            encoding = ("--auth=trust", "--encoding=UTF8", "--locale=C")
+            self._run("cannot be made", "initdb", "-D", data, *encoding, "--no-sync")
+            return
+        source = f"host={self._standby_of.folder} user={self.user} application_name=standby"
+        copying = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+        self._run("cannot be copied", "pg_basebackup", "-D", data, "-d", source, *copying)
+
+    def _run(self, problem: str, program: str, *arguments: str) -> None:
+        if self._spawn(program, *arguments).wait(timeout=_START_S) != 0:
+            raise Inconclusive(f"PostgreSQL's data folder {problem}:\n{self.log_tail()}")
 
     def _state(self) -> str:
         """The line of postmaster.pid that says how far it is."""

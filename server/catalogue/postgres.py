@@ -131,6 +131,7 @@ class PostgresStore(SqlStore):
         self._writes = self._engine(WRITE_USE, connections_max=1)
         sa.event.listen(self._writes, "connect", self._note_warnings)
         self._reads = self._engine("read", connections_max=config.readers_max)
+        sa.event.listen(self._reads, "connect", _forbid_writes)
         self._sessions = self._engine(LOCK_USE, connections_max=2)
 
     # --- opening ---------------------------------------------------------------------------------------
@@ -175,8 +176,6 @@ class PostgresStore(SqlStore):
             "tcp_keepalives_interval": "1",
             "tcp_keepalives_count": "3",
         }
-        if use == "read":
-            options["default_transaction_read_only"] = "on"
         engine = sa.create_engine(
             self._url,
             poolclass=QueuePool,
@@ -243,9 +242,9 @@ class PostgresStore(SqlStore):
                 schema.migrate(transaction)
                 if created:
                     schema.name_catalogue(transaction)
-        with self._reading() as connection:
-            self.cluster_id = schema.cluster_id(connection)
-            self._check_log(connection)
+        with self._viewing() as transaction:
+            self.cluster_id = schema.cluster_id(transaction)
+            self._check_log(transaction)
 
     # --- transactions ----------------------------------------------------------------------------------
 
@@ -312,15 +311,13 @@ class PostgresStore(SqlStore):
 
     @contextmanager
     def _viewing(self) -> Iterator[sa.Connection]:
-        with (
-            translated(),
-            self._reads.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
-            connection.begin(),
-        ):
-            # A build or a backup reads for long, and does other work between two rows.
-            for timeout in ("statement_timeout", "idle_in_transaction_session_timeout"):
-                connection.execute(sa.select(sa.func.set_config(timeout, f"{_VIEW_S:.0f}s", True)))
-            yield connection
+        with translated(), self._reads.connect() as pooled:
+            connection = pooled.execution_options(isolation_level="REPEATABLE READ")
+            with self._overdue.limit(_fd(connection), _VIEW_S), connection.begin():
+                # A build or a backup reads for long, and does other work between two rows.
+                for timeout in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    connection.execute(sa.select(sa.func.set_config(timeout, f"{_VIEW_S:.0f}s", True)))
+                yield connection
 
     def reclaim(self, *, bytes_max: int) -> int:
         """See `Store.reclaim`. The server's autovacuum makes the room of deleted rows free for new ones."""
@@ -338,7 +335,14 @@ class PostgresStore(SqlStore):
     def watch_version(self) -> DataVersion:
         """See `Store.watch_version`."""
         with translated():
-            return PostgresDataVersion(self._reads.connect(), self._overdue, self._limit_s)
+            connection = self._reads.connect()
+            try:
+                return PostgresDataVersion(connection, self._overdue, self._limit_s)
+            except BaseException:
+                # Not back to the pool, which cannot know that its session may be lost.
+                connection.invalidate()
+                connection.close()
+                raise
 
     # --- the lease -------------------------------------------------------------------------------------
 
@@ -371,6 +375,13 @@ def _url(address: str) -> sa.URL:
         return sa.make_url(check_address(address))
     except (ValueError, sa.exc.ArgumentError) as error:
         raise StoreUnavailable(f"the store's address {error}") from error
+
+
+def _forbid_writes(connection: psycopg.Connection[Any], record: object) -> None:
+    # Only now: asked for at the start of the session, it would make a server that takes writes look like one
+    # that does not (`target_session_attrs`).
+    connection.execute("SET default_transaction_read_only = on")
+    connection.commit()
 
 
 def _fd(connection: sa.Connection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,19 +73,39 @@ class SetReign:
 
 
 @contextmanager
+def raw_connection(path: Path) -> Iterator[sqlite.Connection]:
+    connection = sqlite.connect(str(path), isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
 def frozen_transaction(location: str) -> Iterator[None]:
     """A writer that has begun and does not go on, as a process that hangs there."""
     if not is_postgresql(location):
-        file = sqlite.connect(location, isolation_level=None)
-        file.execute("BEGIN IMMEDIATE")
-        yield
-        file.execute("ROLLBACK")
-        file.close()
+        with raw_connection(Path(location)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            yield
+            file.execute("ROLLBACK")
         return
     with psycopg.connect(location.replace("+psycopg", "")) as session:
         session.execute("SELECT epoch FROM lease FOR NO KEY UPDATE")
         yield
         session.rollback()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that names the file's `path` is about a file: not for a server."""
+
+    def wanted(item: pytest.Item) -> bool:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            return True
+        on_a_server = item.callspec.params.get("location") == "postgresql"
+        return not (on_a_server and "path" in inspect.signature(item.function).parameters)
+
+    items[:] = [item for item in items if wanted(item)]
 
 
 class Passing(Protocol):

@@ -6,8 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -47,6 +48,22 @@ def admin(location: str) -> Iterator[psycopg.Connection]:
 def scalar(session: psycopg.Connection, statement: str) -> object:
     row = session.execute(statement).fetchone()
     return None if row is None else row[0]
+
+
+T = TypeVar("T")
+
+
+def when_back(call: Callable[[], T]) -> T:
+    """The answer of the first call that is not told that the store is away."""
+    answers: list[T] = []
+
+    def answered() -> bool:
+        with suppress(StoreUnavailable):
+            answers.append(call())
+        return bool(answers)
+
+    wait_until(answered, "the store to be back")
+    return answers[0]
 
 
 # --- opening ---------------------------------------------------------------------------------------------
@@ -247,6 +264,42 @@ def test_a_commit_that_no_synchronous_standby_confirmed_is_never_acknowledged(
         assert event_ids(store.read_range(1)) == ["a"]
 
 
+def test_what_a_synchronous_standby_confirmed_outlives_the_server_and_its_disk(
+    own_server: ThrowawayPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_server.create_database("muster")
+    with ThrowawayPostgres(standby_of=own_server) as standby:
+        with psycopg.connect(own_server.url("muster").replace("+psycopg", ""), autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+            admin.execute("SELECT pg_reload_conf()")
+            wait_until(
+                lambda: scalar(admin, "SELECT sync_state FROM pg_stat_replication") == "sync",
+                "the standby to follow",
+            )
+        address = own_server.url_with(standby, "muster")
+        with closing(open_store(address)) as store:
+            assert "synchronous_standby_names" not in caplog.text
+            assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
+            acknowledged = [
+                store.append([new_events(f"e{number}")], epoch=1).batches[0].sequence for number in range(20)
+            ]
+            with pytest.raises(StoreUnavailable, match="is a standby and takes no writes"):
+                open_store(standby.url("muster"))
+            own_server.kill()
+            standby.promote()
+            # The other server waits for no standby any more.
+            with psycopg.connect(standby.url("muster").replace("+psycopg", ""), autocommit=True) as admin:
+                admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+                admin.execute("SELECT pg_reload_conf()")
+
+            claim = when_back(lambda: store.claim_lease(OTHER, expected_epoch=1, ttl_ns=TTL_NS))
+            assert claim is not None
+            assert acknowledged == list(range(1, 21))
+            events = when_back(lambda: store.read_range(1))
+            assert event_ids(events) == [f"e{number}" for number in range(20)]
+            assert store.append([new_events("next")], epoch=2).batches == [Appended(21, 2, 0)]
+
+
 def test_a_server_that_hangs_is_given_up_and_found_again(own_server: ThrowawayPostgres) -> None:
     with closing(open_store(own_server.url(), StoreConfig(busy_timeout_ms=300))) as store:
         assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
@@ -264,13 +317,8 @@ def test_a_server_that_hangs_is_given_up_and_found_again(own_server: ThrowawayPo
         own_server.thaw()
         version.close()
 
-        def appended() -> bool:
-            try:
-                return store.append([new_events("a")], epoch=1).batches[0].sequence == 1
-            except StoreUnavailable:
-                return False
-
-        wait_until(appended, "an append")
+        appended = when_back(lambda: store.append([new_events("a")], epoch=1))
+        assert appended.batches[0].sequence == 1
 
 
 def test_the_same_stored_lease_reads_the_same_until_it_changes(store: PostgresStore, location: str) -> None:

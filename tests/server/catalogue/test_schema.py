@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from server.catalogue import schema
 from server.catalogue.errors import SchemaMismatch, StoreDamaged
 from server.catalogue.sqlite import APPLICATION_ID, SqliteStore
 from server.catalogue.store import Store, open_store
-from tests.server.catalogue.conftest import HOLDER, TTL_NS, event_ids, new_events
+from tests.server.catalogue.conftest import HOLDER, TTL_NS, event_ids, new_events, raw_connection
 
 VERSION_1 = f"""
 CREATE TABLE meta ("key" TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("key"));
@@ -40,15 +38,6 @@ PRAGMA application_id={APPLICATION_ID};
 @pytest.fixture
 def location(path: Path) -> str:
     return str(path)
-
-
-@contextmanager
-def raw_connection(path: Path) -> Iterator[sqlite.Connection]:
-    connection = sqlite.connect(str(path), isolation_level=None)
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 def revision_of(path: Path) -> str:

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from tests.server.catalogue.conftest import (
     event,
     event_ids,
     new_events,
+    raw_connection,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -33,15 +32,6 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def location(path: Path) -> str:
     return str(path)
-
-
-@contextmanager
-def raw_connection(path: Path) -> Iterator[sqlite.Connection]:
-    connection = sqlite.connect(str(path), isolation_level=None)
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize("version", [(3, 51, 2), (3, 40, 1), (2, 99, 99)])

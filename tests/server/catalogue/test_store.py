@@ -180,3 +180,20 @@ def test_an_append_extends_the_lease_in_its_own_transaction(store: Store, passin
     asked_at_ns = passing.now_ns()
     commit = store.append([new_events("a")], epoch=2, extend_ns=LONG_NS)
     assert is_moved_to(commit.lease_expires_ns, asked_at_ns, store)
+
+
+# --- where it is -------------------------------------------------------------------------------------------
+
+
+def test_a_server_without_its_driver_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["psycopg"] = None
+from server.catalogue.store import open_store
+open_store("postgresql+psycopg://muster@127.0.0.1/muster")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "StoreUnavailable" in ended.stderr
+    assert "pip install 'muster[postgresql]'" in ended.stderr
