@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -182,24 +182,13 @@ def _from_products(needed: _Needed, products: Iterable[bytes]) -> None:
     for serialised in products:
         product = Product.FromString(serialised)
         for row in damaged:
-            payload = _upsert(row.event_id, product)
-            candidate = LogRow(
-                row.sequence, row.epoch, row.event_id, row.committed_unix_us, payload, row.checksum
-            )
+            candidate = replace(row, payload=_upsert(row.event_id, product))
             if candidate.true_checksum() == row.checksum:
                 needed.proved_events[row.sequence] = candidate
         for old in folded:
             if old.product_id != product.product_id or old.sequence not in needed.event_ids:
                 continue
-            payload = _upsert(needed.event_ids[old.sequence], product)
-            again = SnapshotRow.of(
-                old.sequence,
-                old.changed_sequence,
-                old.epoch,
-                old.product_id,
-                old.committed_unix_us,
-                payload,
-            )
+            again = replace(old, payload=_upsert(needed.event_ids[old.sequence], product)).sealed()
             if again.checksum == old.checksum:
                 needed.proved_products[old.sequence] = again
 

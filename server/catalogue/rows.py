@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
@@ -74,23 +74,11 @@ class SnapshotRow:
     product_id: str
     committed_unix_us: int
     payload: bytes
-    checksum: bytes
+    checksum: bytes = b""
 
-    @classmethod
-    def of(
-        cls,
-        sequence: int,
-        changed_sequence: int,
-        epoch: int,
-        product_id: str,
-        committed_unix_us: int,
-        payload: bytes,
-    ) -> SnapshotRow:
-        """A row with the checksum that it must have."""
-        seal = checksum.snapshot_checksum(
-            sequence, changed_sequence, epoch, product_id, committed_unix_us, payload
-        )
-        return cls(sequence, changed_sequence, epoch, product_id, committed_unix_us, payload, seal)
+    def sealed(self) -> SnapshotRow:
+        """The row with the checksum that it must have."""
+        return replace(self, checksum=self.true_checksum())
 
     def true_checksum(self) -> bytes:
         """What the checksum must be."""

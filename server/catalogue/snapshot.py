@@ -304,9 +304,9 @@ class _Product:
         payload = self.payload
         if self.upsert is not None:
             payload = self.upsert.SerializeToString(deterministic=True)
-        return SnapshotRow.of(
+        return SnapshotRow(
             self.sequence, self.changed_sequence, self.epoch, product_id, self.committed_unix_us, payload
-        )
+        ).sealed()
 
 
 class _Merging:
