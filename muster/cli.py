@@ -48,7 +48,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-catalogue_app = typer.Typer(help="Changes the live catalogue.", no_args_is_help=True)
+catalogue_app = typer.Typer(
+    help="Changes the live catalogue, and looks after its file.", no_args_is_help=True
+)
 data_app = typer.Typer(help="Public and synthetic data sets.", no_args_is_help=True)
 bundle_app = typer.Typer(help="Looks at a model bundle.", no_args_is_help=True)
 drill_app = typer.Typer(help="Rehearses failures.", no_args_is_help=True)
@@ -657,6 +659,24 @@ def _apply_patiently(client: Client, events: Sequence[catalogue_pb2.Event], dead
         except DeadlineExceeded:
             if time.monotonic() > give_up_at:
                 raise
+
+
+def _pass_to_store(name: str, text: str) -> None:
+    """Adds a command that looks after the catalogue's file, which the server's code does."""
+
+    @catalogue_app.command(name, help=text, context_settings=_PASS_ON)
+    @reported
+    def run(context: typer.Context) -> None:
+        module = _room("server.catalogue.commands", "Install what serving needs with `make build`")
+        raise typer.Exit(module.main([name, *context.args]))
+
+
+_pass_to_store("verify", "Looks through every row of the log for damage: [--store PATH] [--json].")
+_pass_to_store("repair", "Puts damaged rows back where a copy proves them: --from BACKUP; --help lists all.")
+_pass_to_store("export", "Writes a backup while replicas run: FILE [--until SEQUENCE] [--json].")
+_pass_to_store(
+    "restore", "Makes a catalogue from a backup: FILE --store PATH [--until SEQUENCE] [--replace]."
+)
 
 
 # -- data sets ----------------------------------------------------------

@@ -28,12 +28,14 @@ from server import health
 from server.admission import Budget
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
+from server.catalogue.retention import Retention, RetentionPolicy
 from server.catalogue.store import Store, open_store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
 from server.errors import NotThePrimary, ReplicaNotReady
 from server.generation.belonging import keep_to_one_catalogue
 from server.generation.build import BuildJob
+from server.generation.catch_up import load_snapshot
 from server.generation.open import open_newest
 from server.generation.renewal import Renewal, RenewalPolicy
 from server.generation.swap import Served
@@ -83,6 +85,7 @@ class Parts:
     tailer: Tailer
     writer: LogWriter
     keeper: LeaseKeeper
+    retention: Retention
     renewal: Renewal
     catalogue: CatalogueService
     warm_up_queries: list[str]
@@ -131,13 +134,20 @@ class Replica:
         store = open_store(settings.store_location, settings.store_config(self.name))
         keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
         open_dense = offload.open_dense if offload is not None else None
-        served = Served(engine, open_newest(engine, settings.generations_dir, open_dense), _reader(store))
+
+        def open_generation() -> rankcore.Generation:
+            return open_newest(engine, settings.generations_dir, open_dense)
+
+        served = Served(
+            engine, open_generation(), _reader(store), lambda generation: load_snapshot(store, generation)
+        )
         tailer = Tailer(
             store,
             served.apply,
             applied_sequence=served.generation.applied_sequence(),
             observe=engine.observe,
             on_failed=self._fail,
+            reload=lambda: served.reload(open_generation()),
             config=TailerConfig(poll_ms=settings.catalogue.poll_ms),
         )
         keeper = keep_role(
@@ -156,6 +166,16 @@ class Replica:
                 queue_events_max=settings.catalogue.queue_events_max,
             ),
             on_commit=tailer.wake,
+        )
+        retention = Retention(
+            store,
+            RetentionPolicy(
+                events_max=settings.catalogue.retention_events_max,
+                hours=settings.catalogue.retention_hours,
+                ids_max=settings.catalogue.event_ids_max,
+                id_hours=settings.catalogue.event_id_hours,
+            ),
+            keeper.writing_epoch,
         )
         queries = _golden_queries(bundle)[: settings.lifecycle.warm_up_queries]
         renewal = Renewal(
@@ -196,7 +216,7 @@ class Replica:
             ),
         )
         self.parts = Parts(
-            engine, store, served, tailer, writer, keeper, renewal, catalogue, queries, offload
+            engine, store, served, tailer, writer, keeper, retention, renewal, catalogue, queries, offload
         )
         self.rpc.front.serve(engine)
         self.rpc.methods.add(catalogue.methods(self.metrics))
@@ -225,6 +245,7 @@ class Replica:
         parts.writer.start()
         if self.settings.lease.eligible:
             parts.keeper.start()
+            parts.retention.start()
         parts.renewal.start()
 
     # --- end ---------------------------------------------------------------------------------------------
@@ -246,6 +267,7 @@ class Replica:
         self.rpc.stop(grace_s)
         if self.parts is None:
             return
+        self.parts.retention.stop()
         self.parts.writer.close()
         self.parts.keeper.stop()
         self.parts.renewal.stop()

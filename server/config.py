@@ -227,6 +227,36 @@ class CatalogueSettings(_Section):
     apply_deadline_ms: int = _setting(
         5000, "milliseconds", "Time budget of an Apply call that brings no deadline.", ge=10, le=600_000
     )
+    retention_events_max: int = _setting(
+        1_000_000,
+        "events",
+        "Events that the log keeps; the primary folds older ones into the snapshot. A Watch can begin, and a"
+        " replica can follow, only from what the log keeps or from the snapshot. 0: any number.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    retention_hours: int = _setting(
+        168,
+        "hours",
+        "Age from which an event is folded, however few there are, by the wall clock. 0: any age.",
+        ge=0,
+        le=87_600,
+    )
+    event_ids_max: int = _setting(
+        10_000_000,
+        "ids",
+        "Ids of folded events that are known at most. An event sent again after that is a new event.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    event_id_hours: int = _setting(
+        168,
+        "hours",
+        "How long after it was written the id of a folded event is known; at least as long as any caller"
+        " may send an event again.",
+        ge=0,
+        le=87_600,
+    )
     staleness_max_ms: int = _setting(
         2000,
         "milliseconds",

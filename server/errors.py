@@ -213,6 +213,14 @@ TABLE: tuple[Row, ...] = (
         "Send the same events to the new primary.",
     ),
     Row(
+        catalogue_errors.EventsFolded,
+        _Code.OUT_OF_RANGE,
+        "EVENTS_FOLDED",
+        "A Watch begins with, or has fallen back to, events that are folded into the snapshot."
+        " `ErrorInfo.metadata.first_sequence` is the first one that is still in the log.",
+        "Take the catalogue over anew (`muster catalogue export`), or begin with that sequence.",
+    ),
+    Row(
         CallerLeft,
         _Code.CANCELLED,
         "CANCELLED",
@@ -275,6 +283,8 @@ def status_of(error: BaseException) -> RpcStatus:
         metadata["outcome"] = "unknown" if error.outcome_unknown else "not_written"
     if isinstance(error, catalogue_errors.OutcomeUnknown):
         metadata["outcome"] = "unknown"
+    if isinstance(error, catalogue_errors.EventsFolded):
+        metadata["first_sequence"] = str(error.first_sequence)
     if row.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         retry_after_ms = max(1, int(getattr(error, "retry_after_ms", _RETRY_AFTER_MS)))
         delay = duration_pb2.Duration()

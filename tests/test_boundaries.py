@@ -27,6 +27,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "muster.v1",
         "drills",
         "rankcore",
+        "server.catalogue.log",
+        "server.catalogue.retention",
         "server.catalogue.store",
         "server.generation",
         "server.standby.lease",

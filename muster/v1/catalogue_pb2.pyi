@@ -223,7 +223,9 @@ class Event(_message.Message):
     PATCH_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """Chosen by the caller, 1 to 128 characters; an event whose id is in the log already is not applied again."""
+    """Chosen by the caller, 1 to 128 characters; an event whose id is known already is not applied again. Ids are known
+    while the event is in the log, and for a configured time after it was folded into the snapshot.
+    """
     @_builtins.property
     def upsert(self) -> Global___Product:
         """Insert, or replace as a whole."""
@@ -370,7 +372,7 @@ class WatchRequest(_message.Message):
 
     FROM_SEQUENCE_FIELD_NUMBER: _builtins.int
     from_sequence: _builtins.int
-    """First sequence wanted. 0 or absent: from the first event."""
+    """First sequence wanted. 0 or absent: from the first event of all, which may be folded already."""
     def __init__(
         self,
         *,

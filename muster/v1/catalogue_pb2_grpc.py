@@ -71,7 +71,8 @@ class CatalogueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Streams committed events in sequence, then goes on with new ones as they commit. Any replica.
+        """Streams committed events in sequence, then goes on with new ones as they commit. Any replica. OUT_OF_RANGE where
+        the next event is folded into the snapshot; first_sequence of the ErrorInfo is the first that is still there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class CatalogueServiceStub:
     Get: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.GetRequest, _catalogue_pb2.GetResponse]
     """Reads one product as this replica sees it. Any replica."""
     Watch: _grpc.UnaryStreamMultiCallable[_catalogue_pb2.WatchRequest, _catalogue_pb2.WatchResponse]
-    """Streams committed events in sequence, then goes on with new ones as they commit. Any replica."""
+    """Streams committed events in sequence, then goes on with new ones as they commit. Any replica. OUT_OF_RANGE where
+    the next event is folded into the snapshot; first_sequence of the ErrorInfo is the first that is still there.
+    """
 
 @_typing.type_check_only
 class CatalogueServiceAsyncStub(CatalogueServiceStub):
@@ -50,7 +52,9 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
     Get: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.GetRequest, _catalogue_pb2.GetResponse]  # type: ignore[assignment]
     """Reads one product as this replica sees it. Any replica."""
     Watch: _aio.UnaryStreamMultiCallable[_catalogue_pb2.WatchRequest, _catalogue_pb2.WatchResponse]  # type: ignore[assignment]
-    """Streams committed events in sequence, then goes on with new ones as they commit. Any replica."""
+    """Streams committed events in sequence, then goes on with new ones as they commit. Any replica. OUT_OF_RANGE where
+    the next event is folded into the snapshot; first_sequence of the ErrorInfo is the first that is still there.
+    """
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
     """Changes and reads the catalogue. Standard health reports this service as SERVING on the primary alone."""
@@ -77,6 +81,8 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_catalogue_pb2.WatchResponse], _abc.AsyncIterator[_catalogue_pb2.WatchResponse]]:
-        """Streams committed events in sequence, then goes on with new ones as they commit. Any replica."""
+        """Streams committed events in sequence, then goes on with new ones as they commit. Any replica. OUT_OF_RANGE where
+        the next event is folded into the snapshot; first_sequence of the ErrorInfo is the first that is still there.
+        """
 
 def add_CatalogueServiceServicer_to_server(servicer: CatalogueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

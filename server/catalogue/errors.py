@@ -9,6 +9,7 @@
     ├── OutcomeUnknown     the store was lost during the commit: send the same events again to learn
     ├── StoreUnavailable   locked, unreachable or not writable: try again, or look at the machine
     ├── SchemaMismatch     the file is not a Muster catalogue, or a newer one: an operator must act
+    ├── EventsFolded       the events asked for are in the snapshot: load it, or begin with a later one
     ├── StoreDamaged       the file is a catalogue, but parts are missing: restore it
     └── StoreIOFailed      the disk failed: the process ends, callers never see this one
 
@@ -73,6 +74,19 @@ class StoreUnavailable(StoreError):
 
 class SchemaMismatch(StoreError):
     """The file is not a Muster catalogue, or has a schema that this version cannot read."""
+
+
+class EventsFolded(StoreError):
+    """The first events asked for are no longer in the log: the snapshot holds what they came to.
+
+    first_sequence: the first event that is still there, or will be the first one.
+    """
+
+    def __init__(self, wanted_sequence: int, first_sequence: int) -> None:
+        self.first_sequence = first_sequence
+        super().__init__(
+            f"event {wanted_sequence} is folded into the snapshot; the log begins with event {first_sequence}"
+        )
 
 
 class StoreDamaged(StoreError):

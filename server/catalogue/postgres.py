@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -58,6 +58,8 @@ _LOOK_S = 0.1
 # header.
 _MIGRATION_LOCK = 0x4D555354
 _MIGRATION_S = 60.0
+# A view that lasts longer belongs to a process that hangs, and keeps the server from clearing up.
+_VIEW_S = 1800.0
 # Where the server answers, its own time-outs come first: they say more.
 _SLACK_S = 1.0
 
@@ -141,11 +143,7 @@ class PostgresStore(SqlStore):
         Raises: StoreUnavailable (not reachable, refuses the role, too old, a standby, does not flush to the
         disk), SchemaMismatch (a newer catalogue), StoreDamaged (tables or events missing).
         """
-        try:
-            url = sa.make_url(check_address(address))
-        except (ValueError, sa.exc.ArgumentError) as error:
-            raise StoreUnavailable(f"the store's address {error}") from error
-        store = cls(url, config or StoreConfig())
+        store = cls(_url(address), config or StoreConfig())
         try:
             store._check_server()
             store._create_or_check()
@@ -153,6 +151,11 @@ class PostgresStore(SqlStore):
             store.close()
             raise
         return store
+
+    @classmethod
+    def unchecked(cls, address: str) -> PostgresStore:
+        """The store at `address`, whose content nobody has looked at. Raises: StoreUnavailable."""
+        return cls(_url(address), StoreConfig(client="inspection"))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -239,9 +242,9 @@ class PostgresStore(SqlStore):
                 schema.migrate(transaction)
                 if created:
                     schema.name_catalogue(transaction)
-        with self._reading() as connection:
-            self.cluster_id = schema.cluster_id(connection)
-            self._check_log(connection)
+        with self._viewing() as transaction:
+            self.cluster_id = schema.cluster_id(transaction)
+            self._check_log(transaction)
 
     # --- transactions ----------------------------------------------------------------------------------
 
@@ -302,6 +305,24 @@ class PostgresStore(SqlStore):
         ):
             yield connection
 
+    def viewing(self) -> AbstractContextManager[sa.Connection]:
+        """A read transaction that sees one state throughout."""
+        return self._viewing()
+
+    @contextmanager
+    def _viewing(self) -> Iterator[sa.Connection]:
+        with translated(), self._reads.connect() as pooled:
+            connection = pooled.execution_options(isolation_level="REPEATABLE READ")
+            with self._overdue.limit(_fd(connection), _VIEW_S), connection.begin():
+                # A build or a backup reads for long, and does other work between two rows.
+                for timeout in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    connection.execute(sa.select(sa.func.set_config(timeout, f"{_VIEW_S:.0f}s", True)))
+                yield connection
+
+    def reclaim(self, *, bytes_max: int) -> int:
+        """See `Store.reclaim`. The server's autovacuum makes the room of deleted rows free for new ones."""
+        return 0
+
     def _begin_append(self, transaction: sa.Connection) -> None:
         transaction.execute(_LOCK_LEASE)
 
@@ -347,6 +368,13 @@ class PostgresStore(SqlStore):
         limit_s = min(self._limit_s, ttl_ns / 1e9)
         sessions = ServerSessions(self._sessions, self._overdue, limit_s)
         return session_takeover(sessions, replica, token=self._token, clock=f"postgresql/{self.cluster_id}")
+
+
+def _url(address: str) -> sa.URL:
+    try:
+        return sa.make_url(check_address(address))
+    except (ValueError, sa.exc.ArgumentError) as error:
+        raise StoreUnavailable(f"the store's address {error}") from error
 
 
 def _forbid_writes(connection: psycopg.Connection[Any], record: object) -> None:

@@ -1,7 +1,8 @@
 """The tables of the store, and its schema's revisions.
 
-`meta` says what this catalogue is, `log` holds the events (sequences start at 1 and have no gaps), `lease`
-says who may write. The tables here are as the newest revision of `migrations/versions` leaves them.
+`meta` says what this catalogue is, `log` holds the events (their sequences have no gaps), `lease` says who
+may write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest events came to. The tables
+here are as the newest revision of `migrations/versions` leaves them.
 
     expand      a revision may add a table, or a column that may be empty or has a default: the code of the
                 revision before it runs on, beside the new code, on the migrated schema
@@ -23,14 +24,30 @@ from server.catalogue.errors import SchemaMismatch, StoreDamaged
 logger = logging.getLogger(__name__)
 
 # The newest revision in `migrations/versions`.
-REVISION = "0001"
+REVISION = "0002"
+_FIRST_REVISION = "0001"
 # Where Alembic keeps the revision of a catalogue.
 VERSION_TABLE = "alembic_version"
 # The one revision that catalogues from before that table have, by the value of `schema_version` in `meta`.
 _REVISION_BY_SCHEMA_VERSION = {"1": "0001"}
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
+# What `schema_version` in `meta` says once events were folded. The code from before the version table reads
+# "1" alone: a catalogue whose first events are in the snapshot is not one that it could serve.
+SCHEMA_VERSION_WITH_SNAPSHOT = "2"
+
 LEASE_NAME = "primary"
+
+
+def _sequence() -> sa.Column[int]:
+    # On SQLite a key of type INTEGER is the row's own number, and costs nothing.
+    return sa.Column(
+        "sequence",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    )
+
 
 metadata = sa.MetaData()
 meta = sa.Table(
@@ -42,17 +59,44 @@ meta = sa.Table(
 log = sa.Table(
     "log",
     metadata,
-    # On SQLite a key of type INTEGER is the row's own number, and costs nothing.
-    sa.Column(
-        "sequence",
-        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _sequence(),
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("event_id", sa.Text, nullable=False, unique=True),
     sa.Column("committed_unix_us", sa.BigInteger, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
+    # Empty in rows that the code of revision 0001 wrote, until a primary seals them.
+    sa.Column("checksum", sa.LargeBinary),
+)
+snapshot = sa.Table(
+    "snapshot",
+    metadata,
+    _sequence(),
+    sa.Column("changed_sequence", sa.BigInteger, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("product_id", sa.Text, nullable=False, unique=True),
+    sa.Column("committed_unix_us", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("checksum", sa.LargeBinary, nullable=False),
+    info={"since": "0002"},
+)
+snapshot_state = sa.Table(
+    "snapshot_state",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("products", sa.BigInteger, nullable=False),
+    sa.Column("rows_checksum", sa.LargeBinary, nullable=False),
+    sa.Column("checksum", sa.LargeBinary, nullable=False),
+    info={"since": "0002"},
+)
+folded_event = sa.Table(
+    "folded_event",
+    metadata,
+    _sequence(),
+    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("committed_unix_us", sa.BigInteger, nullable=False),
+    info={"since": "0002"},
 )
 lease = sa.Table(
     "lease",
@@ -73,17 +117,21 @@ def revision(connection: sa.Connection) -> str | None:
     Raises: StoreDamaged where tables are missing; SchemaMismatch where the catalogue does not say.
     """
     present = set(sa.inspect(connection).get_table_names())
-    tables = set(metadata.tables)
-    if VERSION_TABLE not in present and not tables & present:
+    if VERSION_TABLE not in present and not set(metadata.tables) & present:
         return None
-    missing = sorted(tables - present)
+    found = _FIRST_REVISION
+    if VERSION_TABLE in present:
+        said = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        if said is None:
+            return None
+        found = str(said)
+    missing = sorted(tables_of(found) - present)
     if missing:
         raise StoreDamaged(
             f"the catalogue has lost its tables {', '.join(missing)}; restore it from a backup"
         )
     if VERSION_TABLE in present:
-        found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-        return None if found is None else str(found)
+        return found
     version = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
     adopted = _REVISION_BY_SCHEMA_VERSION.get(str(version))
     if adopted is None:
@@ -92,6 +140,15 @@ def revision(connection: sa.Connection) -> str | None:
             " nothing was changed"
         )
     return adopted
+
+
+def tables_of(revision: str) -> set[str]:
+    """The tables that a catalogue of a revision has."""
+    return {
+        name
+        for name, table in metadata.tables.items()
+        if table.info.get("since", _FIRST_REVISION) <= revision
+    }
 
 
 def cluster_id(connection: sa.Connection) -> str:

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from muster.v1.catalogue_pb2 import SequencedEvent
-from server.catalogue import schema
+from server.catalogue import checksum, schema, snapshot
 from server.catalogue.errors import Fenced, StoreDamaged
-from server.catalogue.store import Appended, Commit, Head, NewEvent, Store
+from server.catalogue.rows import LogRow
+from server.catalogue.sql_view import SqlView, checked_rows, read_head, refuse_folded
+from server.catalogue.store import Appended, Commit, Folded, Head, NewEvent, Store, View
 from server.standby.lease import Holder, LeaseRow
 
 _EVENT_IDS_AT_ONCE = 500
-_HEAD = sa.select(schema.log.c.sequence, schema.log.c.epoch).order_by(schema.log.c.sequence.desc()).limit(1)
-_EXTENT = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(schema.log.c.sequence), 0))
+# One statement: an append or a fold in between must not look like a hole.
+_EXTENT = sa.select(
+    sa.func.count(),
+    sa.func.max(schema.log.c.sequence),
+    sa.select(schema.snapshot_state.c.sequence).scalar_subquery(),
+)
 _LEASE = sa.select(schema.lease).where(schema.lease.c.name == schema.LEASE_NAME)
 
 
@@ -76,7 +81,7 @@ class SqlStore(Store):
         """See `Store.append`."""
         with self._writing(urgent=False) as transaction:
             self._begin_append(transaction)
-            head = _head(transaction).sequence
+            head = read_head(transaction).sequence
             known = self._known_sequences(transaction, [e.event_id for batch in batches for e in batch])
             rows: list[dict[str, Any]] = []
             results = []
@@ -93,6 +98,9 @@ class SqlStore(Store):
                                 "event_id": event.event_id,
                                 "committed_unix_us": now_us,
                                 "payload": event.payload,
+                                "checksum": checksum.log_checksum(
+                                    sequence, epoch, event.event_id, now_us, event.payload
+                                ),
                                 "fence_epoch": epoch,
                             }
                         )
@@ -108,11 +116,7 @@ class SqlStore(Store):
             if written != len(rows) or not rows:
                 # Duplicates were sorted out above, under the write lock, so a row that was not written was
                 # fenced. A batch of duplicates alone wrote nothing: it too is only this epoch's to confirm.
-                current = transaction.execute(
-                    sa.select(schema.lease.c.epoch).where(schema.lease.c.name == schema.LEASE_NAME)
-                ).scalar()
-                if current != epoch:
-                    raise Fenced(epoch, current)
+                _fence(transaction, epoch)
                 if written != len(rows):
                     raise StoreDamaged(f"{written} of {len(rows)} events were accepted under a valid lease")
             if written:
@@ -125,8 +129,13 @@ class SqlStore(Store):
     def _known_sequences(self, transaction: sa.Connection, event_ids: list[str]) -> dict[str, int]:
         known: dict[str, int] = {}
         for start in range(0, len(event_ids), _EVENT_IDS_AT_ONCE):
-            query = sa.select(schema.log.c.event_id, schema.log.c.sequence).where(
-                schema.log.c.event_id.in_(event_ids[start : start + _EVENT_IDS_AT_ONCE])
+            some = event_ids[start : start + _EVENT_IDS_AT_ONCE]
+            # One statement for both tables: a fold moves an id from one to the other.
+            query = sa.union_all(
+                *(
+                    sa.select(table.c.event_id, table.c.sequence).where(table.c.event_id.in_(some))
+                    for table in (schema.log, schema.folded_event)
+                )
             )
             known.update((row.event_id, row.sequence) for row in transaction.execute(query))
         return known
@@ -139,41 +148,91 @@ class SqlStore(Store):
     def head(self) -> Head:
         """See `Store.head`."""
         with self._reading() as transaction:
-            return _head(transaction)
+            return read_head(transaction)
 
     def read_range(
         self, first_sequence: int, last_sequence: int | None = None, *, events_max: int = 1000
     ) -> list[bytes]:
         """See `Store.read_range`."""
-        log = schema.log
-        query = (
-            sa.select(log.c.sequence, log.c.epoch, log.c.committed_unix_us, log.c.payload)
-            .where(log.c.sequence >= first_sequence)
-            .order_by(log.c.sequence)
-            .limit(events_max)
-        )
-        if last_sequence is not None:
-            query = query.where(log.c.sequence <= last_sequence)
-        events: list[bytes] = []
-        expected = max(1, first_sequence)
+        first = max(1, first_sequence)
         with self._reading() as transaction:
-            for sequence, epoch, committed_unix_us, payload in transaction.execute(query):
-                if sequence != expected:
-                    raise StoreDamaged(
-                        f"event {expected} is missing from {self.location}; restore it from a backup"
-                    )
-                expected += 1
-                events.append(sequenced(sequence, epoch, committed_unix_us, payload))
+            rows = snapshot.log_rows(transaction, first, last_sequence, rows_max=events_max)
+            checked = checked_rows(transaction, rows, first, self.location)
+            events = [row.sequenced() for row in checked]
+            if not events:
+                refuse_folded(transaction, first)
         return events
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """See `Store.view`."""
+        with self._viewing() as transaction:
+            yield SqlView(transaction, self.location)
+
+    def _viewing(self) -> AbstractContextManager[sa.Connection]:
+        """A read transaction in which every statement sees the same state."""
+        return self._reading()
 
     def _check_log(self, transaction: sa.Connection) -> None:
         """No event is missing. Raises: StoreDamaged."""
-        # One statement: an append in between must not look like a hole.
-        count, head = transaction.execute(_EXTENT).one()
-        if count != head:
+        snapshot.read_state(transaction)
+        count, last, folded = transaction.execute(_EXTENT).one()
+        folded = folded or 0
+        head = last or folded
+        if count != head - folded:
+            after = f" after the snapshot's {folded}" if folded else ""
             raise StoreDamaged(
-                f"{self.location} ends at event {head} but holds {count}; restore it from a backup"
+                f"{self.location} ends at event {head} but holds {count}{after}; restore it from a backup"
             )
+
+    # --- retention -------------------------------------------------------------------------------------
+
+    def fold(self, *, epoch: int, wanted: Callable[[LogRow], bool], events_max: int) -> Folded:
+        """See `Store.fold`."""
+        with self._viewing() as transaction:
+            folded = snapshot.read_state(transaction).sequence
+            head = read_head(transaction).sequence
+            events: list[LogRow] = []
+            for row in snapshot.log_rows(transaction, folded + 1, head - 1, rows_max=events_max):
+                if not wanted(row):
+                    break
+                events.append(row)
+            if not events:
+                return Folded(0, folded, 0.0)
+            fold = snapshot.prepare_fold(transaction, events)
+        with self._writing(urgent=False) as transaction:
+            started_s = time.monotonic()
+            _fence(transaction, epoch)
+            if not snapshot.commit_fold(transaction, fold):
+                return Folded(0, folded, 0.0)
+        return Folded(len(events), fold.after.sequence, time.monotonic() - started_s)
+
+    def forget_event_ids(
+        self, *, epoch: int, committed_before_unix_us: int, ids_max: int, rows_max: int
+    ) -> int:
+        """See `Store.forget_event_ids`."""
+        with self._reading() as transaction:
+            last = snapshot.forgettable_id(transaction, committed_before_unix_us, ids_max, rows_max)
+        if last is None:
+            return 0
+        with self._writing(urgent=False) as transaction:
+            _fence(transaction, epoch)
+            return snapshot.forget_event_ids(transaction, last)
+
+    def seal(self, *, epoch: int, rows_max: int) -> int:
+        """See `Store.seal`."""
+        with self._reading() as transaction:
+            first = max(snapshot.sealed_sequence(transaction), snapshot.read_state(transaction).sequence) + 1
+            rows = list(snapshot.log_rows(transaction, first, rows_max=rows_max))
+        for row in rows:
+            if row.checksum is None and (fault := row.content_fault()):
+                raise StoreDamaged(f"event {row.sequence} {fault}; it gets no checksum")
+        if rows:
+            with self._writing(urgent=False) as transaction:
+                _fence(transaction, epoch)
+                snapshot.seal_rows(transaction, [row for row in rows if row.checksum is None])
+                snapshot.note_sealed(transaction, rows[-1].sequence)
+        return len(rows)
 
     # --- the lease -------------------------------------------------------------------------------------
 
@@ -232,19 +291,29 @@ def lease_row(row: Any, expires_ns: int) -> LeaseRow:
     return LeaseRow(row.epoch, Holder(row.holder, row.pid, row.pid_start_ticks, row.boot_id), expires_ns)
 
 
+def _fence(transaction: sa.Connection, epoch: int) -> None:
+    """Go on only in the reign of `epoch`, which does not end before the transaction. Raises: Fenced."""
+    lease = schema.lease
+    query = sa.select(lease.c.epoch).where(lease.c.name == schema.LEASE_NAME).with_for_update(read=True)
+    current = transaction.execute(query).scalar()
+    if current != epoch:
+        raise Fenced(epoch, current)
+
+
 def _append_statement(insert: DialectInsert) -> Any:
     """Insert one event from the lease of the writer's epoch: nothing, once the lease has moved on."""
     lease = schema.lease
     return (
         insert(schema.log)
         .from_select(
-            ["sequence", "epoch", "event_id", "committed_unix_us", "payload"],
+            ["sequence", "epoch", "event_id", "committed_unix_us", "payload", "checksum"],
             sa.select(
                 sa.bindparam("sequence", type_=sa.BigInteger),
                 lease.c.epoch,
                 sa.bindparam("event_id", type_=sa.Text),
                 sa.bindparam("committed_unix_us", type_=sa.BigInteger),
                 sa.bindparam("payload", type_=sa.LargeBinary),
+                sa.bindparam("checksum", type_=sa.LargeBinary),
             ).where(
                 lease.c.name == schema.LEASE_NAME,
                 lease.c.epoch == sa.bindparam("fence_epoch", type_=sa.BigInteger),
@@ -260,22 +329,3 @@ def _update_lease(*fence: sa.ColumnElement[bool]) -> sa.Update:
 
 def _rows_changed(transaction: sa.Connection, statement: sa.Insert | sa.Update) -> int:
     return transaction.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
-
-
-def _head(transaction: sa.Connection) -> Head:
-    row = transaction.execute(_HEAD).first()
-    return Head(0, 0) if row is None else Head(row.sequence, row.epoch)
-
-
-def sequenced(sequence: int, epoch: int, committed_unix_us: int, payload: bytes) -> bytes:
-    """Serialise a SequencedEvent around a serialised Event, without parsing the event.
-
-    Field 4 (`event`, length-delimited, tag 0x22) is appended by hand: protobuf messages concatenate.
-    """
-    front = SequencedEvent(sequence=sequence, epoch=epoch, committed_unix_us=committed_unix_us)
-    length, size = bytearray(), len(payload)
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    length.append(size)
-    return front.SerializeToString() + b"\x22" + bytes(length) + payload

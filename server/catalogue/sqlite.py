@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ LOCK_NAME = "primary.lock"
 _OPEN_S = 10.0
 # Older ones can corrupt a write-ahead log that several connections use (https://sqlite.org/wal.html).
 SQLITE_VERSION_MIN = (3, 51, 3)
+_AUTO_VACUUM_INCREMENTAL = 2
 
 
 class SqliteDataVersion(DataVersion):
@@ -56,7 +57,7 @@ class SqliteDataVersion(DataVersion):
 
     def read(self) -> int:
         """See `DataVersion.read`."""
-        with _translated():
+        with translated():
             return int(self._cursor.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
@@ -99,7 +100,7 @@ class SqliteStore(SqlStore):
         require_sqlite_version(sqlite.sqlite_version_info)
         path = Path(path)
         _require_writable(path)
-        _require_sqlite_file(path)
+        require_sqlite_file(path)
         store = cls(path, config or StoreConfig(), clock_ns)
         try:
             store._create_or_check()
@@ -107,6 +108,14 @@ class SqliteStore(SqlStore):
             store.close()
             raise
         return store
+
+    @classmethod
+    def open_unserved(cls, path: Path, config: StoreConfig) -> SqliteStore:
+        """The catalogue at `path`, which is there and may be damaged, unchecked: for what repairs it."""
+        require_sqlite_version(sqlite.sqlite_version_info)
+        _require_writable(path)
+        require_sqlite_file(path)
+        return cls(path, config, time.monotonic_ns)
 
     def close(self) -> None:
         """Close every idle connection. A thread still inside a call keeps its own until it is done."""
@@ -131,6 +140,8 @@ class SqliteStore(SqlStore):
         @sa.event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: object) -> None:
             connection.isolation_level = None
+            # A damaged text is a row with a wrong checksum, not a failure to read.
+            connection.text_factory = text_of
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout={self._config.busy_timeout_ms}")
             cursor.execute("PRAGMA synchronous=FULL")
@@ -160,7 +171,7 @@ class SqliteStore(SqlStore):
                 time.sleep(0.02)
 
     def _create_or_check_once(self) -> None:
-        with self._gate.enter(urgent=False, timeout_s=self._config.busy_timeout_ms / 1000), _translated():
+        with self._gate.enter(urgent=False, timeout_s=self._config.busy_timeout_ms / 1000), translated():
             with self._writes.connect().execution_options(outside_transactions=True) as raw:
                 # In this order: between the two another replica may create the catalogue, all in one commit.
                 tables = _scalar(raw, "SELECT count(*) FROM sqlite_schema")
@@ -170,6 +181,9 @@ class SqliteStore(SqlStore):
                         f"{self.path} is an SQLite database, but not a Muster catalogue; nothing was changed"
                     )
                 created = application_id == APPLICATION_ID
+                if not created:
+                    # Only a file without pages takes this on; deleted rows then give their room back.
+                    raw.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
                 # Before anything is changed, the log's mode included: a newer catalogue is left as it is.
                 current = created and schema.is_current(raw)
                 mode = str(raw.exec_driver_sql("PRAGMA journal_mode=WAL").scalar())
@@ -216,23 +230,43 @@ class SqliteStore(SqlStore):
         timeout_s = self._config.busy_timeout_ms / 1000
         with (
             self._gate.enter(urgent=urgent, timeout_s=timeout_s),
-            _translated(),
+            translated(),
             self._writes.begin() as transaction,
         ):
             yield transaction
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with _translated(), self._reads.begin() as transaction:
+        with translated(), self._reads.begin() as transaction:
             yield transaction
 
     def _now(self) -> tuple[sa.ColumnElement[int], int]:
         now_ns = self._clock_ns()
         return sa.literal(now_ns, sa.BigInteger), now_ns
 
+    def write_unserved(self) -> AbstractContextManager[sa.Connection]:
+        """A durable write transaction without a fence, on a catalogue that no replica serves."""
+        return self._writing(urgent=False)
+
+    def reclaim(self, *, bytes_max: int) -> int:
+        """See `Store.reclaim`."""
+        with self._reading() as transaction:
+            free = int(_scalar(transaction, "PRAGMA freelist_count"))
+            page_bytes = int(_scalar(transaction, "PRAGMA page_size"))
+            # A file from before this setting reuses free pages but keeps them.
+            gives_back = int(_scalar(transaction, "PRAGMA auto_vacuum")) == _AUTO_VACUUM_INCREMENTAL
+        pages = min(free, max(1, bytes_max // page_bytes))
+        if not gives_back or pages == 0:
+            return 0
+        with self._writing(urgent=False) as transaction:
+            driver: Any = transaction.connection.driver_connection
+            # Each step gives back a page and counts as a row, without columns.
+            driver.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        return pages * page_bytes
+
     def watch_version(self) -> DataVersion:
         """See `Store.watch_version`."""
-        with _translated():
+        with translated():
             return SqliteDataVersion(self._reads.connect())
 
 
@@ -260,8 +294,10 @@ def _require_writable(path: Path) -> None:
         raise StoreUnavailable(f"{path} is not readable and writable for this user")
 
 
-def _require_sqlite_file(path: Path) -> None:
-    """SQLite says "not a database" only at the first read, and takes a headless stump for a new file."""
+def require_sqlite_file(path: Path) -> None:
+    """Refuse what is no SQLite database: SQLite says so only at the first read, and takes a headless stump
+    for a new file. Raises: SchemaMismatch, StoreDamaged.
+    """
     size_bytes = _size_bytes(path)
     if size_bytes == 0:
         return
@@ -280,6 +316,11 @@ def _size_bytes(path: Path) -> int:
         return 0
 
 
+def text_of(stored: bytes) -> str:
+    """A stored text; bytes that are no text are kept, so that a checksum of them does not match."""
+    return stored.decode("utf-8", "surrogateescape")
+
+
 def _scalar(connection: sa.Connection, statement: str) -> Any:
     return connection.exec_driver_sql(statement).scalar()
 
@@ -290,7 +331,7 @@ _IOERR_SHMSIZE = 10 | 19 << 8
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turn what the driver raises into the catalogue's errors; the only place that knows SQLite's codes."""
     try:
         yield

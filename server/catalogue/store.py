@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from muster.v1.catalogue_pb2 import Event
 from server.catalogue.errors import StoreUnavailable
 from server.catalogue.location import is_postgresql
+from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
 from server.standby.lease import Holder, LeaseRow
 from server.standby.takeover import Takeover
 
@@ -50,7 +52,8 @@ class NewEvent:
         if isinstance(event, bytes):
             parsed, payload = Event.FromString(event), event
         else:
-            parsed, payload = event, event.SerializeToString()
+            # Deterministic, so that a damaged row can be proved to be what another copy of its product says.
+            parsed, payload = event, event.SerializeToString(deterministic=True)
         if not parsed.event_id:
             raise ValueError("an event needs an event_id")
         return cls(parsed.event_id, payload)
@@ -87,6 +90,50 @@ class Commit:
 
     batches: list[Appended]
     lease_expires_ns: int | None
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Events were folded into the snapshot; 0 events: there were none to fold.
+
+    held_s: how long the write lock was held, waiting for the disk included.
+    """
+
+    events: int
+    sequence: int
+    held_s: float
+
+
+class View(ABC):
+    """Snapshot and log at one moment. head: the last event.
+
+    snapshot: where the log begins; sequence 0: with the first event.
+    """
+
+    snapshot: SnapshotState
+    head: Head
+
+    @abstractmethod
+    def snapshot_rows(self, *, changed_after: int = 0) -> Iterator[SnapshotRow]:
+        """Rows of the snapshot, ascending, streamed; only those with an event after `changed_after`.
+
+        Raises: StoreDamaged, naming the row that does not match its checksum.
+        """
+
+    @abstractmethod
+    def log_rows(self, last_sequence: int | None = None) -> Iterator[LogRow]:
+        """Rows of the log, ascending, streamed, up to `last_sequence`.
+
+        Raises: StoreDamaged, as `read_range`.
+        """
+
+    @abstractmethod
+    def folded_ids(self) -> Iterator[FoldedId]:
+        """Ids of folded events that are still known, ascending, streamed."""
+
+    @abstractmethod
+    def products_present(self, product_ids: Sequence[str]) -> set[str]:
+        """Which of the products are in the snapshot."""
 
 
 class DataVersion(ABC):
@@ -154,12 +201,51 @@ class Store(ABC):
         """Committed events as serialised `SequencedEvent`, ascending, from first to last (both included).
 
         At most events_max of them; ask again from the next sequence for more. Empty past the end of the log.
-        Raises: StoreDamaged if one inside the range is missing; StoreUnavailable.
+        Raises: EventsFolded if the first is in the snapshot; StoreDamaged, naming the sequence, if one inside
+        the range is missing or does not match its checksum; StoreUnavailable.
+        """
+
+    @abstractmethod
+    def view(self) -> AbstractContextManager[View]:
+        """Snapshot and log as they are at one moment, for as long as the context lasts.
+
+        The store cannot give room back meanwhile: leave soon. Raises: StoreUnavailable, StoreDamaged.
         """
 
     @abstractmethod
     def watch_version(self) -> DataVersion:
         """A dedicated connection for polling; close it when done."""
+
+    # --- retention: each is one short transaction of the primary --------------------------------------
+
+    @abstractmethod
+    def fold(self, *, epoch: int, wanted: Callable[[LogRow], bool], events_max: int) -> Folded:
+        """Fold the next events of the log into the snapshot, up to the first that is not `wanted`.
+
+        At most events_max of them, and never the last event. epoch: as for `append`.
+        Raises: Fenced, DiskFull, StoreUnavailable: nothing was changed. StoreDamaged: an event to be folded
+        is damaged. StoreIOFailed.
+        """
+
+    @abstractmethod
+    def forget_event_ids(
+        self, *, epoch: int, committed_before_unix_us: int, ids_max: int, rows_max: int
+    ) -> int:
+        """Forget the ids of folded events, the oldest first: what is older than a time, or beyond ids_max.
+
+        Returns how many, at most rows_max. Raises: as `fold`.
+        """
+
+    @abstractmethod
+    def seal(self, *, epoch: int, rows_max: int) -> int:
+        """Give checksums to rows that an older version wrote. Returns rows looked at; 0: all have theirs.
+
+        Raises: as `fold`; StoreDamaged for a row whose payload is not its event.
+        """
+
+    @abstractmethod
+    def reclaim(self, *, bytes_max: int) -> int:
+        """Give room that deleted rows have left back to the disk. Returns bytes; 0: there is none to give."""
 
     # --- the lease -------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.catalogue.errors import StoreDamaged, StoreError
+from server.catalogue.errors import EventsFolded, StoreDamaged, StoreError
 from server.catalogue.following import Following
 from server.catalogue.store import DataVersion, Store
 
@@ -46,6 +46,8 @@ class Tailer:
     observe: called with (epoch, head sequence) at every look at the log that succeeded, also when nothing is
     new, so that staleness can be told; runs in the tailer's thread.
     on_failed: called once, in the tailer's thread, if it had to end.
+    reload: called, in the tailer's thread, when events that the target lacks are folded into the snapshot:
+    loads that and returns the sequence that the target then has.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Tailer:
         applied_sequence: int = 0,
         observe: Observe | None = None,
         on_failed: Callable[[BaseException], None] | None = None,
+        reload: Callable[[], int] | None = None,
         config: TailerConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,6 +66,7 @@ class Tailer:
         self._deliver = deliver
         self._observe = observe
         self._on_failed = on_failed
+        self._reload = reload
         self._config = config or TailerConfig()
         self._clock = clock
         self._condition = threading.Condition()
@@ -171,7 +175,10 @@ class Tailer:
                     version = self._store.watch_version()
                 current = version.read()
                 if following.due(current):
-                    self._look()
+                    try:
+                        self._look()
+                    except EventsFolded as folded:
+                        self._jump(folded)
                 following.looked(current)
                 self._looked_at_s = self._clock()
                 if self._observe is not None:
@@ -210,6 +217,13 @@ class Tailer:
                 with self._condition:
                     following.delivered(wanted, len(events), applied)
                     self._condition.notify_all()
+
+    def _jump(self, folded: EventsFolded) -> None:
+        """Go on after the snapshot."""
+        if self._reload is None:
+            raise StoreDamaged(str(folded)) from folded
+        logger.warning("%s; loading the snapshot", folded)
+        self.switch(self._deliver, self._reload())
 
     def _fail(self, error: BaseException) -> None:
         logger.critical("no longer following the log: %s", error)

@@ -30,9 +30,10 @@ import numpy.typing as npt
 
 import rankcore
 from muster.bundle import read_bundle
-from muster.v1.catalogue_pb2 import Patch, Product, SequencedEvent
+from muster.v1.catalogue_pb2 import Event, Patch
 from server import config
-from server.catalogue.store import Store, StoreConfig, open_store
+from server.catalogue.rows import patch_product
+from server.catalogue.store import Store, StoreConfig, View, open_store
 from server.generation.open import (
     CURRENT,
     MANIFEST,
@@ -60,7 +61,6 @@ EXIT_BUILT = 0
 EXIT_FAILED = 1
 EXIT_BUSY = 75
 
-_READ_EVENTS = 2_000
 _ADD_PRODUCTS = 1_000
 
 Progress = Callable[[str, int, int], None]
@@ -154,7 +154,6 @@ def _build_in(
     progress: Progress,
     draw: int,
 ) -> Path | None:
-    head = store.head()
     builder = rankcore.GenerationBuilder(
         job.bundle,
         str(folder),
@@ -165,13 +164,15 @@ def _build_in(
         draw=draw,
     )
     batch: list[bytes] = []
-    for done, product in enumerate(live_products(store, head.sequence)):
-        batch.append(product)
-        if len(batch) == _ADD_PRODUCTS:
-            builder.add(batch)
-            batch = []
-            progress("read", done, head.sequence)
-    builder.add(batch)
+    with store.view() as view:
+        head = view.head
+        for done, product in enumerate(live_products(view)):
+            batch.append(product)
+            if len(batch) == _ADD_PRODUCTS:
+                builder.add(batch)
+                batch = []
+                progress("read", done, head.sequence)
+        builder.add(batch)
     built = builder.finish(lambda done, total: progress("encode", done, total))
     products, dimension = int(built["products"]), int(built["dimension"])
     if products == 0:
@@ -216,39 +217,39 @@ def _build_in(
     return target
 
 
-def live_products(store: Store, last_sequence: int) -> Iterator[bytes]:
+def live_products(view: View, last_sequence: int | None = None) -> Iterator[bytes]:
     """Every product that is live after ``last_sequence``, serialised, in the order of its last upsert.
 
-    Reads the log twice. Of each event that writes or deletes a product it keeps 24 bytes, and of each product
-    that was patched since the patch.
+    last_sequence: None: the last of the view; not before its snapshot. Reads snapshot and log twice. Of each
+    event that writes or deletes a product it keeps 24 bytes, and of each product that was patched since the
+    patch.
     """
     # 128 bits stand for a product's name, so that two of a million coincide in one of 10^26 catalogues.
     digests, sequences, written = bytearray(), array("Q"), bytearray()
     patches: dict[str, Patch] = {}
-    for sequenced in _events(store, last_sequence):
-        event = sequenced.event
+    for sequence, event in _events(view, last_sequence):
         change = event.WhichOneof("change")
         if change == "patch":
             patches.setdefault(event.patch.product_id, Patch()).MergeFrom(event.patch)
         elif change in ("upsert", "delete"):
             product_id = getattr(event, change).product_id
             digests += hashlib.blake2b(product_id.encode(), digest_size=16).digest()
-            sequences.append(sequenced.sequence)
+            sequences.append(sequence)
             written.append(change == "upsert")
             patches.pop(product_id, None)
     live = _last_written(digests, sequences, written)
     del digests, sequences, written
     at = 0
-    for sequenced in _events(store, last_sequence):
+    for sequence, event in _events(view, last_sequence):
         if at == live.size:
             return
-        if sequenced.sequence != live[at]:
+        if sequence != live[at]:
             continue
         at += 1
-        product = sequenced.event.upsert
+        product = event.upsert
         patch = patches.get(product.product_id)
         if patch is not None:
-            _apply(product, patch)
+            patch_product(product, patch)
         yield product.SerializeToString()
 
 
@@ -266,18 +267,12 @@ def _last_written(digests: bytearray, sequences: array[int], written: bytearray)
     return np.sort(np.frombuffer(sequences, np.uint64)[events])
 
 
-def _events(store: Store, last_sequence: int) -> Iterator[SequencedEvent]:
-    first = 1
-    while first <= last_sequence:
-        for payload in store.read_range(first, last_sequence, events_max=_READ_EVENTS):
-            yield SequencedEvent.FromString(payload)
-            first += 1
-
-
-def _apply(product: Product, patch: Patch) -> None:
-    for column in ("price", "stock", "rating", "rating_count", "popularity"):
-        if patch.HasField(column):
-            setattr(product, column, getattr(patch, column))
+def _events(view: View, last_sequence: int | None) -> Iterator[tuple[int, Event]]:
+    """Sequence and event: the snapshot's upserts, then the log."""
+    for product in view.snapshot_rows():
+        yield product.sequence, Event.FromString(product.payload)
+    for row in view.log_rows(last_sequence):
+        yield row.sequence, Event.FromString(row.payload)
 
 
 def _manifest(

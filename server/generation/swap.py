@@ -8,11 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import rankcore
+from server.catalogue.errors import EventsFolded
 
 _CATCH_UP_EVENTS = 1000
 
 ReadEvents = Callable[[int, int], Sequence[bytes]]
 """First sequence, most events -> committed events from there, ascending, as serialised SequencedEvent."""
+
+
+LoadSnapshot = Callable[[rankcore.Generation], None]
 
 
 class Server(Protocol):
@@ -29,9 +33,17 @@ class Served:
     falls: a new generation is served only once it has applied all that the one before it had.
     """
 
-    def __init__(self, engine: Server, generation: rankcore.Generation, read_events: ReadEvents) -> None:
+    def __init__(
+        self,
+        engine: Server,
+        generation: rankcore.Generation,
+        read_events: ReadEvents,
+        load_snapshot: LoadSnapshot = lambda generation: None,
+    ) -> None:
+        """load_snapshot: brings a generation to the log's snapshot, once events that it lacks are folded."""
         self._engine = engine
         self._read_events = read_events
+        self._load_snapshot = load_snapshot
         self._generation = generation
         self._lock = threading.Lock()
         self._changed_at = time.monotonic()
@@ -69,13 +81,25 @@ class Served:
             self._generation = generation
             self._delta_products = generation.delta_products()
 
+    def reload(self, opened: rankcore.Generation) -> int:
+        """Serve ``opened`` in place of a generation that can follow the log no more, as events that it lacks
+        are folded. It is brought to the snapshot first. Returns the applied sequence.
+        """
+        self._load_snapshot(opened)
+        self.replace(opened)
+        return self._generation.applied_sequence()
+
     def start(self) -> None:
         """Serve the first generation."""
         with self._lock:
             self._engine.serve(self._generation)
 
     def _catch_up(self, generation: rankcore.Generation) -> None:
-        events = self._read_events(generation.applied_sequence() + 1, _CATCH_UP_EVENTS)
+        try:
+            events = self._read_events(generation.applied_sequence() + 1, _CATCH_UP_EVENTS)
+        except EventsFolded:
+            self._load_snapshot(generation)
+            return
         if not events:
             raise AssertionError("the log ends before events that were applied from it")
         generation.apply(list(events))

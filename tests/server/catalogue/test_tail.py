@@ -203,3 +203,53 @@ def test_a_target_that_skips_events_ends_following(make_tailer: MakeTailer, stor
     store.append([new_events("a", "b")], epoch=1)
     error = failing(make_tailer, lambda events: 1)
     assert "events up to 2 were delivered, but only 1" in str(error)
+
+
+def fold_to(store: Store, sequence: int) -> None:
+    store.fold(epoch=1, wanted=lambda row: row.sequence <= sequence, events_max=100)
+
+
+def test_a_follower_behind_the_snapshot_loads_it_and_goes_on_with_the_log(
+    make_tailer: MakeTailer, store: Store
+) -> None:
+    store.append([new_events(*"abcdef")], epoch=1)
+    fold_to(store, 4)
+    target, reloads = Target(), []
+
+    def reload() -> int:
+        reloads.append(len(target.events))
+        return 4
+
+    tailer = make_tailer(target, reload=reload)
+    tailer.start()
+    assert tailer.wait_applied(6, LONG_S)
+    assert reloads == [0]
+    assert event_ids(target.events) == ["e", "f"]
+    store.append([new_events("g")], epoch=1)
+    assert tailer.wait_applied(7, LONG_S)
+    assert reloads == [0]
+
+
+def test_a_follower_that_cannot_load_a_snapshot_ends(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events("a", "b", "c")], epoch=1)
+    fold_to(store, 2)
+    failed = threading.Event()
+    tailer = make_tailer(Target(), on_failed=lambda error: failed.set())
+    tailer.start()
+    assert failed.wait(LONG_S)
+    assert isinstance(tailer.failure, StoreDamaged)
+    assert "the log begins with event 3" in str(tailer.failure)
+
+
+def test_a_snapshot_that_is_damaged_ends_the_following(make_tailer: MakeTailer, store: Store) -> None:
+    store.append([new_events("a", "b", "c")], epoch=1)
+    fold_to(store, 2)
+    failed = threading.Event()
+
+    def reload() -> int:
+        raise StoreDamaged("the snapshot's row of product 'p-a' does not match its checksum")
+
+    tailer = make_tailer(Target(), reload=reload, on_failed=lambda error: failed.set())
+    tailer.start()
+    assert failed.wait(LONG_S)
+    assert "'p-a'" in str(tailer.failure)

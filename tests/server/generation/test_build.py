@@ -83,7 +83,7 @@ def job(bundle: Path, folder: Path, *, keep: int = 2) -> BuildJob:
 
 
 def test_the_log_is_folded_into_what_is_live(store: Store) -> None:
-    head = append(
+    append(
         store,
         product("kept", price=1.0, stock=5),
         product("deleted"),
@@ -98,7 +98,8 @@ def test_the_log_is_folded_into_what_is_live(store: Store) -> None:
         Delete(product_id="back"),
         product("back", title="sandal"),
     )
-    live = [Product.FromString(payload) for payload in live_products(store, head)]
+    with store.view() as view:
+        live = [Product.FromString(payload) for payload in live_products(view)]
     assert live == [
         product("kept", price=2.0, stock=0),
         product("replaced", title="boot", rating=4.0),
@@ -115,7 +116,8 @@ def test_a_replica_that_starts_builds_does_not_load_faiss() -> None:
 def test_events_after_the_chosen_sequence_are_not_read(store: Store) -> None:
     first = append(store, product("a", price=1.0))
     append(store, product("b"), Patch(product_id="a", price=7.0))
-    [only] = live_products(store, first)
+    with store.view() as view:
+        [only] = live_products(view, first)
     assert Product.FromString(only) == product("a", price=1.0)
 
 

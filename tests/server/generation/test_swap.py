@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.catalogue.errors import EventsFolded
 from server.generation.swap import Served
 
 
@@ -92,3 +93,35 @@ def test_only_a_change_of_text_ends_the_quiet(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(generation, "delta_products", lambda: 1)
     served.apply(events(2, 9))
     assert served.quiet_s() == 5.0
+
+
+def folded_reader(head: int, folded: int) -> Any:
+    def read(first: int, most: int) -> Sequence[bytes]:
+        if first <= folded:
+            raise EventsFolded(first, folded + 1)
+        return events(first, min(head, first + most - 1))
+
+    return read
+
+
+@pytest.mark.parametrize("folded", [1, 4_000, 4_999])
+def test_a_newer_generation_that_is_behind_the_snapshot_loads_it_on_its_way(folded: int) -> None:
+    def load(generation: Any) -> None:
+        generation.applied = max(generation.applied, folded)
+
+    engine, old, new = Engine(), Generation(5_000), Generation(0)
+    served = Served(engine, old, folded_reader(5_000, folded), load)  # type: ignore[arg-type]
+    served.replace(new)  # type: ignore[arg-type]
+    assert (engine.serving, engine.applied_when_served) == (new, 5_000)
+
+
+def test_a_generation_that_cannot_follow_is_replaced_by_one_from_the_snapshot() -> None:
+    def load(generation: Any) -> None:
+        assert engine.serving is not generation
+        generation.applied = 90
+
+    engine, old, opened = Engine(), Generation(10), Generation(20)
+    served = Served(engine, old, folded_reader(100, 90), load)  # type: ignore[arg-type]
+    served.start()
+    assert served.reload(opened) == 90  # type: ignore[arg-type]
+    assert (engine.serving, engine.applied_when_served) == (opened, 90)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.v1.catalogue_pb2 import SequencedEvent
-from server.catalogue.sql import sequenced
+from server.catalogue.rows import sequenced
 from tests.server.catalogue.conftest import event
 
 

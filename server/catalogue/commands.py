@@ -1,0 +1,297 @@
+"""What an operator does with a store: ``muster catalogue verify | repair | export | restore``.
+
+Exit codes: 0 done, or sound; 10 damaged; 2 bad usage, or refused, with what to do next; 1 the disk failed.
+Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from server.catalogue.errors import StoreDamaged, StoreError
+from server.catalogue.export import export_backup, restore_backup
+from server.catalogue.location import check_address
+from server.catalogue.repair import RepairRefused, repair
+from server.catalogue.verify import Report, verify_store
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_DAMAGED = 10
+
+FILE_NAME = "catalogue.sqlite3"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = _parser()
+    try:
+        parsed = parser.parse_args(arguments)
+    except SystemExit as left:
+        return int(left.code or 0)
+    try:
+        return int(parsed.run(parsed))
+    except RepairRefused as refused:
+        _complain(str(refused))
+        if refused.intact_sequence:
+            _complain(
+                f"the catalogue is whole up to event {refused.intact_sequence}; `muster catalogue restore"
+                " BACKUP --until SEQUENCE` makes one of a moment before"
+            )
+        return EXIT_DAMAGED
+    except StoreDamaged as damaged:
+        _complain(str(damaged))
+        return EXIT_DAMAGED
+    except StoreError as error:
+        _complain(str(error))
+        return EXIT_USAGE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        return EXIT_USAGE if isinstance(error, FileNotFoundError | PermissionError) else EXIT_FAILED
+
+
+# --- commands --------------------------------------------------------------------------------------------
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    store = _location(arguments)
+    with _progress(arguments, "rows") as progress:
+        report = verify_store(store, progress)
+    if arguments.json:
+        _print_json({"sound": report.sound, **_report_values(report)})
+    else:
+        _show_report(report)
+    return EXIT_DONE if report.sound else EXIT_DAMAGED
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    store = _store(arguments)
+    if (arguments.generation is None) != (arguments.bundle is None):
+        _complain("--generation and --bundle go together: a generation is read with its bundle")
+        return EXIT_USAGE
+    with _generation_products(arguments) as products:
+        repaired = repair(store, backup=arguments.backup, products=products)
+    if arguments.json:
+        _print_json(
+            {
+                "events": repaired.events,
+                "products": repaired.products,
+                "copy": str(repaired.copy) if repaired.copy else None,
+            }
+        )
+    elif repaired.copy is None:
+        print(f"{store} is sound; nothing was changed")
+    else:
+        rows = len(repaired.events) + len(repaired.products)
+        print(f"{store} is sound again: {rows} rows were put back, each proved by its checksum or its backup")
+        print(f"the file as it was is {repaired.copy}")
+    return EXIT_DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    with _progress(arguments, "records") as progress:
+        written = export_backup(
+            _location(arguments), arguments.file, until=arguments.until, progress=progress
+        )
+    header = written.header
+    size = arguments.file.stat().st_size
+    if arguments.json:
+        _print_json({"file": str(arguments.file), "bytes": size, "digest": written.digest, **asdict(header)})
+    else:
+        print(
+            f"{arguments.file}: {header.records:,} records up to event {header.head_sequence:,},"
+            f" {size:,} bytes"
+        )
+        print(f"digest {written.digest}")
+    return EXIT_DONE
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    with _progress(arguments, "records") as progress:
+        restored = restore_backup(
+            arguments.file,
+            _store(arguments),
+            until=arguments.until,
+            replace=arguments.replace,
+            progress=progress,
+        )
+    if arguments.json:
+        values = asdict(restored)
+        values["set_aside"] = str(restored.set_aside) if restored.set_aside else None
+        _print_json({"store": str(_store(arguments)), **values})
+        return EXIT_DONE
+    part = "all of the backup" if restored.complete else "the backup up to there"
+    print(f"{_store(arguments)}: {part}, up to event {restored.head_sequence:,}")
+    print(f"cluster {restored.cluster_id}, epochs above {restored.epoch:,}")
+    print(f"digest {restored.digest}")
+    if restored.set_aside:
+        print(f"the catalogue that was there is {restored.set_aside}; its generations are set aside too")
+    return EXIT_DONE
+
+
+@contextmanager
+def _generation_products(arguments: argparse.Namespace) -> Iterator[Iterator[bytes]]:
+    """The products of a generation; nothing where none was named."""
+    if arguments.generation is None:
+        yield iter(())
+        return
+    # Loads the models: only for who asks for it.
+    import rankcore
+    from server.generation.open import GenerationRefused, open_one
+
+    try:
+        engine = rankcore.Engine(str(arguments.bundle), runtime_library=rankcore.runtime_library(), workers=1)
+    except rankcore.RankError as error:
+        raise StoreError(f"bundle {arguments.bundle} refused: {error}") from error
+    try:
+        yield iter(open_one(engine, arguments.generation).snapshot())
+    except GenerationRefused as error:
+        raise StoreError(str(error)) from error
+    finally:
+        engine.close()
+
+
+# --- arguments and output --------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="muster catalogue", description="Looks after a catalogue's file.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument(
+            "--store",
+            metavar="PATH|URL",
+            help=f"the catalogue's file, the folder with {FILE_NAME}, or (verify, export) the address of its"
+            " database; default: MUSTER_DATA_DIR",
+        )
+        added.add_argument("--json", action="store_true", help="print one JSON object")
+        return added
+
+    command("verify", _verify, "Looks through every row for damage; changes nothing, replicas may run.")
+    repairing = command(
+        "repair",
+        _repair,
+        "Puts damaged and missing rows back where a copy proves them; replicas must be stopped.",
+    )
+    repairing.add_argument(
+        "--from", dest="backup", type=Path, metavar="FILE", help="backup to take rows from"
+    )
+    repairing.add_argument(
+        "--generation", type=Path, metavar="FOLDER", help="generation to take products from"
+    )
+    repairing.add_argument("--bundle", type=Path, metavar="FOLDER", help="bundle of that generation")
+    exporting = command("export", _export, "Writes a backup, as of one moment; replicas may run.")
+    exporting.add_argument("file", type=Path, metavar="FILE", help="backup to write")
+    restoring = command("restore", _restore, "Makes a catalogue from a backup; replicas must be stopped.")
+    restoring.add_argument("file", type=Path, metavar="FILE", help="backup to read")
+    restoring.add_argument("--replace", action="store_true", help="set a catalogue that is there aside")
+    for added in (exporting, restoring):
+        added.add_argument(
+            "--until", type=_sequence, metavar="SEQUENCE", help="only the events up to this one"
+        )
+    return parser
+
+
+def _sequence(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _location(arguments: argparse.Namespace) -> str | Path:
+    """The catalogue's file, or its database's address. Raises: StoreError if none was named."""
+    named = arguments.store or os.environ.get("MUSTER_DATA_DIR")
+    if not named:
+        raise StoreError("name the catalogue with --store, or set MUSTER_DATA_DIR")
+    if "://" in named:
+        try:
+            return check_address(named)
+        except ValueError as error:
+            raise StoreError(f"--store {error}") from error
+    path = Path(named)
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def _store(arguments: argparse.Namespace) -> Path:
+    """The catalogue's file. Raises: StoreError if none was named."""
+    location = _location(arguments)
+    if not isinstance(location, Path):
+        raise StoreError("a database is repaired and restored with its own tools; name a file with --store")
+    return location
+
+
+def _report_values(report: Report) -> dict[str, Any]:
+    values = asdict(report)
+    del values["snapshot_broken"]
+    return values
+
+
+def _show_report(report: Report) -> None:
+    rows = [
+        ("catalogue", report.location),
+        ("cluster", f"{report.cluster_id or '-'}, schema revision {report.revision or '-'}"),
+        ("snapshot", f"{report.snapshot_products:,} products at event {report.snapshot_sequence:,}"),
+        ("log", f"{report.events:,} events up to {report.head_sequence:,}, epoch {report.head_epoch:,}"),
+        ("folded ids", f"{report.folded_event_ids:,}"),
+    ]
+    if report.unsealed:
+        rows.append(("unsealed", f"{report.unsealed:,} events of an older version have no checksum yet"))
+    for name, text in rows:
+        print(f"{name:<11} {text}")
+    if report.sound:
+        print(f"{'verdict':<11} sound")
+        return
+    print(f"{'verdict':<11} damaged, {report.problem_count:,} problems")
+    for problem in report.problems:
+        print(f"  {problem.part:<10} {problem.text}")
+    if report.problem_count > len(report.problems):
+        print(f"  and {report.problem_count - len(report.problems):,} more")
+    print("next: `muster catalogue repair --from BACKUP`, or `muster catalogue restore BACKUP`")
+
+
+@contextmanager
+def _progress(arguments: argparse.Namespace, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich import progress
+
+    with progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=_error_console(),
+        disable=arguments.json or not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _error_console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, ensure_ascii=False, indent=2))
+
+
+def _complain(message: str) -> None:
+    print(f"muster: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Keeps the log within its bounds: a thread of the primary folds old events into the snapshot, forgets the
+ids of events folded long ago, and gives the room back to the disk.
+
+All in small steps with pauses between them. A step holds the write lock, so an append may have to wait for
+one: steps are sized by how long the ones before held it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.catalogue.errors import Fenced, StoreError, StoreIOFailed
+from server.catalogue.log import end_process
+from server.catalogue.rows import LogRow
+from server.catalogue.store import Store
+
+logger = logging.getLogger(__name__)
+
+_US_PER_HOUR = 3_600_000_000
+
+# A step should hold the write lock no longer than this: about one commit of a full group on a slow disk.
+_HELD_S = 0.01
+_FOLD_EVENTS_MIN = 8
+_FOLD_EVENTS_MAX = 512
+# Room given back in one step: each page moved is written anew.
+_RECLAIM_BYTES = 256 * 1024
+_SEAL_ROWS = 500
+_FORGET_ROWS = 1000
+# A step is followed by a pause this many times as long, so that a backlog leaves half of the disk to appends.
+_PAUSE_SHARE = 1.0
+_PAUSE_S_MIN = 0.002
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """What the log keeps. An event is folded once it is too old or beyond the newest `events_max`.
+
+    events_max: 0: any number. hours: 0: of any age; age is by the wall clock. ids_max, id_hours: how many ids
+    of folded events are known at most, and for how long after their events were written. poll_s: from one
+    look to the next.
+    """
+
+    events_max: int
+    hours: float
+    ids_max: int
+    id_hours: float
+    poll_s: float = 1.0
+
+    def wanted(self, head_sequence: int, now_us: int) -> Callable[[LogRow], bool]:
+        """Which events are to be folded."""
+        last_by_count = head_sequence - self.events_max if self.events_max else 0
+        oldest_us = now_us - int(self.hours * _US_PER_HOUR) if self.hours else 0
+
+        def wanted(row: LogRow) -> bool:
+            return row.sequence <= last_by_count or row.committed_unix_us < oldest_us
+
+        return wanted
+
+
+@dataclass(frozen=True)
+class RetentionStats:
+    """Counts since the start. held_ms_max: the longest time that a fold held the write lock."""
+
+    folded_events: int = 0
+    forgotten_ids: int = 0
+    reclaimed_bytes: int = 0
+    held_ms_max: float = 0.0
+
+
+class Retention:
+    """The thread. Works only while this replica is the primary.
+
+    writing_epoch: the epoch this process may write in at this moment, or None. now_us: the wall clock.
+    end_process: ends the process after an I/O error.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        policy: RetentionPolicy,
+        writing_epoch: Callable[[], int | None],
+        *,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        end_process: Callable[[BaseException], None] = end_process,
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._writing_epoch = writing_epoch
+        self._now_us = now_us
+        self._end_process = end_process
+        self._stopping = threading.Event()
+        self._events_at_once = _FOLD_EVENTS_MIN
+        self._sealed_epoch: int | None = None
+        self._problem = ""
+        self._stats = RetentionStats()
+        self._thread = threading.Thread(target=self._run, name="log-retention", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End it after the step in progress. False if it has not ended in time."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def stats(self) -> RetentionStats:
+        """What was done so far."""
+        return self._stats
+
+    def look(self) -> None:
+        """Bring the log within its bounds, step by step. Raises: StoreError."""
+        epoch = self._writing_epoch()
+        if epoch is None:
+            return
+        if self._sealed_epoch != epoch:
+            # Once a reign: what an older version wrote before it. In its own reign every row gets its
+            # checksum.
+            while self._store.seal(epoch=epoch, rows_max=_SEAL_ROWS) == _SEAL_ROWS:
+                if self._leave(_PAUSE_S_MIN):
+                    return
+            self._sealed_epoch = epoch
+        wanted = self._policy.wanted(self._store.head().sequence, self._now_us())
+        self._repeat(lambda: self._fold(epoch, wanted))
+        self._repeat(lambda: self._forget(epoch))
+        self._repeat(self._reclaim)
+
+    def _repeat(self, step: Callable[[], float | None]) -> None:
+        """Take steps until there is nothing left, with pauses. step: returns its seconds; None: nothing
+        left.
+        """
+        while (took_s := step()) is not None:
+            if self._leave(max(_PAUSE_S_MIN, _PAUSE_SHARE * took_s)):
+                return
+
+    def _leave(self, pause_s: float) -> bool:
+        return self._stopping.wait(pause_s) or self._writing_epoch() is None
+
+    def _fold(self, epoch: int, wanted: Callable[[LogRow], bool]) -> float | None:
+        started_s = time.monotonic()
+        folded = self._store.fold(epoch=epoch, wanted=wanted, events_max=self._events_at_once)
+        if not folded.events:
+            return None
+        if folded.held_s > _HELD_S:
+            self._events_at_once = max(_FOLD_EVENTS_MIN, self._events_at_once // 2)
+        elif folded.held_s < _HELD_S / 2:
+            self._events_at_once = min(_FOLD_EVENTS_MAX, self._events_at_once * 2)
+        self._note(folded_events=folded.events, held_ms=folded.held_s * 1000)
+        return time.monotonic() - started_s
+
+    def _forget(self, epoch: int) -> float | None:
+        started_s = time.monotonic()
+        forgotten = self._store.forget_event_ids(
+            epoch=epoch,
+            committed_before_unix_us=self._now_us() - int(self._policy.id_hours * _US_PER_HOUR),
+            ids_max=self._policy.ids_max,
+            rows_max=_FORGET_ROWS,
+        )
+        self._note(forgotten_ids=forgotten)
+        return time.monotonic() - started_s if forgotten else None
+
+    def _reclaim(self) -> float | None:
+        started_s = time.monotonic()
+        reclaimed = self._store.reclaim(bytes_max=_RECLAIM_BYTES)
+        self._note(reclaimed_bytes=reclaimed)
+        return time.monotonic() - started_s if reclaimed else None
+
+    def _note(
+        self, folded_events: int = 0, forgotten_ids: int = 0, reclaimed_bytes: int = 0, held_ms: float = 0.0
+    ) -> None:
+        before = self._stats
+        self._stats = RetentionStats(
+            before.folded_events + folded_events,
+            before.forgotten_ids + forgotten_ids,
+            before.reclaimed_bytes + reclaimed_bytes,
+            max(before.held_ms_max, held_ms),
+        )
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._policy.poll_s):
+            folded_before = self._stats.folded_events
+            try:
+                self.look()
+            except Fenced:
+                continue  # The lease's own thread notices and steps down.
+            except StoreIOFailed as failure:
+                self._end_process(failure)
+            except StoreError as error:
+                if str(error) != self._problem:
+                    logger.warning("the log is not folded: %s", error)
+                self._problem = str(error)
+                continue
+            except Exception:
+                logger.exception("the log is not folded")
+                continue
+            self._problem = ""
+            if folded := self._stats.folded_events - folded_before:
+                logger.info("folded %d events into the snapshot", folded)
