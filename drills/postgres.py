@@ -150,7 +150,10 @@ class ThrowawayPostgres:
         if self._process is None or self._process.poll() is not None:
             return
         # Pinned, so that no later process of the same number is meant.
-        children = [os.pidfd_open(pid) for pid in _children(self._process.pid)]
+        children = []
+        for pid in _children(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                children.append(os.pidfd_open(pid))
         self._process.kill()
         self._process.wait()
         # The others see it and end by themselves; a stopped one would not, and would keep the data busy.
@@ -175,13 +178,16 @@ class ThrowawayPostgres:
         """SIGSTOP of every process of the server: connections stay open, nothing answers."""
         # The first one first, so that it starts no more.
         os.kill(self.pid, signal.SIGSTOP)
+        # A child may end by itself at any moment.
         for pid in _children(self.pid):
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Undoes `freeze`."""
         for pid in (*_children(self.pid), self.pid):
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def _initialise(self) -> None:
         data = str(self.folder / "data")
