@@ -2,14 +2,12 @@
 
 For each cross tier of the recipe, and each fold, a student that saw neither the fold's labels nor a teacher
 that did, to measure what the tier is worth on unseen queries; then the student that ships, trained on all of
-them. A student starts from pretrained layers, from those of the teachers with the same labels, or from what
-retrieval taught it (`training.weak`). Writes `distil/<tier>.fold<k>.pt` and `<tier>.pt`, and
-`distil/curves.png`; what is there is not trained again.
+them. A student starts from pretrained layers, or from those of the teachers with the same labels. Writes
+`distil/<tier>.fold<k>.pt` and `<tier>.pt`, and `distil/curves.png`; what is there is not trained again.
 """
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +36,7 @@ from training.data.lexicon import Lexicon, learn
 from training.data.mining import title_query
 from training.data.text import product_text
 from training.models.hub import as_cross_encoder, load_scorer
-from training.models.networks import CrossEncoder, load_cross, save_model
+from training.models.networks import CrossEncoder, save_model
 from training.models.pruning import importance, most_important, shrink
 from training.prepare import JudgedQuery, Prepared, load_prepared
 from training.recipe import Recipe, RecipeError, StudentRecipe, stage_arguments
@@ -143,14 +141,9 @@ def student(
             # A student names the teacher's layers, and the teacher those of the pretrained stack.
             own = [recipe.teacher.layers[at] for at in settings.layers]
             anchor_settings = replace(settings, layers=own)
-    elif settings.start == "weak":
-        model = weakly_taught(sources.run, settings)
     else:
         model = new_cross(recipe, settings, prepared)
-    if settings.start == "weak":
-        anchor = copy.deepcopy(model)
-    else:
-        anchor = new_cross(recipe, anchor_settings, prepared)
+    anchor = new_cross(recipe, anchor_settings, prepared)
     if settings.inner < 1.0:
         model, anchor = _narrowed(sources, settings.inner, model, anchor, seed)
     if settings.trains():
@@ -226,20 +219,6 @@ def taught(
     for number, other in enumerate(found[1:], start=2):
         found[0] = averaged(found[0], other, 1.0 / number)
     return found[0]
-
-
-def weak_file(run: Path, settings: StudentRecipe) -> Path:
-    """What retrieval taught the students of this form."""
-    form = [settings.score, *map(str, settings.layers)]
-    return run / "weak" / f"{'-'.join(form + [f'apart{settings.apart}'] * bool(settings.apart))}.pt"
-
-
-def weakly_taught(run: Path, settings: StudentRecipe) -> CrossEncoder:
-    """The start of a student that retrieval taught. Raises: FileNotFoundError naming the stage."""
-    path = weak_file(run, settings)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `python -m training.weak` first")
-    return load_cross(path)
 
 
 def averaged(model: CrossEncoder, other: CrossEncoder, share: float) -> CrossEncoder:

@@ -205,7 +205,7 @@ class CrossRecipe:
     checkpoint_steps: int = 200
 
 
-STARTS = ("pretrained", "teacher", "weak")
+STARTS = ("pretrained", "teacher")
 SCORES = ("meeting", "head")
 CROSS_TIERS = ("cross_small", "cross_large")
 
@@ -214,19 +214,18 @@ CROSS_TIERS = ("cross_small", "cross_large")
 class StudentRecipe(CrossRecipe):
     """A cross-encoder that may ship, one for each fold and one of all labels. What CrossRecipe says, and:
 
-    start: "pretrained" (the layers named, of the pretrained stack), "teacher" (those of the teacher that saw
-    the same labels, so that 0 epochs and 0 pairs ship the teacher itself with the bundle's words), or "weak"
-    (the pretrained ones, after they learnt from retrieval: `WeakRecipe`).
-    keep_share: of the pretrained weights (start = "weak": of the start's) in the average that is written, 0
-    to below 1: what few labels moved too far is drawn back (Wortsman et al. 2021, arXiv:2109.01903).
-    augmented: learn from the edited pairs of `training.augment` as well. inner: share of the feed-forward
-    neurons of the start that stay, above 0 and at most 1, before anything is learnt. steps: updates, in as
-    many epochs as they take; 0: `epochs` says. apart: in so many of its layers, from below, query and product
-    are read apart (a half-joint model, whose product states could be kept). synthetic: share of the
-    teacher-scored queries that are made from products, 0 to 1; the others are training queries, labelled or
-    not. teacher_losses: "margin" (margin-MSE) and "listwise" (KL at `temperature`) to weight. score:
-    "meeting" (late interaction of the jointly read tokens, and a head over [CLS]), or "head" (the head alone:
-    a plain BERT classifier, which any other server can load, and which ranks nothing before it is trained).
+    start: "pretrained" (the layers named, of the pretrained stack), or "teacher" (those of the teacher that
+    saw the same labels, so that 0 epochs and 0 pairs ship the teacher itself with the bundle's words).
+    keep_share: of the pretrained weights in the average that is written, 0 to below 1: what few labels moved
+    too far is drawn back (Wortsman et al. 2021, arXiv:2109.01903). augmented: learn from the edited pairs of
+    `training.augment` as well. inner: share of the feed-forward neurons of the start that stay, above 0 and
+    at most 1, before anything is learnt. steps: updates, in as many epochs as they take; 0: `epochs` says.
+    apart: in so many of its layers, from below, query and product are read apart (a half-joint model, whose
+    product states could be kept). synthetic: share of the teacher-scored queries that are made from products,
+    0 to 1; the others are training queries, labelled or not. teacher_losses: "margin" (margin-MSE) and
+    "listwise" (KL at `temperature`) to weight. score: "meeting" (late interaction of the jointly read tokens,
+    and a head over [CLS]), or "head" (the head alone: a plain BERT classifier, which any other server can
+    load, and which ranks nothing before it is trained).
     """
 
     start: str = "pretrained"
@@ -243,33 +242,6 @@ class StudentRecipe(CrossRecipe):
     def trains(self) -> bool:
         """Whether anything is learnt beyond the start."""
         return self.epochs > 0 or self.pairs > 0
-
-
-@dataclass(frozen=True)
-class WeakRecipe:
-    """What a student with start = "weak" learns before any label: retrieval's own scores (`training.weak`).
-
-    signals: name, as the engine gives it, to weight, above 0; each is divided by its standard deviation over
-    all candidates, and their sum is the teacher. steps: updates, one query each. group: its products a step.
-    queries: so many more are made from products. synthetic: share of the steps that see those, 0 to 1. width:
-    candidates of a query; near: half of a step's products are drawn from the first so many. random_products:
-    others beside them, held to be worse than any candidate. learning_rate, head_learning_rate, minutes_max:
-    as of the student; the rest is the student's own.
-    """
-
-    signals: dict[str, float] = field(
-        default_factory=lambda: {"bm25_share": 1.0, "dense": 1.0, "late": 1.0, "fused": 1.0}
-    )
-    steps: int = 2000
-    group: int = 24
-    queries: int = 4000
-    synthetic: float = 0.5
-    width: int = 200
-    near: int = 50
-    random_products: int = 3
-    learning_rate: float = 3e-4
-    head_learning_rate: float = 2e-3
-    minutes_max: float = 20.0
 
 
 DISTIL_LOSSES = ("margin", "listwise")
@@ -568,7 +540,6 @@ class Recipe:
     cross_large: StudentRecipe | None = None
     splits: SplitRecipe = field(default_factory=SplitRecipe)
     unlabelled: UnlabelledRecipe = field(default_factory=UnlabelledRecipe)
-    weak: WeakRecipe = field(default_factory=WeakRecipe)
     prune: PruneRecipe = field(default_factory=PruneRecipe)
     quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
     tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
@@ -583,10 +554,6 @@ class Recipe:
         """Tier to settings of each cross-encoder that is wanted, the smaller first."""
         named = {"cross_small": self.cross_small, "cross_large": self.cross_large}
         return {tier: student for tier, student in named.items() if student is not None}
-
-    def asks_retrieval(self) -> bool:
-        """Whether any student learns from retrieval first."""
-        return any(student.start == "weak" for student in self.students().values())
 
     def asks_teachers(self) -> bool:
         """Whether any later stage starts from teachers, or learns what they say."""

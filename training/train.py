@@ -44,7 +44,6 @@ STAGES = (
     "unlabelled",
     "encoder",
     "search",
-    "weak",
     "distil",
     "prune",
     "quantise",
@@ -123,7 +122,6 @@ def train(order: Order, note: Callable[[str], None] = print) -> dict[str, Any]:
         "baselines": not recipe.plans.baselines,
         "search": not recipe.search.trials,
         "teacher": not recipe.asks_teachers(),
-        "weak": not recipe.asks_retrieval(),
     }
     stages = [stage for stage in STAGES if not left_out.get(stage)]
     for number, stage in enumerate(stages, start=1):

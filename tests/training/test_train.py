@@ -44,7 +44,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_a_bundle(order: Order) 
 
     told: list[str] = []
     record = train(order, note=told.append)
-    assert list(record["stages"]) == [stage for stage in STAGES if stage not in ("search", "weak")]
+    assert list(record["stages"]) == [stage for stage in STAGES if stage != "search"]
     assert {line.split()[1].removesuffix(":") for line in told if line.endswith("done before")} == ended
     assert all(stage["memory_max_mib"] > 0 for stage in record["stages"].values())
     assert read_bundle(order.out).plans()
@@ -114,8 +114,7 @@ def test_stages_after_the_search_follow_the_recipe_that_it_wrote(
     order: Order, tmp_path: Path, lines: list[list[str]]
 ) -> None:
     record = train(searching(order, tmp_path, 50.0), note=lambda _: None)
-    assert list(record["stages"]) == [stage for stage in STAGES if stage != "weak"]
-    assert record["deadline_ms"] == 50.0
+    assert list(record["stages"]) == list(STAGES) and record["deadline_ms"] == 50.0
     given = recipes(lines)
     at = list(given).index("search")
     assert set(list(given.values())[: at + 1]) == {"searching.toml"}
@@ -136,7 +135,7 @@ def test_another_deadline_runs_the_search_and_what_follows_again(
     assert list(recipes(lines)) == [
         "export" if stage == "draft" else stage
         for stage in STAGES[STAGES.index("search") :]
-        if stage not in ("weak", "export")
+        if stage != "export"
     ]
     assert lines[0][-2:] == ["--deadline", "0.2ms"]
 
@@ -185,14 +184,3 @@ def test_the_data_folder_is_the_one_that_the_environment_names(
     monkeypatch.setenv("MUSTER_DATA", str(tmp_path / "none"))
     assert main(line) == 2
     assert f"{tmp_path / 'none'} is not a folder" in capsys.readouterr().err
-
-
-def test_retrieval_teaches_where_a_student_starts_from_it(
-    order: Order, tmp_path: Path, lines: list[list[str]]
-) -> None:
-    recipe = tmp_path / "weak.toml"
-    text = order.recipe.read_text()
-    recipe.write_text(text.replace("[cross_small]\n", '[cross_small]\nstart = "weak"\n'))
-    train(Order(recipe, order.data, tmp_path / "run", tmp_path / "bundle"), note=lambda _: None)
-    asked = list(recipes(lines))
-    assert asked.index("weak") == asked.index("distil") - 1 > asked.index("encoder")
