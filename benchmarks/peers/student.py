@@ -4,6 +4,7 @@ reads.
 `python -m benchmarks.peers.student` makes what is missing, in `student` or `student-synthetic` of the build
 folder:
 
+    <folder>/made-of  what recipe and data it is made of; where those change, all of it is made anew
     <folder>/run/     the training run (`student.toml`); a killed one goes on
     <folder>/bundle/  Muster's bundle, with the student admitted to its plans
     <folder>/model/   a Hugging Face folder of a plain BERT classifier, and `onnx/model_int8.onnx`
@@ -15,6 +16,7 @@ takes the factor back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -59,11 +61,16 @@ class Student:
 
 
 def make_student(note: Callable[[str], None], build: Path = FOLDER) -> Student:
-    """The student, from what is there or trained now. Raises: StudentFailed."""
+    """The student, from what is there or trained now.
+
+    What another recipe or other data made is removed first. Raises: StudentFailed.
+    """
     folder, recipe, data = _sources(build)
     bundle, model = folder / "bundle", folder / "model"
+    if clear_outdated(folder, fingerprint(recipe, data)):
+        note(f"what {folder} held was made of another recipe or other data, and is removed")
     if not (bundle / "manifest.json").is_file():
-        note("training the student (about ten minutes the first time; it goes on where it was interrupted)")
+        note("training the student (many minutes the first time; it goes on where it was interrupted)")
         shutil.rmtree(bundle, ignore_errors=True)
         _run(
             "training.train",
@@ -84,6 +91,35 @@ def make_student(note: Callable[[str], None], build: Path = FOLDER) -> Student:
         note("writing the student as a Hugging Face folder")
         _run("benchmarks.peers.student", ["--convert", str(folder)], folder / "convert.log")
     return Student(bundle, model, json.loads(about.read_text(encoding="utf-8")))
+
+
+def fingerprint(recipe: Path, data: Path) -> str:
+    """Of all that a student is made of: the recipe, and the files of the sets that it names."""
+    digest = hashlib.sha256(recipe.read_bytes())
+    for one in tomllib.loads(recipe.read_text(encoding="utf-8"))["data"]:
+        for path in sorted((data / one["folder"]).glob("*")):
+            if path.is_file():
+                with path.open("rb") as file:
+                    held = hashlib.file_digest(file, "sha256").hexdigest()
+                digest.update(f"{one['folder']}/{path.name} {held}\n".encode())
+    return digest.hexdigest()
+
+
+def clear_outdated(folder: Path, wanted: str) -> bool:
+    """Remove run, bundle and model that are made of anything else. Returns: whether there was any.
+
+    wanted: a `fingerprint`. The stamp is written before the training begins, so that a run that was killed
+    goes on.
+    """
+    stamp = folder / "made-of"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return False
+    outdated = [path for name in ("run", "bundle", "model") if (path := folder / name).is_dir()]
+    for path in outdated:
+        shutil.rmtree(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(wanted, encoding="utf-8")
+    return bool(outdated)
 
 
 def _sources(build: Path) -> tuple[Path, Path, Path]:

@@ -8,7 +8,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from benchmarks.peers.student import TOLERANCE, largest_gap, write_classifier
+from benchmarks.peers.student import (
+    RECIPE,
+    TOLERANCE,
+    clear_outdated,
+    fingerprint,
+    largest_gap,
+    write_classifier,
+)
 from training.cross import by_head_alone
 from training.models.networks import CrossEncoder, Shape
 
@@ -42,3 +49,39 @@ def test_another_model_is_told_apart(tmp_path: Path, cross: CrossEncoder, tokeni
     with torch.no_grad():
         cross.stack.layers[1].narrow.weight.add_(torch.randn_like(cross.stack.layers[1].narrow.weight))
     assert largest_gap(cross, tmp_path / "model") > TOLERANCE
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Files in the folders that the recipe names; what is in them is of no interest here."""
+    for name in ("esci", "chorus", "esci_pairs", "wands"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "queries.parquet").write_bytes(name.encode())
+    return tmp_path / "data"
+
+
+def test_another_recipe_or_other_data_make_another_student(tmp_path: Path, data: Path) -> None:
+    recipe = tmp_path / "student.toml"
+    recipe.write_bytes(RECIPE.read_bytes())
+    first = fingerprint(recipe, data)
+    assert fingerprint(recipe, data) == first == fingerprint(RECIPE, data)
+    recipe.write_text(recipe.read_text() + "\n# Another one.\n")
+    assert fingerprint(recipe, data) != first
+    (data / "chorus" / "queries.parquet").write_bytes(b"others")
+    assert fingerprint(RECIPE, data) != first
+
+
+def test_what_another_recipe_made_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("run", "bundle", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / "training.log").touch()
+    assert clear_outdated(tmp_path, "of this recipe")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made-of", "training.log"]
+
+
+def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+    assert not clear_outdated(tmp_path, "of this recipe")
+    (tmp_path / "run").mkdir()
+    assert not clear_outdated(tmp_path, "of this recipe") and (tmp_path / "run").is_dir()
+    assert clear_outdated(tmp_path, "of that recipe") and not (tmp_path / "run").exists()
