@@ -72,6 +72,14 @@ class NotThePrimary(ServiceError):
         self.primary = primary
 
 
+class DeployRefused(ServiceError):
+    """A step of a deploy, or a change of bundles, that does not fit the state it would start from."""
+
+
+class DeployBusy(ServiceError):
+    """Another deploy is under way, or another deployer at work on it."""
+
+
 class WatchesFull(ServiceError):
     """As many Watch streams as configured are served already."""
 
@@ -196,6 +204,21 @@ TABLE: tuple[Row, ...] = (
         "STORE_UNAVAILABLE",
         "The log cannot be read or locked at the moment. Nothing was written.",
         "Try again with back-off, with the same event ids.",
+    ),
+    Row(
+        DeployRefused,
+        _Code.FAILED_PRECONDITION,
+        "DEPLOY_REFUSED",
+        "A bundle cannot be loaded, tried out, promoted or rolled back from the state that the replica or the"
+        " deploy is in; the text says which. What served before serves on.",
+        "Look at `AdminService.BundleStatus` and go on from there; `muster deploy` does.",
+    ),
+    Row(
+        DeployBusy,
+        _Code.ABORTED,
+        "DEPLOY_BUSY",
+        "Another deploy is under way, or another deployer that was heard of lately is at work on it.",
+        "Wait for it to end, or run `muster deploy --abort`.",
     ),
     Row(
         catalogue_errors.Fenced,

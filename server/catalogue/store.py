@@ -513,6 +513,20 @@ class Store:
                 events.append(_sequenced(sequence, epoch, committed_unix_us, payload))
         return events
 
+    def read_named(self, prefix: str) -> list[bytes]:
+        """Committed events whose id begins with ``prefix``, as serialised `SequencedEvent`, ascending.
+
+        Found through the index of the ids, so it costs little however long the log is. prefix: ASCII, not
+        empty. Raises: StoreUnavailable.
+        """
+        query = (
+            sa.select(_log.c.sequence, _log.c.epoch, _log.c.committed_unix_us, _log.c.payload)
+            .where(_log.c.event_id >= prefix, _log.c.event_id < prefix[:-1] + chr(ord(prefix[-1]) + 1))
+            .order_by(_log.c.sequence)
+        )
+        with self._reading() as transaction:
+            return [_sequenced(*row) for row in transaction.execute(query)]
+
     def watch_version(self) -> DataVersion:
         """A dedicated connection for polling; close it when done."""
         with _translated():

@@ -69,6 +69,13 @@ class Served:
             self._generation = generation
             self._delta_products = generation.delta_products()
 
+    def catch_up(self, sequence: int) -> None:
+        """Apply what the log holds up to ``sequence``, a batch at a time."""
+        while self._generation.applied_sequence() < sequence:
+            with self._lock:
+                if self._generation.applied_sequence() < sequence:
+                    self._catch_up(self._generation)
+
     def start(self) -> None:
         """Serve the first generation."""
         with self._lock:

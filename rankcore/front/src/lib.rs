@@ -4,8 +4,8 @@
 //! waits for each. Every other call is passed on unchanged to the server behind the front, which listens on a private unix
 //! socket. Clients see one server.
 //!
-//! `connection` reads calls; `ranking` or `pass` takes each; `turn` hands ranking calls to the engine, nearest deadline first;
-//! `status` says why one is not answered. Nothing here knows of Python.
+//! `connection` reads calls; `ranking` or `pass` takes each; `turn` hands ranking calls to the engine, nearest deadline first, or to
+//! the `trial` of a candidate beside it; `status` says why one is not answered. Nothing here knows of Python.
 
 pub mod budget;
 mod connection;
@@ -14,6 +14,7 @@ mod message;
 mod pass;
 mod ranking;
 pub mod status;
+pub mod trial;
 mod turn;
 
 use std::io;
@@ -34,6 +35,7 @@ use tokio::time::timeout;
 
 use counts::{Counted, Counts};
 use status::Failure;
+use trial::Trial;
 use turn::Turn;
 
 /// Settings of a front.
@@ -59,6 +61,7 @@ pub struct Settings {
 struct Shared {
     settings: Settings,
     engine: ArcSwapOption<Engine>,
+    trial: ArcSwapOption<Trial>,
     in_flight: AtomicUsize,
     search: Counts,
     rerank: Counts,
@@ -112,6 +115,7 @@ impl Front {
             shared: Arc::new(Shared {
                 settings,
                 engine: ArcSwapOption::empty(),
+                trial: ArcSwapOption::empty(),
                 in_flight: AtomicUsize::new(0),
                 search: Counts::default(),
                 rerank: Counts::default(),
@@ -171,6 +175,17 @@ impl Front {
         self.shared.engine.store(Some(engine));
     }
 
+    /// Tries a candidate out beside the serving engine from now on; `None`: no candidate any more.
+    pub fn try_out(&self, trial: Option<Arc<Trial>>) {
+        self.shared.trial.store(trial);
+    }
+
+    /// The trial under way.
+    #[must_use]
+    pub fn trial(&self) -> Option<Arc<Trial>> {
+        self.shared.trial.load_full()
+    }
+
     /// Refuses new calls, lets running ones end, breaks off those that outlive the grace. Idempotent.
     pub fn stop(&self, grace: Duration) {
         drop(self.listener.lock().take());
@@ -179,6 +194,7 @@ impl Front {
         for thread in threads {
             let _ = thread.join();
         }
+        self.shared.trial.store(None);
         self.shared.engine.store(None);
     }
 
