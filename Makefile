@@ -74,6 +74,7 @@ compare: .venv/.all ## Muster beside other servers, same model and machine (each
 drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run failover
 	$(BIN)/muster drill run deadline_storm
+	$(BIN)/muster drill run bad_deploy
 
 fuzz: ## libFuzzer on every parser of the engine, MINUTES (1) each; without a nightly compiler, the tests' mutator
 	@MINUTES=$(or $(MINUTES),1) scripts/fuzz.sh

@@ -28,7 +28,9 @@ class Shelf:
     def find(self, bundle_id: str) -> Path | None:
         """The copy of a bundle, not verified; None: there is none."""
         copy = self._folder / bundle_id
-        return copy if copy.parent == self._folder and (copy / MANIFEST_FILE).is_file() else None
+        # Names come from the log; none may lead out of the folder, or to the folder itself.
+        plain = bundle_id == copy.name and bundle_id not in ("", ".", "..")
+        return copy if plain and (copy / MANIFEST_FILE).is_file() else None
 
     def put(self, source: Path, bundle_id: str) -> Path:
         """Copy the bundle at ``source``, verified on both sides; one that is here already stays.
