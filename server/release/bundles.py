@@ -25,6 +25,7 @@ from server import affinity
 from server.config import Settings
 from server.errors import DeployRefused
 from server.generation.build import step_back
+from server.generation.open import open_newest
 from server.generation.swap import ReadEvents
 from server.release.held import BundleRefused, Held, hold, open_models, verified_bundle
 from server.release.shelf import Shelf
@@ -301,12 +302,13 @@ class Bundles:
             bundle = verified_bundle(copy, self._settings)
         except BundleError as error:
             raise BundleRefused([f"bundle {folder} refused: {error}"]) from error
+        generations = self._settings.generations_dir
         models = open_models(self._settings, bundle, self._replica, beside=self._serving.engine)
         try:
             held = hold(
                 self._settings,
                 models,
-                lambda engine, open_dense: engine.empty(),
+                lambda engine, open_dense: open_newest(engine, generations, open_dense),
                 self._read_events,
                 primary=lambda: self._serving.engine is models.engine and self._primary(),
             )
@@ -327,7 +329,8 @@ class Bundles:
 
         Replicas of a machine wait for the one that builds: its lock is the machine's.
         """
-        if self._serving.served.generation.products() == 0:
+        empty = self._serving.served.generation.products() == 0
+        if empty or held.served.generation.generation_id:
             held.served.start()
             return
         while True:

@@ -258,8 +258,17 @@ impl Trial {
 
     /// Shares of the requests that are compared, and that the candidate answers, from the next request on; in [`PARTS`].
     pub fn share(&self, shadow: u32, canary: u32) {
-        self.shadow_parts.store(shadow.min(PARTS), Ordering::Relaxed);
-        self.canary_parts.store(canary.min(PARTS), Ordering::Relaxed);
+        self.shadow_parts
+            .store(shadow.min(PARTS), Ordering::Relaxed);
+        self.canary_parts
+            .store(canary.min(PARTS), Ordering::Relaxed);
+    }
+
+    /// Whether any request is compared or answered by the candidate; else nothing is measured.
+    #[must_use]
+    pub fn touches(&self) -> bool {
+        self.shadow_parts.load(Ordering::Relaxed) > 0
+            || self.canary_parts.load(Ordering::Relaxed) > 0
     }
 
     /// What was measured so far.
@@ -472,7 +481,9 @@ mod tests {
 
     #[test]
     fn a_share_of_the_keys_is_chosen_the_same_ones_each_time_and_others_for_another_candidate() {
-        let keys: Vec<String> = (0..20_000).map(|number| format!("shopper-{number}")).collect();
+        let keys: Vec<String> = (0..20_000)
+            .map(|number| format!("shopper-{number}"))
+            .collect();
         let below = |salt: u64, parts: u64| {
             keys.iter()
                 .filter(|key| hash(salt, key.as_bytes()) % u64::from(PARTS) < parts)

@@ -145,7 +145,9 @@ fn plan(waiting: Waiting, shared: &Shared) {
         priority: read.priority,
         key: read.key,
     };
-    if let Some(trial) = shared.trial.load_full() {
+    if let Some(trial) = shared.trial.load_full()
+        && trial.touches()
+    {
         trial.answer(engine, asked, &cancel, done);
         return;
     }
