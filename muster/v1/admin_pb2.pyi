@@ -481,7 +481,7 @@ class Trial(_message.Message):
     compared: _builtins.int
     """Requests that both answered, whose first ten results were compared."""
     dropped: _builtins.int
-    """Requests that were to be compared, but no worker was free."""
+    """Requests that were to be compared, but other work waited."""
     agreement_total: _builtins.float
     """Sum over compared requests of the nDCG of the candidate's order, 0 to 1, where the serving order's places are the gains."""
     overlap_total: _builtins.float

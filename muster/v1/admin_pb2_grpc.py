@@ -134,8 +134,8 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShadowBundle(self, request, context):
-        """Answers a share of the requests a second time with the candidate, where a worker is free, and compares. Callers notice
-        nothing. FAILED_PRECONDITION unless the candidate is ready.
+        """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+        notice nothing. FAILED_PRECONDITION unless the candidate is ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

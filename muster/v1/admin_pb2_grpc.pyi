@@ -47,8 +47,8 @@ class AdminServiceStub:
     another candidate is held.
     """
     ShadowBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ShadowBundleRequest, _admin_pb2.ShadowBundleResponse]
-    """Answers a share of the requests a second time with the candidate, where a worker is free, and compares. Callers notice
-    nothing. FAILED_PRECONDITION unless the candidate is ready.
+    """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+    notice nothing. FAILED_PRECONDITION unless the candidate is ready.
     """
     CanaryBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CanaryBundleRequest, _admin_pb2.CanaryBundleResponse]
     """Serves a share of the requests with the candidate. FAILED_PRECONDITION unless the candidate is ready."""
@@ -84,8 +84,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     another candidate is held.
     """
     ShadowBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.ShadowBundleRequest, _admin_pb2.ShadowBundleResponse]  # type: ignore[assignment]
-    """Answers a share of the requests a second time with the candidate, where a worker is free, and compares. Callers notice
-    nothing. FAILED_PRECONDITION unless the candidate is ready.
+    """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+    notice nothing. FAILED_PRECONDITION unless the candidate is ready.
     """
     CanaryBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.CanaryBundleRequest, _admin_pb2.CanaryBundleResponse]  # type: ignore[assignment]
     """Serves a share of the requests with the candidate. FAILED_PRECONDITION unless the candidate is ready."""
@@ -154,8 +154,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ShadowBundleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ShadowBundleResponse, _abc.Awaitable[_admin_pb2.ShadowBundleResponse]]:
-        """Answers a share of the requests a second time with the candidate, where a worker is free, and compares. Callers notice
-        nothing. FAILED_PRECONDITION unless the candidate is ready.
+        """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+        notice nothing. FAILED_PRECONDITION unless the candidate is ready.
         """
 
     @_abc_1.abstractmethod

@@ -100,7 +100,7 @@ struct Asked {
     ask: Ask,
     priority: Priority,
     budget: Budget,
-    /// Behind all other work, and only while a worker is free.
+    /// Behind all other work, and only while none waits.
     behind: bool,
     reply: Reply,
     pending: Pending,
@@ -468,8 +468,8 @@ impl Engine {
         self.core.submit(call, false, done)
     }
 
-    /// As [`Engine::submit`], behind all other work: refused unless a worker is free, and every other request goes first
-    /// between two of its chunks. Not counted.
+    /// As [`Engine::submit`], behind all other work: refused while other work waits for a worker, and every other request goes
+    /// first between two of its chunks. Not counted.
     pub fn submit_behind(
         &self,
         call: Call<'_>,
@@ -991,8 +991,9 @@ impl Core {
         // What the closure does not take is still here to tell the caller why.
         let mut given = Some((generation, ask, reply));
         let (place_us, in_flight_max) = if behind {
-            let workers = self.crew.scheduler.workers();
-            (budget.deadline_us + BEHIND_US, workers)
+            // Whoever compares has just been answered, by a worker that is counted until it has told so.
+            let in_flight_max = self.crew.scheduler.workers() + 1;
+            (budget.deadline_us + BEHIND_US, in_flight_max)
         } else {
             let in_flight_max = priority.in_flight_max(self.queue_max);
             (budget.deadline_us, in_flight_max)

@@ -601,7 +601,7 @@ fn a_delegate_scores_the_pairs_and_where_it_fails_the_model_does() {
 }
 
 #[test]
-fn engines_side_by_side_share_the_workers_and_work_behind_waits_for_nobody() {
+fn engines_side_by_side_share_the_workers_and_work_behind_is_refused_while_other_work_waits() {
     let Some((bundle, library)) = places() else {
         return;
     };
@@ -635,22 +635,25 @@ fn engines_side_by_side_share_the_workers_and_work_behind_waits_for_nobody() {
         receiver.recv().unwrap()
     };
 
-    // The only worker stays with whoever takes the first answer.
+    // The only worker stays with whoever takes the first answer, and a second request waits for it.
     let ((came, comes), (go, goes_on)) = (channel(), channel::<()>());
     first.submit(call(), move |result| {
         came.send(result.is_ok()).unwrap();
         let _ = goes_on.recv();
     });
     assert!(comes.recv().unwrap());
+    let (answered, answer) = channel();
+    second.submit(call(), move |result| answered.send(result.is_ok()).unwrap());
     assert!(matches!(behind(), Err(Error::Overloaded { .. })));
     drop(go);
-    // It is free a moment later.
+    assert!(answer.recv().unwrap());
+    // Other work may be counted for a moment after it has answered.
     while behind().is_err() {
         std::thread::yield_now();
     }
     assert_eq!(
         second.status().answered["lexical"],
-        0,
+        1,
         "work behind is not counted"
     );
 

@@ -2,7 +2,7 @@
 //! alone, and what is measured of both.
 //!
 //! Nobody but the judge pays for a bad candidate: what it cannot answer is given to the serving bundle while there is time, and
-//! comparisons run behind all other work, where a worker is free.
+//! comparisons run behind all other work, where no other work waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -120,7 +120,7 @@ pub struct Measured {
     pub shadow: Arm,
     /// Requests that both answered.
     pub compared: u64,
-    /// Requests that were to be compared, but no worker was free.
+    /// Requests that were to be compared, but other work waited.
     pub dropped: u64,
     /// Sum of [`agreement`].
     pub agreement_total: f64,
