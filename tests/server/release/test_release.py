@@ -23,10 +23,14 @@ from muster.v1 import admin_pb2 as pb
 from muster.v1 import ranking_pb2
 from muster.v1.deploy_pb2 import DeployPhase
 from tests.fixtures import bundle_variants
-from tests.server.replica import ROOT, START_S, Replica, patch, shoes, upsert, wait_until
+from tests.server.replica import ROOT, START_S, Replica, patch, upsert, wait_until
 
 SETTINGS = {"generation.rebuild": "true", "release.deployer_silent_ms": 1500, "ranking.workers": 1}
-QUERIES = ("red running shoe", "acme shoe 7", "red shoe", "sport shoes", "running")
+COLOURS = ("red", "blue", "green", "black", "white", "grey")
+THINGS = ("running shoe", "leather boot", "cotton shirt", "wool hat", "phone case", "desk lamp", "steel pan")
+# Products that differ, so that a turned order is another order.
+PRODUCTS = tuple(f"{colour} {thing}" for colour in COLOURS for thing in THINGS)
+QUERIES = ("red running shoe", "blue shirt", "steel pan", "black leather boot", "lamp for a desk")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
 
 @dataclass
 class Shop:
-    """A primary and a standby with sixty shoes in one generation."""
+    """A primary and a standby of one small catalogue."""
 
     primary: Replica
     standby: Replica
@@ -80,7 +84,8 @@ def open_shop(variants: Variants, data_dir: Path) -> Iterator[Shop]:
         standby_settings = {**SETTINGS, "lease.eligible": "false"}
         with Replica(variants.path("plain"), data_dir, "b", standby_settings) as standby:
             standby.wait_serving()
-            sequence = primary.apply(*shoes(60)).sequence
+            events = [upsert(f"p-{number}", title, stock=1) for number, title in enumerate(PRODUCTS)]
+            sequence = primary.apply(*events).sequence
             wait_until(lambda: standby.status().applied_sequence >= sequence, "the standby has applied all")
             yield Shop(primary, standby)
 
@@ -173,7 +178,7 @@ def test_a_good_bundle_is_deployed_under_load_and_back_without_one_failed_reques
         assert shop.serving() == {new}
         assert seen.bundles == {old, new}
         # Writes go on being seen, also by the bundle that there is a way back to.
-        sequence = shop.primary.apply(patch("red-1", price=5.0), upsert("blue-1", "blue boot")).sequence
+        sequence = shop.primary.apply(patch("p-1", price=5.0), upsert("new", "vintage silk curtain")).sequence
         for replica in shop.replicas:
             wait_until(
                 lambda replica=replica: (  # type: ignore[misc]
@@ -185,8 +190,10 @@ def test_a_good_bundle_is_deployed_under_load_and_back_without_one_failed_reques
         code, outcome = deploy(shop, None, back=True)
         assert (code, phases(outcome)) == (0, ["started", "loaded", "promoting", "done"])
         assert shop.serving() == {old}
-        found = shop.standby.ranking.Search(ranking_pb2.SearchRequest(query="blue boot"), timeout=10)
-        assert found.results[0].product_id == "blue-1"
+        found = shop.standby.ranking.Search(
+            ranking_pb2.SearchRequest(query="vintage silk curtain"), timeout=10
+        )
+        assert found.results[0].product_id == "new"
     assert seen.errors == []
     assert seen.answered > 100
     windows = outcome["windows"]
