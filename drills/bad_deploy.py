@@ -321,7 +321,11 @@ def main(arguments: Sequence[str]) -> int:
             folder=folder,
             shop=choose_shop(given.products, given.seed),
             plan=ClusterPlan(
-                bundle=find_bundle(given.bundle), replicas=given.replicas, command=SERVER_COMMAND
+                bundle=find_bundle(given.bundle),
+                replicas=given.replicas,
+                # A change of primary is another drill's; a busy machine must not bring one into this.
+                settings={"lease": {"ttl_ms": 5000}},
+                command=SERVER_COMMAND,
             ),
             kinds=[given.kind] if given.kind else sorted(bad_bundles.KINDS),
             runs=given.runs,
