@@ -37,11 +37,11 @@ from drills.cluster import (
 )
 from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
 from drills.journal import Journal
-from drills.load import OK, OpenLoop, Sample, Stream, poisson_arrivals
+from drills.load import OK, OpenLoop, Stream, poisson_arrivals
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.release_checks import DeployLimits, judge_deploy, judge_deploy_runs
 from drills.shop import Shop, choose_shop, fill
-from drills.traffic import ClientReads
+from drills.traffic import ClientReads, RecordedLoad
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 NAME = "bad_deploy"
@@ -71,7 +71,7 @@ class Release:
     queries: Sequence[str]
     reads_per_s: float
     deadline_ms: float
-    load: ReleaseLoad | None = field(default=None)
+    load: RecordedLoad | None = field(default=None)
     deployer: subprocess.Popen[str] | None = field(default=None)
 
     def command(self, *arguments: str) -> list[str]:
@@ -80,31 +80,12 @@ class Release:
         return [sys.executable, "-m", "muster.cli", "deploy", "--target", target, "--json", *arguments]
 
 
-class ReleaseLoad:
+def release_load(release: Release, journal: Journal, seed: int) -> RecordedLoad:
     """Reads through the client, open loop."""
-
-    def __init__(self, release: Release, journal: Journal, seed: int) -> None:
-        reads = ClientReads(release.cluster.addresses, release.queries, deadline_ms=release.deadline_ms)
-        self._journal = journal
-        self._loop = OpenLoop([Stream("read", poisson_arrivals(release.reads_per_s, seed), reads)])
-        self._stopped = False
-        release.load = self
-
-    def start(self) -> None:
-        """Connects and begins."""
-        self._loop.start()
-
-    @property
-    def samples(self) -> list[Sample]:
-        """What has ended so far."""
-        return self._loop.samples
-
-    def stop(self) -> None:
-        """Ends the load and writes every request into the history."""
-        if self._stopped:
-            return
-        self._stopped = True
-        self._journal.extend(sample.record(self._journal.start_s) for sample in self._loop.stop())
+    reads = ClientReads(release.cluster.addresses, release.queries, deadline_ms=release.deadline_ms)
+    loop = OpenLoop([Stream("read", poisson_arrivals(release.reads_per_s, seed), reads)])
+    release.load = RecordedLoad(loop, journal)
+    return release.load
 
 
 @dataclass(frozen=True)
@@ -210,7 +191,7 @@ def experiment(
         name=NAME,
         hypothesis=HYPOTHESIS,
         seed=seed,
-        load=ReleaseLoad,
+        load=release_load,
         probes=(
             Probe("reads are answered", reads_are_answered, everywhere),
             Probe("every replica serves reads", all_serve_reads, everywhere),
