@@ -75,6 +75,7 @@ drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run failover
 	$(BIN)/muster drill run rolling_restart
 	$(BIN)/muster drill run deadline_storm
+	$(BIN)/muster drill run bad_deploy
 
 fuzz: ## libFuzzer on every parser of engine and front, MINUTES (1) each; without a nightly compiler, the tests' mutator
 	@MINUTES=$(or $(MINUTES),1) scripts/fuzz.sh

@@ -62,6 +62,16 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.deadline_storm",
         needs=("a model bundle",),
     ),
+    Drill(
+        name="bad_deploy",
+        hypothesis=(
+            "a wrong and a slow bundle are rolled back by themselves within 10 s of the canary's start, and"
+            " no read fails"
+        ),
+        injection="muster deploy of a bundle that ranks backwards, and of one that ranks slowly",
+        module="drills.bad_deploy",
+        needs=("a model bundle",),
+    ),
 )
 
 

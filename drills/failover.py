@@ -39,11 +39,11 @@ from drills.cluster import (
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.faults import KillPrimary
 from drills.journal import History, Journal
-from drills.load import OK, OpenLoop, Sample, Stream, even_arrivals, poisson_arrivals
+from drills.load import OK, OpenLoop, Stream, even_arrivals, poisson_arrivals
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.postgres import ThrowawayPostgres, postgres_need
 from drills.shop import Shop, choose_shop, fill
-from drills.traffic import ClientReads, ClientWrites
+from drills.traffic import ClientReads, ClientWrites, RecordedLoad
 from muster.client import Session
 from muster.v1 import catalogue_pb2, catalogue_pb2_grpc
 
@@ -89,50 +89,29 @@ class Rehearsal:
     traffic: Traffic
     from_sequence: int
     store: str = SQLITE
-    load: FailoverLoad | None = field(default=None)
+    load: RecordedLoad | None = field(default=None)
 
 
-class FailoverLoad:
+def failover_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
     """Reads and writes side by side through the client, open loop."""
-
-    def __init__(self, rehearsal: Rehearsal, journal: Journal, seed: int) -> None:
-        traffic, addresses = rehearsal.traffic, rehearsal.cluster.addresses
-        session = Session(monotonic_reads=True)
-        reads = ClientReads(
-            addresses, rehearsal.queries, deadline_ms=traffic.read_deadline_ms, session=session
-        )
-        writes = ClientWrites(
-            addresses,
-            rehearsal.product_ids,
-            deadline_ms=traffic.write_deadline_ms,
-            prefix=f"drill-{seed}-{uuid.uuid4().hex[:8]}",
-            session=session,
-        )
-        self._journal = journal
-        self._loop = OpenLoop(
-            [
-                Stream("read", poisson_arrivals(traffic.reads_per_s, seed), reads),
-                Stream("write", even_arrivals(traffic.writes_per_s), writes),
-            ]
-        )
-        self._stopped = False
-        rehearsal.load = self
-
-    def start(self) -> None:
-        """Connects and begins."""
-        self._loop.start()
-
-    @property
-    def samples(self) -> list[Sample]:
-        """What has ended so far."""
-        return self._loop.samples
-
-    def stop(self) -> None:
-        """Ends the load and writes every request into the history."""
-        if self._stopped:
-            return
-        self._stopped = True
-        self._journal.extend(sample.record(self._journal.start_s) for sample in self._loop.stop())
+    traffic, addresses = rehearsal.traffic, rehearsal.cluster.addresses
+    session = Session(monotonic_reads=True)
+    reads = ClientReads(addresses, rehearsal.queries, deadline_ms=traffic.read_deadline_ms, session=session)
+    writes = ClientWrites(
+        addresses,
+        rehearsal.product_ids,
+        deadline_ms=traffic.write_deadline_ms,
+        prefix=f"drill-{seed}-{uuid.uuid4().hex[:8]}",
+        session=session,
+    )
+    loop = OpenLoop(
+        [
+            Stream("read", poisson_arrivals(traffic.reads_per_s, seed), reads),
+            Stream("write", even_arrivals(traffic.writes_per_s), writes),
+        ]
+    )
+    rehearsal.load = RecordedLoad(loop, journal)
+    return rehearsal.load
 
 
 def reads_are_answered(rehearsal: Rehearsal) -> Finding:
@@ -213,7 +192,7 @@ def experiment(
         name=NAME,
         hypothesis=HYPOTHESIS,
         seed=seed,
-        load=FailoverLoad,
+        load=failover_load,
         probes=(
             Probe("reads are answered", reads_are_answered, everywhere),
             Probe("writes are acknowledged", writes_are_acknowledged, everywhere),

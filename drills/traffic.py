@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from drills.load import OK, receipt_fields
+from drills.journal import Journal
+from drills.load import OK, OpenLoop, Sample, receipt_fields
 from muster.client import AsyncClient, MusterError, Session, patch
 
 SESSION = "shopper"
@@ -107,3 +108,28 @@ class ClientWrites:
         """Closes the client."""
         assert self._client is not None
         await self._client.close()
+
+
+class RecordedLoad:
+    """An open-loop load whose requests are written into the history once it has ended."""
+
+    def __init__(self, loop: OpenLoop, journal: Journal) -> None:
+        self._loop = loop
+        self._journal = journal
+        self._stopped = False
+
+    def start(self) -> None:
+        """Connects and begins."""
+        self._loop.start()
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What has ended so far."""
+        return self._loop.samples
+
+    def stop(self) -> None:
+        """Ends the load and writes every request into the history."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._journal.extend(sample.record(self._journal.start_s) for sample in self._loop.stop())

@@ -139,6 +139,9 @@ def _explain(error: Exception) -> tuple[int, str] | None:
     bundle = loaded("muster.bundle.errors")
     if bundle is not None and isinstance(error, bundle.BundleError):
         return EXIT_USAGE, f"the bundle is refused: {error}"
+    deployer = loaded("muster.deploy.deployer")
+    if deployer is not None and isinstance(error, deployer.DeployImpossible):
+        return EXIT_USAGE, str(error)
     if isinstance(error, _MissingRoomError):
         return EXIT_FAILED, str(error)
     return None
@@ -466,7 +469,7 @@ def status(
         raise first
 
 
-def _show_status(found: Iterable[Any]) -> None:
+def _show_status(found: Sequence[Any]) -> None:
     from rich.text import Text
 
     console = _console()
@@ -493,6 +496,7 @@ def _show_status(found: Iterable[Any]) -> None:
             indexes.setdefault(state["generation_id"], index)
         plans = plans or {plan["tier"] + str(plan["depth"]): plan for plan in state["plans"]}
     console.print(table)
+    _show_bundles(console, found)
     if plans:
         listed = _table("tier", "depth", "expected nDCG@10", "ms")
         for plan in plans.values():
@@ -511,6 +515,30 @@ def _show_status(found: Iterable[Any]) -> None:
                 _number(index.get("median_ms"), 3),
             )
         console.print(listed)
+
+
+def _show_bundles(console: Any, found: Sequence[Any]) -> None:
+    """Which bundles are held, and the last deploy, where there is more to tell than one bundle."""
+    states = [plain(entry.status) for entry in found if entry.status is not None]
+    held = _table("replica", "serves", "candidate", "before")
+    for state in states:
+        held.add_row(
+            state["replica"],
+            state["bundle_id"],
+            state["candidate_bundle_id"] or "-",
+            state["previous_bundle_id"] or "-",
+        )
+    if states:
+        console.print(held)
+    deploys = [state["deploy"] for state in states if "deploy" in state]
+    if deploys:
+        last = deploys[0]
+        why = f": {last['detail']}" if last["detail"] else ""
+        console.print(
+            f"deploy {last['deploy_id']} from {last['previous_bundle_id']} to {last['bundle_id']}:"
+            f" {last['phase'].replace('_', ' ')}{why}",
+            markup=False,
+        )
 
 
 @app.command()
@@ -782,17 +810,33 @@ def data_synthetic(
 def bundle_verify(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")],
     replay: Annotated[
-        bool, typer.Option("--replay", help="Also run the golden requests on this machine.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--replay/--no-replay",
+            help="Run the golden requests on this machine. Default: where the ranking core is built.",
+        ),
+    ] = None,
+    trusted: Annotated[
+        list[str] | None,
+        typer.Option("--trusted", metavar="KEY", help="Ask for a signature by one of these public keys."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Checks every file of a bundle against its manifest, and what they say."""
-    from muster.bundle import read_bundle
+    """Checks every file of a bundle against its manifest, what they say, and the signature."""
+    from muster.bundle import check_signature, read_bundle
 
     bundle = read_bundle(folder)
+    check_signature(bundle.manifest, trusted or (), allow_unsigned=not trusted)
+    signature = bundle.manifest.signature
     differences: list[str] | None = None
-    if replay:
-        rankcore = _room("rankcore", "Build it with `make build`")
+    rankcore = None
+    if replay is not False:
+        try:
+            rankcore = _room("rankcore", "Build it with `make build`")
+        except _MissingRoomError:
+            if replay:
+                raise
+    if rankcore is not None:
         engine = rankcore.Engine(str(folder), runtime_library=rankcore.runtime_library())
         try:
             differences = list(engine.verify_golden())
@@ -804,6 +848,7 @@ def bundle_verify(
                 "bundle": bundle.bundle_id,
                 "files": len(bundle.manifest.files),
                 "bytes": bundle.bytes,
+                "signed_by": None if signature is None else signature.public_key,
                 "golden": None if differences is None else {"differences": differences},
             }
         )
@@ -811,12 +856,47 @@ def bundle_verify(
         print(
             f"{bundle.bundle_id}: {len(bundle.manifest.files)} files, {bundle.bytes:,} bytes, all as declared"
         )
+        print("not signed" if signature is None else f"signed by {signature.public_key}")
         if differences == []:
             print("the golden requests reproduce on this machine")
     if differences:
         for difference in differences:
             complain(difference)
         raise typer.Exit(EXIT_USAGE)
+
+
+@bundle_app.command("key")
+@reported
+def bundle_key(
+    file: Annotated[Path, typer.Argument(help="File to write the private key into; must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Draws a key to sign bundles with; prints the public key, for `release.trusted_keys`."""
+    from muster.bundle import make_key
+
+    key = make_key(file)
+    if as_json:
+        print_json({"file": str(file), "public_key": key.public_key})
+    else:
+        print(key.public_key)
+
+
+@bundle_app.command("sign")
+@reported
+def bundle_sign(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")],
+    key: Annotated[Path, typer.Option("--key", help="Private key, from `muster bundle key`.")],
+    as_json: Json = False,
+) -> None:
+    """Signs a bundle in place; its files and its identity stay as they are."""
+    from muster.bundle import read_key, sign_bundle
+
+    signing_key = read_key(key)
+    manifest = sign_bundle(folder, signing_key)
+    if as_json:
+        print_json({"bundle": manifest.bundle_id, "public_key": signing_key.public_key})
+    else:
+        print(f"{manifest.bundle_id}: signed by {signing_key.public_key}")
 
 
 @bundle_app.command("card")
@@ -839,6 +919,66 @@ def bundle_card(
         _console().print(Markdown(text))
     else:
         print(text)
+
+
+# -- deploys ----------------------------------------------------------
+
+
+@app.command()
+@reported
+def deploy(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="[BUNDLE]", help="Folder of the bundle, the same path on every machine."),
+    ] = None,
+    target: Target = DEFAULT_TARGET,
+    shadow_share: Annotated[
+        float, typer.Option("--shadow-share", min=0.0, max=1.0, help="Of the requests that are compared.")
+    ] = 0.2,
+    canary_share: Annotated[
+        float, typer.Option("--canary-share", min=0.0, max=1.0, help="Of the requests that it serves first.")
+    ] = 0.1,
+    min_requests: Annotated[
+        int, typer.Option("--min-requests", min=1, help="To be answered in each trial before it goes on.")
+    ] = 200,
+    agreement_min: Annotated[
+        float, typer.Option("--agreement-min", min=0.0, max=1.0, help="Least agreement with the order now.")
+    ] = 0.5,
+    patience: Annotated[
+        float, _duration("--patience", "Longest wait in one phase; then it is rolled back.")
+    ] = 600_000.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Roll back the deploy under way.")] = False,
+    roll_back: Annotated[
+        bool, typer.Option("--roll-back", help="Serve the bundle before the last deploy again, at once.")
+    ] = False,
+    unload: Annotated[
+        bool, typer.Option("--unload", help="Let go of the bundle before the last deploy.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Moves every replica to another bundle: load, compare, serve a share, change over; or back by itself.
+
+    Interrupted, the same command goes on where it stopped. Exit code 0: done, 10: rolled back.
+    """
+    from muster.deploy.command import Wish, run
+    from muster.deploy.judge import Limits
+    from muster.deploy.steps import Options
+
+    if sum((bundle is not None, abort, roll_back, unload)) != 1:
+        raise typer.BadParameter("give one of BUNDLE, --abort, --roll-back and --unload")
+    wish = Wish(
+        target=target,
+        bundle=bundle,
+        abort=abort,
+        back=roll_back,
+        unload=unload,
+        dry_run=dry_run,
+        options=Options(shadow_share=shadow_share, canary_share=canary_share),
+        limits=Limits(min_requests=min_requests, agreement_min=agreement_min),
+        patience_s=patience / 1000,
+    )
+    raise typer.Exit(run(wish, show=print_json if as_json else None))
 
 
 # -- training, drills, benches, demo ----------------------------------------------------------

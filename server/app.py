@@ -1,8 +1,8 @@
 """Wiring: the parts of one replica, each given its own small configuration.
 
-    bundle -> engine -> generation -> Served <- Tailer <- Store <- LogWriter <- CatalogueService.Apply
-                 ^                      ^                   ^
-                 |                   Renewal           LeaseKeeper -> Health
+    bundle -> engine -> generation -> Held <- Bundles <- Tailer <- Store <- LogWriter <- Apply
+                 ^                                          |        ^
+                 |                                       Deploys  LeaseKeeper -> Health
                Front <- Search, Rerank
 
 ``Replica`` answers status and health from its first moment; ``load`` makes the parts, in the order of the
@@ -16,13 +16,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import rankcore
-from muster.bundle import Bundle
+import psutil
+
 from muster.v1 import admin_pb2
 from server import health
 from server.admission import Budget
@@ -34,16 +34,17 @@ from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
 from server.errors import NotThePrimary, ReplicaNotReady
 from server.generation.belonging import keep_to_one_catalogue
-from server.generation.build import BuildJob
 from server.generation.catch_up import load_snapshot
 from server.generation.open import open_newest
-from server.generation.renewal import Renewal, RenewalPolicy
-from server.generation.swap import Served
-from server.gpu.offload import Offload
+from server.generation.swap import LogReader
 from server.health import Health
 from server.metrics import Metrics
+from server.release.bundles import Bundles
+from server.release.deploys import PREFIX, Deploys, read_state
+from server.release.held import Models, hold
 from server.rpc import RpcServer
 from server.services.admin import AdminService
+from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
@@ -79,17 +80,14 @@ class Lag:
 class Parts:
     """What a replica consists of once it is loaded."""
 
-    engine: rankcore.Engine
     store: Store
-    served: Served
+    bundles: Bundles
+    deploys: Deploys
     tailer: Tailer
     writer: LogWriter
     keeper: LeaseKeeper
     retention: Retention
-    renewal: Renewal
     catalogue: CatalogueService
-    warm_up_queries: list[str]
-    offload: Offload | None
 
 
 class Replica:
@@ -125,29 +123,52 @@ class Replica:
 
     # --- start -------------------------------------------------------------------------------------------
 
-    def load(self, bundle: Bundle, engine: rankcore.Engine, offload: Offload | None = None) -> Parts:
+    def load(self, models: Models) -> Parts:
         """Open store and generation and make every part; nothing follows, writes or answers yet.
 
-        offload: what runs on a GPU, from here on the replica's to close; None: nothing. Raises: StoreError.
+        models: from here on the replica's to close. Raises: StoreError.
         """
         settings = self.settings
         store = open_store(settings.store_location, settings.store_config(self.name))
         keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
-        open_dense = offload.open_dense if offload is not None else None
-
-        def open_generation() -> rankcore.Generation:
-            return open_newest(engine, settings.generations_dir, open_dense)
-
-        served = Served(
-            engine, open_generation(), _reader(store), lambda generation: load_snapshot(store, generation)
+        log = LogReader(
+            lambda first_sequence, events_max: store.read_range(first_sequence, events_max=events_max),
+            lambda generation: load_snapshot(store, generation),
         )
+        first = hold(
+            settings,
+            models,
+            lambda engine, open_dense: open_newest(engine, settings.generations_dir, open_dense),
+            log,
+            primary=lambda: self._reigns() and bundles.serving is first,
+        )
+        bundles = Bundles(
+            settings,
+            first,
+            self.rpc.front,
+            log,
+            replica=self.name,
+            primary=self._reigns,
+            keep=lambda: deploys.state.named,
+        )
+
+        def deliver(events: list[bytes]) -> int:
+            sequence = bundles.apply(events)
+            deploys.follow(events)
+            return sequence
+
+        def reload() -> int:
+            sequence = bundles.reload()
+            deploys.follow(store.read_named(PREFIX))
+            return sequence
+
         tailer = Tailer(
             store,
-            served.apply,
-            applied_sequence=served.generation.applied_sequence(),
-            observe=engine.observe,
+            deliver,
+            applied_sequence=first.served.generation.applied_sequence(),
+            observe=bundles.observe,
             on_failed=self._fail,
-            reload=lambda: served.reload(open_generation()),
+            reload=reload,
             config=TailerConfig(poll_ms=settings.catalogue.poll_ms),
         )
         keeper = keep_role(
@@ -167,6 +188,14 @@ class Replica:
             ),
             on_commit=tailer.wake,
         )
+        deploys = Deploys(
+            # The generation is newer than the steps that the log began with.
+            read_state(store.read_named(PREFIX)),
+            writer=writer,
+            writable=self._reigns,
+            primary=self._primary_name,
+            silent_s=settings.release.deployer_silent_ms / 1000,
+        )
         retention = Retention(
             store,
             RetentionPolicy(
@@ -176,36 +205,18 @@ class Replica:
                 id_hours=settings.catalogue.event_id_hours,
             ),
             keeper.writing_epoch,
+            may_fold=lambda row: deploys.may_fold(row.sequence),
         )
-        queries = _golden_queries(bundle)[: settings.lifecycle.warm_up_queries]
-        renewal = Renewal(
-            engine,
-            served,
-            BuildJob.of(settings),
-            RenewalPolicy(
-                rebuild=settings.generation.rebuild,
-                delta_products_min=settings.generation.delta_products_min,
-                delta_share_min=settings.generation.delta_share_min,
-                delta_products_max=settings.generation.delta_products_max,
-                quiet_s=settings.generation.quiet_ms / 1000,
-                poll_s=settings.generation.poll_ms / 1000,
-            ),
-            primary=keeper.is_primary,
-            on_swap=lambda: engine.warm_up(queries),
-            open_dense=open_dense,
-        )
-        if offload is not None:
-            offload.when_lost(lambda: engine.warm_up(queries))
         budget = Budget(
             default_us=settings.ranking.default_deadline_ms * 1000,
             max_us=settings.ranking.deadline_max_ms * 1000,
         )
         catalogue = CatalogueService(
             writer=writer,
-            products=lambda: served.generation,
-            applied_sequence=lambda: served.generation.applied_sequence(),
+            products=lambda: bundles.serving.served.generation,
+            applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
             wait_applied=tailer.wait_applied,
-            read_events=_reader(store),
+            read_events=log.read_events,
             in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
             primary=self._primary_name,
@@ -215,17 +226,18 @@ class Replica:
                 apply_deadline_us=settings.catalogue.apply_deadline_ms * 1000,
             ),
         )
-        self.parts = Parts(
-            engine, store, served, tailer, writer, keeper, retention, renewal, catalogue, queries, offload
+        self.parts = Parts(store, bundles, deploys, tailer, writer, keeper, retention, catalogue)
+        release = BundleService(
+            bundles=bundles, deploys=deploys, describe=self.describe_bundles, budget=budget
         )
-        self.rpc.front.serve(engine)
         self.rpc.methods.add(catalogue.methods(self.metrics))
+        self.rpc.methods.add(release.methods(self.metrics))
         return self.parts
 
     def follow(self, give_up: Callable[[], bool]) -> None:
         """Serve the generation inside, replay the log to its end, and warm up. ``give_up`` ends the wait."""
         parts = self._loaded()
-        parts.served.start()
+        parts.bundles.start()
         parts.tailer.start()
         while not give_up():
             try:
@@ -234,7 +246,7 @@ class Replica:
             except StoreError as error:
                 logger.warning("the end of the log cannot be read, trying again: %s", error)
                 time.sleep(_CATCH_UP_WAIT_S)
-        parts.engine.warm_up(parts.warm_up_queries)
+        parts.bundles.serving.warm_up()
 
     def serve(self) -> None:
         """Tell clients, compete for the lease where eligible, and keep the generation fresh."""
@@ -246,7 +258,7 @@ class Replica:
         if self.settings.lease.eligible:
             parts.keeper.start()
             parts.retention.start()
-        parts.renewal.start()
+        parts.bundles.serving.renewal.start()
 
     # --- end ---------------------------------------------------------------------------------------------
 
@@ -270,11 +282,8 @@ class Replica:
         self.parts.retention.stop()
         self.parts.writer.close()
         self.parts.keeper.stop()
-        self.parts.renewal.stop()
         self.parts.tailer.stop()
-        self.parts.engine.close()
-        if self.parts.offload is not None:
-            self.parts.offload.close()
+        self.parts.bundles.close()
         self.parts.store.close()
 
     # --- what the replica says of itself -----------------------------------------------------------------
@@ -293,8 +302,9 @@ class Replica:
         parts = self.parts
         if parts is None:
             return response
-        engine = parts.engine.status()
-        generation = parts.served.generation
+        serving = parts.bundles.serving
+        engine = serving.engine.status()
+        generation = serving.served.generation
         applied_sequence = generation.applied_sequence()
         response.role = admin_pb2.ROLE_PRIMARY if self._reigns() else admin_pb2.ROLE_STANDBY
         response.primary = self._primary_name()
@@ -304,7 +314,7 @@ class Replica:
         response.staleness_ms = self._staleness_ms(parts)
         response.products = generation.products()
         response.delta_products = generation.delta_products()
-        response.bundle_id = parts.engine.bundle_id
+        response.bundle_id = serving.bundle_id
         response.generation_id = generation.generation_id
         if (dense_index := generation.dense_index) is not None:
             response.dense_index.kind = dense_index["kind"]
@@ -313,7 +323,13 @@ class Replica:
             if dense_index["median_ms"] is not None:
                 response.dense_index.median_ms = dense_index["median_ms"]
         response.in_flight = int(engine["in_flight"])
-        response.building = parts.renewal.building()
+        response.building = serving.renewal.building()
+        held = admin_pb2.ReplicaBundles()
+        parts.bundles.describe(held)
+        response.candidate_bundle_id = held.candidate.bundle_id
+        response.previous_bundle_id = held.previous.bundle_id
+        if parts.deploys.state.last is not None:
+            response.deploy.CopyFrom(parts.deploys.state.last)
         for plan in engine["plans"]:
             response.plans.add(
                 tier=str(plan["tier"]),
@@ -322,6 +338,24 @@ class Replica:
                 cost_ms=float(plan["cost_ms"]),
             )
         return response
+
+    def describe_bundles(self) -> admin_pb2.ReplicaBundles:
+        """The bundles held here, and what the log says of deploys. Raises: ReplicaNotReady."""
+        parts = self._loaded()
+        described = admin_pb2.ReplicaBundles(
+            replica=self.name,
+            role=admin_pb2.ROLE_PRIMARY if self._reigns() else admin_pb2.ROLE_STANDBY,
+            memory_bytes=psutil.Process().memory_info().rss,
+        )
+        parts.bundles.describe(described)
+        state = parts.deploys.state
+        if state.last is not None:
+            described.deploy.CopyFrom(state.last)
+        heard_ms_ago = parts.deploys.heard_ms_ago()
+        if heard_ms_ago is not None:
+            described.heard_ms_ago = heard_ms_ago
+        described.promoted_bundle_id = state.promoted[0] if state.promoted else ""
+        return described
 
     def _numbers(self) -> Mapping[str, Any]:
         status = self.status()
@@ -338,7 +372,7 @@ class Replica:
             "building": status.building,
         }
         if self.parts is not None:
-            numbers.update(engine_counters(self.parts.engine.status()))
+            numbers.update(engine_counters(self.parts.bundles.serving.engine.status()))
         return numbers
 
     def _staleness_ms(self, parts: Parts) -> int:
@@ -358,6 +392,7 @@ class Replica:
         # Whether it may write at this moment is not asked: a renewal that is just late ends no reign.
         while parts.keeper.reigns(epoch) and not self._stopping.is_set():
             if parts.tailer.wait_caught_up(_CATCH_UP_WAIT_S):
+                parts.deploys.reign()
                 self._writable = True
                 self.health.writable(True)
                 logger.info("primary of epoch %d", epoch)
@@ -389,7 +424,7 @@ class Replica:
 
     def _drain(self) -> int:
         self._request_drain()
-        return int(self.parts.engine.status()["in_flight"]) if self.parts is not None else 0
+        return int(self.parts.bundles.serving.engine.status()["in_flight"]) if self.parts is not None else 0
 
     def _transfer(self, wait_s: float) -> tuple[str, int]:
         parts = self._loaded()
@@ -415,7 +450,7 @@ class Replica:
         self._writable = False
 
     def _rebuild(self) -> bool:
-        return self._loaded().renewal.start_build()
+        return self._loaded().bundles.serving.renewal.start_build()
 
     def _watch_health(self) -> None:
         parts = self._loaded()
@@ -423,7 +458,9 @@ class Replica:
         while not self._stopping.wait(_HEALTH_CHECK_S):
             tailer = parts.tailer
             self._lag_s = self._lag.behind_s(
-                time.monotonic(), tailer.head_sequence, parts.served.generation.applied_sequence()
+                time.monotonic(),
+                tailer.head_sequence,
+                parts.bundles.serving.served.generation.applied_sequence(),
             )
             serving = self._lag_s <= bound_s and tailer.failure is None
             if serving != self.health.serving(health.RANKING):
@@ -441,22 +478,6 @@ def engine_counters(status: Mapping[str, Any]) -> dict[str, Any]:
     counters = dict(status["counters"])
     counters["answered_by_tier"] = dict(counters.get("by_tier", {}))
     return counters
-
-
-def _reader(store: Store) -> Callable[[int, int], Sequence[bytes]]:
-    def read(first_sequence: int, events_max: int) -> Sequence[bytes]:
-        return store.read_range(first_sequence, events_max=events_max)
-
-    return read
-
-
-def _golden_queries(bundle: Bundle) -> list[str]:
-    """The queries of the golden requests, each once, in order."""
-    if "golden.json" not in bundle.manifest.files:
-        return ["warm up"]
-    return list(dict.fromkeys(str(case["query"]) for case in bundle.json("golden.json")["cases"])) or [
-        "warm up"
-    ]
 
 
 def _version() -> str:

@@ -27,6 +27,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from muster.bundle import is_public_key
 from server import affinity
 from server.catalogue.location import check_address, without_passwords
 from server.catalogue.store import StoreConfig
@@ -374,6 +375,51 @@ class GenerationSettings(_Section):
     )
 
 
+class ReleaseSettings(_Section):
+    """Which bundles may be served, and deploys."""
+
+    trusted_keys: tuple[str, ...] = _setting(
+        (),
+        "keys",
+        "Public keys of those whose signature makes a bundle good, each as 64 hex digits; `muster bundle key`"
+        " prints one.",
+    )
+    allow_unsigned: bool = _setting(
+        True,
+        "-",
+        "Whether a bundle may be served that is not signed, or signed by somebody who is not trusted. The"
+        " bundle of the project is not signed, for whoever runs a service decides whom to trust: name your"
+        " key in `release.trusted_keys` and turn this off. A signature that does not fit is refused always.",
+    )
+    start_with: Literal["log", "settings"] = _setting(
+        "log",
+        "-",
+        "The bundle a replica starts with: the one that the last deploy in the log has put in service, or"
+        " always that of the setting `bundle`. Without a deploy in the log both are the same.",
+    )
+    deployer_silent_ms: int = _setting(
+        5000,
+        "milliseconds",
+        "A deployer that the primary has not heard of for so long counts as dead, and another one may go on.",
+        ge=500,
+        le=600_000,
+    )
+
+    @field_validator("trusted_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        # A flag can only hold a text.
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("trusted_keys")
+    @classmethod
+    def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for key in value:
+            if not is_public_key(key):
+                raise ValueError(f"a public key has 64 digits of lower-case hex, unlike {key[:80]!r}")
+        return value
+
+
 class LifecycleSettings(_Section):
     """Start and end of the process."""
 
@@ -488,6 +534,9 @@ class Settings(BaseSettings):
     lifecycle: LifecycleSettings = Field(
         default_factory=LifecycleSettings, description="Start and end of the process."
     )
+    release: ReleaseSettings = Field(
+        default_factory=ReleaseSettings, description="Which bundles may be served, and deploys."
+    )
     metrics: MetricsSettings = Field(default_factory=MetricsSettings, description="The Prometheus endpoint.")
     log: LogSettings = Field(
         default_factory=LogSettings, description="What the process writes to standard error."
@@ -537,6 +586,8 @@ class Settings(BaseSettings):
                 f"catalogue.staleness_max_ms ({self.catalogue.staleness_max_ms}) must be at least ten times"
                 f" catalogue.poll_ms ({self.catalogue.poll_ms}), or a healthy replica would leave health"
             )
+        if not (self.release.allow_unsigned or self.release.trusted_keys):
+            yield "release.allow_unsigned is off, so release.trusted_keys must name a key: no bundle is good"
         if not self.generation.delta_products_max > self.generation.delta_products_min:
             yield (
                 f"generation.delta_products_max ({self.generation.delta_products_max}) must be above"
@@ -560,6 +611,11 @@ class Settings(BaseSettings):
             password_file=self.catalogue.store_password_file,
             client=replica,
         )
+
+    @property
+    def bundles_dir(self) -> Path:
+        """Folder of the bundles that were deployed."""
+        return self.data_dir / "bundles"
 
     @property
     def generations_dir(self) -> Path:
@@ -753,6 +809,8 @@ def _unit(field: FieldInfo) -> str:
 def _type(field: FieldInfo) -> str:
     names = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
     annotation = field.annotation
+    if annotation == tuple[str, ...]:
+        return "List of texts"
     if annotation in names:
         return names[annotation].capitalize()
     arguments = getattr(annotation, "__args__", ())
@@ -769,6 +827,8 @@ def _default(field: FieldInfo) -> str:
         return "absent"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if value == ():
+        return "empty"
     return f"`{value}`" if value != "" else "empty"
 
 

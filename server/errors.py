@@ -72,6 +72,14 @@ class NotThePrimary(ServiceError):
         self.primary = primary
 
 
+class DeployRefused(ServiceError):
+    """A step of a deploy, or a change of bundles, that does not fit the state it would start from."""
+
+
+class DeployBusy(ServiceError):
+    """Another deploy is under way, or another deployer at work on it."""
+
+
 class WatchesFull(ServiceError):
     """As many Watch streams as configured are served already."""
 
@@ -204,6 +212,21 @@ TABLE: tuple[Row, ...] = (
         "The connection to the store was lost while the events were being committed; they may have been"
         " written. `ErrorInfo.metadata.outcome` is `unknown`.",
         "Send the same events with the same event ids; those already written are counted as duplicates.",
+    ),
+    Row(
+        DeployRefused,
+        _Code.FAILED_PRECONDITION,
+        "DEPLOY_REFUSED",
+        "A bundle cannot be loaded, tried out, promoted or rolled back from the state that the replica or the"
+        " deploy is in; the text says which. What served before serves on.",
+        "Look at `AdminService.BundleStatus` and go on from there; `muster deploy` does.",
+    ),
+    Row(
+        DeployBusy,
+        _Code.ABORTED,
+        "DEPLOY_BUSY",
+        "Another deploy is under way, or another deployer that was heard of lately is at work on it.",
+        "Wait for it to end, or run `muster deploy --abort`.",
     ),
     Row(
         catalogue_errors.Fenced,

@@ -1,8 +1,9 @@
 """The life of the process: check, bind, verify, load, follow, serve; and on a signal: tell, wait, finish,
 leave.
 
-Start: settings, folders and address are checked first, then the bundle's checksums and golden requests; only
-then are log and generation opened. Whatever fails up to there ends the process with one line for each problem
+Start: settings, folders and address are checked first, then the checksums and golden requests of the bundle
+(the one that the log names, where a deploy has put one in service); only then are log and generation opened.
+Whatever fails up to there ends the process with one line for each problem
 and exit code 2, nothing changed. Health says NOT_SERVING until the log is replayed and every plan has run.
 
 End (SIGTERM, SIGINT, ``AdminService.Drain``): health says NOT_SERVING while calls are still answered, so that
@@ -21,18 +22,21 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import rankcore
-from muster.bundle import Bundle, BundleError, read_bundle
+from muster.bundle import BundleError, read_manifest
 from server import affinity, config
 from server.app import Replica
 from server.catalogue.errors import StoreError
-from server.gpu.offload import open_offload
+from server.catalogue.store import open_store
 from server.metrics import Endpoint
+from server.release.deploys import PREFIX, read_state
+from server.release.held import BundleRefused, Models, open_models, verified_bundle
+from server.release.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -129,18 +133,9 @@ class Life:
             replica.rpc.start(replica.health)
             logger.info("replica %s listens on %s", replica.name, replica.rpc.address)
             self._write_port_file(replica.rpc.address)
-            bundle = verified_bundle(self._settings)
             with affinity.roaming():
-                engine = verified_engine(self._settings, bundle, replica.name)
-                offload = open_offload(
-                    self._settings.ranking.device,
-                    bundle,
-                    self._settings.bundle,
-                    engine,
-                    chunk_pairs=self._settings.ranking.chunk_pairs,
-                    verify=self._settings.lifecycle.verify_golden,
-                )
-            replica.load(bundle, engine, offload)
+                models = first_models(self._settings, replica.name)
+            replica.load(models)
             replica.follow(self._end.asked)
             if not self._end.asked():
                 replica.serve()
@@ -209,41 +204,47 @@ class Life:
             raise Refused([f"port_file = {str(path)!r}: cannot be written: {error.strerror}"]) from error
 
 
-def verified_bundle(settings: config.Settings) -> Bundle:
-    """The bundle, every file as its manifest declares. Raises: Refused."""
+def first_models(settings: config.Settings, replica: str) -> Models:
+    """The models that a replica starts with: of the bundle that the log names, else of those that served
+    before it, else of the one of the settings.
+
+    Raises: Refused, where that one cannot be served either; StoreError.
+    """
+    for bundle_id in _promoted(settings, replica):
+        folder = Shelf(settings.bundles_dir).find(bundle_id)
+        if folder is None and _named_in_settings(settings, bundle_id):
+            folder = settings.bundle
+        if folder is None:
+            logger.error(
+                "the log says to serve bundle %s, which is neither in %s nor the one of the settings;"
+                " deploy it again, or copy its folder there",
+                bundle_id,
+                settings.bundles_dir,
+            )
+            continue
+        try:
+            return open_models(settings, verified_bundle(folder, settings), replica)
+        except BundleRefused as refused:
+            logger.error("%s; trying the one that served before", refused)
     try:
-        return read_bundle(settings.bundle)
-    except BundleError as error:
-        raise Refused([f"bundle {settings.bundle} refused: {error}"]) from error
+        return open_models(settings, verified_bundle(settings.bundle, settings), replica)
+    except BundleRefused as refused:
+        raise Refused(refused.problems) from refused
 
 
-def verified_engine(settings: config.Settings, bundle: Bundle, replica: str) -> rankcore.Engine:
-    """An engine whose models give the bundle's golden scores on this machine. Raises: Refused."""
+def _promoted(settings: config.Settings, replica: str) -> Sequence[str]:
+    """Bundles that the log says to start with, the best first; none without a log or a deploy in it."""
+    if settings.release.start_with == "settings":
+        return ()
+    with closing(open_store(settings.store_location, settings.store_config(replica))) as store:
+        return read_state(store.read_named(PREFIX)).promoted
+
+
+def _named_in_settings(settings: config.Settings, bundle_id: str) -> bool:
     try:
-        engine = rankcore.Engine(
-            str(settings.bundle),
-            runtime_library=rankcore.runtime_library(),
-            workers=settings.ranking.workers,
-            replica=replica,
-            chunk_pairs=settings.ranking.chunk_pairs,
-            reserve_ms=settings.ranking.reserve_ms,
-            queue_max=settings.ranking.queue_max,
-            kernels=settings.ranking.kernels,
-        )
-        for model, runner, reason in engine.models:
-            logger.info("model %s is run by %s%s", model, runner, f": {reason}" if reason else "")
-        differing = engine.verify_golden() if settings.lifecycle.verify_golden else []
-    except rankcore.RankError as error:
-        raise Refused([f"bundle {bundle.bundle_id} refused: {error}"]) from error
-    if differing:
-        engine.close()
-        raise Refused(
-            [
-                f"bundle {bundle.bundle_id} refused: its golden requests do not reproduce here: {sentence}"
-                for sentence in differing
-            ]
-        )
-    return engine
+        return read_manifest(settings.bundle).bundle_id == bundle_id
+    except BundleError:
+        return False
 
 
 class _JsonFormatter(logging.Formatter):

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from muster.bundle.errors import BundleContentError, BundleDamagedError, BundleError, BundleSchemaError
-from muster.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, FileEntry, Manifest
+from muster.bundle.errors import (
+    BundleContentError,
+    BundleDamagedError,
+    BundleError,
+    BundleSchemaError,
+    BundleSignatureError,
+)
+from muster.bundle.manifest import MANIFEST_FILE, SCHEMA_VERSION, FileEntry, Manifest, Signature
 from muster.bundle.reader import Bundle, read_bundle, read_manifest
+from muster.bundle.signature import (
+    SigningKey,
+    check_signature,
+    is_public_key,
+    make_key,
+    read_key,
+    sign_bundle,
+)
 from muster.bundle.writer import BUNDLE_BYTES_MAX, write_bundle
 
 __all__ = [
@@ -16,9 +30,17 @@ __all__ = [
     "BundleDamagedError",
     "BundleError",
     "BundleSchemaError",
+    "BundleSignatureError",
     "FileEntry",
     "Manifest",
+    "Signature",
+    "SigningKey",
+    "check_signature",
+    "is_public_key",
+    "make_key",
     "read_bundle",
+    "read_key",
     "read_manifest",
+    "sign_bundle",
     "write_bundle",
 ]

@@ -26,3 +26,7 @@ class BundleDamagedError(BundleError):
 
 class BundleContentError(BundleError):
     """The files are as declared but say something a bundle must not: export the bundle anew."""
+
+
+class BundleSignatureError(BundleError):
+    """Nobody trusted vouches for the bundle: have it signed, or name its signer's key as a trusted one."""

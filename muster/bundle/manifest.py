@@ -30,6 +30,7 @@ REQUIRED_FILES = (
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """An ed25519 signature over the manifest without it, and the key it was made with, as lower-case hex."""
+
+    public_key: str
+    signature: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that a manifest says.
 
@@ -48,16 +57,18 @@ class Manifest:
     created_unix_s: seconds since the Unix epoch.
     muster_version: version of the software that wrote the bundle.
     files: relative path with "/" to its entry; every file of the folder but the manifest itself.
+    signature: None where nobody has signed.
     """
 
     bundle_id: str
     created_unix_s: int
     muster_version: str
     files: Mapping[str, FileEntry]
+    signature: Signature | None = None
 
     def to_json(self) -> str:
         """The manifest as written to disk: stable order, two spaces, one newline at the end."""
-        value = {
+        value: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "bundle_id": self.bundle_id,
             "created_unix_s": self.created_unix_s,
@@ -67,6 +78,11 @@ class Manifest:
                 for name, entry in sorted(self.files.items())
             },
         }
+        if self.signature is not None:
+            value["signature"] = {
+                "public_key": self.signature.public_key,
+                "ed25519": self.signature.signature,
+            }
         return json.dumps(value, indent=2) + "\n"
 
     @classmethod
@@ -115,7 +131,7 @@ class Manifest:
                 raise BundleDamagedError(
                     MANIFEST_FILE, f"{name} is not declared, and no bundle is without it"
                 )
-        manifest = cls(bundle_id, created, version, files)
+        manifest = cls(bundle_id, created, version, files, _signature(value))
         name, _, suffix = bundle_id.rpartition("-")
         if not _NAME.fullmatch(name) or suffix != _short_digest(files):
             raise BundleDamagedError(
@@ -142,6 +158,18 @@ def make_manifest(
 
 def _short_digest(files: Mapping[str, FileEntry]) -> str:
     return bundle_digest({name: entry.sha256 for name, entry in files.items()})[:12]
+
+
+def _signature(value: Mapping[str, Any]) -> Signature | None:
+    if value.get("signature") is None:
+        return None
+    parts = _field(value, "signature", dict)
+    public_key, signature = parts.get("public_key"), parts.get("ed25519")
+    if not isinstance(public_key, str) or not _DIGEST.fullmatch(public_key):
+        raise BundleDamagedError(MANIFEST_FILE, "signature.public_key is not 64 digits of lower-case hex")
+    if not isinstance(signature, str) or not _SIGNATURE.fullmatch(signature):
+        raise BundleDamagedError(MANIFEST_FILE, "signature.ed25519 is not 128 digits of lower-case hex")
+    return Signature(public_key, signature)
 
 
 def _field(value: Mapping[str, Any], key: str, kind: type) -> Any:

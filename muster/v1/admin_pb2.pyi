@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from muster.v1 import deploy_pb2 as _deploy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -42,6 +43,38 @@ ROLE_PRIMARY: Role.ValueType  # 1
 ROLE_STANDBY: Role.ValueType  # 2
 """Follows the log and serves reads."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+class _BundleState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BundleStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BundleState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUNDLE_STATE_UNSPECIFIED: _BundleState.ValueType  # 0
+    """Never sent by a server."""
+    BUNDLE_STATE_VERIFYING: _BundleState.ValueType  # 1
+    """Being copied and verified."""
+    BUNDLE_STATE_BUILDING: _BundleState.ValueType  # 2
+    """Its generation is being built or opened."""
+    BUNDLE_STATE_READY: _BundleState.ValueType  # 3
+    """It can serve."""
+    BUNDLE_STATE_REFUSED: _BundleState.ValueType  # 4
+    """It cannot be served here; the detail says why."""
+
+class BundleState(_BundleState, metaclass=_BundleStateEnumTypeWrapper):
+    """How far a bundle is that a replica holds."""
+
+BUNDLE_STATE_UNSPECIFIED: BundleState.ValueType  # 0
+"""Never sent by a server."""
+BUNDLE_STATE_VERIFYING: BundleState.ValueType  # 1
+"""Being copied and verified."""
+BUNDLE_STATE_BUILDING: BundleState.ValueType  # 2
+"""Its generation is being built or opened."""
+BUNDLE_STATE_READY: BundleState.ValueType  # 3
+"""It can serve."""
+BUNDLE_STATE_REFUSED: BundleState.ValueType  # 4
+"""It cannot be served here; the detail says why."""
+Global___BundleState: _TypeAlias = BundleState  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
@@ -85,6 +118,9 @@ class StatusResponse(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
     DENSE_INDEX_FIELD_NUMBER: _builtins.int
+    CANDIDATE_BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    PREVIOUS_BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    DEPLOY_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """Name of the replica, as configured."""
     role: Global___Role.ValueType
@@ -119,6 +155,10 @@ class StatusResponse(_message.Message):
     """Version of the software."""
     pid: _builtins.int
     """Identifier of the operating system process."""
+    candidate_bundle_id: _builtins.str
+    """Bundle that is held beside the serving one and may replace it. Empty: none."""
+    previous_bundle_id: _builtins.str
+    """Bundle before the last promotion, ready for a roll-back. Empty: none."""
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStatus]:
         """The plans the planner chooses from, cheapest first, with today's predicted cost."""
@@ -126,6 +166,10 @@ class StatusResponse(_message.Message):
     @_builtins.property
     def dense_index(self) -> Global___DenseIndexStatus:
         """How the generation finds the products nearest to a query. Absent: nothing was built so far."""
+
+    @_builtins.property
+    def deploy(self) -> _deploy_pb2.Deploy:
+        """The last step of the last deploy in the log, as far as this replica has applied it. Absent: there was none."""
 
     def __init__(
         self,
@@ -149,10 +193,13 @@ class StatusResponse(_message.Message):
         pid: _builtins.int = ...,
         plans: _abc.Iterable[Global___PlanStatus] | None = ...,
         dense_index: Global___DenseIndexStatus | None = ...,
+        candidate_bundle_id: _builtins.str = ...,
+        previous_bundle_id: _builtins.str = ...,
+        deploy: _deploy_pb2.Deploy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dense_index", b"dense_index"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dense_index", b"dense_index", "deploy", b"deploy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "delta_products", b"delta_products", "dense_index", b"dense_index", "epoch", b"epoch", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "candidate_bundle_id", b"candidate_bundle_id", "delta_products", b"delta_products", "dense_index", b"dense_index", "deploy", b"deploy", "epoch", b"epoch", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "previous_bundle_id", b"previous_bundle_id", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,3 +397,617 @@ class RebuildResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RebuildResponse: _TypeAlias = RebuildResponse  # noqa: Y015
+
+@_typing.final
+class HeldBundle(_message.Message):
+    """A bundle that a replica holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    GENERATION_ID_FIELD_NUMBER: _builtins.int
+    APPLIED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    bundle_id: _builtins.str
+    """Its name. Empty: its manifest has not been read."""
+    state: Global___BundleState.ValueType
+    """How far it is."""
+    detail: _builtins.str
+    """Why it was refused."""
+    generation_id: _builtins.str
+    """Generation that it searches. Empty: none so far."""
+    applied_sequence: _builtins.int
+    """Every event up to this sequence is visible in its answers."""
+    def __init__(
+        self,
+        *,
+        bundle_id: _builtins.str = ...,
+        state: Global___BundleState.ValueType = ...,
+        detail: _builtins.str = ...,
+        generation_id: _builtins.str = ...,
+        applied_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "bundle_id", b"bundle_id", "detail", b"detail", "generation_id", b"generation_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBundle: _TypeAlias = HeldBundle  # noqa: Y015
+
+@_typing.final
+class TierWork(_message.Message):
+    """Requests answered by one tier, by the work that they took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    tier: _builtins.str
+    """The tier, lower case without the prefix."""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Requests by microseconds of work, waiting left out. Bucket i counts up to 50 * 1.25^i microseconds; the last the rest."""
+
+    def __init__(
+        self,
+        *,
+        tier: _builtins.str = ...,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierWork: _TypeAlias = TierWork  # noqa: Y015
+
+@_typing.final
+class TrialArm(_message.Message):
+    """What was measured of requests that one bundle answered. Counts only grow; they start at 0 with each candidate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    WORTH_TOTAL_FIELD_NUMBER: _builtins.int
+    LATENCY_BUCKETS_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    answered: _builtins.int
+    """Answered."""
+    failed: _builtins.int
+    """Failed for an internal reason."""
+    refused: _builtins.int
+    """Refused for load or because no plan fitted the deadline."""
+    worth_total: _builtins.float
+    """Sum of the receipts' expected nDCG, each a share of that of the bundle's best plan."""
+    @_builtins.property
+    def latency_buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Requests by microseconds from their arrival to their answer. Buckets as in TierWork. Empty for shadow requests."""
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierWork]:
+        """Work by tier; tiers that answered nothing are left out."""
+
+    def __init__(
+        self,
+        *,
+        answered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        worth_total: _builtins.float = ...,
+        latency_buckets: _abc.Iterable[_builtins.int] | None = ...,
+        tiers: _abc.Iterable[Global___TierWork] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "failed", b"failed", "latency_buckets", b"latency_buckets", "refused", b"refused", "tiers", b"tiers", "worth_total", b"worth_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialArm: _TypeAlias = TrialArm  # noqa: Y015
+
+@_typing.final
+class Trial(_message.Message):
+    """What was measured of a candidate beside the serving bundle, on the same replica at the same time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVING_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    AGREEMENT_TOTAL_FIELD_NUMBER: _builtins.int
+    OVERLAP_TOTAL_FIELD_NUMBER: _builtins.int
+    compared: _builtins.int
+    """Requests that both answered, whose first ten results were compared."""
+    dropped: _builtins.int
+    """Requests that were to be compared, but other work waited."""
+    agreement_total: _builtins.float
+    """Sum over compared requests of the nDCG of the candidate's order, 0 to 1, where the serving order's places are the gains."""
+    overlap_total: _builtins.float
+    """Sum over compared requests of the share of the serving order's products that the candidate returned too, 0 to 1."""
+    @_builtins.property
+    def serving(self) -> Global___TrialArm:
+        """Requests that the serving bundle answered."""
+
+    @_builtins.property
+    def canary(self) -> Global___TrialArm:
+        """Requests that the candidate answered for callers. One that it could not answer was given to the serving bundle."""
+
+    @_builtins.property
+    def shadow(self) -> Global___TrialArm:
+        """Requests that the candidate answered for comparison only."""
+
+    def __init__(
+        self,
+        *,
+        serving: Global___TrialArm | None = ...,
+        canary: Global___TrialArm | None = ...,
+        shadow: Global___TrialArm | None = ...,
+        compared: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        agreement_total: _builtins.float = ...,
+        overlap_total: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "serving", b"serving", "shadow", b"shadow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement_total", b"agreement_total", "canary", b"canary", "compared", b"compared", "dropped", b"dropped", "overlap_total", b"overlap_total", "serving", b"serving", "shadow", b"shadow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015
+
+@_typing.final
+class ReplicaBundles(_message.Message):
+    """Bundles of one replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    SHADOW_SHARE_FIELD_NUMBER: _builtins.int
+    CANARY_SHARE_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DEPLOY_FIELD_NUMBER: _builtins.int
+    HEARD_MS_AGO_FIELD_NUMBER: _builtins.int
+    PROMOTED_BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """Name of the replica, as configured."""
+    role: Global___Role.ValueType
+    """Its role now."""
+    shadow_share: _builtins.float
+    """Share of the requests that are compared, 0 to 1."""
+    canary_share: _builtins.float
+    """Share of the requests that the candidate answers, 0 to 1."""
+    memory_bytes: _builtins.int
+    """Memory that the process holds, bytes."""
+    heard_ms_ago: _builtins.int
+    """Milliseconds since the primary last heard of the deployer. Only on the primary, while a deploy is under way."""
+    promoted_bundle_id: _builtins.str
+    """The bundle that the log says replicas start with. Empty: that of their configuration."""
+    @_builtins.property
+    def serving(self) -> Global___HeldBundle:
+        """The bundle that answers."""
+
+    @_builtins.property
+    def candidate(self) -> Global___HeldBundle:
+        """The bundle that was loaded beside it. Absent: none."""
+
+    @_builtins.property
+    def previous(self) -> Global___HeldBundle:
+        """The bundle before the last promotion, ready for a roll-back. Absent: none."""
+
+    @_builtins.property
+    def trial(self) -> Global___Trial:
+        """Measured since the candidate was ready. Absent: there is none."""
+
+    @_builtins.property
+    def deploy(self) -> _deploy_pb2.Deploy:
+        """The last step of the last deploy in the log, as far as this replica has applied it. Absent: there was none."""
+
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        serving: Global___HeldBundle | None = ...,
+        candidate: Global___HeldBundle | None = ...,
+        previous: Global___HeldBundle | None = ...,
+        shadow_share: _builtins.float = ...,
+        canary_share: _builtins.float = ...,
+        trial: Global___Trial | None = ...,
+        memory_bytes: _builtins.int = ...,
+        deploy: _deploy_pb2.Deploy | None = ...,
+        heard_ms_ago: _builtins.int | None = ...,
+        promoted_bundle_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_heard_ms_ago", b"_heard_ms_ago", "candidate", b"candidate", "deploy", b"deploy", "heard_ms_ago", b"heard_ms_ago", "previous", b"previous", "serving", b"serving", "trial", b"trial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_heard_ms_ago", b"_heard_ms_ago", "canary_share", b"canary_share", "candidate", b"candidate", "deploy", b"deploy", "heard_ms_ago", b"heard_ms_ago", "memory_bytes", b"memory_bytes", "previous", b"previous", "promoted_bundle_id", b"promoted_bundle_id", "replica", b"replica", "role", b"role", "serving", b"serving", "shadow_share", b"shadow_share", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__heard_ms_ago: _TypeAlias = _typing.Literal["heard_ms_ago"]  # noqa: Y015
+    _WhichOneofArgType__heard_ms_ago: _TypeAlias = _typing.Literal["_heard_ms_ago", b"_heard_ms_ago"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__heard_ms_ago) -> _WhichOneofReturnType__heard_ms_ago | None: ...
+
+Global___ReplicaBundles: _TypeAlias = ReplicaBundles  # noqa: Y015
+
+@_typing.final
+class BundleStatusRequest(_message.Message):
+    """Asks which bundles are held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleStatusRequest: _TypeAlias = BundleStatusRequest  # noqa: Y015
+
+@_typing.final
+class BundleStatusResponse(_message.Message):
+    """Bundles of the replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> Global___ReplicaBundles:
+        """As they are."""
+
+    def __init__(
+        self,
+        *,
+        bundles: Global___ReplicaBundles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleStatusResponse: _TypeAlias = BundleStatusResponse  # noqa: Y015
+
+@_typing.final
+class LoadBundleRequest(_message.Message):
+    """Asks for a bundle to be loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_FIELD_NUMBER: _builtins.int
+    BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    folder: _builtins.str
+    """Folder of the bundle on the replica's machine, absolute, 1 to 4,096 characters."""
+    bundle_id: _builtins.str
+    """The bundle that must be there. 1 to 128 characters."""
+    def __init__(
+        self,
+        *,
+        folder: _builtins.str = ...,
+        bundle_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "folder", b"folder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadBundleRequest: _TypeAlias = LoadBundleRequest  # noqa: Y015
+
+@_typing.final
+class LoadBundleResponse(_message.Message):
+    """Loading has begun, or had been done before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> Global___ReplicaBundles:
+        """As they are."""
+
+    def __init__(
+        self,
+        *,
+        bundles: Global___ReplicaBundles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadBundleResponse: _TypeAlias = LoadBundleResponse  # noqa: Y015
+
+@_typing.final
+class ShadowBundleRequest(_message.Message):
+    """Asks for a share of the requests to be compared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    bundle_id: _builtins.str
+    """The candidate. 1 to 128 characters."""
+    share: _builtins.float
+    """Share of the requests, 0 to 1. 0: none."""
+    def __init__(
+        self,
+        *,
+        bundle_id: _builtins.str = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowBundleRequest: _TypeAlias = ShadowBundleRequest  # noqa: Y015
+
+@_typing.final
+class ShadowBundleResponse(_message.Message):
+    """The share holds from the next request on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> Global___ReplicaBundles:
+        """As they are."""
+
+    def __init__(
+        self,
+        *,
+        bundles: Global___ReplicaBundles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowBundleResponse: _TypeAlias = ShadowBundleResponse  # noqa: Y015
+
+@_typing.final
+class CanaryBundleRequest(_message.Message):
+    """Asks for a share of the requests to be served by the candidate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    bundle_id: _builtins.str
+    """The candidate. 1 to 128 characters."""
+    share: _builtins.float
+    """Share of the requests, 0 to 1. 0: none. Which ones is decided by the metadata key `muster-shopper-key`, or else by the
+    request itself: the same key is always served by the same bundle.
+    """
+    def __init__(
+        self,
+        *,
+        bundle_id: _builtins.str = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryBundleRequest: _TypeAlias = CanaryBundleRequest  # noqa: Y015
+
+@_typing.final
+class CanaryBundleResponse(_message.Message):
+    """The share holds from the next request on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> Global___ReplicaBundles:
+        """As they are."""
+
+    def __init__(
+        self,
+        *,
+        bundles: Global___ReplicaBundles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryBundleResponse: _TypeAlias = CanaryBundleResponse  # noqa: Y015
+
+@_typing.final
+class PromoteBundleRequest(_message.Message):
+    """Asks for the candidate to serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    bundle_id: _builtins.str
+    """The candidate. 1 to 128 characters."""
+    def __init__(
+        self,
+        *,
+        bundle_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteBundleRequest: _TypeAlias = PromoteBundleRequest  # noqa: Y015
+
+@_typing.final
+class PromoteBundleResponse(_message.Message):
+    """The candidate serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> Global___ReplicaBundles:
+        """As they are."""
+
+    def __init__(
+        self,
+        *,
+        bundles: Global___ReplicaBundles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteBundleResponse: _TypeAlias = PromoteBundleResponse  # noqa: Y015
+
+@_typing.final
+class RollBackBundleRequest(_message.Message):
+    """Asks to go back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_ID_FIELD_NUMBER: _builtins.int
+    bundle_id: _builtins.str
+    """The bundle to be left: the candidate, or the promoted one. 1 to 128 characters."""
+    def __init__(
+        self,
+        *,
+        bundle_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_id", b"bundle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackBundleRequest: _TypeAlias = RollBackBundleRequest  # noqa: Y015
+
+@_typing.final
+class RollBackBundleResponse(_message.Message):
+    """The bundle is neither served nor held as a candidate any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> Global___ReplicaBundles:
+        """As they are."""
+
+    def __init__(
+        self,
+        *,
+        bundles: Global___ReplicaBundles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackBundleResponse: _TypeAlias = RollBackBundleResponse  # noqa: Y015
+
+@_typing.final
+class UnloadBundleRequest(_message.Message):
+    """Asks to let go of the bundle before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadBundleRequest: _TypeAlias = UnloadBundleRequest  # noqa: Y015
+
+@_typing.final
+class UnloadBundleResponse(_message.Message):
+    """There is no way back at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> Global___ReplicaBundles:
+        """As they are."""
+
+    def __init__(
+        self,
+        *,
+        bundles: Global___ReplicaBundles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadBundleResponse: _TypeAlias = UnloadBundleResponse  # noqa: Y015
+
+@_typing.final
+class RecordDeployRequest(_message.Message):
+    """A step to be written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deploy(self) -> _deploy_pb2.Deploy:
+        """The step. Phase absent: nothing is written, the deployer only says that it lives."""
+
+    def __init__(
+        self,
+        *,
+        deploy: _deploy_pb2.Deploy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deploy", b"deploy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deploy", b"deploy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordDeployRequest: _TypeAlias = RecordDeployRequest  # noqa: Y015
+
+@_typing.final
+class RecordDeployResponse(_message.Message):
+    """The step is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Its sequence in the log; 0 where nothing was written."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordDeployResponse: _TypeAlias = RecordDeployResponse  # noqa: Y015

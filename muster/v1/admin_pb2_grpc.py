@@ -55,6 +55,46 @@ class AdminServiceStub:
                 request_serializer=muster_dot_v1_dot_admin__pb2.RebuildRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.RebuildResponse.FromString,
                 _registered_method=True)
+        self.BundleStatus = channel.unary_unary(
+                '/muster.v1.AdminService/BundleStatus',
+                request_serializer=muster_dot_v1_dot_admin__pb2.BundleStatusRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.BundleStatusResponse.FromString,
+                _registered_method=True)
+        self.LoadBundle = channel.unary_unary(
+                '/muster.v1.AdminService/LoadBundle',
+                request_serializer=muster_dot_v1_dot_admin__pb2.LoadBundleRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.LoadBundleResponse.FromString,
+                _registered_method=True)
+        self.ShadowBundle = channel.unary_unary(
+                '/muster.v1.AdminService/ShadowBundle',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ShadowBundleRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ShadowBundleResponse.FromString,
+                _registered_method=True)
+        self.CanaryBundle = channel.unary_unary(
+                '/muster.v1.AdminService/CanaryBundle',
+                request_serializer=muster_dot_v1_dot_admin__pb2.CanaryBundleRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.CanaryBundleResponse.FromString,
+                _registered_method=True)
+        self.PromoteBundle = channel.unary_unary(
+                '/muster.v1.AdminService/PromoteBundle',
+                request_serializer=muster_dot_v1_dot_admin__pb2.PromoteBundleRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.PromoteBundleResponse.FromString,
+                _registered_method=True)
+        self.RollBackBundle = channel.unary_unary(
+                '/muster.v1.AdminService/RollBackBundle',
+                request_serializer=muster_dot_v1_dot_admin__pb2.RollBackBundleRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.RollBackBundleResponse.FromString,
+                _registered_method=True)
+        self.UnloadBundle = channel.unary_unary(
+                '/muster.v1.AdminService/UnloadBundle',
+                request_serializer=muster_dot_v1_dot_admin__pb2.UnloadBundleRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.UnloadBundleResponse.FromString,
+                _registered_method=True)
+        self.RecordDeploy = channel.unary_unary(
+                '/muster.v1.AdminService/RecordDeploy',
+                request_serializer=muster_dot_v1_dot_admin__pb2.RecordDeployRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.RecordDeployResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -90,6 +130,67 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BundleStatus(self, request, context):
+        """Which bundles this replica holds, and what it measured of a candidate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadBundle(self, request, context):
+        """Begins to load a bundle beside the one being served: it is copied, verified, and its generation is built in the
+        background. Returns at once; BundleStatus says how it goes. Idempotent for the same bundle. FAILED_PRECONDITION while
+        another candidate is held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShadowBundle(self, request, context):
+        """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+        notice nothing. FAILED_PRECONDITION unless the candidate is ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CanaryBundle(self, request, context):
+        """Serves a share of the requests with the candidate. FAILED_PRECONDITION unless the candidate is ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteBundle(self, request, context):
+        """Serves every new request with the candidate; running ones finish where they began. The bundle before stays ready for a
+        roll-back until UnloadBundle. Idempotent. FAILED_PRECONDITION unless the candidate is ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackBundle(self, request, context):
+        """Goes back: lets go of a candidate, or serves the bundle before a promotion again. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadBundle(self, request, context):
+        """Lets go of the bundle before a promotion: from here on it cannot be rolled back at once. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordDeploy(self, request, context):
+        """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
+        ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +213,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Rebuild,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.RebuildRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.RebuildResponse.SerializeToString,
+            ),
+            'BundleStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.BundleStatus,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.BundleStatusRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.BundleStatusResponse.SerializeToString,
+            ),
+            'LoadBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadBundle,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.LoadBundleRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.LoadBundleResponse.SerializeToString,
+            ),
+            'ShadowBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShadowBundle,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ShadowBundleRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ShadowBundleResponse.SerializeToString,
+            ),
+            'CanaryBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.CanaryBundle,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.CanaryBundleRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.CanaryBundleResponse.SerializeToString,
+            ),
+            'PromoteBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteBundle,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.PromoteBundleRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.PromoteBundleResponse.SerializeToString,
+            ),
+            'RollBackBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackBundle,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.RollBackBundleRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.RollBackBundleResponse.SerializeToString,
+            ),
+            'UnloadBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadBundle,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.UnloadBundleRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.UnloadBundleResponse.SerializeToString,
+            ),
+            'RecordDeploy': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDeploy,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.RecordDeployRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.RecordDeployResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +364,222 @@ class AdminService:
             '/muster.v1.AdminService/Rebuild',
             muster_dot_v1_dot_admin__pb2.RebuildRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.RebuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BundleStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/BundleStatus',
+            muster_dot_v1_dot_admin__pb2.BundleStatusRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.BundleStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/LoadBundle',
+            muster_dot_v1_dot_admin__pb2.LoadBundleRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.LoadBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShadowBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ShadowBundle',
+            muster_dot_v1_dot_admin__pb2.ShadowBundleRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ShadowBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CanaryBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/CanaryBundle',
+            muster_dot_v1_dot_admin__pb2.CanaryBundleRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.CanaryBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/PromoteBundle',
+            muster_dot_v1_dot_admin__pb2.PromoteBundleRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.PromoteBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/RollBackBundle',
+            muster_dot_v1_dot_admin__pb2.RollBackBundleRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.RollBackBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/UnloadBundle',
+            muster_dot_v1_dot_admin__pb2.UnloadBundleRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.UnloadBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDeploy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/RecordDeploy',
+            muster_dot_v1_dot_admin__pb2.RecordDeployRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.RecordDeployResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,31 @@ class AdminServiceStub:
     """
     Rebuild: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RebuildRequest, _admin_pb2.RebuildResponse]
     """Starts a background build that folds all changes so far into a new generation. Returns once it has begun."""
+    BundleStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BundleStatusRequest, _admin_pb2.BundleStatusResponse]
+    """Which bundles this replica holds, and what it measured of a candidate."""
+    LoadBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.LoadBundleRequest, _admin_pb2.LoadBundleResponse]
+    """Begins to load a bundle beside the one being served: it is copied, verified, and its generation is built in the
+    background. Returns at once; BundleStatus says how it goes. Idempotent for the same bundle. FAILED_PRECONDITION while
+    another candidate is held.
+    """
+    ShadowBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ShadowBundleRequest, _admin_pb2.ShadowBundleResponse]
+    """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+    notice nothing. FAILED_PRECONDITION unless the candidate is ready.
+    """
+    CanaryBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CanaryBundleRequest, _admin_pb2.CanaryBundleResponse]
+    """Serves a share of the requests with the candidate. FAILED_PRECONDITION unless the candidate is ready."""
+    PromoteBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PromoteBundleRequest, _admin_pb2.PromoteBundleResponse]
+    """Serves every new request with the candidate; running ones finish where they began. The bundle before stays ready for a
+    roll-back until UnloadBundle. Idempotent. FAILED_PRECONDITION unless the candidate is ready.
+    """
+    RollBackBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RollBackBundleRequest, _admin_pb2.RollBackBundleResponse]
+    """Goes back: lets go of a candidate, or serves the bundle before a promotion again. Idempotent."""
+    UnloadBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UnloadBundleRequest, _admin_pb2.UnloadBundleResponse]
+    """Lets go of the bundle before a promotion: from here on it cannot be rolled back at once. Idempotent."""
+    RecordDeploy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RecordDeployRequest, _admin_pb2.RecordDeployResponse]
+    """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
+    ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -59,6 +84,31 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     Rebuild: _aio.UnaryUnaryMultiCallable[_admin_pb2.RebuildRequest, _admin_pb2.RebuildResponse]  # type: ignore[assignment]
     """Starts a background build that folds all changes so far into a new generation. Returns once it has begun."""
+    BundleStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.BundleStatusRequest, _admin_pb2.BundleStatusResponse]  # type: ignore[assignment]
+    """Which bundles this replica holds, and what it measured of a candidate."""
+    LoadBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.LoadBundleRequest, _admin_pb2.LoadBundleResponse]  # type: ignore[assignment]
+    """Begins to load a bundle beside the one being served: it is copied, verified, and its generation is built in the
+    background. Returns at once; BundleStatus says how it goes. Idempotent for the same bundle. FAILED_PRECONDITION while
+    another candidate is held.
+    """
+    ShadowBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.ShadowBundleRequest, _admin_pb2.ShadowBundleResponse]  # type: ignore[assignment]
+    """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+    notice nothing. FAILED_PRECONDITION unless the candidate is ready.
+    """
+    CanaryBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.CanaryBundleRequest, _admin_pb2.CanaryBundleResponse]  # type: ignore[assignment]
+    """Serves a share of the requests with the candidate. FAILED_PRECONDITION unless the candidate is ready."""
+    PromoteBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.PromoteBundleRequest, _admin_pb2.PromoteBundleResponse]  # type: ignore[assignment]
+    """Serves every new request with the candidate; running ones finish where they began. The bundle before stays ready for a
+    roll-back until UnloadBundle. Idempotent. FAILED_PRECONDITION unless the candidate is ready.
+    """
+    RollBackBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.RollBackBundleRequest, _admin_pb2.RollBackBundleResponse]  # type: ignore[assignment]
+    """Goes back: lets go of a candidate, or serves the bundle before a promotion again. Idempotent."""
+    UnloadBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.UnloadBundleRequest, _admin_pb2.UnloadBundleResponse]  # type: ignore[assignment]
+    """Lets go of the bundle before a promotion: from here on it cannot be rolled back at once. Idempotent."""
+    RecordDeploy: _aio.UnaryUnaryMultiCallable[_admin_pb2.RecordDeployRequest, _admin_pb2.RecordDeployResponse]  # type: ignore[assignment]
+    """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
+    ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks at and steers one replica."""
@@ -96,5 +146,78 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RebuildResponse, _abc.Awaitable[_admin_pb2.RebuildResponse]]:
         """Starts a background build that folds all changes so far into a new generation. Returns once it has begun."""
+
+    @_abc_1.abstractmethod
+    def BundleStatus(
+        self,
+        request: _admin_pb2.BundleStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BundleStatusResponse, _abc.Awaitable[_admin_pb2.BundleStatusResponse]]:
+        """Which bundles this replica holds, and what it measured of a candidate."""
+
+    @_abc_1.abstractmethod
+    def LoadBundle(
+        self,
+        request: _admin_pb2.LoadBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.LoadBundleResponse, _abc.Awaitable[_admin_pb2.LoadBundleResponse]]:
+        """Begins to load a bundle beside the one being served: it is copied, verified, and its generation is built in the
+        background. Returns at once; BundleStatus says how it goes. Idempotent for the same bundle. FAILED_PRECONDITION while
+        another candidate is held.
+        """
+
+    @_abc_1.abstractmethod
+    def ShadowBundle(
+        self,
+        request: _admin_pb2.ShadowBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ShadowBundleResponse, _abc.Awaitable[_admin_pb2.ShadowBundleResponse]]:
+        """Answers a share of the requests a second time with the candidate, where no other work waits, and compares. Callers
+        notice nothing. FAILED_PRECONDITION unless the candidate is ready.
+        """
+
+    @_abc_1.abstractmethod
+    def CanaryBundle(
+        self,
+        request: _admin_pb2.CanaryBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CanaryBundleResponse, _abc.Awaitable[_admin_pb2.CanaryBundleResponse]]:
+        """Serves a share of the requests with the candidate. FAILED_PRECONDITION unless the candidate is ready."""
+
+    @_abc_1.abstractmethod
+    def PromoteBundle(
+        self,
+        request: _admin_pb2.PromoteBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PromoteBundleResponse, _abc.Awaitable[_admin_pb2.PromoteBundleResponse]]:
+        """Serves every new request with the candidate; running ones finish where they began. The bundle before stays ready for a
+        roll-back until UnloadBundle. Idempotent. FAILED_PRECONDITION unless the candidate is ready.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBackBundle(
+        self,
+        request: _admin_pb2.RollBackBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RollBackBundleResponse, _abc.Awaitable[_admin_pb2.RollBackBundleResponse]]:
+        """Goes back: lets go of a candidate, or serves the bundle before a promotion again. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def UnloadBundle(
+        self,
+        request: _admin_pb2.UnloadBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UnloadBundleResponse, _abc.Awaitable[_admin_pb2.UnloadBundleResponse]]:
+        """Lets go of the bundle before a promotion: from here on it cannot be rolled back at once. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def RecordDeploy(
+        self,
+        request: _admin_pb2.RecordDeployRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RecordDeployResponse, _abc.Awaitable[_admin_pb2.RecordDeployResponse]]:
+        """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
+        ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

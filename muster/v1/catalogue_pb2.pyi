@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from muster.v1 import deploy_pb2 as _deploy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -222,6 +223,7 @@ class Event(_message.Message):
     UPSERT_FIELD_NUMBER: _builtins.int
     PATCH_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    DEPLOY_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Chosen by the caller, 1 to 128 characters; an event whose id is known already is not applied again. Ids are known
     while the event is in the log, and for a configured time after it was folded into the snapshot.
@@ -238,6 +240,10 @@ class Event(_message.Message):
     def delete(self) -> Global___Delete:
         """Remove."""
 
+    @_builtins.property
+    def deploy(self) -> _deploy_pb2.Deploy:
+        """A step of a deploy. Written by AdminService.RecordDeploy alone: Apply refuses it. It changes no product."""
+
     def __init__(
         self,
         *,
@@ -245,12 +251,13 @@ class Event(_message.Message):
         upsert: Global___Product | None = ...,
         patch: Global___Patch | None = ...,
         delete: Global___Delete | None = ...,
+        deploy: _deploy_pb2.Deploy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "deploy", b"deploy", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "event_id", b"event_id", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "deploy", b"deploy", "event_id", b"event_id", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["upsert", "patch", "delete"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["upsert", "patch", "delete", "deploy"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 

@@ -74,8 +74,9 @@ class RetentionStats:
 class Retention:
     """The thread. Works only while this replica is the primary.
 
-    writing_epoch: the epoch this process may write in at this moment, or None. now_us: the wall clock.
-    end_process: ends the process after an I/O error.
+    writing_epoch: the epoch this process may write in at this moment, or None. may_fold: asked last of an
+    event that the policy lets go; what is not about a product must be elsewhere first. now_us: the wall
+    clock. end_process: ends the process after an I/O error.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class Retention:
         policy: RetentionPolicy,
         writing_epoch: Callable[[], int | None],
         *,
+        may_fold: Callable[[LogRow], bool] = lambda row: True,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         end_process: Callable[[BaseException], None] = end_process,
     ) -> None:
         self._store = store
         self._policy = policy
         self._writing_epoch = writing_epoch
+        self._may_fold = may_fold
         self._now_us = now_us
         self._end_process = end_process
         self._stopping = threading.Event()
@@ -126,8 +129,8 @@ class Retention:
                 if self._leave(_PAUSE_S_MIN):
                     return
             self._sealed_epoch = epoch
-        wanted = self._policy.wanted(self._store.head().sequence, self._now_us())
-        self._repeat(lambda: self._fold(epoch, wanted))
+        too_old = self._policy.wanted(self._store.head().sequence, self._now_us())
+        self._repeat(lambda: self._fold(epoch, lambda row: too_old(row) and self._may_fold(row)))
         self._repeat(lambda: self._forget(epoch))
         self._repeat(self._reclaim)
 

@@ -274,9 +274,9 @@ def as_values(row: FoldedId | LogRow | SnapshotRow) -> dict[str, Any]:
 
 
 def changed_product(event: Event) -> str:
-    """The product that an event changes."""
+    """The product that an event changes; empty: none."""
     change = event.WhichOneof("change")
-    return "" if change is None else str(getattr(event, change).product_id)
+    return str(getattr(event, change).product_id) if change in ("upsert", "patch", "delete") else ""
 
 
 @dataclass

@@ -163,6 +163,18 @@ class SqlStore(Store):
                 refuse_folded(transaction, first)
         return events
 
+    def read_named(self, prefix: str) -> list[bytes]:
+        """See `Store.read_named`."""
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        within = sa.and_(schema.log.c.event_id >= prefix, schema.log.c.event_id < after)
+        query = sa.select(schema.log).where(within).order_by(schema.log.c.sequence)
+        with self._reading() as transaction:
+            rows = [LogRow(*row) for row in transaction.execute(query)]
+        for row in rows:
+            if fault := row.fault():
+                raise StoreDamaged(f"event {row.sequence} in {self.location} {fault}")
+        return [row.sequenced() for row in rows]
+
     @contextmanager
     def view(self) -> Iterator[View]:
         """See `Store.view`."""

@@ -206,6 +206,15 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def read_named(self, prefix: str) -> list[bytes]:
+        """Committed events of the log whose id begins with ``prefix``, as serialised `SequencedEvent`,
+        ascending.
+
+        Found through the index of the ids, so it costs little however long the log is. prefix: ASCII, not
+        empty. Raises: StoreDamaged if one of them does not match its checksum; StoreUnavailable.
+        """
+
+    @abstractmethod
     def view(self) -> AbstractContextManager[View]:
         """Snapshot and log as they are at one moment, for as long as the context lasts.
 

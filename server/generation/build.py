@@ -37,13 +37,14 @@ from server.catalogue.store import Store, StoreConfig, View, open_store
 from server.generation.open import (
     CURRENT,
     MANIFEST,
-    PREFIX,
     DenseIndexReport,
     FileDigest,
     GenerationRefused,
     Manifest,
     candidates,
     check_sizes,
+    current_names,
+    name_prefix,
     newest_valid,
     read_manifest,
     sha256,
@@ -196,7 +197,7 @@ def _build_in(
             "the dense index finds %.3f of the exact 100, wanted %.3f", report.recall_at_100, job.recall_min
         )
 
-    name = f"{PREFIX}{bundle_id.rpartition('-')[2][:8]}-{head.sequence}-{secrets.token_hex(4)}"
+    name = f"{name_prefix(bundle_id)}{head.sequence}-{secrets.token_hex(4)}"
     manifest = _manifest(folder, name, bundle_id, head.sequence, head.epoch, built, report)
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     _sync_tree(folder)
@@ -305,10 +306,16 @@ def _manifest(
 
 
 def make_current(generations: Path, name: str) -> None:
-    """Point CURRENT at ``name``, all or nothing."""
+    """Let CURRENT name this generation for its bundle, others as before, all or nothing."""
+    bundle = name[: name.rindex("-", 0, name.rindex("-")) + 1]
+    others = (
+        other
+        for other in current_names(generations)
+        if not other.startswith(bundle) and (generations / other).is_dir()
+    )
     draft = generations / f".{CURRENT}-{os.getpid()}"
     with draft.open("w", encoding="utf-8") as file:
-        file.write(name + "\n")
+        file.writelines(f"{line}\n" for line in (name, *others))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(generations / CURRENT)

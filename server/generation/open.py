@@ -190,28 +190,39 @@ def sha256(path: Path) -> str:
 
 
 def candidates(generations: Path) -> list[Path]:
-    """Generation folders, the one to try first in front: CURRENT's, then by falling sequence.
+    """Generation folders, those to try first in front: CURRENT's, then by falling sequence.
 
     Folders whose manifest cannot be read come last, so that opening can refuse them by name.
     """
-    current = current_name(generations)
+    current = current_names(generations)
 
     def order(folder: Path) -> tuple[bool, int, str]:
         try:
             sequence = read_manifest(folder).sequence
         except GenerationRefused:
             sequence = -1
-        return (folder.name != current, -sequence, folder.name)
+        return (folder.name not in current, -sequence, folder.name)
 
     return sorted((path for path in generations.glob(f"{PREFIX}*") if path.is_dir()), key=order)
 
 
-def current_name(generations: Path) -> str:
-    """The generation that CURRENT names; empty: none."""
+def current_names(generations: Path) -> list[str]:
+    """The generations that CURRENT names, one of each bundle, the one built last in front."""
     try:
-        return (generations / CURRENT).read_text(encoding="utf-8").strip()
+        return (generations / CURRENT).read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError):
-        return ""
+        return []
+
+
+def current_name(generations: Path, bundle_id: str) -> str:
+    """The generation of a bundle that CURRENT names; empty: none."""
+    prefix = name_prefix(bundle_id)
+    return next((name for name in current_names(generations) if name.startswith(prefix)), "")
+
+
+def name_prefix(bundle_id: str) -> str:
+    """What the names of all generations of a bundle begin with."""
+    return f"{PREFIX}{bundle_id.rpartition('-')[2][:8]}-"
 
 
 def newest_valid(generations: Path, bundle_id: str) -> tuple[Path, Manifest] | None:

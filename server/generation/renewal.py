@@ -87,6 +87,7 @@ class Renewal:
         self._refused: set[str] = set()
         self._build: subprocess.Popen[bytes] | None = None
         self._build_lock = threading.Lock()
+        self._failures = 0
         self._retry_s = _RETRY_S_MIN
         self._not_before = 0.0
         self._stopping = threading.Event()
@@ -109,6 +110,11 @@ class Renewal:
                 except subprocess.TimeoutExpired:
                     self._build.kill()
                     self._build.wait()
+
+    @property
+    def failures(self) -> int:
+        """Builds of this replica that have failed since the last one that did not."""
+        return self._failures
 
     def building(self) -> bool:
         """Whether a generation is being built on this machine."""
@@ -135,7 +141,7 @@ class Renewal:
     def look(self) -> None:
         """One round: reap the build, swap to a newer generation, start a build if one is due."""
         self._reap()
-        name = current_name(self._generations)
+        name = current_name(self._generations, self._engine.bundle_id)
         if name and name != self._served.generation.generation_id and name not in self._refused:
             self._swap_to(name)
         generation = self._served.generation
@@ -179,8 +185,10 @@ class Renewal:
                 return
             self._build = None
         if code == EXIT_BUILT:
+            self._failures = 0
             self._retry_s = _RETRY_S_MIN
         elif code != EXIT_BUSY:
+            self._failures += 1
             logger.error("the build ended with code %d; the next one waits %.0f s", code, self._retry_s)
             self._not_before = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, _RETRY_S_MAX)

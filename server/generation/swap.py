@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import rankcore
@@ -17,6 +18,15 @@ ReadEvents = Callable[[int, int], Sequence[bytes]]
 
 
 LoadSnapshot = Callable[[rankcore.Generation], None]
+"""Brings a generation to the log's snapshot, once events that it lacks are folded."""
+
+
+@dataclass(frozen=True)
+class LogReader:
+    """What a generation is brought up to date from."""
+
+    read_events: ReadEvents
+    load_snapshot: LoadSnapshot = lambda generation: None
 
 
 class Server(Protocol):
@@ -37,13 +47,10 @@ class Served:
         self,
         engine: Server,
         generation: rankcore.Generation,
-        read_events: ReadEvents,
-        load_snapshot: LoadSnapshot = lambda generation: None,
+        log: LogReader,
     ) -> None:
-        """load_snapshot: brings a generation to the log's snapshot, once events that it lacks are folded."""
         self._engine = engine
-        self._read_events = read_events
-        self._load_snapshot = load_snapshot
+        self._log = log
         self._generation = generation
         self._lock = threading.Lock()
         self._changed_at = time.monotonic()
@@ -85,9 +92,16 @@ class Served:
         """Serve ``opened`` in place of a generation that can follow the log no more, as events that it lacks
         are folded. It is brought to the snapshot first. Returns the applied sequence.
         """
-        self._load_snapshot(opened)
+        self._log.load_snapshot(opened)
         self.replace(opened)
         return self._generation.applied_sequence()
+
+    def catch_up(self, sequence: int) -> None:
+        """Apply what the log holds up to ``sequence``, a batch at a time."""
+        while self._generation.applied_sequence() < sequence:
+            with self._lock:
+                if self._generation.applied_sequence() < sequence:
+                    self._catch_up(self._generation)
 
     def start(self) -> None:
         """Serve the first generation."""
@@ -96,9 +110,9 @@ class Served:
 
     def _catch_up(self, generation: rankcore.Generation) -> None:
         try:
-            events = self._read_events(generation.applied_sequence() + 1, _CATCH_UP_EVENTS)
+            events = self._log.read_events(generation.applied_sequence() + 1, _CATCH_UP_EVENTS)
         except EventsFolded:
-            self._load_snapshot(generation)
+            self._log.load_snapshot(generation)
             return
         if not events:
             raise AssertionError("the log ends before events that were applied from it")

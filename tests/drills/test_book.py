@@ -8,7 +8,7 @@ from drills.book import DRILLS, Drill, UnknownDrill, find
 
 
 def test_the_book_holds_the_drills_and_describes_them() -> None:
-    assert [drill.name for drill in DRILLS] == ["failover", "rolling_restart", "deadline_storm"]
+    assert [drill.name for drill in DRILLS] == ["failover", "rolling_restart", "deadline_storm", "bad_deploy"]
     for drill in DRILLS:
         assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs"}
 
@@ -26,5 +26,5 @@ def test_dashes_and_underscores_are_alike() -> None:
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(UnknownDrill, match="failover, rolling_restart, deadline_storm"):
+    with pytest.raises(UnknownDrill, match="failover, rolling_restart, deadline_storm, bad_deploy"):
         find("meteor")

@@ -47,7 +47,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = STAR
 
 
 class Replica:
-    """One process. Use as a context manager; leaving it kills what still runs."""
+    """One process. Use as a context manager; leaving it kills what still runs. port 0: a free one."""
 
     def __init__(
         self,
@@ -57,12 +57,13 @@ class Replica:
         settings: Mapping[str, object] | None = None,
         *,
         module: str = "server",
+        port: int = 0,
     ) -> None:
         self.name = name
         self.port_file = data_dir.parent / f"{data_dir.name}-{name}.port"
         self.log_file = data_dir.parent / f"{data_dir.name}-{name}.log"
         line = command(bundle, data_dir, settings, module)
-        line += ["--replica", name, "--listen", "127.0.0.1:0", "--port-file", str(self.port_file)]
+        line += ["--replica", name, "--listen", f"127.0.0.1:{port}", "--port-file", str(self.port_file)]
         self.port_file.unlink(missing_ok=True)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(line, cwd=ROOT, stderr=log, start_new_session=True)

@@ -209,7 +209,7 @@ def test_a_restart_keeps_everything(end: str, bundle: Path, tmp_path: Path) -> N
         replica.wait_primary()
         status = replica.status()
         assert (status.products, status.applied_sequence) == (31, sequence)
-        assert status.generation_id == current_name(data_dir / "generations")
+        assert status.generation_id == current_name(data_dir / "generations", status.bundle_id)
         assert status.epoch > epoch
         assert (
             replica.catalogue.Get(catalogue_pb2.GetRequest(product_id="red-7"), timeout=5).product.price

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rankcore_engine::bundle::Tier;
 use rankcore_engine::engine::Method;
 use rankcore_front::counts::BOUNDS_US;
 use rankcore_front::limits::Limits;
+use rankcore_front::trial::{PARTS, Trial};
 use rankcore_front::{Front as CoreFront, Settings, status};
 
 use crate::Engine;
@@ -72,6 +74,59 @@ impl Front {
     /// Ranking calls are answered by this engine from now on.
     fn serve(&self, engine: &Engine) {
         self.0.serve(engine.shared());
+    }
+
+    /// Try a candidate out beside the serving engine, so far on no request; `None`: end the trial.
+    #[pyo3(signature = (candidate))]
+    fn try_out(&self, py: Python<'_>, candidate: Option<&Engine>) {
+        let trial = candidate.map(|candidate| Arc::new(Trial::new(candidate.shared())));
+        // The trial before may be the last owner of its engine.
+        py.detach(|| self.0.try_out(trial));
+    }
+
+    /// Compare, and have the candidate answer, these shares of the requests, 0 to 1; False: there is no trial.
+    fn share(&self, shadow: f64, canary: f64) -> bool {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let parts = |share: f64| (share.clamp(0.0, 1.0) * f64::from(PARTS)).round() as u32;
+        let trial = self.0.trial();
+        if let Some(trial) = &trial {
+            trial.share(parts(shadow), parts(canary));
+        }
+        trial.is_some()
+    }
+
+    /// What was measured of the candidate and beside it, by name; None: there is no trial.
+    fn measured<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(trial) = self.0.trial() else {
+            return Ok(None);
+        };
+        let measured = trial.measured();
+        let all = PyDict::new(py);
+        for (name, arm) in [
+            ("serving", &measured.serving),
+            ("canary", &measured.canary),
+            ("shadow", &measured.shadow),
+        ] {
+            let one = PyDict::new(py);
+            one.set_item("answered", arm.answered)?;
+            one.set_item("failed", arm.failed)?;
+            one.set_item("refused", arm.refused)?;
+            one.set_item("worth_total", arm.worth_total)?;
+            one.set_item("latency", arm.latency.buckets())?;
+            let tiers = PyDict::new(py);
+            for (tier, work) in Tier::ALL.into_iter().zip(&arm.work) {
+                if !work.is_empty() {
+                    tiers.set_item(tier.as_str(), work.buckets())?;
+                }
+            }
+            one.set_item("work", tiers)?;
+            all.set_item(name, one)?;
+        }
+        all.set_item("compared", measured.compared)?;
+        all.set_item("dropped", measured.dropped)?;
+        all.set_item("agreement_total", measured.agreement_total)?;
+        all.set_item("overlap_total", measured.overlap_total)?;
+        Ok(Some(all))
     }
 
     /// Refuse new calls, let running ones end, break off those that outlive the grace, seconds. Idempotent.

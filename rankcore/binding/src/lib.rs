@@ -253,6 +253,36 @@ impl Engine {
         .map_err(|error| raise(py, error))
     }
 
+    /// Open another bundle on the workers of this engine: both take turns in one queue.
+    #[pyo3(signature = (bundle, *, runtime_library, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024, kernels="auto"))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
+    fn beside(
+        &self,
+        py: Python<'_>,
+        bundle: PathBuf,
+        runtime_library: PathBuf,
+        replica: String,
+        chunk_pairs: usize,
+        reserve_ms: f64,
+        queue_max: usize,
+        kernels: &str,
+    ) -> PyResult<Self> {
+        let kernels = convert::kernels(kernels)?;
+        py.detach(|| {
+            let settings = core::Settings {
+                kernels,
+                workers: 0,
+                replica,
+                chunk_pairs,
+                reserve_us: core::reserve_us(reserve_ms)?,
+                queue_max,
+            };
+            self.0.beside(&bundle, &runtime_library, settings)
+        })
+        .map(|engine| Self(Owner::new(engine)))
+        .map_err(|error| raise(py, error))
+    }
+
     /// Name of the bundle.
     #[getter]
     fn bundle_id(&self) -> &str {

@@ -102,6 +102,8 @@ struct Asked {
     ask: Ask,
     priority: Priority,
     budget: Budget,
+    /// Behind all other work, and only while none waits.
+    behind: bool,
     reply: Reply,
     pending: Pending,
 }
@@ -214,6 +216,17 @@ pub struct Status {
 
 /// Budgets are cut to this; it keeps absolute deadlines far from overflow.
 const BUDGET_MAX_US: u64 = 3_600_000_000;
+/// Added to the place in the queue of work that goes behind all other: no deadline is further away.
+const BEHIND_US: u64 = 2 * BUDGET_MAX_US;
+
+/// The workers of a process, and the engines that share them and the way to the callers. The last engine to close stops
+/// them.
+struct Crew {
+    scheduler: Scheduler,
+    clock: Arc<dyn Clock>,
+    way_back: Arc<WayBack>,
+    engines: AtomicUsize,
+}
 
 /// The engine. Shared by all threads of a process; [`Engine::close`] or dropping it stops its threads.
 pub struct Engine {
@@ -225,7 +238,7 @@ pub struct Engine {
 /// What the engine's own threads share with it.
 struct Core {
     services: Arc<Services>,
-    scheduler: Scheduler,
+    crew: Arc<Crew>,
     queue_max: usize,
     serving: ArcSwapOption<Generation>,
     parking: Parking,
@@ -240,6 +253,37 @@ impl Engine {
     /// # Errors
     /// `Bundle`, naming the file; `InvalidRequest` for settings out of range.
     pub fn new(bundle: &Path, runtime_library: &Path, settings: Settings) -> Result<Self> {
+        Self::on(None, bundle, runtime_library, settings)
+    }
+
+    /// Opens another bundle on the workers of this engine: both take turns in one queue, by deadline, and nothing is
+    /// doubled but the models. The number of workers in `settings` is passed over.
+    ///
+    /// # Errors
+    /// As [`Engine::new`]; `NotReady` if this engine is closed.
+    pub fn beside(
+        &self,
+        bundle: &Path,
+        runtime_library: &Path,
+        settings: Settings,
+    ) -> Result<Self> {
+        if self.core.closing.load(Ordering::SeqCst) {
+            return Err(Error::NotReady("the engine is closed".to_owned()));
+        }
+        Self::on(
+            Some(Arc::clone(&self.core.crew)),
+            bundle,
+            runtime_library,
+            settings,
+        )
+    }
+
+    fn on(
+        crew: Option<Arc<Crew>>,
+        bundle: &Path,
+        runtime_library: &Path,
+        settings: Settings,
+    ) -> Result<Self> {
         let mut violations = Vec::new();
         for (field, value) in [
             ("chunk_pairs", settings.chunk_pairs),
@@ -256,16 +300,18 @@ impl Engine {
             return Err(Error::InvalidRequest(violations));
         }
         let bundle = Bundle::open_with(bundle, runtime_library, settings.kernels)?;
-        let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-        let workers = if settings.workers == 0 {
-            std::thread::available_parallelism().map_or(1, usize::from)
-        } else {
-            settings.workers
-        };
+        // Deadlines are told by the clock of the queue that they are compared in.
+        let clock = crew.as_ref().map_or_else(
+            || Arc::new(MonotonicClock::new()) as Arc<dyn Clock>,
+            |crew| Arc::clone(&crew.clock),
+        );
         let services = Arc::new(Services {
             costs: CostBook::new(),
             planner: Planner::new(&bundle.plans),
-            way_back: WayBack::new(settings.reserve_us),
+            way_back: crew.as_ref().map_or_else(
+                || Arc::new(WayBack::new(settings.reserve_us)),
+                |crew| Arc::clone(&crew.way_back),
+            ),
             readings: Readings::new(&bundle)?,
             clock: Arc::clone(&clock),
             replica: settings.replica,
@@ -275,8 +321,22 @@ impl Engine {
             help: HelpBook::default(),
             bundle,
         });
+        let crew = match crew {
+            Some(crew) => crew,
+            None => Arc::new(Crew {
+                scheduler: Scheduler::new(
+                    workers(settings.workers),
+                    settings.queue_max,
+                    Arc::clone(&clock),
+                )?,
+                clock,
+                way_back: Arc::clone(&services.way_back),
+                engines: AtomicUsize::new(0),
+            }),
+        };
+        crew.engines.fetch_add(1, Ordering::SeqCst);
         let core = Arc::new(Core {
-            scheduler: Scheduler::new(workers, settings.queue_max, clock)?,
+            crew,
             services,
             queue_max: settings.queue_max,
             serving: ArcSwapOption::empty(),
@@ -426,7 +486,17 @@ impl Engine {
         call: Call<'_>,
         done: impl FnOnce(Result<Answer>) + Send + 'static,
     ) -> Pending {
-        self.core.submit(call, done)
+        self.core.submit(call, false, done)
+    }
+
+    /// As [`Engine::submit`], behind all other work: refused while other work waits for a worker, and every other request goes
+    /// first between two of its chunks. Not counted.
+    pub fn submit_behind(
+        &self,
+        call: Call<'_>,
+        done: impl FnOnce(Result<Answer>) + Send + 'static,
+    ) -> Pending {
+        self.core.submit(call, true, done)
     }
 
     /// Answers a serialised `SearchRequest` within `remaining_us`, as [`Engine::submit`], and waits. `priority`: the class that
@@ -705,7 +775,7 @@ impl Engine {
     /// The engine as it stands now.
     #[must_use]
     pub fn status(&self) -> Status {
-        let (queued, in_flight) = self.core.scheduler.depth();
+        let (queued, in_flight) = self.core.crew.scheduler.depth();
         let now_us = self.core.services.clock.now_us();
         let costs = self.core.services.costs.at(now_us);
         let products = self
@@ -734,7 +804,7 @@ impl Engine {
         Status {
             in_flight,
             queued,
-            workers: self.core.scheduler.workers(),
+            workers: self.core.crew.scheduler.workers(),
             plans: self
                 .core
                 .services
@@ -778,7 +848,7 @@ impl Engine {
             last_part_failure,
             price: self.core.services.price.at(
                 now_us,
-                self.core.scheduler.backlog_us(),
+                self.core.crew.scheduler.backlog_us(),
                 &scale,
                 Priority::Default,
             ),
@@ -787,9 +857,10 @@ impl Engine {
         }
     }
 
-    /// Stops the threads; requests that wait end as cancelled, later ones are refused. Idempotent.
+    /// Stops the threads; requests that wait end as cancelled, later ones are refused. While another engine shares the
+    /// workers, those go on, and what was admitted here ends as usual. Idempotent.
     pub fn close(&self) {
-        self.core.closing.store(true, Ordering::SeqCst);
+        let closed = self.core.closing.swap(true, Ordering::SeqCst);
         self.core.unpark();
         let threads: Vec<_> = self.threads.lock().drain(..).collect();
         for thread in threads {
@@ -798,7 +869,9 @@ impl Engine {
                 let _ = thread.join();
             }
         }
-        self.core.scheduler.close();
+        if !closed && self.core.crew.engines.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.core.crew.scheduler.close();
+        }
         for tier in [Tier::CrossSmall, Tier::CrossLarge] {
             if let Some(cross) = self.core.services.bundle.cross(tier) {
                 cross.delegate(None);
@@ -823,7 +896,7 @@ impl Engine {
             let mut yielded = Instant::now();
             while !core.closing.load(Ordering::SeqCst) {
                 // Requests go first, but a busy server must not starve new products of their vectors.
-                let busy = core.scheduler.depth().1 > 0;
+                let busy = core.crew.scheduler.depth().1 > 0;
                 if busy && yielded.elapsed() < ENCODE_AT_LEAST_EVERY {
                     std::thread::sleep(ENCODE_PAUSE);
                     continue;
@@ -870,6 +943,7 @@ impl Core {
     fn submit(
         self: &Arc<Self>,
         call: Call<'_>,
+        behind: bool,
         done: impl FnOnce(Result<Answer>) + Send + 'static,
     ) -> Pending {
         let ask = match call.method {
@@ -880,7 +954,9 @@ impl Core {
         let priority = understood.as_ref().ok().map(|(priority, _)| *priority);
         let counters = Arc::clone(&self.counters);
         let counted: Done = Box::new(move |result| {
-            counters.count(priority, &result);
+            if !behind {
+                counters.count(priority, &result);
+            }
             done(result);
         });
         let (reply, pending) = pair(counted);
@@ -901,10 +977,15 @@ impl Core {
                 arrived_us,
                 deadline_us: arrived_us + call.remaining_us.min(BUDGET_MAX_US),
             },
+            behind,
             reply,
             pending: pending.clone(),
         };
         match self.serving() {
+            _ if self.closing.load(Ordering::SeqCst) => {
+                let closed = Error::NotReady("the engine is closed".to_owned());
+                asked.reply.send(Err(closed));
+            }
             Err(error) => {
                 asked.reply.send(Err(error));
             }
@@ -922,6 +1003,7 @@ impl Core {
             ask,
             priority,
             budget,
+            behind,
             reply,
             pending,
         } = asked;
@@ -931,10 +1013,18 @@ impl Core {
         let shape = ask.shape(generation.products(), self.services.chunk_pairs());
         // What the closure does not take is still here to tell the caller why.
         let mut given = Some((generation, ask, reply));
-        let admitted = self.scheduler.submit(budget.deadline_us, |load| {
+        let (place_us, in_flight_max) = if behind {
+            // Whoever compares has just been answered, by a worker that is counted until it has told so.
+            let in_flight_max = self.crew.scheduler.workers() + 1;
+            (budget.deadline_us + BEHIND_US, in_flight_max)
+        } else {
+            let in_flight_max = priority.in_flight_max(self.queue_max);
+            (budget.deadline_us, in_flight_max)
+        };
+        let admitted = self.crew.scheduler.submit(place_us, |load| {
             let now_us = clock.now_us();
             let costs = self.services.costs.at(now_us);
-            if load.in_flight >= priority.in_flight_max(self.queue_max) {
+            if load.in_flight >= in_flight_max {
                 return Err(Error::Overloaded {
                     retry_after_ms: retry_after_ms(load.delay_us),
                 });
@@ -1077,6 +1167,14 @@ impl Core {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Workers for a setting; 0: one per core.
+fn workers(setting: usize) -> usize {
+    match setting {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
     }
 }
 

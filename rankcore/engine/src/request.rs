@@ -63,7 +63,7 @@ pub struct Services {
     /// What a millisecond costs now.
     pub price: Price,
     /// What is kept of each budget for the way back.
-    pub way_back: WayBack,
+    pub way_back: Arc<WayBack>,
     /// What help from other workers is worth.
     pub help: HelpBook,
 }

@@ -8,12 +8,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use prost::Message;
 use rankcore_engine::bundle::{Bundle, Tier};
+use rankcore_engine::engine::{Call, Engine, Method, Settings};
 use rankcore_engine::error::{Error, Result};
 use rankcore_engine::rerank::cross::{PairScorer, Pairs};
 use rankcore_engine::rerank::late;
@@ -594,4 +598,71 @@ fn a_delegate_scores_the_pairs_and_where_it_fails_the_model_does() {
     ));
     cross.delegate(None);
     assert_eq!(cross.score(&query, &products).unwrap(), here);
+}
+
+#[test]
+fn engines_side_by_side_share_the_workers_and_work_behind_is_refused_while_other_work_waits() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    let settings = |workers| Settings {
+        workers,
+        ..Settings::default()
+    };
+    let first = Engine::new(&bundle, &library, settings(1)).unwrap();
+    let second = first.beside(&bundle, &library, settings(7)).unwrap();
+    assert_eq!((first.status().workers, second.status().workers), (1, 1));
+    for engine in [&first, &second] {
+        engine.serve(engine.empty().unwrap());
+    }
+    let request = wire::SearchRequest {
+        query: "red shoes".into(),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    let call = || Call {
+        method: Method::Search,
+        request: &request,
+        arrived: Instant::now(),
+        remaining_us: 10_000_000,
+        priority: None,
+    };
+    let behind = || {
+        let (sender, receiver) = channel();
+        second.submit_behind(call(), move |result| {
+            sender.send(result.map(|_| ())).unwrap();
+        });
+        receiver.recv().unwrap()
+    };
+
+    // The only worker stays with whoever takes the first answer, and a second request waits for it.
+    let ((came, comes), (go, goes_on)) = (channel(), channel::<()>());
+    first.submit(call(), move |result| {
+        came.send(result.is_ok()).unwrap();
+        let _ = goes_on.recv();
+    });
+    assert!(comes.recv().unwrap());
+    let (answered, answer) = channel();
+    second.submit(call(), move |result| answered.send(result.is_ok()).unwrap());
+    assert!(matches!(behind(), Err(Error::Overloaded { .. })));
+    drop(go);
+    assert!(answer.recv().unwrap());
+    // Other work may be counted for a moment after it has answered.
+    while behind().is_err() {
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        second.status().answered["lexical"],
+        1,
+        "work behind is not counted"
+    );
+
+    let ask = |engine: &Engine| engine.search(&request, 10_000_000, None, None, &|| false);
+    first.close();
+    first.close();
+    assert!(matches!(ask(&first), Err(Error::NotReady(_))));
+    assert!(first.beside(&bundle, &library, settings(1)).is_err());
+    ask(&second).unwrap();
+    second.close();
+    assert!(matches!(ask(&second), Err(Error::NotReady(_))));
 }

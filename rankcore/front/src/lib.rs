@@ -4,8 +4,9 @@
 //! waits for each. Every other call is passed on unchanged to the server behind the front, which listens on a private unix
 //! socket. Clients see one server.
 //!
-//! `connection` reads calls, `limits` bounds what one client can make of that; `ranking` or `pass` takes each; `turn` hands ranking calls to the engine, nearest deadline first;
-//! `status` says why one is not answered. Nothing here knows of Python.
+//! `connection` reads calls, `limits` bounds what one client can make of that; `ranking` or `pass` takes each; `turn` hands ranking
+//! calls to the engine, nearest deadline first, or to the `trial` of a candidate beside it; `status` says why one is not answered.
+//! Nothing here knows of Python.
 
 pub mod budget;
 mod connection;
@@ -17,6 +18,7 @@ mod ranking;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod trial;
 mod turn;
 
 use std::io;
@@ -39,6 +41,7 @@ use tokio::time::timeout;
 use counts::{Counted, Counts};
 use limits::Limits;
 use status::Failure;
+use trial::Trial;
 use turn::Turn;
 
 /// Settings of a front.
@@ -68,6 +71,7 @@ pub struct Settings {
 struct Shared {
     settings: Settings,
     engine: ArcSwapOption<Engine>,
+    trial: ArcSwapOption<Trial>,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
     search: Counts,
@@ -122,6 +126,7 @@ impl Front {
             shared: Arc::new(Shared {
                 settings,
                 engine: ArcSwapOption::empty(),
+                trial: ArcSwapOption::empty(),
                 in_flight: AtomicUsize::new(0),
                 connections: AtomicUsize::new(0),
                 search: Counts::default(),
@@ -192,6 +197,17 @@ impl Front {
         self.shared.engine.store(Some(engine));
     }
 
+    /// Tries a candidate out beside the serving engine from now on; `None`: no candidate any more.
+    pub fn try_out(&self, trial: Option<Arc<Trial>>) {
+        self.shared.trial.store(trial);
+    }
+
+    /// The trial under way.
+    #[must_use]
+    pub fn trial(&self) -> Option<Arc<Trial>> {
+        self.shared.trial.load_full()
+    }
+
     /// Refuses new calls, lets running ones end, breaks off those that outlive the grace. Idempotent.
     pub fn stop(&self, grace: Duration) {
         drop(self.listener.lock().take());
@@ -200,6 +216,7 @@ impl Front {
         for thread in threads {
             let _ = thread.join();
         }
+        self.shared.trial.store(None);
         self.shared.engine.store(None);
     }
 

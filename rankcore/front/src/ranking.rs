@@ -26,6 +26,8 @@ use crate::turn::{Ended, Read, Turn};
 
 /// Metadata that name the class of a request.
 const PRIORITY: HeaderName = HeaderName::from_static("muster-priority");
+/// Metadata that name whom a request belongs to: one shopper is served by one bundle while another is tried out.
+const SHOPPER_KEY: HeaderName = HeaderName::from_static("muster-shopper-key");
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
@@ -185,6 +187,7 @@ async fn rank(
         arrived: started,
         remaining_us,
         priority: headers.get(PRIORITY).cloned(),
+        key: headers.get(SHOPPER_KEY).cloned(),
         cancel: Arc::clone(&given_up.0),
         done,
     });

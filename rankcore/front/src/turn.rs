@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
-use rankcore_engine::engine::{Call, Method};
+use rankcore_engine::engine::Method;
 use rankcore_engine::reply::Cancel;
 use rankcore_engine::request::Answer;
 use tokio::sync::{Notify, oneshot};
@@ -17,6 +17,7 @@ use tokio::task::yield_now;
 
 use crate::Shared;
 use crate::status::Refusal;
+use crate::trial::Asked;
 
 /// Calls planned before answers that wait are written.
 const BATCH: usize = 16;
@@ -33,6 +34,8 @@ pub struct Read {
     pub remaining_us: u64,
     /// The class that its metadata name.
     pub priority: Option<HeaderValue>,
+    /// What its metadata say that it belongs to.
+    pub key: Option<HeaderValue>,
     /// Gives it up.
     pub cancel: Arc<Cancel>,
     /// Takes its end.
@@ -48,7 +51,9 @@ pub struct Ended {
 }
 
 impl Ended {
-    fn now(result: Result<Answer, Refusal>) -> Self {
+    /// At this moment.
+    #[must_use]
+    pub fn now(result: Result<Answer, Refusal>) -> Self {
         Self {
             at: Instant::now(),
             result,
@@ -150,22 +155,27 @@ fn plan(waiting: Waiting, shared: &Shared) {
         let _ = read.done.send(Ended::now(Err(Refusal::Starting)));
         return;
     };
-    let priority = read
-        .priority
-        .as_ref()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let call = Call {
+    let Read { cancel, done, .. } = read;
+    let asked = Asked {
         method: read.method,
-        request: &read.message,
+        message: read.message,
         arrived: read.arrived,
         remaining_us: read.remaining_us,
-        priority: priority.as_deref(),
+        priority: read.priority,
+        key: read.key,
     };
-    let done = read.done;
-    let pending = engine.submit(call, move |result| {
-        let _ = done.send(Ended::now(result.map_err(Refusal::Core)));
+    if let Some(trial) = shared.trial.load_full()
+        && trial.touches()
+    {
+        trial.answer(engine, asked, &cancel, done);
+        return;
+    }
+    let pending = asked.with(|call| {
+        engine.submit(call, move |result| {
+            let _ = done.send(Ended::now(result.map_err(Refusal::Core)));
+        })
     });
-    read.cancel.attach(&pending);
+    cancel.attach(&pending);
 }
 
 #[cfg(test)]
@@ -179,6 +189,7 @@ mod tests {
             arrived,
             remaining_us,
             priority: None,
+            key: None,
             cancel: Arc::default(),
             done: oneshot::channel().0,
         }

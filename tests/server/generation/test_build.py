@@ -129,7 +129,7 @@ def test_a_build_makes_a_valid_generation_and_points_to_it(
     assert folder is not None
     manifest = verify(folder)
     assert (manifest.products, manifest.sequence, manifest.epoch) == (40, head, EPOCH)
-    assert manifest.generation_id == folder.name == current_name(tmp_path / "generations")
+    assert manifest.generation_id == folder.name == current_name(tmp_path / "generations", manifest.bundle_id)
     assert (manifest.dense_index.kind, manifest.dense_index.recall_at_100) == ("scan", 1.0)
     assert "dense.f32" not in manifest.files
     assert build(job(bundle, tmp_path)) is None, "nothing has changed"
@@ -245,7 +245,7 @@ def test_a_failed_build_leaves_nothing_and_the_old_generation_stays(
     with pytest.raises(OSError, match="No space"):
         build(job(bundle, tmp_path))
     generations = tmp_path / "generations"
-    assert current_name(generations) == first.name
+    assert current_name(generations, read_manifest(first).bundle_id) == first.name
     assert sorted(path.name for path in generations.iterdir()) == sorted([".building", "CURRENT", first.name])
 
 

@@ -18,6 +18,8 @@ from server.generation.open import (
     GenerationRefused,
     Manifest,
     candidates,
+    current_name,
+    current_names,
     newest_valid,
     sha256,
     verify,
@@ -112,6 +114,20 @@ def test_current_is_tried_first_then_the_highest_sequence(tmp_path: Path) -> Non
         "gen-b-5-aa",
         "gen-b-9-zz",
     ]
+
+
+def test_current_names_the_newest_generation_of_each_bundle(tmp_path: Path) -> None:
+    for name in ("gen-aaaaaaaa-5-x", "gen-bbbbbbbb-6-x", "gen-aaaaaaaa-7-x"):
+        (tmp_path / name).mkdir()
+        make_current(tmp_path, name)
+    assert current_names(tmp_path) == ["gen-aaaaaaaa-7-x", "gen-bbbbbbbb-6-x"]
+    assert current_name(tmp_path, "first-aaaaaaaa1234") == "gen-aaaaaaaa-7-x"
+    assert current_name(tmp_path, "second-bbbbbbbb1234") == "gen-bbbbbbbb-6-x"
+    assert current_name(tmp_path, "third-cccccccc1234") == ""
+    # One whose folder was removed is forgotten.
+    (tmp_path / "gen-bbbbbbbb-6-x").rmdir()
+    make_current(tmp_path, "gen-aaaaaaaa-7-x")
+    assert current_names(tmp_path) == ["gen-aaaaaaaa-7-x"]
 
 
 def test_the_last_good_one_is_found_behind_damaged_and_foreign_ones(

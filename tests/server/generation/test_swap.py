@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.catalogue.errors import EventsFolded
-from server.generation.swap import Served
+from server.generation.swap import LogReader, Served
 
 
 class Generation:
@@ -55,7 +55,7 @@ def reader(head: int) -> Any:
 @pytest.mark.parametrize("built_at", [0, 1, 2_500, 4_999, 5_000])
 def test_a_newer_generation_is_served_only_when_it_has_all_the_old_one_had(built_at: int) -> None:
     engine, old, new = Engine(), Generation(0), Generation(built_at)
-    served = Served(engine, old, reader(5_000))  # type: ignore[arg-type]
+    served = Served(engine, old, LogReader(reader(5_000)))  # type: ignore[arg-type]
     served.start()
     served.apply(events(1, 5_000))
     served.replace(new)  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ def test_a_newer_generation_is_served_only_when_it_has_all_the_old_one_had(built
 
 def test_events_go_to_the_generation_being_served() -> None:
     engine, old, new = Engine(), Generation(0), Generation(3)
-    served = Served(engine, old, reader(3))  # type: ignore[arg-type]
+    served = Served(engine, old, LogReader(reader(3)))  # type: ignore[arg-type]
     served.start()
     assert served.apply(events(1, 3)) == 3
     served.replace(new)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_events_go_to_the_generation_being_served() -> None:
 
 
 def test_a_log_that_lost_applied_events_is_a_broken_invariant() -> None:
-    served = Served(Engine(), Generation(0), reader(2))  # type: ignore[arg-type]
+    served = Served(Engine(), Generation(0), LogReader(reader(2)))  # type: ignore[arg-type]
     served.apply(events(1, 5))
     with pytest.raises(AssertionError, match="ends before"):
         served.replace(Generation(0))  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_only_a_change_of_text_ends_the_quiet(monkeypatch: pytest.MonkeyPatch) -
     now = 100.0
     monkeypatch.setattr("server.generation.swap.time.monotonic", lambda: now)
     generation = Generation(0)
-    served = Served(Engine(), generation, reader(9))  # type: ignore[arg-type]
+    served = Served(Engine(), generation, LogReader(reader(9)))  # type: ignore[arg-type]
     now = 110.0
     served.apply(events(1, 1))
     now = 115.0
@@ -110,7 +110,7 @@ def test_a_newer_generation_that_is_behind_the_snapshot_loads_it_on_its_way(fold
         generation.applied = max(generation.applied, folded)
 
     engine, old, new = Engine(), Generation(5_000), Generation(0)
-    served = Served(engine, old, folded_reader(5_000, folded), load)  # type: ignore[arg-type]
+    served = Served(engine, old, LogReader(folded_reader(5_000, folded), load))  # type: ignore[arg-type]
     served.replace(new)  # type: ignore[arg-type]
     assert (engine.serving, engine.applied_when_served) == (new, 5_000)
 
@@ -121,7 +121,7 @@ def test_a_generation_that_cannot_follow_is_replaced_by_one_from_the_snapshot() 
         generation.applied = 90
 
     engine, old, opened = Engine(), Generation(10), Generation(20)
-    served = Served(engine, old, folded_reader(100, 90), load)  # type: ignore[arg-type]
+    served = Served(engine, old, LogReader(folded_reader(100, 90), load))  # type: ignore[arg-type]
     served.start()
     assert served.reload(opened) == 90  # type: ignore[arg-type]
     assert (engine.serving, engine.applied_when_served) == (opened, 90)

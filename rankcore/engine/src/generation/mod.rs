@@ -564,7 +564,7 @@ impl Generation {
                 Some(wire::event::Change::Upsert(product)) => product.product_id.clone(),
                 Some(wire::event::Change::Patch(patch)) => patch.product_id.clone(),
                 Some(wire::event::Change::Delete(delete)) => delete.product_id.clone(),
-                None => String::new(),
+                Some(wire::event::Change::Deploy(_)) | None => String::new(),
             };
             // A change is prepared against the state before it: earlier changes of the product go first.
             if waiting.len() == CHANGES_AT_ONCE || touched.contains(&product_id) {
@@ -592,7 +592,8 @@ impl Generation {
         use wire::event::Change as Wire;
         let live = self.live.read();
         match change {
-            None => Change::Nothing,
+            // What a later version writes into the log looks like no change here.
+            Some(Wire::Deploy(_)) | None => Change::Nothing,
             Some(Wire::Patch(patch)) => match self.find(&live, &patch.product_id) {
                 Some(row) => Change::Patch(row, patch),
                 None => Change::Nothing,

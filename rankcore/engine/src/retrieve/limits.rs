@@ -198,6 +198,10 @@ fn event_under(prefix: &str, event: &wire::Event) -> Vec<Violation> {
             inside.id("product_id", &delete.product_id);
             found.violations.extend(inside.violations);
         }
+        Some(Change::Deploy(_)) => found.refuse(
+            "deploy",
+            "steps of a deploy are written by AdminService.RecordDeploy alone",
+        ),
     }
     found.violations
 }
@@ -432,6 +436,8 @@ mod tests {
             fields(&validate_event(&event(Some(Change::Patch(patch))))),
             ["patch.price"]
         );
+        let deploy = event(Some(Change::Deploy(wire::Deploy::default())));
+        assert_eq!(fields(&validate_event(&deploy)), ["deploy"]);
         let delete = wire::Delete::default();
         let batch = wire::ApplyRequest {
             events: vec![wire::Event {
