@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 import rankcore
 from muster.v1.catalogue_pb2 import ApplyRequest, Event, Product, SequencedEvent
 from muster.v1.deploy_pb2 import Deploy, DeployPhase
-from server.catalogue.store import Appended, NewEvent, Store
+from server.catalogue.retention import Retention, RetentionPolicy
+from server.catalogue.store import Appended, NewEvent, Store, open_store
 from server.errors import DeployBusy, DeployRefused, InvalidFields, NotThePrimary
 from server.release.deploys import PREFIX, Deploys, DeployState, check_fields, check_step, read_state
+from server.standby.lease import Holder
 
 STARTED, LOADED = DeployPhase.DEPLOY_PHASE_STARTED, DeployPhase.DEPLOY_PHASE_LOADED
 CANARY, PROMOTING = DeployPhase.DEPLOY_PHASE_CANARY, DeployPhase.DEPLOY_PHASE_PROMOTING
@@ -232,10 +235,8 @@ def test_a_standby_writes_nothing() -> None:
 
 
 def test_the_steps_are_found_in_a_store_among_other_events(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "catalogue.sqlite3")
+    store = open_store(tmp_path / "catalogue.sqlite3")
     try:
-        from server.standby.lease import Holder
-
         lease = store.claim_lease(Holder("a", 1, 1, "b"), expected_epoch=0, ttl_ns=10**12)
         assert lease is not None
         names = ("deplox", f"{PREFIX}1", "deploy", "deploz", f"{PREFIX}2", "zz")
@@ -250,6 +251,59 @@ def test_the_steps_are_found_in_a_store_among_other_events(tmp_path: Path) -> No
         assert [one.sequence for one in found] == [2, 5]
     finally:
         store.close()
+
+
+class StoreWriter:
+    """Appends to a store at once, in its first reign."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def append(self, events: Sequence[Event | bytes], timeout_s: float) -> Appended:
+        return self.store.append([[NewEvent.of(event) for event in events]], epoch=1).batches[0]
+
+
+def test_a_deploy_is_remembered_when_its_steps_have_left_the_log(tmp_path: Path) -> None:
+    with closing(open_store(tmp_path / "catalogue.sqlite3")) as store:
+        assert store.claim_lease(Holder("a", 1, 1, "b"), expected_epoch=0, ttl_ns=10**12) is not None
+        writer = StoreWriter(store)
+        deploys = Deploys(
+            DeployState(), writer=writer, writable=lambda: True, primary=lambda: "a", silent_s=1.0
+        )
+        for deploy_id, bundle, previous in [("d1", "new-1", "old-1"), ("d2", "newer-1", "new-1")]:
+            for phase in (STARTED, LOADED, PROMOTING, DONE):
+                deploys.record(step(phase, deploy_id=deploy_id, bundle=bundle, previous=previous), 1.0)
+        for number in range(10):
+            product = Product(product_id=f"p{number}", title="t")
+            writer.append([Event(event_id=f"e{number}", upsert=product)], 1.0)
+        before = deploys.state
+        keeper = Retention(
+            store,
+            RetentionPolicy(events_max=2, hours=0, ids_max=100, id_hours=1),
+            lambda: 1,
+            may_fold=lambda row: deploys.may_fold(row.sequence),
+        )
+        for _ in range(3):
+            keeper.look()
+        with store.view() as view:
+            assert view.snapshot.sequence >= 16
+            assert view.snapshot.products >= 8
+        after = read_state(store.read_named(PREFIX))
+        assert after.promoted == before.promoted == ("newer-1", "new-1", "old-1")
+        assert after.last is not None and before.last is not None
+        assert (after.last.deploy_id, after.last.phase) == (before.last.deploy_id, before.last.phase)
+        assert deploys.state == after
+        # The next deploy follows it as if nothing had happened.
+        deploys.record(step(STARTED, deploy_id="d3", bundle="old-1", previous="newer-1"), 1.0)
+        deploys.record(step(DONE, deploy_id="d3", bundle="old-1", previous="newer-1"), 1.0)
+        assert read_state(store.read_named(PREFIX)).promoted == ("old-1", "newer-1", "new-1")
+
+
+def test_what_was_promoted_is_for_the_primary_to_say() -> None:
+    asked = step(STARTED)
+    asked.promoted_bundle_ids.append("mine-1")
+    with pytest.raises(InvalidFields, match="promoted_bundle_ids"):
+        check_fields(asked)
 
 
 def test_apply_refuses_steps_of_a_deploy() -> None:
