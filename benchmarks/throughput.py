@@ -118,7 +118,7 @@ def run(
         generation = build(
             {
                 "bundle": str(one),
-                "log": str(folder / "catalogue.sqlite3"),
+                "store": str(folder / "catalogue.sqlite3"),
                 "generations": str(folder / f"generations-{tier}"),
                 "threads": 0,
                 "recall_min": 0.98,

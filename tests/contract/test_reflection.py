@@ -17,7 +17,20 @@ from tests.server.replica import Replica
 SERVICES = {
     "muster.v1.RankingService": {"Search", "Rerank"},
     "muster.v1.CatalogueService": {"Apply", "Get", "Watch"},
-    "muster.v1.AdminService": {"Status", "Drain", "TransferLease", "Rebuild"},
+    "muster.v1.AdminService": {
+        "Status",
+        "Drain",
+        "TransferLease",
+        "Rebuild",
+        "BundleStatus",
+        "LoadBundle",
+        "ShadowBundle",
+        "CanaryBundle",
+        "PromoteBundle",
+        "RollBackBundle",
+        "UnloadBundle",
+        "RecordDeploy",
+    },
 }
 
 
