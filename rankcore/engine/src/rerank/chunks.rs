@@ -123,9 +123,7 @@ impl<T> Chunks<T> {
             let reading = |state: &mut State<T>| matches!(state.out.front(), Some((_, None)));
             self.ended.wait_while_for(&mut state, reading, wait);
         }
-        if state.out.front()?.1.is_none() {
-            return None;
-        }
+        state.out.front()?.1.as_ref()?;
         let (places, ended) = state.out.pop_front()?;
         Some((places, ended?))
     }
