@@ -32,6 +32,7 @@ from muster.bundle import BundleError, read_manifest
 from server import affinity, config
 from server.app import Replica
 from server.catalogue.errors import StoreError
+from server.catalogue.location import may_exist
 from server.catalogue.store import open_store
 from server.metrics import Endpoint
 from server.release.deploys import PREFIX, read_state
@@ -234,7 +235,8 @@ def first_models(settings: config.Settings, replica: str) -> Models:
 
 def _promoted(settings: config.Settings, replica: str) -> Sequence[str]:
     """Bundles that the log says to start with, the best first; none without a log or a deploy in it."""
-    if settings.release.start_with == "settings":
+    # A replica that is refused its bundle leaves no file behind.
+    if settings.release.start_with == "settings" or not may_exist(settings.store_location):
         return ()
     with closing(open_store(settings.store_location, settings.store_config(replica))) as store:
         return read_state(store.read_named(PREFIX)).promoted

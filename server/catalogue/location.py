@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 POSTGRESQL = ("postgresql", "postgresql+psycopg")
@@ -13,6 +14,11 @@ _PASSWORDS = re.compile(r"(?<=://)([^/?#\s'\"]*?):[^/?#\s'\"]*@|\b(password=)[^&
 def is_postgresql(location: str) -> bool:
     """The location is an address of a PostgreSQL server; otherwise it is a path."""
     return location.partition("://")[0] in POSTGRESQL
+
+
+def may_exist(location: str) -> bool:
+    """False: there is no store yet; of one on a server only the server can tell."""
+    return is_postgresql(location) or Path(location).exists()
 
 
 def check_address(location: str) -> str:

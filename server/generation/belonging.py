@@ -7,6 +7,7 @@ with products that the store does not know.
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from server.catalogue.errors import SchemaMismatch
@@ -20,7 +21,7 @@ def keep_to_one_catalogue(generations: Path, cluster_id: str) -> None:
     Raises: SchemaMismatch if it is another's; nothing is changed then. OSError.
     """
     mark = generations / MARK
-    draft = generations / f".{MARK}-{os.getpid()}"
+    draft = generations / f".{MARK}-{secrets.token_hex(8)}"
     draft.write_text(f"{cluster_id}\n", encoding="utf-8")
     try:
         # Replicas that start together: one makes it, and all read what it wrote.

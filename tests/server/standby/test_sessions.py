@@ -128,7 +128,7 @@ def test_the_sessions_of_a_hung_holder_are_ended_and_its_lock_is_free(
 ) -> None:
     hung, successor = pair
     assert hung.lock.take()
-    assert stores[0].claim_lease(hung.me, expected_epoch=0, ttl_ns=1) is not None
+    assert stores[0].claim_lease(hung.me, expected_epoch=0, ttl_ns=TTL_NS) is not None
     asked: list[bool] = []
 
     def still_hung() -> bool:
