@@ -284,14 +284,17 @@ fn the_nearest_deadline_is_helped_first() {
         Desk::new("far", 1, &bench.log),
         Desk::new("near", 1, &bench.log),
     );
-    let blocker = bench.submit("blocker", 10, None);
-    bench.wait_for(1);
+    // Nobody is free before both offers are there: a free worker would help whichever came first.
+    let blockers = [10, 20, 30].map(|deadline_us| bench.submit("blocker", deadline_us, None));
+    bench.wait_for(3);
     let tasks = [
         bench.submit("task far", 900, Some(&far)),
         bench.submit("task near", 800, Some(&near)),
     ];
-    bench.wait_for(3);
-    blocker.ends();
+    for (blocker, happened) in blockers.iter().zip(4..) {
+        blocker.ends();
+        bench.wait_for(happened);
+    }
     near.one_begins();
     near.one_ends();
     far.one_begins();
@@ -299,7 +302,10 @@ fn the_nearest_deadline_is_helped_first() {
     for task in &tasks {
         task.ends();
     }
-    assert_eq!(bench.happened()[3..], ["near 0", "far 0"]);
+    assert_eq!(
+        bench.happened()[3..],
+        ["task near", "task far", "near 0", "far 0"]
+    );
 }
 
 #[test]
