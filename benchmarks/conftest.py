@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.service import Services
-from drills.cluster import find_bundle
 from drills.experiment import Inconclusive
+from drills.rig.cluster import find_bundle
 
 SIZES = "5000,26000,100000"
 CONCURRENCY = "1,16"

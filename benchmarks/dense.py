@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 import rankcore
 from benchmarks.service import commit
-from drills.cluster import find_bundle
 from drills.journal import machine
+from drills.rig.cluster import find_bundle
 from muster.products.synthetic import SyntheticCatalogue
 from server.generation import index
 from server.generation.index import LIST_FILES, Search, VectorFile, list_count

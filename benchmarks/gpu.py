@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drills.cluster import ROOT
 from drills.experiment import Verdict
 from drills.journal import machine
+from drills.rig.cluster import ROOT
 
 _NO_FIGURE = "-"
 

@@ -40,9 +40,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.service import commit
-from drills.cluster import ROOT, find_bundle
 from drills.experiment import quantile
 from drills.journal import machine
+from drills.rig.cluster import ROOT, find_bundle
 from muster.products.synthetic import SyntheticCatalogue
 from muster.v1.catalogue_pb2 import Event
 from muster.v1.ranking_pb2 import SearchRequest, SearchResponse

@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.service import Services, Serving, commit
-from drills.cluster import find_bundle
 from drills.experiment import quantile
 from drills.journal import machine
+from drills.rig.cluster import find_bundle
 from muster.client import Client, MusterError
 
 STAGES = ("queue_us", "encode_us", "retrieve_us", "late_us", "cross_us", "order_us")

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from drills.cluster import ROOT, Cluster, ClusterPlan
 from drills.experiment import quantile
 from drills.journal import machine
-from drills.load import tier_name
-from drills.shop import Shop, choose_shop, fill, synthetic_shop
+from drills.rig.cluster import ROOT, Cluster, ClusterPlan
+from drills.rig.load import tier_name
+from drills.rig.shop import Shop, choose_shop, fill, synthetic_shop
 from muster.bundle import read_bundle, write_bundle
 from muster.client import Client, MusterError
 

@@ -32,9 +32,9 @@ from typing import Any
 
 from benchmarks.growth import QUERIES, SAMPLE, build, fill, tell
 from benchmarks.service import Services, commit, one_plan_bundle
-from drills.cluster import find_bundle
 from drills.journal import machine
-from drills.load import tier_name
+from drills.rig.cluster import find_bundle
+from drills.rig.load import tier_name
 from muster.products.synthetic import SyntheticCatalogue
 from muster.v1.ranking_pb2 import SearchRequest, SearchResponse
 

@@ -35,9 +35,9 @@ from rich.console import Console
 from rich.table import Table
 
 import rankcore
-from drills.cluster import find_bundle
 from drills.experiment import quantile
 from drills.journal import machine
+from drills.rig.cluster import find_bundle
 from muster.products.synthetic import SyntheticCatalogue
 from muster.v1 import catalogue_pb2, ranking_pb2
 from training.speed import SHAPES, random_cross

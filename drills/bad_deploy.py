@@ -25,8 +25,12 @@ from typing import Any
 
 import grpc
 
-from drills import bad_bundles
-from drills.cluster import (
+from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
+from drills.faults import bundles as bad_bundles
+from drills.journal import Journal
+from drills.judges.release import DeployLimits, judge_deploy, judge_deploy_runs
+from drills.outcome import guarded, parser, positive, run_folder, say, tell
+from drills.rig.cluster import (
     RANKING_SERVICE,
     ROOT,
     SERVER_COMMAND,
@@ -35,13 +39,9 @@ from drills.cluster import (
     bundle_need,
     find_bundle,
 )
-from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
-from drills.journal import Journal
-from drills.load import OK, OpenLoop, Stream, poisson_arrivals
-from drills.outcome import guarded, parser, positive, run_folder, say, tell
-from drills.release_checks import DeployLimits, judge_deploy, judge_deploy_runs
-from drills.shop import Shop, choose_shop, fill
-from drills.traffic import ClientReads, RecordedLoad
+from drills.rig.load import OK, OpenLoop, Stream, poisson_arrivals
+from drills.rig.shop import Shop, choose_shop, fill
+from drills.rig.traffic import ClientReads, RecordedLoad
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 NAME = "bad_deploy"

@@ -30,16 +30,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drills.capacity import (
+from drills.experiment import Inconclusive, Verdict
+from drills.journal import machine, write_result
+from drills.outcome import guarded, machine_options, parser, positive, run_folder, say
+from drills.rig.capacity import (
     CALIBRATION_DEADLINE_MS,
     Capacity,
     measure_capacity,
     workers_beside_generator,
 )
-from drills.cluster import SERVER_COMMAND, Cluster, ClusterPlan, find_bundle
-from drills.experiment import Inconclusive, Verdict
-from drills.journal import machine, write_result
-from drills.load import (
+from drills.rig.cluster import SERVER_COMMAND, Cluster, ClusterPlan, find_bundle
+from drills.rig.load import (
     LATE_AFTER_S,
     OK,
     OpenLoop,
@@ -50,8 +51,7 @@ from drills.load import (
     decode,
     poisson_arrivals,
 )
-from drills.outcome import guarded, machine_options, parser, positive, run_folder, say
-from drills.shop import Query, Shop, choose_shop, fill, ndcg_at_10, search_requests
+from drills.rig.shop import Query, Shop, choose_shop, fill, ndcg_at_10, search_requests
 
 NAME = "curve"
 DESCRIPTION = "what quality callers get, by their deadline and by the load"

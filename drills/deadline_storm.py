@@ -26,12 +26,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drills.capacity import measure_capacity, workers_beside_generator
-from drills.checks import StormLimits, judge_storm
-from drills.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.journal import History, Journal
-from drills.load import (
+from drills.judges.checks import StormLimits, judge_storm
+from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
+from drills.rig.capacity import measure_capacity, workers_beside_generator
+from drills.rig.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
+from drills.rig.load import (
     LATE_AFTER_S,
     OK,
     OpenLoop,
@@ -41,8 +42,7 @@ from drills.load import (
     decode,
     poisson_arrivals,
 )
-from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
-from drills.shop import Shop, choose_shop, fill, search_requests
+from drills.rig.shop import Shop, choose_shop, fill, search_requests
 
 NAME = "deadline_storm"
 HYPOTHESIS = "at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms"

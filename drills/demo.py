@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drills.checks import FailoverLimits, judge_failover_runs
-from drills.cluster import Cluster, ClusterError, ClusterPlan, find_bundle, interrupted_by_sigterm
 from drills.experiment import Inconclusive, Verdict
 from drills.failover import NAME as FAILOVER
 from drills.failover import Rehearsal, Traffic, draw, kill_the_primary, rehearse
-from drills.load import tier_name
+from drills.judges.checks import FailoverLimits, judge_failover_runs
 from drills.outcome import run_folder
-from drills.shop import Query, Shop, choose_shop, fill, ndcg_at_10
+from drills.rig.cluster import Cluster, ClusterError, ClusterPlan, find_bundle, interrupted_by_sigterm
+from drills.rig.load import tier_name
+from drills.rig.shop import Query, Shop, choose_shop, fill, ndcg_at_10
 from muster.client import Client, MusterError, patch
 from muster.products.errors import ProductError
 from muster.v1 import ranking_pb2

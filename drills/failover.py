@@ -26,8 +26,12 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import grpc
 
-from drills.checks import FailoverLimits, judge_failover, judge_failover_runs
-from drills.cluster import (
+from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
+from drills.faults.process import KillPrimary
+from drills.journal import History, Journal
+from drills.judges.checks import FailoverLimits, judge_failover, judge_failover_runs
+from drills.outcome import guarded, parser, positive, run_folder, say, tell
+from drills.rig.cluster import (
     RANKING_SERVICE,
     SERVER_COMMAND,
     Cluster,
@@ -36,14 +40,10 @@ from drills.cluster import (
     bundle_need,
     find_bundle,
 )
-from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
-from drills.faults import KillPrimary
-from drills.journal import History, Journal
-from drills.load import OK, OpenLoop, Stream, even_arrivals, poisson_arrivals
-from drills.outcome import guarded, parser, positive, run_folder, say, tell
-from drills.postgres import ThrowawayPostgres, postgres_need
-from drills.shop import Shop, choose_shop, fill
-from drills.traffic import ClientReads, ClientWrites, RecordedLoad
+from drills.rig.load import OK, OpenLoop, Stream, even_arrivals, poisson_arrivals
+from drills.rig.postgres import ThrowawayPostgres, postgres_need
+from drills.rig.shop import Shop, choose_shop, fill
+from drills.rig.traffic import ClientReads, ClientWrites, RecordedLoad
 from muster.client import Session
 from muster.v1 import catalogue_pb2, catalogue_pb2_grpc
 

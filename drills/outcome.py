@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from drills.cluster import ClusterError, interrupted_by_sigterm
 from drills.experiment import Inconclusive, Judgement, Verdict
 from drills.journal import write_result
+from drills.rig.cluster import ClusterError, interrupted_by_sigterm
 
 USAGE_EXIT_CODE = 2
 RUNS_FOLDER = Path("run/drills")

@@ -21,8 +21,6 @@ from typing import Any, Unpack
 import grpc
 
 from drills import failover
-from drills.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
-from drills.cluster import Cluster, ClusterError, Replica
 from drills.experiment import Experiment, Judgement, Verdict, worst
 from drills.failover import (
     Rehearsal,
@@ -34,10 +32,12 @@ from drills.failover import (
     rehearse_on_cluster,
     setup_of,
 )
-from drills.faults import Clustered
-from drills.history import OK, check_epochs, check_sessions, check_writes
+from drills.faults.process import Clustered
 from drills.journal import History
+from drills.judges.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
+from drills.judges.history import OK, check_epochs, check_sessions, check_writes
 from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.rig.cluster import Cluster, ClusterError, Replica
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 NAME = "rolling_restart"

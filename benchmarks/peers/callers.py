@@ -1,4 +1,4 @@
-"""How each kind of server is asked, for the load generators of `drills.load`.
+"""How each kind of server is asked, for the load generators of `drills.rig.load`.
 
 Every caller sends requests prepared in advance and keeps the answer's bytes; `order` reads them after the
 run.
@@ -23,8 +23,8 @@ from benchmarks.peers.messages import (
 )
 from benchmarks.peers.roster import Peer
 from benchmarks.peers.workload import Asked, order_of
-from drills.load import DEADLINE_METADATA, OK, UNSENT, Caller, Sample, receipt_fields
-from drills.wire import Connection, WireError, header, request_headers
+from drills.rig.load import DEADLINE_METADATA, OK, UNSENT, Caller, Sample, receipt_fields
+from drills.rig.wire import Connection, WireError, header, request_headers
 from muster.v1 import ranking_pb2
 
 MUSTER_METHOD = "/muster.v1.RankingService/Rerank"

@@ -56,11 +56,11 @@ from benchmarks.peers.roster import ROOT, Peer, RosterError, chosen
 from benchmarks.peers.service import Replica
 from benchmarks.peers.student import Student, StudentFailed, make_student
 from benchmarks.peers.workload import Workload
-from drills.cluster import find_bundle, interrupted_by_sigterm
 from drills.experiment import Inconclusive
 from drills.journal import machine
-from drills.load import Sample
-from drills.shop import Shop, choose_shop
+from drills.rig.cluster import find_bundle, interrupted_by_sigterm
+from drills.rig.load import Sample
+from drills.rig.shop import Shop, choose_shop
 
 BUILD = ROOT / ".build" / "peers"
 OUT = ROOT / "benchmarks" / "results"

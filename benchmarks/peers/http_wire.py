@@ -1,7 +1,7 @@
 """The least that speaks HTTP/1.1 to a server under load: posts JSON over kept connections, one request on
 each.
 
-As light as `drills.wire` is for gRPC, and for the same reason: generator and server share the machine.
+As light as `drills.rig.wire` is for gRPC, and for the same reason: generator and server share the machine.
 Source: RFC 9112.
 """
 

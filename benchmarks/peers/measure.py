@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.peers.callers import Order, read_answers
 from benchmarks.peers.workload import Asked
 from drills.experiment import quantile
-from drills.load import OK, Caller, OpenLoop, Sample, Stream, closed_loop, lateness, poisson_arrivals
+from drills.rig.load import OK, Caller, OpenLoop, Sample, Stream, closed_loop, lateness, poisson_arrivals
 
 PATIENT_MS = 5000.0
 """Deadline where latency and capacity are measured."""

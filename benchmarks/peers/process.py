@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.peers.roster import ROOT
-from drills.cluster import TETHER
+from drills.rig.cluster import TETHER
 
 NAMESPACE = Path(__file__).with_name("namespace.py")
 GRACE_S = 5.0

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from benchmarks.peers.process import ServerFailed, memory_mib, send, tree_of
 from benchmarks.peers.roster import ROOT
 from benchmarks.peers.workload import CANDIDATES, Asked, Workload, cut, measured_queries
-from drills.cluster import Cluster, ClusterError, ClusterPlan
-from drills.shop import Shop, fill
+from drills.rig.cluster import Cluster, ClusterError, ClusterPlan
+from drills.rig.shop import Shop, fill
 from muster.bundle import read_bundle
 from muster.v1 import ranking_pb2, ranking_pb2_grpc
 from training.data.text import product_text

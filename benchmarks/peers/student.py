@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.roster import HERE, ROOT
-from drills.shop import real_sources
+from drills.rig.shop import real_sources
 from muster.bundle import Bundle, read_bundle
 from muster.products.synthetic import write_synthetic
 

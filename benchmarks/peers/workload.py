@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from drills.shop import Query, ndcg_at_10
+from drills.rig.shop import Query, ndcg_at_10
 
 CANDIDATES = 50
 

@@ -27,7 +27,7 @@ from benchmarks.peers.measure import (
 from benchmarks.peers.process import Server, ServerFailed, free_port, tree_of
 from benchmarks.peers.roster import Peer
 from benchmarks.peers.workload import Asked, order_of
-from drills.load import OK, Sample
+from drills.rig.load import OK, Sample
 
 # The longest text is the best answer here, and the second best of the labels.
 TEXTS = ("aa", "aaaa", "a", "aaa")

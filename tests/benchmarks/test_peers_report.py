@@ -12,7 +12,7 @@ from benchmarks.peers.compare import merged
 from benchmarks.peers.report import table, write_report
 from benchmarks.peers.retrieval.compare import best_ndcg_at_10, finders, worth
 from benchmarks.peers.roster import PROTOCOLS, RosterError, chosen, read_peer, roster
-from drills.shop import Query
+from drills.rig.shop import Query
 
 
 def row(name: str, p50_ms: float, quality: float) -> dict[str, Any]:

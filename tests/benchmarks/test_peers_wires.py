@@ -27,7 +27,7 @@ from benchmarks.peers.messages import (
 )
 from benchmarks.peers.student import synthetic_recipe
 from benchmarks.peers.workload import Asked, Workload, cut, measured_queries
-from drills.shop import Query
+from drills.rig.shop import Query
 
 ROOT = Path(__file__).parents[2]
 

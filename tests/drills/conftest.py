@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drills.cluster import ClusterPlan
+from drills.rig.cluster import ClusterPlan
 
 FAKE_COMMAND = (sys.executable, "-m", "tests.drills.fake_replica")
 

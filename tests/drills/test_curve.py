@@ -12,7 +12,6 @@ import pytest
 from matplotlib import image
 
 from drills import curve
-from drills.cluster import ClusterPlan
 from drills.curve import (
     EMPTY,
     Cell,
@@ -34,8 +33,9 @@ from drills.curve import (
     table,
 )
 from drills.experiment import Inconclusive
-from drills.load import OK, UNSENT, Sample
-from drills.shop import Query, Shop, synthetic_shop
+from drills.rig.cluster import ClusterPlan
+from drills.rig.load import OK, UNSENT, Sample
+from drills.rig.shop import Query, Shop, synthetic_shop
 from tests.fixtures.tiny_bundle import build
 
 Scripted = Callable[..., ClusterPlan]

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drills.checks import StormLimits
-from drills.cluster import ClusterPlan
 from drills.deadline_storm import Phase, flooded, main, phased_arrivals, run
 from drills.experiment import Judgement, Verdict
 from drills.journal import History, read_history
-from drills.shop import synthetic_shop
+from drills.judges.checks import StormLimits
+from drills.rig.cluster import ClusterPlan
+from drills.rig.shop import synthetic_shop
 
 Scripted = Callable[..., ClusterPlan]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from drills.demo import Asked, answers_table, choose_queries
-from drills.shop import Query
+from drills.rig.shop import Query
 from muster.v1 import ranking_pb2
 
 

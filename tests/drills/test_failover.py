@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from drills import failover
-from drills.checks import FailoverLimits
-from drills.cluster import ClusterPlan
 from drills.experiment import Judgement, Verdict
 from drills.failover import Traffic, main, run
 from drills.journal import read_history
-from drills.shop import synthetic_shop
+from drills.judges.checks import FailoverLimits
+from drills.rig.cluster import ClusterPlan
+from drills.rig.shop import synthetic_shop
 from tests.drills.conftest import FAKE_COMMAND
 
 Scripted = Callable[..., ClusterPlan]

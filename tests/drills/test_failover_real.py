@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from drills.checks import FailoverLimits
-from drills.cluster import ClusterPlan
 from drills.experiment import Verdict
 from drills.failover import POSTGRESQL, SQLITE, Traffic, run
 from drills.journal import read_history
-from drills.postgres import missing
-from drills.shop import synthetic_shop
+from drills.judges.checks import FailoverLimits
+from drills.rig.cluster import ClusterPlan
+from drills.rig.postgres import missing
+from drills.rig.shop import synthetic_shop
 from tests.fixtures.tiny_bundle import build
 
 pytestmark = pytest.mark.skipif(

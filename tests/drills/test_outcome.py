@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from drills.cluster import ClusterError
 from drills.experiment import Inconclusive, Judgement, Verdict
 from drills.outcome import guarded, positive, run_folder, tell
+from drills.rig.cluster import ClusterError
 
 
 @pytest.mark.parametrize(

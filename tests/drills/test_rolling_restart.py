@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from drills.cluster import ClusterPlan
 from drills.experiment import Judgement, Verdict
 from drills.failover import Traffic
 from drills.journal import History, Record, read_history
+from drills.rig.cluster import ClusterPlan
+from drills.rig.shop import synthetic_shop
 from drills.rolling_restart import EMPTY, judge_rolling_restart, judge_runs, main, run
-from drills.shop import synthetic_shop
 from tests.drills.conftest import FAKE_COMMAND
 from tests.fixtures.tiny_bundle import build
 

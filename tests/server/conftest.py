@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from drills.postgres import ThrowawayPostgres, missing
+from drills.rig.postgres import ThrowawayPostgres, missing
 from tests.fixtures.tiny_bundle import build
 from tests.server.replica import Replica, shoes, wait_until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from drills.postgres import ThrowawayPostgres
+from drills.rig.postgres import ThrowawayPostgres
 from muster.v1 import catalogue_pb2, ranking_pb2
 from tests.server.replica import SERVING, Replica, command, run_refused, shoes, upsert, wait_until
 

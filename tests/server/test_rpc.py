@@ -148,7 +148,7 @@ def test_what_is_no_grpc_is_refused_by_http(
 
 
 def huffman_or_plain(block: bytes) -> str:
-    from drills.wire import huffman_decoded
+    from drills.rig.wire import huffman_decoded
 
     at = 0
     while block[at] & 0xE0 == 0x20:

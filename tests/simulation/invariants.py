@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drills.history import check_epochs, check_sessions, check_writes
 from drills.journal import History, Record
+from drills.judges.history import check_epochs, check_sessions, check_writes
 
 if TYPE_CHECKING:
     from server.standby.lease import Holder

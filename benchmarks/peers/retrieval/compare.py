@@ -28,10 +28,10 @@ from benchmarks.peers.process import Server, ServerFailed
 from benchmarks.peers.roster import ROOT, RosterError
 from benchmarks.peers.service import Replica
 from benchmarks.peers.workload import CANDIDATES, measured_queries
-from drills.cluster import find_bundle
 from drills.experiment import quantile
 from drills.journal import machine
-from drills.shop import Query, Shop, choose_shop
+from drills.rig.cluster import find_bundle
+from drills.rig.shop import Query, Shop, choose_shop
 from muster.bundle import read_bundle
 from training.data.text import product_text
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import psycopg
 import pytest
 
-from drills.postgres import ThrowawayPostgres
+from drills.rig.postgres import ThrowawayPostgres
 from server.catalogue.errors import OutcomeUnknown, SchemaMismatch, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.postgres import IDLE_IN_TRANSACTION_MS, PostgresStore
 from server.catalogue.store import Appended, Commit, StoreConfig, open_store

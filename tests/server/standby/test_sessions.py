@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from drills.postgres import ThrowawayPostgres
+from drills.rig.postgres import ThrowawayPostgres
 from server.catalogue.store import Store, StoreConfig, open_store
 from server.standby.lease import LeaseConfig
 from server.standby.role import keep_role

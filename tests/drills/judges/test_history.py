@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drills.history import check_epochs, check_sessions, check_writes
 from drills.journal import History, Record
+from drills.judges.history import check_epochs, check_sessions, check_writes
 
 
 def write(number: int, sent_s: float, **fields: Any) -> Record:

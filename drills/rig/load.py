@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from drills.wire import Answer, Connection, WireError, header, request_headers
+from drills.rig.wire import Answer, Connection, WireError, header, request_headers
 from muster.v1 import ranking_pb2
 
 DEADLINE_METADATA = "muster-deadline-unix-us"

@@ -8,7 +8,7 @@ import pytest
 
 from drills.experiment import Judgement, Verdict
 from drills.journal import History
-from drills.release_checks import DeployLimits, judge_deploy, judge_deploy_runs
+from drills.judges.release import DeployLimits, judge_deploy, judge_deploy_runs
 
 LIMITS = DeployLimits(rolled_back_s=10.0)
 

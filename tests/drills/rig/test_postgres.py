@@ -10,10 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from drills import postgres
 from drills.experiment import Inconclusive
 from drills.failover import main
-from drills.postgres import ThrowawayPostgres, missing
+from drills.rig import postgres
+from drills.rig.postgres import ThrowawayPostgres, missing
 from tests.server.replica import wait_until
 
 

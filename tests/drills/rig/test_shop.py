@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drills import shop as shops
-from drills.cluster import Cluster, ClusterPlan
-from drills.shop import Loaded, choose_shop, fill, ndcg_at_10, search_requests, synthetic_shop
+from drills.rig import shop as shops
+from drills.rig.cluster import Cluster, ClusterPlan
+from drills.rig.shop import Loaded, choose_shop, fill, ndcg_at_10, search_requests, synthetic_shop
 from muster.v1 import ranking_pb2
 
 Scripted = Callable[..., ClusterPlan]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import rankcore
-from drills.bad_bundles import make, repeated, turned
 from drills.experiment import Inconclusive
+from drills.faults.bundles import make, repeated, turned
 from muster.bundle import read_bundle, write_bundle
 from tests.fixtures.bundle_variants import plain
 from tests.fixtures.tiny_bundle import ranker

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from drills.cluster import Cluster, ClusterError
 from drills.experiment import Inconclusive
+from drills.rig.cluster import Cluster, ClusterError
 
 
 class Clustered(Protocol):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drills.wire import (
+from drills.rig.wire import (
     Answer,
     Connection,
     WireError,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drills.checks import read_errors, steady_reads
 from drills.experiment import Judgement, Verdict, quantile, worst
 from drills.journal import History
+from drills.judges.checks import read_errors, steady_reads
 
 ROLLED_BACK_EXIT = 10
 """What `muster deploy` ends with where it went back."""

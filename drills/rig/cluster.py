@@ -36,7 +36,7 @@ SERVER_COMMAND = (sys.executable, "-m", "server")
 RANKING_SERVICE = "muster.v1.RankingService"
 CATALOGUE_SERVICE = "muster.v1.CatalogueService"
 BUNDLE = Path("models/muster-base")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")
 

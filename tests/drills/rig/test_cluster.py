@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from drills.cluster import (
+from drills.experiment import Inconclusive
+from drills.faults.process import KillPrimary
+from drills.outcome import interrupted_by_sigterm
+from drills.rig.cluster import (
     CATALOGUE_SERVICE,
     RANKING_SERVICE,
     Cluster,
@@ -20,9 +23,6 @@ from drills.cluster import (
     find_bundle,
     write_toml,
 )
-from drills.experiment import Inconclusive
-from drills.faults import KillPrimary
-from drills.outcome import interrupted_by_sigterm
 from tests.drills.conftest import FAKE_COMMAND
 
 Scripted = Callable[..., ClusterPlan]
@@ -105,7 +105,7 @@ def test_replicas_do_not_inherit_settings_from_the_environment(
 
 def test_a_replica_dies_with_a_drill_that_is_killed_outright(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from drills.cluster import Cluster, ClusterPlan\n"
+        "import sys, time; from pathlib import Path; from drills.rig.cluster import Cluster, ClusterPlan\n"
         f"plan = ClusterPlan(bundle=Path('.'), replicas=1, command={FAKE_COMMAND!r})\n"
         f"cluster = Cluster(plan, Path({str(tmp_path / 'cluster')!r})); cluster.start()\n"
         "print(cluster.replicas[0].pid, flush=True); time.sleep(60)\n"

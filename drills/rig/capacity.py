@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drills.cluster import Cluster
 from drills.experiment import Inconclusive
-from drills.load import OK, Sample, SearchFlood, closed_loop, decode
+from drills.rig.cluster import Cluster
+from drills.rig.load import OK, Sample, SearchFlood, closed_loop, decode
 
 CALIBRATION_DEADLINE_MS = 2000.0
 

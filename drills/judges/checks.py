@@ -1,6 +1,6 @@
 """The judges of the drills. They read the recorded history and nothing else: no process, clock or service.
 
-What can be said of writes, epochs and sessions is in `drills.history`.
+What can be said of writes, epochs and sessions is in `drills.judges.history`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drills.experiment import Judgement, Verdict, quantile, worst
-from drills.history import OK, check_epochs, check_sessions, check_writes
 from drills.journal import History, Record
+from drills.judges.history import OK, check_epochs, check_sessions, check_writes
 
 TIMED_OUT = "DeadlineExceeded"
 STALL_MS = 100.0

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from drills.checks import (
+from drills.experiment import Judgement, Verdict
+from drills.journal import History, Record
+from drills.judges.checks import (
     FailoverLimits,
     StormLimits,
     judge_failover,
@@ -12,9 +14,7 @@ from drills.checks import (
     judge_storm,
     recovery_ms,
 )
-from drills.experiment import Judgement, Verdict
-from drills.history import check_epochs, check_writes
-from drills.journal import History, Record
+from drills.judges.history import check_epochs, check_writes
 
 
 def write(

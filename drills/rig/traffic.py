@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from drills.journal import Journal
-from drills.load import OK, OpenLoop, Sample, receipt_fields
+from drills.rig.load import OK, OpenLoop, Sample, receipt_fields
 from muster.client import AsyncClient, MusterError, Session, patch
 
 SESSION = "shopper"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drills.load import (
+from drills.rig.load import (
     LATE_AFTER_S,
     OK,
     UNSENT,

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from drills.cluster import ROOT, Cluster, ClusterError
+from drills.rig.cluster import ROOT, Cluster, ClusterError
 from muster.products import product_file, read_judgements, read_products, rows_expected
 from muster.products.errors import ProductError
 from muster.products.synthetic import SyntheticCatalogue

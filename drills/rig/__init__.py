@@ -1,0 +1,1 @@
+"""Real replicas of one machine, what they sell, and the traffic that callers send them."""
