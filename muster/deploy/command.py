@@ -174,6 +174,7 @@ def _plain_arm(arm: Arm) -> dict[str, Any]:
         "answered": arm.answered,
         "failed": arm.failed,
         "refused": arm.refused,
+        "given_up": arm.given_up,
         "worth": arm.worth_total / arm.answered if arm.answered else None,
         "latency_ms_p95": round(arm.latency.quantile_ms(0.95), 3) if arm.latency.count else None,
         "work_ms_p50": {

@@ -332,7 +332,8 @@ def served(views: Sequence[View]) -> str:
 def describe(window: Window) -> str:
     """The window in one sentence."""
     arm = window.canary if window.canary.ended else window.shadow
-    parts = [f"{arm.answered} answered", f"{arm.failed + arm.refused} not", f"{window.compared} compared"]
+    parts = [f"{arm.answered} answered", f"{arm.failed + arm.refused} not", f"{arm.given_up} given up"]
+    parts.append(f"{window.compared} compared")
     if window.agreement is not None and window.overlap is not None:
         parts.append(f"agreement {window.agreement:.2f}, overlap {window.overlap:.2f}")
     return ", ".join(parts)

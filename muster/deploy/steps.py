@@ -149,19 +149,39 @@ def _refusal(view: View, target: Target) -> str:
 
 
 def _load(target: Target, views: Sequence[View]) -> Step | None:
-    """What is to be done until every replica holds the bundle; None: nothing."""
-    waiting = ""
-    for view in views:
-        bundles = view.bundles
-        if bundles is None:
-            waiting = waiting or f"{view.endpoint} to answer"
-        elif target.bundle_id in (bundles.serving.bundle_id, bundles.previous.bundle_id):
-            continue
-        elif bundles.candidate.bundle_id != target.bundle_id:
+    """What is to be done until every replica holds the bundle; None: nothing.
+
+    One replica of a machine at a time: loading runs every plan over and over, and replicas that all did so at
+    once would leave no core of the machine to requests. Machines are told apart by the host of the endpoint.
+    """
+    lacking = [view for view in order(views) if not _holds(view, target)]
+    loading = [view for view in lacking if _loads(view, target)]
+    busy = {_host(view) for view in loading}
+    for view in lacking:
+        if _host(view) not in busy:
             return Load(view.endpoint)
-        elif bundles.candidate.state != pb.BUNDLE_STATE_READY:
-            waiting = waiting or f"{view.endpoint} to load the bundle"
-    return Wait(waiting) if waiting else None
+    if not loading:
+        return None
+    what = "to answer" if loading[0].bundles is None else "to load the bundle"
+    return Wait(f"{loading[0].endpoint} {what}")
+
+
+def _holds(view: View, target: Target) -> bool:
+    bundles = view.bundles
+    if bundles is None:
+        return False
+    if bundles.candidate.bundle_id == target.bundle_id:
+        return bundles.candidate.state == pb.BUNDLE_STATE_READY
+    return target.bundle_id in (bundles.serving.bundle_id, bundles.previous.bundle_id)
+
+
+def _loads(view: View, target: Target) -> bool:
+    """Whether it loads the bundle, or does not say what it does."""
+    return view.bundles is None or view.bundles.candidate.bundle_id == target.bundle_id
+
+
+def _host(view: View) -> str:
+    return view.endpoint.rpartition(":")[0]
 
 
 def _first_trial(target: Target, views: Sequence[View], options: Options) -> PhaseNumber:

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from muster.v1 import deploy_pb2 as muster_dot_v1_dot_deploy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\x1a\x16muster/v1/deploy.proto\"\x0f\n\rStatusRequest\"\x96\x04\n\x0eStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.muster.v1.Role\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07primary\x18\x04 \x01(\t\x12\x15\n\rhead_sequence\x18\x05 \x01(\x04\x12\x18\n\x10\x61pplied_sequence\x18\x06 \x01(\x04\x12\x14\n\x0cstaleness_ms\x18\x07 \x01(\x04\x12\x10\n\x08products\x18\x08 \x01(\x04\x12\x16\n\x0e\x64\x65lta_products\x18\t \x01(\x04\x12\x11\n\tbundle_id\x18\n \x01(\t\x12\x15\n\rgeneration_id\x18\x0b \x01(\t\x12\x0f\n\x07serving\x18\x0c \x01(\x08\x12\x11\n\tuptime_ms\x18\r \x01(\x04\x12\x11\n\tin_flight\x18\x0e \x01(\r\x12\x10\n\x08\x62uilding\x18\x0f \x01(\x08\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x0b\n\x03pid\x18\x11 \x01(\r\x12$\n\x05plans\x18\x12 \x03(\x0b\x32\x15.muster.v1.PlanStatus\x12\x30\n\x0b\x64\x65nse_index\x18\x13 \x01(\x0b\x32\x1b.muster.v1.DenseIndexStatus\x12\x1b\n\x13\x63\x61ndidate_bundle_id\x18\x14 \x01(\t\x12\x1a\n\x12previous_bundle_id\x18\x15 \x01(\t\x12!\n\x06\x64\x65ploy\x18\x16 \x01(\x0b\x32\x11.muster.v1.Deploy\"m\n\x10\x44\x65nseIndexStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06probes\x18\x02 \x01(\r\x12\x15\n\rrecall_at_100\x18\x03 \x01(\x01\x12\x16\n\tmedian_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_median_ms\"Q\n\nPlanStatus\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x15\n\rexpected_ndcg\x18\x03 \x01(\x01\x12\x0f\n\x07\x63ost_ms\x18\x04 \x01(\x01\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"\x16\n\x14TransferLeaseRequest\"7\n\x15TransferLeaseResponse\x12\x0f\n\x07primary\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x10\n\x0eRebuildRequest\"\"\n\x0fRebuildResponse\x12\x0f\n\x07started\x18\x01 \x01(\x08\"\x87\x01\n\nHeldBundle\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.muster.v1.BundleState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x15\n\rgeneration_id\x18\x04 \x01(\t\x12\x18\n\x10\x61pplied_sequence\x18\x05 \x01(\x04\")\n\x08TierWork\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0f\n\x07\x62uckets\x18\x02 \x03(\x04\"\x8f\x01\n\x08TrialArm\x12\x10\n\x08\x61nswered\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\x04\x12\x13\n\x0bworth_total\x18\x04 \x01(\x01\x12\x17\n\x0flatency_buckets\x18\x05 \x03(\x04\x12\"\n\x05tiers\x18\x06 \x03(\x0b\x32\x13.muster.v1.TierWork\"\xca\x01\n\x05Trial\x12$\n\x07serving\x18\x01 \x01(\x0b\x32\x13.muster.v1.TrialArm\x12#\n\x06\x63\x61nary\x18\x02 \x01(\x0b\x32\x13.muster.v1.TrialArm\x12#\n\x06shadow\x18\x03 \x01(\x0b\x32\x13.muster.v1.TrialArm\x12\x10\n\x08\x63ompared\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\x12\x17\n\x0f\x61greement_total\x18\x06 \x01(\x01\x12\x15\n\roverlap_total\x18\x07 \x01(\x01\"\x89\x03\n\x0eReplicaBundles\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.muster.v1.Role\x12&\n\x07serving\x18\x03 \x01(\x0b\x32\x15.muster.v1.HeldBundle\x12(\n\tcandidate\x18\x04 \x01(\x0b\x32\x15.muster.v1.HeldBundle\x12\'\n\x08previous\x18\x05 \x01(\x0b\x32\x15.muster.v1.HeldBundle\x12\x14\n\x0cshadow_share\x18\x06 \x01(\x01\x12\x14\n\x0c\x63\x61nary_share\x18\x07 \x01(\x01\x12\x1f\n\x05trial\x18\x08 \x01(\x0b\x32\x10.muster.v1.Trial\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12!\n\x06\x64\x65ploy\x18\n \x01(\x0b\x32\x11.muster.v1.Deploy\x12\x19\n\x0cheard_ms_ago\x18\x0b \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\x12promoted_bundle_id\x18\x0c \x01(\tB\x0f\n\r_heard_ms_ago\"\x15\n\x13\x42undleStatusRequest\"B\n\x14\x42undleStatusResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"6\n\x11LoadBundleRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"@\n\x12LoadBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"7\n\x13ShadowBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"B\n\x14ShadowBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"7\n\x13\x43\x61naryBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"B\n\x14\x43\x61naryBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\")\n\x14PromoteBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\"C\n\x15PromoteBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"*\n\x15RollBackBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\"D\n\x16RollBackBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"\x15\n\x13UnloadBundleRequest\"B\n\x14UnloadBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"8\n\x13RecordDeployRequest\x12!\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x11.muster.v1.Deploy\"(\n\x14RecordDeployResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04*@\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PRIMARY\x10\x01\x12\x10\n\x0cROLE_STANDBY\x10\x02*\x94\x01\n\x0b\x42undleState\x12\x1c\n\x18\x42UNDLE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42UNDLE_STATE_VERIFYING\x10\x01\x12\x19\n\x15\x42UNDLE_STATE_BUILDING\x10\x02\x12\x16\n\x12\x42UNDLE_STATE_READY\x10\x03\x12\x18\n\x14\x42UNDLE_STATE_REFUSED\x10\x04\x32\xaa\x07\n\x0c\x41\x64minService\x12=\n\x06Status\x12\x18.muster.v1.StatusRequest\x1a\x19.muster.v1.StatusResponse\x12:\n\x05\x44rain\x12\x17.muster.v1.DrainRequest\x1a\x18.muster.v1.DrainResponse\x12R\n\rTransferLease\x12\x1f.muster.v1.TransferLeaseRequest\x1a .muster.v1.TransferLeaseResponse\x12@\n\x07Rebuild\x12\x19.muster.v1.RebuildRequest\x1a\x1a.muster.v1.RebuildResponse\x12O\n\x0c\x42undleStatus\x12\x1e.muster.v1.BundleStatusRequest\x1a\x1f.muster.v1.BundleStatusResponse\x12I\n\nLoadBundle\x12\x1c.muster.v1.LoadBundleRequest\x1a\x1d.muster.v1.LoadBundleResponse\x12O\n\x0cShadowBundle\x12\x1e.muster.v1.ShadowBundleRequest\x1a\x1f.muster.v1.ShadowBundleResponse\x12O\n\x0c\x43\x61naryBundle\x12\x1e.muster.v1.CanaryBundleRequest\x1a\x1f.muster.v1.CanaryBundleResponse\x12R\n\rPromoteBundle\x12\x1f.muster.v1.PromoteBundleRequest\x1a .muster.v1.PromoteBundleResponse\x12U\n\x0eRollBackBundle\x12 .muster.v1.RollBackBundleRequest\x1a!.muster.v1.RollBackBundleResponse\x12O\n\x0cUnloadBundle\x12\x1e.muster.v1.UnloadBundleRequest\x1a\x1f.muster.v1.UnloadBundleResponse\x12O\n\x0cRecordDeploy\x12\x1e.muster.v1.RecordDeployRequest\x1a\x1f.muster.v1.RecordDeployResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\x1a\x16muster/v1/deploy.proto\"\x0f\n\rStatusRequest\"\x96\x04\n\x0eStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.muster.v1.Role\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0f\n\x07primary\x18\x04 \x01(\t\x12\x15\n\rhead_sequence\x18\x05 \x01(\x04\x12\x18\n\x10\x61pplied_sequence\x18\x06 \x01(\x04\x12\x14\n\x0cstaleness_ms\x18\x07 \x01(\x04\x12\x10\n\x08products\x18\x08 \x01(\x04\x12\x16\n\x0e\x64\x65lta_products\x18\t \x01(\x04\x12\x11\n\tbundle_id\x18\n \x01(\t\x12\x15\n\rgeneration_id\x18\x0b \x01(\t\x12\x0f\n\x07serving\x18\x0c \x01(\x08\x12\x11\n\tuptime_ms\x18\r \x01(\x04\x12\x11\n\tin_flight\x18\x0e \x01(\r\x12\x10\n\x08\x62uilding\x18\x0f \x01(\x08\x12\x0f\n\x07version\x18\x10 \x01(\t\x12\x0b\n\x03pid\x18\x11 \x01(\r\x12$\n\x05plans\x18\x12 \x03(\x0b\x32\x15.muster.v1.PlanStatus\x12\x30\n\x0b\x64\x65nse_index\x18\x13 \x01(\x0b\x32\x1b.muster.v1.DenseIndexStatus\x12\x1b\n\x13\x63\x61ndidate_bundle_id\x18\x14 \x01(\t\x12\x1a\n\x12previous_bundle_id\x18\x15 \x01(\t\x12!\n\x06\x64\x65ploy\x18\x16 \x01(\x0b\x32\x11.muster.v1.Deploy\"m\n\x10\x44\x65nseIndexStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06probes\x18\x02 \x01(\r\x12\x15\n\rrecall_at_100\x18\x03 \x01(\x01\x12\x16\n\tmedian_ms\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_median_ms\"Q\n\nPlanStatus\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x15\n\rexpected_ndcg\x18\x03 \x01(\x01\x12\x0f\n\x07\x63ost_ms\x18\x04 \x01(\x01\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"\x16\n\x14TransferLeaseRequest\"7\n\x15TransferLeaseResponse\x12\x0f\n\x07primary\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x10\n\x0eRebuildRequest\"\"\n\x0fRebuildResponse\x12\x0f\n\x07started\x18\x01 \x01(\x08\"\x87\x01\n\nHeldBundle\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.muster.v1.BundleState\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x15\n\rgeneration_id\x18\x04 \x01(\t\x12\x18\n\x10\x61pplied_sequence\x18\x05 \x01(\x04\")\n\x08TierWork\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0f\n\x07\x62uckets\x18\x02 \x03(\x04\"\xa1\x01\n\x08TrialArm\x12\x10\n\x08\x61nswered\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\x04\x12\x13\n\x0bworth_total\x18\x04 \x01(\x01\x12\x17\n\x0flatency_buckets\x18\x05 \x03(\x04\x12\"\n\x05tiers\x18\x06 \x03(\x0b\x32\x13.muster.v1.TierWork\x12\x10\n\x08given_up\x18\x07 \x01(\x04\"\xca\x01\n\x05Trial\x12$\n\x07serving\x18\x01 \x01(\x0b\x32\x13.muster.v1.TrialArm\x12#\n\x06\x63\x61nary\x18\x02 \x01(\x0b\x32\x13.muster.v1.TrialArm\x12#\n\x06shadow\x18\x03 \x01(\x0b\x32\x13.muster.v1.TrialArm\x12\x10\n\x08\x63ompared\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\x12\x17\n\x0f\x61greement_total\x18\x06 \x01(\x01\x12\x15\n\roverlap_total\x18\x07 \x01(\x01\"\x89\x03\n\x0eReplicaBundles\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.muster.v1.Role\x12&\n\x07serving\x18\x03 \x01(\x0b\x32\x15.muster.v1.HeldBundle\x12(\n\tcandidate\x18\x04 \x01(\x0b\x32\x15.muster.v1.HeldBundle\x12\'\n\x08previous\x18\x05 \x01(\x0b\x32\x15.muster.v1.HeldBundle\x12\x14\n\x0cshadow_share\x18\x06 \x01(\x01\x12\x14\n\x0c\x63\x61nary_share\x18\x07 \x01(\x01\x12\x1f\n\x05trial\x18\x08 \x01(\x0b\x32\x10.muster.v1.Trial\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12!\n\x06\x64\x65ploy\x18\n \x01(\x0b\x32\x11.muster.v1.Deploy\x12\x19\n\x0cheard_ms_ago\x18\x0b \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\x12promoted_bundle_id\x18\x0c \x01(\tB\x0f\n\r_heard_ms_ago\"\x15\n\x13\x42undleStatusRequest\"B\n\x14\x42undleStatusResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"6\n\x11LoadBundleRequest\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"@\n\x12LoadBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"7\n\x13ShadowBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"B\n\x14ShadowBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"7\n\x13\x43\x61naryBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"B\n\x14\x43\x61naryBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\")\n\x14PromoteBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\"C\n\x15PromoteBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"*\n\x15RollBackBundleRequest\x12\x11\n\tbundle_id\x18\x01 \x01(\t\"D\n\x16RollBackBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"\x15\n\x13UnloadBundleRequest\"B\n\x14UnloadBundleResponse\x12*\n\x07\x62undles\x18\x01 \x01(\x0b\x32\x19.muster.v1.ReplicaBundles\"8\n\x13RecordDeployRequest\x12!\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x11.muster.v1.Deploy\"(\n\x14RecordDeployResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04*@\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PRIMARY\x10\x01\x12\x10\n\x0cROLE_STANDBY\x10\x02*\x94\x01\n\x0b\x42undleState\x12\x1c\n\x18\x42UNDLE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42UNDLE_STATE_VERIFYING\x10\x01\x12\x19\n\x15\x42UNDLE_STATE_BUILDING\x10\x02\x12\x16\n\x12\x42UNDLE_STATE_READY\x10\x03\x12\x18\n\x14\x42UNDLE_STATE_REFUSED\x10\x04\x32\xaa\x07\n\x0c\x41\x64minService\x12=\n\x06Status\x12\x18.muster.v1.StatusRequest\x1a\x19.muster.v1.StatusResponse\x12:\n\x05\x44rain\x12\x17.muster.v1.DrainRequest\x1a\x18.muster.v1.DrainResponse\x12R\n\rTransferLease\x12\x1f.muster.v1.TransferLeaseRequest\x1a .muster.v1.TransferLeaseResponse\x12@\n\x07Rebuild\x12\x19.muster.v1.RebuildRequest\x1a\x1a.muster.v1.RebuildResponse\x12O\n\x0c\x42undleStatus\x12\x1e.muster.v1.BundleStatusRequest\x1a\x1f.muster.v1.BundleStatusResponse\x12I\n\nLoadBundle\x12\x1c.muster.v1.LoadBundleRequest\x1a\x1d.muster.v1.LoadBundleResponse\x12O\n\x0cShadowBundle\x12\x1e.muster.v1.ShadowBundleRequest\x1a\x1f.muster.v1.ShadowBundleResponse\x12O\n\x0c\x43\x61naryBundle\x12\x1e.muster.v1.CanaryBundleRequest\x1a\x1f.muster.v1.CanaryBundleResponse\x12R\n\rPromoteBundle\x12\x1f.muster.v1.PromoteBundleRequest\x1a .muster.v1.PromoteBundleResponse\x12U\n\x0eRollBackBundle\x12 .muster.v1.RollBackBundleRequest\x1a!.muster.v1.RollBackBundleResponse\x12O\n\x0cUnloadBundle\x12\x1e.muster.v1.UnloadBundleRequest\x1a\x1f.muster.v1.UnloadBundleResponse\x12O\n\x0cRecordDeploy\x12\x1e.muster.v1.RecordDeployRequest\x1a\x1f.muster.v1.RecordDeployResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muster.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2803
-  _globals['_ROLE']._serialized_end=2867
-  _globals['_BUNDLESTATE']._serialized_start=2870
-  _globals['_BUNDLESTATE']._serialized_end=3018
+  _globals['_ROLE']._serialized_start=2821
+  _globals['_ROLE']._serialized_end=2885
+  _globals['_BUNDLESTATE']._serialized_start=2888
+  _globals['_BUNDLESTATE']._serialized_end=3036
   _globals['_STATUSREQUEST']._serialized_start=60
   _globals['_STATUSREQUEST']._serialized_end=75
   _globals['_STATUSRESPONSE']._serialized_start=78
@@ -61,43 +61,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIERWORK']._serialized_start=1133
   _globals['_TIERWORK']._serialized_end=1174
   _globals['_TRIALARM']._serialized_start=1177
-  _globals['_TRIALARM']._serialized_end=1320
-  _globals['_TRIAL']._serialized_start=1323
-  _globals['_TRIAL']._serialized_end=1525
-  _globals['_REPLICABUNDLES']._serialized_start=1528
-  _globals['_REPLICABUNDLES']._serialized_end=1921
-  _globals['_BUNDLESTATUSREQUEST']._serialized_start=1923
-  _globals['_BUNDLESTATUSREQUEST']._serialized_end=1944
-  _globals['_BUNDLESTATUSRESPONSE']._serialized_start=1946
-  _globals['_BUNDLESTATUSRESPONSE']._serialized_end=2012
-  _globals['_LOADBUNDLEREQUEST']._serialized_start=2014
-  _globals['_LOADBUNDLEREQUEST']._serialized_end=2068
-  _globals['_LOADBUNDLERESPONSE']._serialized_start=2070
-  _globals['_LOADBUNDLERESPONSE']._serialized_end=2134
-  _globals['_SHADOWBUNDLEREQUEST']._serialized_start=2136
-  _globals['_SHADOWBUNDLEREQUEST']._serialized_end=2191
-  _globals['_SHADOWBUNDLERESPONSE']._serialized_start=2193
-  _globals['_SHADOWBUNDLERESPONSE']._serialized_end=2259
-  _globals['_CANARYBUNDLEREQUEST']._serialized_start=2261
-  _globals['_CANARYBUNDLEREQUEST']._serialized_end=2316
-  _globals['_CANARYBUNDLERESPONSE']._serialized_start=2318
-  _globals['_CANARYBUNDLERESPONSE']._serialized_end=2384
-  _globals['_PROMOTEBUNDLEREQUEST']._serialized_start=2386
-  _globals['_PROMOTEBUNDLEREQUEST']._serialized_end=2427
-  _globals['_PROMOTEBUNDLERESPONSE']._serialized_start=2429
-  _globals['_PROMOTEBUNDLERESPONSE']._serialized_end=2496
-  _globals['_ROLLBACKBUNDLEREQUEST']._serialized_start=2498
-  _globals['_ROLLBACKBUNDLEREQUEST']._serialized_end=2540
-  _globals['_ROLLBACKBUNDLERESPONSE']._serialized_start=2542
-  _globals['_ROLLBACKBUNDLERESPONSE']._serialized_end=2610
-  _globals['_UNLOADBUNDLEREQUEST']._serialized_start=2612
-  _globals['_UNLOADBUNDLEREQUEST']._serialized_end=2633
-  _globals['_UNLOADBUNDLERESPONSE']._serialized_start=2635
-  _globals['_UNLOADBUNDLERESPONSE']._serialized_end=2701
-  _globals['_RECORDDEPLOYREQUEST']._serialized_start=2703
-  _globals['_RECORDDEPLOYREQUEST']._serialized_end=2759
-  _globals['_RECORDDEPLOYRESPONSE']._serialized_start=2761
-  _globals['_RECORDDEPLOYRESPONSE']._serialized_end=2801
-  _globals['_ADMINSERVICE']._serialized_start=3021
-  _globals['_ADMINSERVICE']._serialized_end=3959
+  _globals['_TRIALARM']._serialized_end=1338
+  _globals['_TRIAL']._serialized_start=1341
+  _globals['_TRIAL']._serialized_end=1543
+  _globals['_REPLICABUNDLES']._serialized_start=1546
+  _globals['_REPLICABUNDLES']._serialized_end=1939
+  _globals['_BUNDLESTATUSREQUEST']._serialized_start=1941
+  _globals['_BUNDLESTATUSREQUEST']._serialized_end=1962
+  _globals['_BUNDLESTATUSRESPONSE']._serialized_start=1964
+  _globals['_BUNDLESTATUSRESPONSE']._serialized_end=2030
+  _globals['_LOADBUNDLEREQUEST']._serialized_start=2032
+  _globals['_LOADBUNDLEREQUEST']._serialized_end=2086
+  _globals['_LOADBUNDLERESPONSE']._serialized_start=2088
+  _globals['_LOADBUNDLERESPONSE']._serialized_end=2152
+  _globals['_SHADOWBUNDLEREQUEST']._serialized_start=2154
+  _globals['_SHADOWBUNDLEREQUEST']._serialized_end=2209
+  _globals['_SHADOWBUNDLERESPONSE']._serialized_start=2211
+  _globals['_SHADOWBUNDLERESPONSE']._serialized_end=2277
+  _globals['_CANARYBUNDLEREQUEST']._serialized_start=2279
+  _globals['_CANARYBUNDLEREQUEST']._serialized_end=2334
+  _globals['_CANARYBUNDLERESPONSE']._serialized_start=2336
+  _globals['_CANARYBUNDLERESPONSE']._serialized_end=2402
+  _globals['_PROMOTEBUNDLEREQUEST']._serialized_start=2404
+  _globals['_PROMOTEBUNDLEREQUEST']._serialized_end=2445
+  _globals['_PROMOTEBUNDLERESPONSE']._serialized_start=2447
+  _globals['_PROMOTEBUNDLERESPONSE']._serialized_end=2514
+  _globals['_ROLLBACKBUNDLEREQUEST']._serialized_start=2516
+  _globals['_ROLLBACKBUNDLEREQUEST']._serialized_end=2558
+  _globals['_ROLLBACKBUNDLERESPONSE']._serialized_start=2560
+  _globals['_ROLLBACKBUNDLERESPONSE']._serialized_end=2628
+  _globals['_UNLOADBUNDLEREQUEST']._serialized_start=2630
+  _globals['_UNLOADBUNDLEREQUEST']._serialized_end=2651
+  _globals['_UNLOADBUNDLERESPONSE']._serialized_start=2653
+  _globals['_UNLOADBUNDLERESPONSE']._serialized_end=2719
+  _globals['_RECORDDEPLOYREQUEST']._serialized_start=2721
+  _globals['_RECORDDEPLOYREQUEST']._serialized_end=2777
+  _globals['_RECORDDEPLOYRESPONSE']._serialized_start=2779
+  _globals['_RECORDDEPLOYRESPONSE']._serialized_end=2819
+  _globals['_ADMINSERVICE']._serialized_start=3039
+  _globals['_ADMINSERVICE']._serialized_end=3977
 # @@protoc_insertion_point(module_scope)

@@ -476,6 +476,7 @@ class TrialArm(_message.Message):
     WORTH_TOTAL_FIELD_NUMBER: _builtins.int
     LATENCY_BUCKETS_FIELD_NUMBER: _builtins.int
     TIERS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
     answered: _builtins.int
     """Answered."""
     failed: _builtins.int
@@ -484,6 +485,8 @@ class TrialArm(_message.Message):
     """Refused for load or because no plan fitted the deadline."""
     worth_total: _builtins.float
     """Sum of the receipts' expected nDCG, each a share of that of the bundle's best plan."""
+    given_up: _builtins.int
+    """Given up by their callers before they were answered: a hedge was faster, or the time was over."""
     @_builtins.property
     def latency_buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Requests by microseconds from their arrival to their answer. Buckets as in TierWork. Empty for shadow requests."""
@@ -501,10 +504,11 @@ class TrialArm(_message.Message):
         worth_total: _builtins.float = ...,
         latency_buckets: _abc.Iterable[_builtins.int] | None = ...,
         tiers: _abc.Iterable[Global___TierWork] | None = ...,
+        given_up: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "failed", b"failed", "latency_buckets", b"latency_buckets", "refused", b"refused", "tiers", b"tiers", "worth_total", b"worth_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "failed", b"failed", "given_up", b"given_up", "latency_buckets", b"latency_buckets", "refused", b"refused", "tiers", b"tiers", "worth_total", b"worth_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

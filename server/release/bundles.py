@@ -400,6 +400,7 @@ def _describe_trial(trial: pb.Trial, measured: Mapping[str, Any]) -> None:
         arm.answered = counts["answered"]
         arm.failed = counts["failed"]
         arm.refused = counts["refused"]
+        arm.given_up = counts["given_up"]
         arm.worth_total = counts["worth_total"]
         if name != "shadow":
             arm.latency_buckets.extend(counts["latency"])

@@ -169,6 +169,43 @@ def test_a_bundle_that_one_replica_refuses_is_rolled_back_with_its_words() -> No
     assert reasons == ["c refuses the bundle: damaged"]
 
 
+def test_replicas_of_one_machine_load_one_after_another_the_primary_last_those_of_others_beside_them() -> (
+    None
+):
+    replicas = [
+        Made("near:1", pb.ROLE_PRIMARY),
+        Made("near:2"),
+        Made("far:1"),
+        Made("near:3"),
+        Made("[::1]:1"),
+    ]
+    by_endpoint = {replica.endpoint: replica for replica in replicas}
+
+    def step() -> Step:
+        views = [replica.view() for replica in replicas]
+        found = next_step(Phase.DEPLOY_PHASE_STARTED, TARGET, views, Options(), None)
+        if isinstance(found, Load):
+            by_endpoint[found.endpoint].carry_out(found)
+        return found
+
+    def ready(endpoint: str) -> None:
+        by_endpoint[endpoint].look()
+
+    assert [step(), step(), step()] == [Load("near:2"), Load("far:1"), Load("[::1]:1")]
+    assert step() == Wait("near:2 to load the bundle")
+    ready("near:2")
+    assert step() == Load("near:3")
+    ready("far:1")
+    by_endpoint["near:3"].crash()
+    assert step() == Wait("near:3 to answer")
+    by_endpoint["near:3"].up = True
+    ready("near:3")
+    assert step() == Load("near:1")
+    ready("near:1")
+    ready("[::1]:1")
+    assert step() == Advance(Phase.DEPLOY_PHASE_LOADED)
+
+
 def test_the_way_back_after_a_deploy_takes_no_trial() -> None:
     service = Service([Made("a", pb.ROLE_PRIMARY, serving="bad", previous="new"), Made("b", serving="bad")])
     service.replicas[1].previous = "new"

@@ -111,6 +111,7 @@ impl Front {
             one.set_item("answered", arm.answered)?;
             one.set_item("failed", arm.failed)?;
             one.set_item("refused", arm.refused)?;
+            one.set_item("given_up", arm.given_up)?;
             one.set_item("worth_total", arm.worth_total)?;
             one.set_item("latency", arm.latency.buckets())?;
             let tiers = PyDict::new(py);

@@ -80,6 +80,8 @@ pub struct Arm {
     pub failed: u64,
     /// Refused for load, or because no plan fitted.
     pub refused: u64,
+    /// Given up by their callers, who had an answer from elsewhere or no more time.
+    pub given_up: u64,
     /// Sum of expected nDCG, each as a share of the bundle's best plan's.
     pub worth_total: f64,
     /// From arrival to answer.
@@ -101,7 +103,8 @@ impl Arm {
     fn ended(&mut self, error: &Error) {
         match error {
             // The caller's doing.
-            Error::InvalidRequest(_) | Error::Cancelled => {}
+            Error::InvalidRequest(_) => {}
+            Error::Cancelled => self.given_up += 1,
             Error::Overloaded { .. } | Error::DeadlineExceeded(_) | Error::NotReady(_) => {
                 self.refused += 1;
             }
@@ -368,6 +371,7 @@ impl Trial {
                     trial.compare(&before, &again, seen, false);
                 }
                 Err(error @ (Error::InvalidRequest(_) | Error::Cancelled)) => {
+                    trial.measured.lock().canary.ended(&error);
                     let _ = done.send(Ended::now(Err(Refusal::Core(error))));
                 }
                 Err(error) => {
