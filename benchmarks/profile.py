@@ -4,8 +4,10 @@ Question: of the time that a caller waits at one client, how much is each stage,
 of them (gRPC, Python, the way back)? Which functions is it?
 
 Data: a synthetic catalogue of `--products`, its own queries, one replica with one plan alone, one caller with
-one request in flight. Excluded: queueing. The profile samples the processor's time of the whole replica
-(perf, clock interrupts, stacks by unwind tables), so waiting is not in it; the table is measured without it.
+one request in flight: in turn by `muster.client`, and by a client that does the least that gRPC asks for, so
+that what the service adds is told apart from what a client library does. Excluded: queueing. The profile
+samples the processor's time of the whole replica (perf, clock interrupts, stacks by unwind tables), so
+waiting is not in it; the table is measured without it.
 
 Run: python -m benchmarks.profile --tier hybrid --tier late --out docs/images
 Needs `perf` for the pictures (Debian: linux-perf); without it the table alone is printed, and it says so.
@@ -14,6 +16,7 @@ Needs `perf` for the pictures (Debian: linux-perf); without it the table alone i
 from __future__ import annotations
 
 import argparse
+import asyncio
 import html
 import json
 import os
@@ -28,13 +31,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.service import Services, Serving, commit
 from drills.experiment import quantile
 from drills.journal import machine
 from drills.rig.cluster import find_bundle
+from drills.rig.load import OK, SearchFlood
 from muster.client import Client, MusterError
+from muster.v1 import ranking_pb2
 
 STAGES = ("queue_us", "encode_us", "retrieve_us", "late_us", "cross_us", "order_us")
 DEADLINE_MS = 2_000.0
@@ -46,11 +51,14 @@ Stack = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Times:
-    """One quantile of each, of one tier, microseconds. waited_us: by the caller; total_us: in the core."""
+    """One quantile of each, of one tier, microseconds. waited_us: by the caller; total_us: in the core.
+    least_waited_us: by the caller that does the least.
+    """
 
     tier: str
     requests: int
     waited_us: float
+    least_waited_us: float
     total_us: float
     stages_us: dict[str, float]
     processor_us: float
@@ -66,6 +74,12 @@ class Times:
         """Outside the core."""
         return self.waited_us - self.total_us
 
+    @property
+    def overhead_us(self) -> float:
+        """All that is neither retrieval nor a model nor the client library: queue, planning, the way to the
+        core and back."""
+        return self.least_waited_us - self.total_us + self.between_us + self.stages_us["queue_us"]
+
 
 def processor_s(serving: Serving) -> float:
     """Processor time of the replica so far, seconds. Source: proc(5), fields 14 and 15 of `stat`."""
@@ -78,13 +92,56 @@ IDLE_S = 5.0
 
 
 def measure(serving: Serving, client: Client, tier: str, requests: int, share: float) -> Times:
-    """Asks one request after the other. share: which quantile, 0.5 for medians. Failed ones are left out."""
+    """Asks one request after the other, by the two clients in turn. share: which quantile, 0.5 for medians.
+    Failed ones are left out.
+    """
     queries = serving.queries
+    with LeastClient(serving.cluster.addresses[0], queries) as least:
+        return _measure(serving, (client, least), tier, requests, share)
+
+
+class LeastClient:
+    """Searches over one plain connection, one at a time."""
+
+    def __init__(self, address: str, queries: Sequence[str]) -> None:
+        asked = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in queries]
+        self._flood = SearchFlood([address], asked, deadline_ms=DEADLINE_MS)
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> Self:
+        self._loop.run_until_complete(self._flood.open())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._flood.close())
+        self._loop.close()
+
+    def search(self, number: int) -> tuple[float, ranking_pb2.SearchResponse | None]:
+        """The query of that number: what it took, microseconds, and its answer; None: there was none."""
+
+        async def one() -> tuple[float, ranking_pb2.SearchResponse | None]:
+            # Counted inside the loop: starting it is the measurement's doing.
+            began_s = time.perf_counter()
+            status, fields = await self._flood.call(number, time.monotonic())
+            waited_us = (time.perf_counter() - began_s) * 1e6
+            if status != OK:
+                print(f"left out: {status} {fields.get('detail', '')}", file=sys.stderr)
+                return waited_us, None
+            return waited_us, ranking_pb2.SearchResponse.FromString(fields["body"])
+
+        return self._loop.run_until_complete(one())
+
+
+def _measure(
+    serving: Serving, clients: tuple[Client, LeastClient], tier: str, requests: int, share: float
+) -> Times:
+    queries, (client, least) = serving.queries, clients
     used_s = processor_s(serving)
     time.sleep(IDLE_S)
     idle_share = (processor_s(serving) - used_s) / IDLE_S
     used_s, start_s = processor_s(serving), time.monotonic()
     waited: list[float] = []
+    least_waited: list[float] = []
     totals: list[float] = []
     stages: dict[str, list[float]] = {name: [] for name in STAGES}
     for number in range(requests):
@@ -95,14 +152,24 @@ def measure(serving: Serving, client: Client, tier: str, requests: int, share: f
             print(f"left out: {error}", file=sys.stderr)
             continue
         waited.append((time.perf_counter() - began_s) * 1e6)
-        timings = response.receipt.timings
-        totals.append(float(timings.total_us))
-        for name, values in stages.items():
-            values.append(float(getattr(timings, name)))
+        waited_us, plain = least.search(number % len(queries))
+        for answer in (response, plain) if plain is not None else (response,):
+            timings = answer.receipt.timings
+            totals.append(float(timings.total_us))
+            for name, values in stages.items():
+                values.append(float(getattr(timings, name)))
+        if plain is not None:
+            least_waited.append(waited_us)
     used_s = processor_s(serving) - used_s - idle_share * (time.monotonic() - start_s)
     told = {name: quantile(values, share) for name, values in stages.items()}
     return Times(
-        tier, len(waited), quantile(waited, share), quantile(totals, share), told, used_s / len(waited) * 1e6
+        tier,
+        len(totals),
+        quantile(waited, share),
+        quantile(least_waited, share),
+        quantile(totals, share),
+        told,
+        used_s / len(totals) * 1e6,
     )
 
 
@@ -279,12 +346,12 @@ def table(times: Sequence[Times]) -> str:
     lines = [
         "| tier | requests | "
         + " | ".join(names)
-        + " | between stages | core | outside | caller waits | processor |",
-        "|---|---|" + "---|" * (len(names) + 5),
+        + " | between stages | core | outside | caller waits | least client waits | overhead | processor |",
+        "|---|---|" + "---|" * (len(names) + 7),
     ]
     for one in times:
         values = [*one.stages_us.values(), one.between_us, one.total_us, one.outside_us, one.waited_us]
-        values.append(one.processor_us)
+        values += [one.least_waited_us, one.overhead_us, one.processor_us]
         lines.append(f"| `{one.tier}` | {one.requests:,} | " + " | ".join(f"{v:,.0f}" for v in values) + " |")
     return "\n".join(lines)
 
@@ -339,7 +406,11 @@ def main(arguments: Sequence[str]) -> int:
                 given.out.mkdir(parents=True, exist_ok=True)
                 (given.out / f"flame-{tier}.svg").write_text(flame(stacks, title), encoding="utf-8")
     if given.json:
-        rows = [vars(one) | {"outside_us": one.outside_us, "between_us": one.between_us} for one in times]
+        rows = [
+            vars(one)
+            | {"outside_us": one.outside_us, "between_us": one.between_us, "overhead_us": one.overhead_us}
+            for one in times
+        ]
         told = {
             "machine": machine(),
             "commit": commit(),

@@ -71,7 +71,15 @@ def test_the_picture_is_to_scale_and_names_whose_code_it_is() -> None:
 
 
 def test_what_is_in_no_stage_is_told_apart_from_what_is_outside_the_core() -> None:
-    stages = {"encode_us": 3_000.0, "retrieve_us": 400.0, "order_us": 10.0}
-    times = Times("hybrid", 100, waited_us=4_400.0, total_us=3_500.0, stages_us=stages, processor_us=3_900.0)
-    assert (times.between_us, times.outside_us) == (90.0, 900.0)
-    assert table([times]).splitlines()[-1].endswith("| 90 | 3,500 | 900 | 4,400 | 3,900 |")
+    stages = {"queue_us": 20.0, "encode_us": 2_980.0, "retrieve_us": 400.0, "order_us": 10.0}
+    times = Times(
+        "hybrid",
+        100,
+        waited_us=4_400.0,
+        least_waited_us=3_800.0,
+        total_us=3_500.0,
+        stages_us=stages,
+        processor_us=3_900.0,
+    )
+    assert (times.between_us, times.outside_us, times.overhead_us) == (90.0, 900.0, 410.0)
+    assert table([times]).splitlines()[-1].endswith("| 90 | 3,500 | 900 | 4,400 | 3,800 | 410 | 3,900 |")

@@ -101,13 +101,17 @@ class Seen:
     """What callers met. errors: status and text."""
 
     answered: int = 0
+    given_up: int = 0
     bundles: set[str] = field(default_factory=set)
     errors: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def callers(shop: Shop) -> Iterator[Seen]:
-    """Searches one after the other on each replica, until the end of the block."""
+def callers(shop: Shop, *, give_up_s: float | None = None) -> Iterator[Seen]:
+    """Searches one after the other on each replica, until the end of the block.
+
+    give_up_s: leave one that takes longer, as a client that hedges does once it has another answer.
+    """
     seen, stop, lock = Seen(), threading.Event(), threading.Lock()
 
     def search(replica: Replica) -> None:
@@ -115,11 +119,17 @@ def callers(shop: Shop) -> Iterator[Seen]:
         while not stop.is_set():
             number += 1
             request = ranking_pb2.SearchRequest(query=QUERIES[number % len(QUERIES)])
+            # The key is another shopper's each time, so that shares are met.
+            asked = replica.ranking.Search.future(
+                request, timeout=10, metadata=[("muster-shopper-key", f"{replica.name}-{number}")]
+            )
             try:
-                # The key is another shopper's each time, so that shares are met.
-                answer = replica.ranking.Search(
-                    request, timeout=10, metadata=[("muster-shopper-key", f"{replica.name}-{number}")]
-                )
+                answer = asked.result(timeout=give_up_s)
+            except grpc.FutureTimeoutError:
+                asked.cancel()
+                with lock:
+                    seen.given_up += 1
+                continue
             except grpc.RpcError as error:
                 with lock:
                     seen.errors.append(f"{error.code().name}: {error.details()}")
@@ -231,6 +241,25 @@ def test_a_bad_bundle_is_rolled_back_by_itself_within_ten_seconds_of_requests(
     last = shop.bundles(shop.primary).deploy
     assert last.phase == DeployPhase.DEPLOY_PHASE_ROLLED_BACK
     assert shop.bundles(shop.primary).promoted_bundle_id == ""
+
+
+def test_a_slow_bundle_is_rolled_back_also_where_its_callers_have_left_before_it_could_be_timed(
+    shop: Shop, variants: Variants
+) -> None:
+    with callers(shop, give_up_s=0.03) as seen:
+        code, outcome = deploy(
+            shop,
+            variants.path("slow"),
+            options=Options(shadow_share=0.0, canary_share=0.5),
+            limits=Limits(min_requests=5_000, latency_ratio_max=1e6),
+        )
+    assert code == 10, outcome
+    assert "given up" in str(outcome["reason"]), outcome
+    assert shop.serving() == {variants.ids["plain"]}
+    assert seen.errors == []
+    windows = outcome["windows"]
+    assert isinstance(windows, dict)
+    assert windows["canary"]["canary"]["given_up"] >= 8
 
 
 def test_a_damaged_bundle_is_refused_and_the_one_before_serves_on(
