@@ -62,6 +62,10 @@ _MIGRATION_S = 60.0
 _VIEW_S = 1800.0
 # Where the server answers, its own time-outs come first: they say more.
 _SLACK_S = 1.0
+# SQLSTATEs. The server had ended the transaction before the COMMIT came.
+_IDLE_IN_TRANSACTION = "25P03"
+# Broken connections, and statements whose completion is unknown, as a proxy in between tells them.
+_RESOLUTION_UNKNOWN = ("08", "40003")
 
 _NOW = sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint", sa.BigInteger)
 _LEASE = sa.select(schema.lease, _NOW.label("now_ns")).where(schema.lease.c.name == schema.LEASE_NAME)
@@ -285,13 +289,11 @@ class PostgresStore(SqlStore):
         try:
             transaction.commit()
         except sa.exc.DBAPIError as error:
-            state = getattr(error.orig, "sqlstate", None)
-            # Any other state is the server's word that nothing was committed.
-            if state is None or state.startswith("57P"):
-                raise OutcomeUnknown(
-                    "the connection to the store was lost during the commit; send the same events again"
-                ) from error
-            raise
+            if _refused_commit(error.orig):
+                raise
+            raise OutcomeUnknown(
+                "the connection to the store was lost during the commit; send the same events again"
+            ) from error
         if self._warnings:
             # A commit that was cancelled while it waited for the synchronous standby ends like this.
             raise OutcomeUnknown(f"the store does not vouch for the commit: {self._warnings[0]}")
@@ -429,6 +431,17 @@ def translated() -> Iterator[None]:
         raise _store_error(error.orig) from error
     except psycopg.Error as error:
         raise _store_error(error) from error
+
+
+def _refused_commit(error: BaseException | None) -> bool:
+    """The server's own word that nothing was committed. Whatever ends the session says only that it ended:
+    a server that panics while it flushes the commit's record may find that record at its restart.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    if state == _IDLE_IN_TRANSACTION:
+        return True
+    severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
+    return severity == "ERROR" and not state.startswith(_RESOLUTION_UNKNOWN)
 
 
 def _store_error(error: BaseException | None) -> StoreError:
