@@ -496,6 +496,8 @@ def _show_status(found: Sequence[Any]) -> None:
             indexes.setdefault(state["generation_id"], index)
         plans = plans or {plan["tier"] + str(plan["depth"]): plan for plan in state["plans"]}
     console.print(table)
+    for sentence in folding_lines([plain(entry.status) for entry in found if entry.status is not None]):
+        console.print(Text(sentence))
     _show_bundles(console, found)
     if plans:
         listed = _table("tier", "depth", "expected nDCG@10", "ms")
@@ -515,6 +517,43 @@ def _show_status(found: Sequence[Any]) -> None:
                 _number(index.get("median_ms"), 3),
             )
         console.print(listed)
+
+
+def folding_lines(states: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the log is kept within its bounds, in sentences: what the primary says of it (as `plain` gives it),
+    and what is wrong anywhere.
+    """
+    lines = []
+    told = [state for state in states if state["role"] == "primary" and "folding" in state]
+    for state in told[:1]:
+        folding = state["folding"]
+        first, last = folding["first_sequence"], state["head_sequence"]
+        events = f"events {first:,} to {last:,}" if first else "no events"
+        text = f"log: {events}, {folding['store_bytes'] / 2**20:,.1f} MiB with the snapshot"
+        if "first_committed_unix_us" in folding:
+            text += f", the oldest of {_moment(folding['first_committed_unix_us'])}"
+        if "last_fold_unix_us" in folding:
+            text += (
+                f"; last folded {folding['last_fold_events']:,} events,"
+                f" {_moment(folding['last_fold_unix_us'])}, in {folding['last_fold_ms']:,.0f} ms"
+            )
+        else:
+            text += f"; nothing folded since {state['replica']} started"
+        lines.append(text)
+    for state in states:
+        folding = state.get("folding", {})
+        if folding.get("failures"):
+            lines.append(
+                f"{state['replica']} failed {folding['failures']:,} times in a row to look after the log:"
+                f" {folding['problem']}"
+            )
+        elif folding.get("problem"):
+            lines.append(f"{state['replica']}: {folding['problem']}")
+    return lines
+
+
+def _moment(unix_us: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_us / 1e6))
 
 
 def _show_bundles(console: Any, found: Sequence[Any]) -> None:
