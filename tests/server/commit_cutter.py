@@ -42,7 +42,7 @@ class _Link:
 
 
 class CommitCutter:
-    """Passes everything on until it is told to cut. A context manager; `url` is what `catalogue.store` takes."""
+    """Passes everything on until it is told to cut. A context manager."""
 
     def __init__(self, server: ThrowawayPostgres) -> None:
         self._server = server

@@ -88,18 +88,6 @@ def test_readers_cannot_write(store: PostgresStore) -> None:
         connection.exec_driver_sql("DELETE FROM log")
 
 
-@pytest.mark.parametrize("missing", [1, 2])
-def test_a_log_with_a_hole_is_refused(
-    store: PostgresStore, location: str, admin: psycopg.Connection, missing: int
-) -> None:
-    store.append([new_events("1", "2", "3")], epoch=1)
-    admin.execute("DELETE FROM log WHERE sequence = %s", (missing,))
-    with pytest.raises(StoreDamaged, match="ends at event 3 but holds 2"):
-        open_store(location)
-    with pytest.raises(StoreDamaged, match=f"event {missing} is missing"):
-        store.read_range(1)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
