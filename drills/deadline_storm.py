@@ -43,6 +43,7 @@ from drills.rig.load import (
     poisson_arrivals,
 )
 from drills.rig.shop import Shop, choose_shop, fill, search_requests
+from drills.rig.traffic import RecordedLoad
 
 NAME = "deadline_storm"
 HYPOTHESIS = "at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms"
@@ -90,45 +91,39 @@ class Storm:
     load: StormLoad | None = field(default=None)
 
 
-class StormLoad:
+class ReceiptLoop(OpenLoop):
+    """An open loop whose kept answers are read once it has ended: reading them takes time from the load."""
+
+    def stop(self) -> list[Sample]:
+        """As `OpenLoop.stop`, with the fields of the receipts in place of the answers."""
+        samples = super().stop()
+        decode(samples)
+        return samples
+
+
+class StormLoad(RecordedLoad):
     """The whole schedule, base load and flood in one."""
 
     def __init__(self, storm: Storm, journal: Journal, seed: int) -> None:
-        self._storm = storm
-        self._journal = journal
-        self._caller = SearchFlood(storm.cluster.addresses, storm.requests, deadline_ms=storm.deadline_ms)
+        self._phases = storm.phases
+        caller = SearchFlood(storm.cluster.addresses, storm.requests, deadline_ms=storm.deadline_ms)
         arrivals = list(phased_arrivals(storm.phases, seed))
         self.planned = len(arrivals)
-        self._loop = OpenLoop([Stream("read", iter(arrivals), self._caller)])
-        self._stopped = False
+        super().__init__(ReceiptLoop([Stream("read", iter(arrivals), caller)]), journal)
         storm.load = self
 
     def start(self) -> None:
         """Connects and begins; the flood's place in time goes into the history."""
-        self._loop.start()
+        super().start()
         start_s = self._journal.elapsed_s(self._loop.start_s)
-        flood_s = start_s + self._storm.phases[0].duration_s
+        flood_s = start_s + self._phases[0].duration_s
         self._journal.write(
             "schedule",
             start_s=start_s,
             flood_from_s=round(flood_s, 6),
-            flood_to_s=round(flood_s + self._storm.phases[1].duration_s, 6),
+            flood_to_s=round(flood_s + self._phases[1].duration_s, 6),
             planned=self.planned,
         )
-
-    @property
-    def samples(self) -> list[Sample]:
-        """What has ended so far."""
-        return self._loop.samples
-
-    def stop(self) -> None:
-        """Ends the load and writes every request into the history."""
-        if self._stopped:
-            return
-        self._stopped = True
-        samples = self._loop.stop()
-        decode(samples)
-        self._journal.extend(sample.record(self._journal.start_s) for sample in samples)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from server import health
 from server.admission import Budget
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
-from server.catalogue.retention import Retention, RetentionPolicy
+from server.catalogue.retention import Retention, RetentionPolicy, RetentionStats
 from server.catalogue.store import Store, open_store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
@@ -123,13 +123,18 @@ class Replica:
 
     # --- start -------------------------------------------------------------------------------------------
 
-    def load(self, models: Models) -> Parts:
+    def load(self, models: Models, opened: Store | None = None) -> Parts:
         """Open store and generation and make every part; nothing follows, writes or answers yet.
 
-        models: from here on the replica's to close. Raises: StoreError.
+        models, opened: from here on the replica's to close. opened: the store; None: it was not opened
+        before. Raises: StoreError.
         """
         settings = self.settings
-        store = open_store(settings.store_location, settings.store_config(self.name))
+        store = (
+            opened
+            if opened is not None
+            else open_store(settings.store_location, settings.store_config(self.name))
+        )
         keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
         log = LogReader(
             lambda first_sequence, events_max: store.read_range(first_sequence, events_max=events_max),
@@ -330,6 +335,7 @@ class Replica:
         response.previous_bundle_id = held.previous.bundle_id
         if parts.deploys.state.last is not None:
             response.deploy.CopyFrom(parts.deploys.state.last)
+        _describe_folding(response, parts.retention.stats())
         for plan in engine["plans"]:
             response.plans.add(
                 tier=str(plan["tier"]),
@@ -471,6 +477,26 @@ class Replica:
         if self.parts is None:
             raise ReplicaNotReady("this replica is still starting")
         return self.parts
+
+
+def _describe_folding(response: admin_pb2.StatusResponse, stats: RetentionStats) -> None:
+    """How the log is kept within its bounds; nothing where nobody has looked yet."""
+    if stats.extent is None and not stats.failures:
+        return
+    folding = response.folding
+    folding.folded_events = stats.folded_events
+    folding.held_ms_max = stats.held_ms_max
+    folding.failures = stats.failures
+    folding.problem = stats.problem
+    if stats.last_fold_unix_us is not None:
+        folding.last_fold_unix_us = stats.last_fold_unix_us
+        folding.last_fold_events = stats.last_fold_events
+        folding.last_fold_ms = stats.last_fold_ms
+    if stats.extent is not None:
+        folding.store_bytes = stats.extent.size_bytes
+        folding.first_sequence = stats.extent.first_sequence
+        if stats.extent.first_sequence:
+            folding.first_committed_unix_us = stats.extent.first_committed_unix_us
 
 
 def engine_counters(status: Mapping[str, Any]) -> dict[str, Any]:

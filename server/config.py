@@ -201,6 +201,14 @@ class CatalogueSettings(_Section):
         "Holds the password of the role, read at each connection. Absent: libpq's own ways, such as the"
         " environment `PGPASSWORD` and `~/.pgpass`. Relative to the settings file, if it is set there.",
     )
+    cluster_id: str = _setting(
+        "",
+        "name",
+        "Name of the catalogue that the store must hold, as `muster catalogue verify` tells it. A replica"
+        " that finds another one, as when two clusters were pointed at one store by mistake, refuses to"
+        " start. Empty: whichever is there, and a new one where there is none.",
+        max_length=64,
+    )
     poll_ms: int = _setting(
         5, "milliseconds", "How often a replica looks for new events in the log.", ge=1, le=1000
     )
@@ -610,6 +618,7 @@ class Settings(BaseSettings):
             busy_timeout_ms=self.catalogue.busy_ms,
             password_file=self.catalogue.store_password_file,
             client=replica,
+            cluster_id=self.catalogue.cluster_id,
         )
 
     @property

@@ -202,15 +202,16 @@ TABLE: tuple[Row, ...] = (
         catalogue_errors.StoreUnavailable,
         _Code.UNAVAILABLE,
         "STORE_UNAVAILABLE",
-        "The log cannot be read or locked at the moment. Nothing was written.",
+        "The log cannot be read or locked at the moment. Nothing was written: `ErrorInfo.metadata.outcome` is"
+        " `not_written`.",
         "Try again with back-off, with the same event ids.",
     ),
     Row(
         catalogue_errors.OutcomeUnknown,
         _Code.UNAVAILABLE,
         "OUTCOME_UNKNOWN",
-        "The connection to the store was lost while the events were being committed; they may have been"
-        " written. `ErrorInfo.metadata.outcome` is `unknown`.",
+        "The connection to the store was lost while the events were being committed, or the store does not"
+        " vouch for the commit; they may have been written. `ErrorInfo.metadata.outcome` is `unknown`.",
         "Send the same events with the same event ids; those already written are counted as duplicates.",
     ),
     Row(
@@ -306,6 +307,8 @@ def status_of(error: BaseException) -> RpcStatus:
         metadata["outcome"] = "unknown" if error.outcome_unknown else "not_written"
     if isinstance(error, catalogue_errors.OutcomeUnknown):
         metadata["outcome"] = "unknown"
+    if isinstance(error, catalogue_errors.StoreUnavailable):
+        metadata["outcome"] = "not_written"
     if isinstance(error, catalogue_errors.EventsFolded):
         metadata["first_sequence"] = str(error.first_sequence)
     if row.code is grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -22,8 +22,7 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,7 +32,7 @@ from server import affinity, config
 from server.app import Replica
 from server.catalogue.errors import StoreError
 from server.catalogue.location import may_exist
-from server.catalogue.store import open_store
+from server.catalogue.store import Store, open_store
 from server.metrics import Endpoint
 from server.release.deploys import PREFIX, read_state
 from server.release.held import BundleRefused, Models, open_models, verified_bundle
@@ -134,9 +133,15 @@ class Life:
             replica.rpc.start(replica.health)
             logger.info("replica %s listens on %s", replica.name, replica.rpc.address)
             self._write_port_file(replica.rpc.address)
-            with affinity.roaming():
-                models = first_models(self._settings, replica.name)
-            replica.load(models)
+            store = existing_store(self._settings, replica.name)
+            try:
+                with affinity.roaming():
+                    models = first_models(self._settings, replica.name, store)
+            except BaseException:
+                if store is not None:
+                    store.close()
+                raise
+            replica.load(models, store)
             replica.follow(self._end.asked)
             if not self._end.asked():
                 replica.serve()
@@ -205,13 +210,23 @@ class Life:
             raise Refused([f"port_file = {str(path)!r}: cannot be written: {error.strerror}"]) from error
 
 
-def first_models(settings: config.Settings, replica: str) -> Models:
+def existing_store(settings: config.Settings, replica: str) -> Store | None:
+    """The store, opened before the models are; None where it says nothing of them, or is not there yet: a
+    replica that is refused its bundle leaves no file behind. Raises: StoreError.
+    """
+    if settings.release.start_with == "settings" or not may_exist(settings.store_location):
+        return None
+    return open_store(settings.store_location, settings.store_config(replica))
+
+
+def first_models(settings: config.Settings, replica: str, store: Store | None) -> Models:
     """The models that a replica starts with: of the bundle that the log names, else of those that served
     before it, else of the one of the settings.
 
-    Raises: Refused, where that one cannot be served either; StoreError.
+    store: from `existing_store`. Raises: Refused, where that one cannot be served either; StoreError.
     """
-    for bundle_id in _promoted(settings, replica):
+    promoted = read_state(store.read_named(PREFIX)).promoted if store is not None else ()
+    for bundle_id in promoted:
         folder = Shelf(settings.bundles_dir).find(bundle_id)
         if folder is None and _named_in_settings(settings, bundle_id):
             folder = settings.bundle
@@ -231,15 +246,6 @@ def first_models(settings: config.Settings, replica: str) -> Models:
         return open_models(settings, verified_bundle(settings.bundle, settings), replica)
     except BundleRefused as refused:
         raise Refused(refused.problems) from refused
-
-
-def _promoted(settings: config.Settings, replica: str) -> Sequence[str]:
-    """Bundles that the log says to start with, the best first; none without a log or a deploy in it."""
-    # A replica that is refused its bundle leaves no file behind.
-    if settings.release.start_with == "settings" or not may_exist(settings.store_location):
-        return ()
-    with closing(open_store(settings.store_location, settings.store_config(replica))) as store:
-        return read_state(store.read_named(PREFIX)).promoted
 
 
 def _named_in_settings(settings: config.Settings, bundle_id: str) -> bool:

@@ -128,6 +128,7 @@ def translate(error: grpc.RpcError, *, endpoint: str = "", writing: bool = False
             violations += [(violation.field, violation.description) for violation in bad.field_violations]
         detail.Unpack(info)
         detail.Unpack(retry)
+    told = info.metadata.get("outcome", "") if writing else ""
     translated: MusterError
     kind = _CLASSES.get(code, ServiceFailed)
     if kind is InvalidRequest:
@@ -135,12 +136,12 @@ def translate(error: grpc.RpcError, *, endpoint: str = "", writing: bool = False
     elif kind is Overloaded:
         translated = Overloaded(message, _retry_after_ms(retry, trailers))
     elif kind is DeadlineExceeded:
-        told = info.metadata.get("outcome", "")
         translated = DeadlineExceeded(message, (told or "unknown") if writing else "")
     else:
         if kind is ServiceFailed:
             message = f"{code.name}: {message}"
         translated = kind(message)
+        translated.outcome = told
     translated.reason = info.reason
     translated.endpoint = endpoint
     return translated

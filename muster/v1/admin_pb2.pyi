@@ -121,6 +121,7 @@ class StatusResponse(_message.Message):
     CANDIDATE_BUNDLE_ID_FIELD_NUMBER: _builtins.int
     PREVIOUS_BUNDLE_ID_FIELD_NUMBER: _builtins.int
     DEPLOY_FIELD_NUMBER: _builtins.int
+    FOLDING_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """Name of the replica, as configured."""
     role: Global___Role.ValueType
@@ -171,6 +172,10 @@ class StatusResponse(_message.Message):
     def deploy(self) -> _deploy_pb2.Deploy:
         """The last step of the last deploy in the log, as far as this replica has applied it. Absent: there was none."""
 
+    @_builtins.property
+    def folding(self) -> Global___FoldingStatus:
+        """How the log is kept within its bounds. Absent: this replica cannot be primary, or has not looked yet."""
+
     def __init__(
         self,
         *,
@@ -196,14 +201,88 @@ class StatusResponse(_message.Message):
         candidate_bundle_id: _builtins.str = ...,
         previous_bundle_id: _builtins.str = ...,
         deploy: _deploy_pb2.Deploy | None = ...,
+        folding: Global___FoldingStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dense_index", b"dense_index", "deploy", b"deploy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dense_index", b"dense_index", "deploy", b"deploy", "folding", b"folding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "candidate_bundle_id", b"candidate_bundle_id", "delta_products", b"delta_products", "dense_index", b"dense_index", "deploy", b"deploy", "epoch", b"epoch", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "previous_bundle_id", b"previous_bundle_id", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "candidate_bundle_id", b"candidate_bundle_id", "delta_products", b"delta_products", "dense_index", b"dense_index", "deploy", b"deploy", "epoch", b"epoch", "folding", b"folding", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "previous_bundle_id", b"previous_bundle_id", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class FoldingStatus(_message.Message):
+    """How old events are folded into the snapshot, as this replica sees it. Only the primary folds; counts are since the
+    process started.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDED_EVENTS_FIELD_NUMBER: _builtins.int
+    LAST_FOLD_UNIX_US_FIELD_NUMBER: _builtins.int
+    LAST_FOLD_EVENTS_FIELD_NUMBER: _builtins.int
+    LAST_FOLD_MS_FIELD_NUMBER: _builtins.int
+    HELD_MS_MAX_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    STORE_BYTES_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    FIRST_COMMITTED_UNIX_US_FIELD_NUMBER: _builtins.int
+    folded_events: _builtins.int
+    """Events folded by this process."""
+    last_fold_unix_us: _builtins.int
+    """When the last fold ended, microseconds since 1970-01-01 UTC, by the replica's wall clock. Absent: there was none."""
+    last_fold_events: _builtins.int
+    """Events that it folded."""
+    last_fold_ms: _builtins.float
+    """Milliseconds that it took, with its pauses for appends. Absent: there was none."""
+    held_ms_max: _builtins.float
+    """Longest time that a step held the write lock, milliseconds."""
+    failures: _builtins.int
+    """Attempts in a row that failed. 0: the last one succeeded."""
+    problem: _builtins.str
+    """Why the last attempt failed, or what makes its result doubtful. Empty: nothing."""
+    store_bytes: _builtins.int
+    """Bytes of the store: its file with the write-ahead log, or its tables on the server."""
+    first_sequence: _builtins.int
+    """Sequence of the oldest event in the log; those before are in the snapshot. 0: the log is empty."""
+    first_committed_unix_us: _builtins.int
+    """When that event was written, microseconds since 1970-01-01 UTC, by the clock of the primary of then. Absent: the log is
+    empty.
+    """
+    def __init__(
+        self,
+        *,
+        folded_events: _builtins.int = ...,
+        last_fold_unix_us: _builtins.int | None = ...,
+        last_fold_events: _builtins.int = ...,
+        last_fold_ms: _builtins.float | None = ...,
+        held_ms_max: _builtins.float = ...,
+        failures: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        store_bytes: _builtins.int = ...,
+        first_sequence: _builtins.int = ...,
+        first_committed_unix_us: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_committed_unix_us", b"_first_committed_unix_us", "_last_fold_ms", b"_last_fold_ms", "_last_fold_unix_us", b"_last_fold_unix_us", "first_committed_unix_us", b"first_committed_unix_us", "last_fold_ms", b"last_fold_ms", "last_fold_unix_us", b"last_fold_unix_us"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_committed_unix_us", b"_first_committed_unix_us", "_last_fold_ms", b"_last_fold_ms", "_last_fold_unix_us", b"_last_fold_unix_us", "failures", b"failures", "first_committed_unix_us", b"first_committed_unix_us", "first_sequence", b"first_sequence", "folded_events", b"folded_events", "held_ms_max", b"held_ms_max", "last_fold_events", b"last_fold_events", "last_fold_ms", b"last_fold_ms", "last_fold_unix_us", b"last_fold_unix_us", "problem", b"problem", "store_bytes", b"store_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_committed_unix_us: _TypeAlias = _typing.Literal["first_committed_unix_us"]  # noqa: Y015
+    _WhichOneofArgType__first_committed_unix_us: _TypeAlias = _typing.Literal["_first_committed_unix_us", b"_first_committed_unix_us"]  # noqa: Y015
+    _WhichOneofReturnType__last_fold_ms: _TypeAlias = _typing.Literal["last_fold_ms"]  # noqa: Y015
+    _WhichOneofArgType__last_fold_ms: _TypeAlias = _typing.Literal["_last_fold_ms", b"_last_fold_ms"]  # noqa: Y015
+    _WhichOneofReturnType__last_fold_unix_us: _TypeAlias = _typing.Literal["last_fold_unix_us"]  # noqa: Y015
+    _WhichOneofArgType__last_fold_unix_us: _TypeAlias = _typing.Literal["_last_fold_unix_us", b"_last_fold_unix_us"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_committed_unix_us) -> _WhichOneofReturnType__first_committed_unix_us | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_fold_ms) -> _WhichOneofReturnType__last_fold_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_fold_unix_us) -> _WhichOneofReturnType__last_fold_unix_us | None: ...
+
+Global___FoldingStatus: _TypeAlias = FoldingStatus  # noqa: Y015
 
 @_typing.final
 class DenseIndexStatus(_message.Message):

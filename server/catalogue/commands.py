@@ -74,7 +74,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _repair(arguments: argparse.Namespace) -> int:
-    store = _store(arguments)
+    store = _location(arguments)
     if (arguments.generation is None) != (arguments.bundle is None):
         _complain("--generation and --bundle go together: a generation is read with its bundle")
         return EXIT_USAGE
@@ -85,15 +85,16 @@ def _repair(arguments: argparse.Namespace) -> int:
             {
                 "events": repaired.events,
                 "products": repaired.products,
-                "copy": str(repaired.copy) if repaired.copy else None,
+                "kept": repaired.kept,
             }
         )
-    elif repaired.copy is None:
+    elif not repaired.events and not repaired.products:
         print(f"{store} is sound; nothing was changed")
     else:
         rows = len(repaired.events) + len(repaired.products)
         print(f"{store} is sound again: {rows} rows were put back, each proved by its checksum or its backup")
-        print(f"the file as it was is {repaired.copy}")
+        if repaired.kept:
+            print(f"what was there before is kept in {', '.join(repaired.kept)}")
     return EXIT_DONE
 
 
@@ -116,10 +117,11 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
+    store = _location(arguments)
     with _progress(arguments, "records") as progress:
         restored = restore_backup(
             arguments.file,
-            _store(arguments),
+            store,
             until=arguments.until,
             replace=arguments.replace,
             progress=progress,
@@ -127,10 +129,10 @@ def _restore(arguments: argparse.Namespace) -> int:
     if arguments.json:
         values = asdict(restored)
         values["set_aside"] = str(restored.set_aside) if restored.set_aside else None
-        _print_json({"store": str(_store(arguments)), **values})
+        _print_json({"store": str(store), **values})
         return EXIT_DONE
     part = "all of the backup" if restored.complete else "the backup up to there"
-    print(f"{_store(arguments)}: {part}, up to event {restored.head_sequence:,}")
+    print(f"{store}: {part}, up to event {restored.head_sequence:,}")
     print(f"cluster {restored.cluster_id}, epochs above {restored.epoch:,}")
     print(f"digest {restored.digest}")
     if restored.set_aside:
@@ -164,7 +166,7 @@ def _generation_products(arguments: argparse.Namespace) -> Iterator[Iterator[byt
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="muster catalogue", description="Looks after a catalogue's file.")
+    parser = argparse.ArgumentParser(prog="muster catalogue", description="Looks after a catalogue.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -173,8 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--store",
             metavar="PATH|URL",
-            help=f"the catalogue's file, the folder with {FILE_NAME}, or (verify, export) the address of its"
-            " database; default: MUSTER_DATA_DIR",
+            help=f"the catalogue's file, the folder with {FILE_NAME}, or the address of its database;"
+            " default: MUSTER_DATA_DIR",
         )
         added.add_argument("--json", action="store_true", help="print one JSON object")
         return added
@@ -196,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("file", type=Path, metavar="FILE", help="backup to write")
     restoring = command("restore", _restore, "Makes a catalogue from a backup; replicas must be stopped.")
     restoring.add_argument("file", type=Path, metavar="FILE", help="backup to read")
-    restoring.add_argument("--replace", action="store_true", help="set a catalogue that is there aside")
+    restoring.add_argument("--replace", action="store_true", help="set a file that is there aside")
     for added in (exporting, restoring):
         added.add_argument(
             "--until", type=_sequence, metavar="SEQUENCE", help="only the events up to this one"
@@ -224,14 +226,6 @@ def _location(arguments: argparse.Namespace) -> str | Path:
     return path / FILE_NAME if path.is_dir() else path
 
 
-def _store(arguments: argparse.Namespace) -> Path:
-    """The catalogue's file. Raises: StoreError if none was named."""
-    location = _location(arguments)
-    if not isinstance(location, Path):
-        raise StoreError("a database is repaired and restored with its own tools; name a file with --store")
-    return location
-
-
 def _report_values(report: Report) -> dict[str, Any]:
     values = asdict(report)
     del values["snapshot_broken"]
@@ -251,6 +245,7 @@ def _show_report(report: Report) -> None:
     for name, text in rows:
         print(f"{name:<11} {text}")
     if report.sound:
+        print(f"{'digest':<11} {report.digest}")
         print(f"{'verdict':<11} sound")
         return
     print(f"{'verdict':<11} damaged, {report.problem_count:,} problems")

@@ -8,6 +8,7 @@
     ├── DiskFull           nothing was written: make room, then try again
     ├── OutcomeUnknown     the store was lost during the commit: send the same events again to learn
     ├── StoreUnavailable   locked, unreachable or not writable: try again, or look at the machine
+    ├── StoreOccupied      a catalogue is there where one was to be made: name another place
     ├── SchemaMismatch     the file is not a Muster catalogue, or a newer one: an operator must act
     ├── EventsFolded       the events asked for are in the snapshot: load it, or begin with a later one
     ├── StoreDamaged       the file is a catalogue, but parts are missing: restore it
@@ -70,6 +71,10 @@ class DiskFull(StoreError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be opened, read or locked now. Nothing was written."""
+
+
+class StoreOccupied(StoreError):
+    """There is a catalogue where a new one was to be made. Nothing was changed."""
 
 
 class SchemaMismatch(StoreError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,15 @@ from server.catalogue.backup import (
     open_backup,
     write_backup,
 )
-from server.catalogue.errors import StoreDamaged, StoreError, StoreUnavailable
-from server.catalogue.inspection import reading
+from server.catalogue.errors import (
+    OutcomeUnknown,
+    StoreDamaged,
+    StoreError,
+    StoreOccupied,
+    StoreUnavailable,
+)
+from server.catalogue.inspection import database, reading
+from server.catalogue.location import is_postgresql
 from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
 from server.catalogue.sql_view import SqlView
 from server.catalogue.sqlite import SqliteStore
@@ -143,7 +150,7 @@ class Restored:
 
 def restore_backup(
     file: Path,
-    store: Path,
+    store: str | Path,
     *,
     until: int | None = None,
     replace: bool = False,
@@ -151,10 +158,38 @@ def restore_backup(
 ) -> Restored:
     """Make the catalogue of a backup at `store`, up to the event `until`; None: all of it.
 
-    The whole backup is read and proved first of all under another name; only then it takes its place.
-    replace: a catalogue that is there is set aside; without, it is refused. Raises: StoreError, OSError.
-    After an error `store` is as it was.
+    The whole backup is read and proved first, under another name or in a transaction; only then it takes its
+    place. replace: a file that is there is set aside; without, it is refused, and so is a database that holds
+    a catalogue. Raises: StoreError, OSError. After an error `store` is as it was.
     """
+    if not is_postgresql(str(store)):
+        return _restore_file(file, Path(store), until=until, replace=replace, progress=progress)
+    if replace:
+        raise RestoreRefused(
+            "a database is not set aside: restore into an empty one and name that in catalogue.store"
+        )
+    return _restore_database(file, str(store), until=until, progress=progress)
+
+
+def _restore_database(file: Path, address: str, *, until: int | None, progress: Progress) -> Restored:
+    with open_backup(file) as reader, closing(database(address)) as opened:
+        last = _until(reader.header, until, file)
+        try:
+            with opened.creating() as transaction:
+                restored = _fill(lambda: nullcontext(transaction), reader, last, progress)
+        except StoreOccupied as occupied:
+            raise RestoreRefused(f"{occupied}; restore into an empty database") from occupied
+        except OutcomeUnknown as unknown:
+            raise RestoreRefused(
+                f"the connection was lost while {opened.location} was committed;"
+                " `muster catalogue verify` shows whether the catalogue is there"
+            ) from unknown
+        return Restored(cluster_id=opened.cluster_id, set_aside=None, **restored)
+
+
+def _restore_file(
+    file: Path, store: Path, *, until: int | None, replace: bool, progress: Progress
+) -> Restored:
     draft = store.with_name(f".{store.name}-restoring-{os.getpid()}")
     if store.exists():
         if not replace:
@@ -166,13 +201,14 @@ def restore_backup(
     try:
         with open_backup(file) as reader:
             last = _until(reader.header, until, file)
-            restored = _fill(draft, reader, last, progress)
+            with closing(SqliteStore.open(draft)) as opened:
+                restored = _fill(opened.write_unserved, reader, last, progress)
         set_aside = _set_aside(store) if store.exists() else None
         draft.rename(store)
         _sync_folder(store.parent)
     finally:
         _remove(draft)
-    return Restored(set_aside=set_aside, **restored)
+    return Restored(cluster_id=opened.cluster_id, set_aside=set_aside, **restored)
 
 
 def _until(header: Header, until: int | None, file: Path) -> int:
@@ -186,45 +222,50 @@ def _until(header: Header, until: int | None, file: Path) -> int:
     return until
 
 
-def _fill(path: Path, reader: BackupReader, last: int, progress: Progress) -> dict[str, Any]:
-    """Make a catalogue of the records up to event `last`; what `Restored` says of it."""
+def _fill(
+    writing: Callable[[], AbstractContextManager[sa.Connection]],
+    reader: BackupReader,
+    last: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Fill an empty catalogue with the records up to event `last`; what `Restored` says of them.
+
+    writing: a transaction on it, for each batch.
+    """
     header = reader.header
     digest = Digest()
     rows = _Batches()
     epoch = max(header.lease_epoch, header.head_epoch) + EPOCH_GAP
     state = SnapshotState()
-    with closing(SqliteStore.open(path)) as store:
-        for number, record in enumerate(reader.records(), start=1):
-            if isinstance(record, LogRow) and record.sequence > last:
-                continue
-            digest.add(record)
-            if isinstance(record, SnapshotState):
-                state = record
-            else:
-                rows.add(record)
-            if rows.count == _ROWS_AT_ONCE:
-                with store.write_unserved() as transaction:
-                    rows.insert(transaction)
-                progress(number, header.records)
-        with store.write_unserved() as transaction:
-            rows.insert(transaction)
-            if state.sequence:
-                snapshot.write_state(transaction, state)
-            snapshot.note_sealed(transaction, last)
-            transaction.execute(
-                sa.insert(schema.lease).values(
-                    name=schema.LEASE_NAME,
-                    epoch=epoch,
-                    holder="restored",
-                    pid=0,
-                    pid_start_ticks=0,
-                    boot_id="",
-                    expires_monotonic_ns=0,
-                )
+    for number, record in enumerate(reader.records(), start=1):
+        if isinstance(record, LogRow) and record.sequence > last:
+            continue
+        digest.add(record)
+        if isinstance(record, SnapshotState):
+            state = record
+        else:
+            rows.add(record)
+        if rows.count == _ROWS_AT_ONCE:
+            with writing() as transaction:
+                rows.insert(transaction)
+            progress(number, header.records)
+    with writing() as transaction:
+        rows.insert(transaction)
+        if state.sequence:
+            snapshot.write_state(transaction, state)
+        snapshot.note_sealed(transaction, last)
+        transaction.execute(
+            sa.insert(schema.lease).values(
+                name=schema.LEASE_NAME,
+                epoch=epoch,
+                holder="restored",
+                pid=0,
+                pid_start_ticks=0,
+                boot_id="",
+                expires_monotonic_ns=0,
             )
-        cluster_id = store.cluster_id
+        )
     return {
-        "cluster_id": cluster_id,
         "snapshot_sequence": state.sequence,
         "head_sequence": last,
         "products": state.products,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -17,6 +17,9 @@ from server.catalogue import schema
 from server.catalogue.errors import SchemaMismatch, StoreUnavailable
 from server.catalogue.location import is_postgresql
 from server.catalogue.sqlite import APPLICATION_ID, require_sqlite_file, text_of, translated
+
+if TYPE_CHECKING:
+    from server.catalogue.postgres import PostgresStore
 
 _BUSY_TIMEOUT_S = 5.0
 
@@ -29,11 +32,7 @@ def reading(location: str | Path) -> Iterator[sa.Connection]:
     another revision), StoreDamaged.
     """
     if is_postgresql(str(location)):
-        try:
-            from server.catalogue.postgres import PostgresStore
-        except ImportError as error:
-            raise StoreUnavailable("a catalogue on PostgreSQL needs the extra `postgresql`") from error
-        with closing(PostgresStore.unchecked(str(location))) as store, store.viewing() as connection:
+        with closing(database(str(location))) as store, store.viewing() as connection:
             require_current(connection, location)
             yield connection
         return
@@ -42,6 +41,20 @@ def reading(location: str | Path) -> Iterator[sa.Connection]:
             raise SchemaMismatch(f"{location} is an SQLite database, but not a Muster catalogue")
         require_current(connection, location)
         yield connection
+
+
+def database(address: str) -> PostgresStore:
+    """The store on a server, whose content nobody has looked at. Raises: StoreUnavailable."""
+    try:
+        from server.catalogue.postgres import PostgresStore
+    except ImportError as error:
+        raise StoreUnavailable("a catalogue on PostgreSQL needs the extra `postgresql`") from error
+    return PostgresStore.unchecked(address)
+
+
+def attempt(connection: sa.Connection) -> AbstractContextManager[object]:
+    """What fails inside does not end the transaction around it."""
+    return connection.begin_nested() if connection.dialect.name == "postgresql" else nullcontext()
 
 
 @contextmanager

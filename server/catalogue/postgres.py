@@ -32,12 +32,13 @@ from server.catalogue.errors import (
     OutcomeUnknown,
     StoreDamaged,
     StoreError,
+    StoreOccupied,
     StoreUnavailable,
 )
 from server.catalogue.gate import WriteGate
 from server.catalogue.location import check_address
 from server.catalogue.overdue import Overdue
-from server.catalogue.sql import SqlStore, lease_row
+from server.catalogue.sql import SqlStore, lease_row, translating
 from server.catalogue.store import DataVersion, StoreConfig
 from server.standby.lease import LeaseRow
 from server.standby.sessions import LOCK_USE, WRITE_USE, ServerSessions, session_name, session_takeover
@@ -58,10 +59,18 @@ _LOOK_S = 0.1
 # header.
 _MIGRATION_LOCK = 0x4D555354
 _MIGRATION_S = 60.0
+# Of a catalogue that is made from a backup, or repaired, as a whole.
+_UNSERVED_S = 6 * 3600.0
+# A session that was closed is still listed for a moment.
+_UNUSED_S = 2.0
 # A view that lasts longer belongs to a process that hangs, and keeps the server from clearing up.
 _VIEW_S = 1800.0
 # Where the server answers, its own time-outs come first: they say more.
 _SLACK_S = 1.0
+# SQLSTATEs. The server had ended the transaction before the COMMIT came.
+_IDLE_IN_TRANSACTION = "25P03"
+# Broken connections, and statements whose completion is unknown, as a proxy in between tells them.
+_RESOLUTION_UNKNOWN = ("08", "40003")
 
 _NOW = sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000000000)::bigint", sa.BigInteger)
 _LEASE = sa.select(schema.lease, _NOW.label("now_ns")).where(schema.lease.c.name == schema.LEASE_NAME)
@@ -237,7 +246,7 @@ class PostgresStore(SqlStore):
             current = schema.is_current(connection)
         if not current:
             schema.load_migrations()
-            with self._migrating() as transaction:
+            with self._migrating(_MIGRATION_S) as transaction:
                 created = schema.revision(transaction) is None
                 schema.migrate(transaction)
                 if created:
@@ -246,12 +255,54 @@ class PostgresStore(SqlStore):
             self.cluster_id = schema.cluster_id(transaction)
             self._check_log(transaction)
 
+    # --- a catalogue that no replica serves -----------------------------------------------------------------
+
+    @contextmanager
+    def creating(self) -> Iterator[sa.Connection]:
+        """One transaction at whose end a database that holds no catalogue holds a new one, without a row.
+
+        Raises: StoreUnavailable, as `open`; StoreOccupied where there is a catalogue.
+        """
+        self._check_server()
+        schema.load_migrations()
+        with self._migrating(_UNSERVED_S) as transaction:
+            if schema.revision(transaction) is not None:
+                raise StoreOccupied(f"{self.location} holds a catalogue already")
+            schema.migrate(transaction)
+            schema.name_catalogue(transaction)
+            self.cluster_id = schema.cluster_id(transaction)
+            yield transaction
+
+    def write_unserved(self) -> AbstractContextManager[sa.Connection]:
+        """A durable write transaction without a fence, on a catalogue that no replica serves."""
+        return self._migrating(_UNSERVED_S)
+
+    def require_unused(self) -> None:
+        """No other process of Muster has a session. Raises: StoreUnavailable, naming those that have."""
+        give_up_at = time.monotonic() + _UNUSED_S
+        while users := self._users():
+            if time.monotonic() >= give_up_at:
+                raise StoreUnavailable(
+                    f"{self.location} is in use by {', '.join(users)};"
+                    " stop every replica that serves it first"
+                )
+            time.sleep(0.05)
+
+    def _users(self) -> list[str]:
+        sessions = sa.text(
+            "SELECT DISTINCT application_name FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'muster %'"
+        )
+        with self._reading() as connection:
+            names = [str(name).split(" ", 3) for name in connection.execute(sessions).scalars()]
+        return sorted({name[-1] for name in names if self._token not in name})
+
     # --- transactions ----------------------------------------------------------------------------------
 
     @contextmanager
-    def _migrating(self) -> Iterator[sa.Connection]:
+    def _migrating(self, limit_s: float) -> Iterator[sa.Connection]:
         """A transaction that one replica has at a time and that may take long."""
-        with translated(), self._transaction(_MIGRATION_S) as transaction:
+        with translated(), self._transaction(limit_s) as transaction:
             for timeout in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
                 transaction.execute(sa.select(sa.func.set_config(timeout, f"{_MIGRATION_S:.0f}s", True)))
             transaction.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
@@ -285,13 +336,11 @@ class PostgresStore(SqlStore):
         try:
             transaction.commit()
         except sa.exc.DBAPIError as error:
-            state = getattr(error.orig, "sqlstate", None)
-            # Any other state is the server's word that nothing was committed.
-            if state is None or state.startswith("57P"):
-                raise OutcomeUnknown(
-                    "the connection to the store was lost during the commit; send the same events again"
-                ) from error
-            raise
+            if _refused_commit(error.orig):
+                raise
+            raise OutcomeUnknown(
+                "the connection to the store was lost during the commit; send the same events again"
+            ) from error
         if self._warnings:
             # A commit that was cancelled while it waited for the synchronous standby ends like this.
             raise OutcomeUnknown(f"the store does not vouch for the commit: {self._warnings[0]}")
@@ -322,6 +371,10 @@ class PostgresStore(SqlStore):
     def reclaim(self, *, bytes_max: int) -> int:
         """See `Store.reclaim`. The server's autovacuum makes the room of deleted rows free for new ones."""
         return 0
+
+    def _size_bytes(self, transaction: sa.Connection) -> int:
+        tables = (sa.func.pg_total_relation_size(name) for name in schema.metadata.tables)
+        return sum(int(size) for size in transaction.execute(sa.select(*tables)).one())
 
     def _begin_append(self, transaction: sa.Connection) -> None:
         transaction.execute(_LOCK_LEASE)
@@ -418,21 +471,24 @@ def _ignoring_lost_connections() -> Iterator[None]:
         logger.debug("rolling back failed: %s", type(error).__name__)
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what the driver raises into the catalogue's errors; the only place that knows SQLSTATEs."""
-    try:
-        yield
-    except sa.exc.TimeoutError as error:
-        raise StoreUnavailable("every connection to the store is in use") from error
-    except sa.exc.DBAPIError as error:
-        raise _store_error(error.orig) from error
-    except psycopg.Error as error:
-        raise _store_error(error) from error
+def translated() -> AbstractContextManager[None]:
+    """Turn what the driver raises into the catalogue's errors."""
+    return translating(psycopg.Error, _store_error)
+
+
+def _refused_commit(error: BaseException | None) -> bool:
+    """The server's own word that nothing was committed. Whatever ends the session says only that it ended:
+    a server that panics while it flushes the commit's record may find that record at its restart.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    if state == _IDLE_IN_TRANSACTION:
+        return True
+    severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
+    return severity == "ERROR" and not state.startswith(_RESOLUTION_UNKNOWN)
 
 
 def _store_error(error: BaseException | None) -> StoreError:
-    """Source: PostgreSQL's documentation, appendix "Error Codes"."""
+    """The only place that knows SQLSTATEs. Source: PostgreSQL's documentation, appendix "Error Codes"."""
     state = getattr(error, "sqlstate", None) or ""
     text = " ".join(str(error).split())
     match state:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import sqlalchemy as sa
 
@@ -23,10 +24,17 @@ from server.catalogue import schema, snapshot
 from server.catalogue.backup import open_backup
 from server.catalogue.errors import StoreDamaged, StoreError
 from server.catalogue.export import require_unused
+from server.catalogue.inspection import attempt, database
+from server.catalogue.location import is_postgresql
 from server.catalogue.rows import LogRow, SnapshotRow
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import StoreConfig
 from server.catalogue.verify import Report, verify_rows, verify_store
+
+if TYPE_CHECKING:
+    from server.catalogue.postgres import PostgresStore
+
+_Store: TypeAlias = "SqliteStore | PostgresStore"
 
 # Missing events that are looked for one by one; a log with more holes than that is restored.
 _MISSING_MAX = 1_000_000
@@ -46,11 +54,14 @@ class RepairRefused(StoreError):
 
 @dataclass(frozen=True)
 class Repaired:
-    """Rows were put back; none: the catalogue was sound. copy: the file as it was before."""
+    """Rows were put back; none: the catalogue was sound.
+
+    kept: where what they replaced is, a file or tables of the database; empty: nothing was replaced.
+    """
 
     events: list[int]
     products: list[str]
-    copy: Path | None
+    kept: list[str]
 
 
 @dataclass
@@ -79,31 +90,52 @@ class _Needed:
         ]
 
 
-def repair(store: Path, *, backup: Path | None = None, products: Iterable[bytes] = ()) -> Repaired:
+def repair(store: str | Path, *, backup: Path | None = None, products: Iterable[bytes] = ()) -> Repaired:
     """Put back every damaged and missing row of the catalogue at `store`, or change nothing.
 
-    backup: a file of `muster catalogue export`. products: serialised `Product`s, of a generation for one.
-    Raises: RepairRefused; StoreUnavailable while replicas use the catalogue; StoreError; OSError.
+    store: a file or the address of a database. backup: a file of `muster catalogue export`. products:
+    serialised `Product`s, of a generation for one. Raises: RepairRefused; StoreUnavailable while replicas use
+    the catalogue; StoreError; OSError.
     """
-    require_unused(store)
-    report = verify_store(store)
-    if report.sound:
-        return Repaired([], [], None)
-    needed = _needed(store, report)
-    if backup is not None:
-        _from_backup(needed, backup, report.cluster_id)
-    _from_products(needed, products)
-    if lost := needed.lost():
-        intact = min([*needed.events, report.head_sequence + 1]) - 1
-        if needed.products:
-            intact = 0
-        raise RepairRefused(f"{store} was not changed: no source proves {_listed(lost)}", lost, intact)
-    copy = _copy(store)
-    _put_back(store, needed)
-    return Repaired(sorted(needed.events), sorted(row.product_id for row in needed.products.values()), copy)
+    with closing(_open(store)) as opened:
+        report = verify_store(store)
+        if report.sound:
+            return Repaired([], [], [])
+        needed = _needed(opened, report)
+        if backup is not None:
+            _from_backup(needed, backup, report.cluster_id)
+        _from_products(needed, products)
+        if lost := needed.lost():
+            intact = min([*needed.events, report.head_sequence + 1]) - 1
+            if needed.products:
+                intact = 0
+            raise RepairRefused(
+                f"{report.location} was not changed: no source proves {_listed(lost)}", lost, intact
+            )
+        kept = []
+        if isinstance(opened, SqliteStore):
+            # Its last connection takes the write-ahead log into the file.
+            opened.close()
+            kept.append(str(_copy(opened.path)))
+        kept += _put_back(opened, needed)
+    return Repaired(sorted(needed.events), sorted(row.product_id for row in needed.products.values()), kept)
 
 
-def _needed(store: Path, report: Report) -> _Needed:
+def _open(store: str | Path) -> _Store:
+    """The catalogue, which may be damaged. Raises: StoreUnavailable while somebody uses it."""
+    if is_postgresql(str(store)):
+        opened = database(str(store))
+        try:
+            opened.require_unused()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+    require_unused(Path(store))
+    return SqliteStore.open_unserved(Path(store), StoreConfig())
+
+
+def _needed(opened: _Store, report: Report) -> _Needed:
     beyond = [
         problem.text
         for problem in report.problems
@@ -115,11 +147,13 @@ def _needed(store: Path, report: Report) -> _Needed:
     if beyond or missing > _MISSING_MAX:
         what = "; ".join(beyond[:3]) or f"{missing} events are missing"
         raise RepairRefused(
-            f"{store} was not changed: more than single rows is damaged ({what}); restore a backup", [what], 0
+            f"{report.location} was not changed: more than single rows is damaged ({what}); restore a backup",
+            [what],
+            0,
         )
     needed = _Needed()
     needed.events.update((at, None) for first, last in report.missing for at in range(first, last + 1))
-    with closing(_open(store)) as opened, opened.write_unserved() as connection:
+    with opened.write_unserved() as connection:
         for sequence in report.damaged:
             needed.events[sequence] = _readable(connection, sequence)
         rows = snapshot.snapshot_rows_of(connection, report.damaged_products)
@@ -131,14 +165,17 @@ def _needed(store: Path, report: Report) -> _Needed:
         needed.event_ids.update((row.sequence, row.event_id) for row in found)
     if len(needed.products) != len(report.damaged_products):
         raise RepairRefused(
-            f"{store} was not changed: rows of the snapshot cannot be told apart; restore a backup", [], 0
+            f"{report.location} was not changed: rows of the snapshot cannot be told apart; restore a backup",
+            [],
+            0,
         )
     return needed
 
 
 def _readable(connection: sa.Connection, sequence: int) -> LogRow | None:
     try:
-        return next(snapshot.log_rows(connection, sequence, sequence), None)
+        with attempt(connection):
+            return next(snapshot.log_rows(connection, sequence, sequence), None)
     except sa.exc.DBAPIError:
         return None
 
@@ -200,39 +237,62 @@ def _upsert(event_id: str, product: Product) -> bytes:
         return b""  # The id is damaged too: nothing can prove this row.
 
 
-def _put_back(store: Path, needed: _Needed) -> None:
-    """In one transaction, which ends only if the whole catalogue is sound then."""
-    with closing(_open(store)) as opened, opened.write_unserved() as transaction:
+def _put_back(opened: _Store, needed: _Needed) -> list[str]:
+    """In one transaction, which ends only if the whole catalogue is sound then. Returns the tables of a
+    database that hold what was replaced.
+    """
+    kept = []
+    with opened.write_unserved() as transaction:
         for table, rows in (
             (schema.log, list(needed.proved_events.values())),
             (schema.snapshot, list(needed.proved_products.values())),
         ):
+            if not rows:
+                continue
+            if transaction.dialect.name == "postgresql":
+                kept += _keep(transaction, table, [row.sequence for row in rows])
             for row in rows:
                 transaction.execute(sa.delete(table).where(table.c.sequence == row.sequence))
-            if rows:
-                transaction.execute(sa.insert(table), [snapshot.as_values(row) for row in rows])
-        report = Report(str(store))
+            transaction.execute(sa.insert(table), [snapshot.as_values(row) for row in rows])
+        report = Report(opened.location)
         verify_rows(transaction, report)
         if not report.sound:
             raise StoreDamaged(
-                f"{store} was not changed: with those rows it would still be damaged"
+                f"{opened.location} was not changed: with those rows it would still be damaged"
                 f" ({report.problems[0].text})"
             )
+    return kept
 
 
-def _open(store: Path) -> SqliteStore:
-    return SqliteStore.open_unserved(store, StoreConfig())
+def _keep(transaction: sa.Connection, table: sa.Table, sequences: list[int]) -> list[str]:
+    """Copy rows that are about to be replaced into a table of their own; its name, where there are any."""
+    name = f"{table.name}_damaged_{_stamp().lower()}"
+    columns = ", ".join(column.name for column in table.columns)
+    transaction.exec_driver_sql(f"CREATE TABLE {name} AS SELECT {columns} FROM {table.name} WHERE false")
+    copy = sa.table(name, *(sa.column(column.name) for column in table.columns))
+    copied = 0
+    for sequence in sequences:
+        row = sa.select(table).where(table.c.sequence == sequence)
+        insert = sa.insert(copy).from_select([column.name for column in table.columns], row)
+        copied += transaction.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
+    if not copied:
+        transaction.exec_driver_sql(f"DROP TABLE {name}")
+        return []
+    return [name]
 
 
 def _copy(store: Path) -> Path:
     """A copy of the damaged file beside it. Nobody uses it, so its log is part of it already."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    copy = store.with_name(f"{store.name}.damaged-{stamp}")
+    copy = store.with_name(f"{store.name}.damaged-{_stamp()}")
     shutil.copy2(store, copy)
     log = Path(f"{store}-wal")
     if log.exists():
         shutil.copy2(log, Path(f"{copy}-wal"))
     return copy
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
 
 def _listed(items: list[str]) -> str:

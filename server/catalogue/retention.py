@@ -11,12 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from server.catalogue.errors import Fenced, StoreError, StoreIOFailed
 from server.catalogue.log import end_process
 from server.catalogue.rows import LogRow
-from server.catalogue.store import Store
+from server.catalogue.store import Extent, Store
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ _FORGET_ROWS = 1000
 # A step is followed by a pause this many times as long, so that a backlog leaves half of the disk to appends.
 _PAUSE_SHARE = 1.0
 _PAUSE_S_MIN = 0.002
+# On a standby how much the store holds is looked at less often than the log.
+_EXTENT_S = 10.0
+# Between machines whose clocks are kept by the network; more is a mistake.
+_CLOCK_US_MAX = 60 * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,28 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class RetentionStats:
-    """Counts since the start. held_ms_max: the longest time that a fold held the write lock."""
+    """Counts since the start. held_ms_max: the longest time that a fold held the write lock.
+
+    last_fold_unix_us: when the last look that folded anything ended, by the wall clock; None: none did.
+    last_fold_events, last_fold_ms: how many it folded, and how long it took, its pauses included. failures:
+    looks in a row that failed. problem: why the last one failed, or what makes its result doubtful; empty:
+    nothing. extent: what the store held a short while ago; None: it was not looked at yet.
+    """
 
     folded_events: int = 0
     forgotten_ids: int = 0
     reclaimed_bytes: int = 0
     held_ms_max: float = 0.0
+    last_fold_unix_us: int | None = None
+    last_fold_events: int = 0
+    last_fold_ms: float = 0.0
+    failures: int = 0
+    problem: str = ""
+    extent: Extent | None = None
 
 
 class Retention:
-    """The thread. Works only while this replica is the primary.
+    """The thread. Folds only while this replica is the primary; looks how much the store holds on any.
 
     writing_epoch: the epoch this process may write in at this moment, or None. may_fold: asked last of an
     event that the policy lets go; what is not about a product must be elsewhere first. now_us: the wall
@@ -98,7 +115,7 @@ class Retention:
         self._stopping = threading.Event()
         self._events_at_once = _FOLD_EVENTS_MIN
         self._sealed_epoch: int | None = None
-        self._problem = ""
+        self._extent_due_s = 0.0
         self._stats = RetentionStats()
         self._thread = threading.Thread(target=self._run, name="log-retention", daemon=True)
 
@@ -120,8 +137,19 @@ class Retention:
     def look(self) -> None:
         """Bring the log within its bounds, step by step. Raises: StoreError."""
         epoch = self._writing_epoch()
-        if epoch is None:
-            return
+        if epoch is not None:
+            self._bring_within_bounds(epoch)
+            self._measure()
+        elif time.monotonic() >= self._extent_due_s:
+            # A store that is away is told by those who follow the log.
+            with suppress(StoreError):
+                self._measure()
+
+    def _measure(self) -> None:
+        self._extent_due_s = time.monotonic() + _EXTENT_S
+        self._stats = replace(self._stats, extent=self._store.extent())
+
+    def _bring_within_bounds(self, epoch: int) -> None:
         if self._sealed_epoch != epoch:
             # Once a reign: what an older version wrote before it. In its own reign every row gets its
             # checksum.
@@ -130,7 +158,16 @@ class Retention:
                     return
             self._sealed_epoch = epoch
         too_old = self._policy.wanted(self._store.head().sequence, self._now_us())
+        folded_before, started_s = self._stats.folded_events, time.monotonic()
         self._repeat(lambda: self._fold(epoch, lambda row: too_old(row) and self._may_fold(row)))
+        if folded := self._stats.folded_events - folded_before:
+            self._stats = replace(
+                self._stats,
+                last_fold_unix_us=self._now_us(),
+                last_fold_events=folded,
+                last_fold_ms=(time.monotonic() - started_s) * 1000,
+            )
+            logger.info("folded %d events into the snapshot", folded)
         self._repeat(lambda: self._forget(epoch))
         self._repeat(self._reclaim)
 
@@ -178,16 +215,16 @@ class Retention:
         self, folded_events: int = 0, forgotten_ids: int = 0, reclaimed_bytes: int = 0, held_ms: float = 0.0
     ) -> None:
         before = self._stats
-        self._stats = RetentionStats(
-            before.folded_events + folded_events,
-            before.forgotten_ids + forgotten_ids,
-            before.reclaimed_bytes + reclaimed_bytes,
-            max(before.held_ms_max, held_ms),
+        self._stats = replace(
+            before,
+            folded_events=before.folded_events + folded_events,
+            forgotten_ids=before.forgotten_ids + forgotten_ids,
+            reclaimed_bytes=before.reclaimed_bytes + reclaimed_bytes,
+            held_ms_max=max(before.held_ms_max, held_ms),
         )
 
     def _run(self) -> None:
         while not self._stopping.wait(self._policy.poll_s):
-            folded_before = self._stats.folded_events
             try:
                 self.look()
             except Fenced:
@@ -195,13 +232,28 @@ class Retention:
             except StoreIOFailed as failure:
                 self._end_process(failure)
             except StoreError as error:
-                if str(error) != self._problem:
-                    logger.warning("the log is not folded: %s", error)
-                self._problem = str(error)
-                continue
-            except Exception:
+                self._failed(str(error))
+            except Exception as error:
                 logger.exception("the log is not folded")
-                continue
-            self._problem = ""
-            if folded := self._stats.folded_events - folded_before:
-                logger.info("folded %d events into the snapshot", folded)
+                self._failed(f"a defect: {type(error).__name__}, see the log of this process")
+            else:
+                self._succeeded()
+
+    def _failed(self, problem: str) -> None:
+        if problem != self._stats.problem:
+            logger.warning("the log is not folded: %s", problem)
+        self._stats = replace(self._stats, failures=self._stats.failures + 1, problem=problem)
+
+    def _succeeded(self) -> None:
+        """Nothing is wrong, as far as the clocks agree: ages are the difference of two machines' clocks."""
+        extent = self._stats.extent
+        problem = ""
+        ahead_us = extent.last_committed_unix_us - self._now_us() if extent is not None else 0
+        if ahead_us > _CLOCK_US_MAX:
+            problem = (
+                "the wall clock here is behind that of the log's last event by more than a minute: one of the"
+                " two was wrong, and nothing is folded or forgotten by its age until it has caught up"
+            )
+        if problem and problem != self._stats.problem:
+            logger.warning("%s (%d s)", problem, ahead_us // 1_000_000)
+        self._stats = replace(self._stats, failures=0, problem=problem)

@@ -138,6 +138,12 @@ class FoldedId:
     committed_unix_us: int
 
 
+def changed_product(event: Event) -> str:
+    """The product that an event changes; empty: none."""
+    change = event.WhichOneof("change")
+    return str(getattr(event, change).product_id) if change in ("upsert", "patch", "delete") else ""
+
+
 def patch_product(product: Product, patch: Patch) -> None:
     """Give the product the columns that the patch has, as the ranking core does."""
     for column in ("price", "stock", "rating", "rating_count", "popularity"):

@@ -22,7 +22,14 @@ import sqlalchemy as sa
 from muster.v1.catalogue_pb2 import Event, Patch
 from server.catalogue import checksum, schema
 from server.catalogue.errors import StoreDamaged
-from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState, patch_product
+from server.catalogue.rows import (
+    FoldedId,
+    LogRow,
+    SnapshotRow,
+    SnapshotState,
+    changed_product,
+    patch_product,
+)
 
 STATE_NAME = "catalogue"
 # Key in `meta`.
@@ -271,12 +278,6 @@ def seal_rows(transaction: sa.Connection, rows: Sequence[LogRow]) -> None:
 def as_values(row: FoldedId | LogRow | SnapshotRow) -> dict[str, Any]:
     """The columns of a row by name."""
     return {name: getattr(row, name) for name in row.__slots__}
-
-
-def changed_product(event: Event) -> str:
-    """The product that an event changes; empty: none."""
-    change = event.WhichOneof("change")
-    return str(getattr(event, change).product_id) if change in ("upsert", "patch", "delete") else ""
 
 
 @dataclass

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from server.catalogue import checksum, schema, snapshot
-from server.catalogue.errors import Fenced, StoreDamaged
+from server.catalogue.errors import Fenced, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.rows import LogRow
 from server.catalogue.sql_view import SqlView, checked_rows, read_head, refuse_folded
-from server.catalogue.store import Appended, Commit, Folded, Head, NewEvent, Store, View
+from server.catalogue.store import Appended, Commit, Extent, Folded, Head, NewEvent, Store, View
 from server.standby.lease import Holder, LeaseRow
 
 _EVENT_IDS_AT_ONCE = 500
@@ -194,7 +194,8 @@ class SqlStore(Store):
         if count != head - folded:
             after = f" after the snapshot's {folded}" if folded else ""
             raise StoreDamaged(
-                f"{self.location} ends at event {head} but holds {count}{after}; restore it from a backup"
+                f"{self.location} ends at event {head} but holds {count}{after}: event"
+                f" {_first_missing(transaction, folded)} is missing; see `muster catalogue verify`"
             )
 
     # --- retention -------------------------------------------------------------------------------------
@@ -245,6 +246,20 @@ class SqlStore(Store):
                 snapshot.seal_rows(transaction, [row for row in rows if row.checksum is None])
                 snapshot.note_sealed(transaction, rows[-1].sequence)
         return len(rows)
+
+    def extent(self) -> Extent:
+        """See `Store.extent`."""
+        log = schema.log
+        by_age = sa.select(log.c.sequence, log.c.committed_unix_us)
+        with self._reading() as transaction:
+            first = transaction.execute(by_age.order_by(log.c.sequence).limit(1)).first() or (0, 0)
+            last = transaction.execute(by_age.order_by(log.c.sequence.desc()).limit(1)).first() or (0, 0)
+            size_bytes = self._size_bytes(transaction)
+        return Extent(int(first[0]), int(first[1]), int(last[1]), size_bytes)
+
+    @abstractmethod
+    def _size_bytes(self, transaction: sa.Connection) -> int:
+        """Bytes that the store takes on its disk."""
 
     # --- the lease -------------------------------------------------------------------------------------
 
@@ -298,9 +313,36 @@ class SqlStore(Store):
         return local_ns + ttl_ns if changed == 1 else None
 
 
+@contextmanager
+def translating(
+    driver_error: type[Exception], store_error: Callable[[BaseException | None], StoreError]
+) -> Iterator[None]:
+    """Turn what SQLAlchemy and the driver below it raise into the catalogue's errors.
+
+    driver_error: the base of the driver's. store_error: what one of them means.
+    """
+    try:
+        yield
+    except sa.exc.TimeoutError as error:
+        raise StoreUnavailable("every connection to the store is in use") from error
+    except sa.exc.DBAPIError as error:
+        raise store_error(error.orig) from error
+    except driver_error as error:
+        raise store_error(error) from error
+
+
 def lease_row(row: Any, expires_ns: int) -> LeaseRow:
     """A row of the table, with its expiry on this process's clock."""
     return LeaseRow(row.epoch, Holder(row.holder, row.pid, row.pid_start_ticks, row.boot_id), expires_ns)
+
+
+def _first_missing(transaction: sa.Connection, folded: int) -> int:
+    """The first sequence after the snapshot that the log, which is known to have a hole, does not hold."""
+    place = sa.func.row_number().over(order_by=schema.log.c.sequence)
+    places = sa.select(schema.log.c.sequence, place.label("place")).where(schema.log.c.sequence > folded)
+    numbered = places.subquery()
+    kept = sa.select(sa.func.max(numbered.c.place)).where(numbered.c.sequence == numbered.c.place + folded)
+    return folded + int(transaction.execute(kept).scalar() or 0) + 1
 
 
 def _fence(transaction: sa.Connection, epoch: int) -> None:

@@ -30,7 +30,7 @@ from server.catalogue.errors import (
     StoreUnavailable,
 )
 from server.catalogue.gate import WriteGate
-from server.catalogue.sql import SqlStore
+from server.catalogue.sql import SqlStore, translating
 from server.catalogue.store import DataVersion, StoreConfig
 from server.standby.takeover import Takeover, machine_takeover
 
@@ -212,7 +212,7 @@ class SqliteStore(SqlStore):
         self.cluster_id = schema.cluster_id(transaction)
         page_bytes = int(_scalar(transaction, "PRAGMA page_size"))
         size_bytes, pages = self.path.stat().st_size, int(_scalar(transaction, "PRAGMA page_count"))
-        log_bytes = _size_bytes(Path(f"{self.path}-wal"))
+        log_bytes = _file_bytes(Path(f"{self.path}-wal"))
         if size_bytes + log_bytes < pages * page_bytes:
             raise StoreDamaged(
                 f"{self.path} is cut short: {size_bytes} of {pages * page_bytes} bytes; restore it"
@@ -264,6 +264,9 @@ class SqliteStore(SqlStore):
             driver.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         return pages * page_bytes
 
+    def _size_bytes(self, transaction: sa.Connection) -> int:
+        return _file_bytes(self.path) + _file_bytes(Path(f"{self.path}-wal"))
+
     def watch_version(self) -> DataVersion:
         """See `Store.watch_version`."""
         with translated():
@@ -298,7 +301,7 @@ def require_sqlite_file(path: Path) -> None:
     """Refuse what is no SQLite database: SQLite says so only at the first read, and takes a headless stump
     for a new file. Raises: SchemaMismatch, StoreDamaged.
     """
-    size_bytes = _size_bytes(path)
+    size_bytes = _file_bytes(path)
     if size_bytes == 0:
         return
     with path.open("rb") as file:
@@ -309,7 +312,7 @@ def require_sqlite_file(path: Path) -> None:
         raise StoreDamaged(f"{path} is cut short after {size_bytes} bytes; restore it from a backup")
 
 
-def _size_bytes(path: Path) -> int:
+def _file_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -330,20 +333,13 @@ _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8
 _IOERR_SHMSIZE = 10 | 19 << 8
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what the driver raises into the catalogue's errors; the only place that knows SQLite's codes."""
-    try:
-        yield
-    except sa.exc.TimeoutError as error:
-        raise StoreUnavailable("every connection to the store is in use") from error
-    except sa.exc.DBAPIError as error:
-        raise _store_error(error.orig) from error
-    except sqlite.Error as error:
-        raise _store_error(error) from error
+def translated() -> AbstractContextManager[None]:
+    """Turn what the driver raises into the catalogue's errors."""
+    return translating(sqlite.Error, _store_error)
 
 
 def _store_error(error: BaseException | None) -> StoreError:
+    """The only place that knows SQLite's codes."""
     code = int(getattr(error, "sqlite_errorcode", 0) or 0)
     primary = code & 0xFF
     if primary == _FULL or code == _IOERR_SHMSIZE:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.v1.catalogue_pb2 import Event
-from server.catalogue.errors import StoreUnavailable
-from server.catalogue.location import is_postgresql
+from server.catalogue.errors import SchemaMismatch, StoreUnavailable
+from server.catalogue.location import check_address, is_postgresql, may_exist
 from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
 from server.standby.lease import Holder, LeaseRow
 from server.standby.takeover import Takeover
@@ -27,13 +27,15 @@ class StoreConfig:
     read connections at once.
 
     password_file: holds the password of the role on a server, read at each connection; None: libpq's own
-    ways. client: names this process's connections to people who look at the server.
+    ways. client: names this process's connections to people who look at the server. cluster_id: of the
+    catalogue that must be there; empty: whichever is.
     """
 
     busy_timeout_ms: int = 2000
     readers_max: int = 16
     password_file: Path | None = None
     client: str = ""
+    cluster_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,21 @@ class Folded:
     events: int
     sequence: int
     held_s: float
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a store holds now.
+
+    first_sequence: of the oldest event in the log; 0: there is none. first_committed_unix_us,
+    last_committed_unix_us: when it, and the last one, were written, by the clock of the primary of then; 0:
+    there is none. size_bytes: of the file with its write-ahead log, or of the tables on a server.
+    """
+
+    first_sequence: int
+    first_committed_unix_us: int
+    last_committed_unix_us: int
+    size_bytes: int
 
 
 class View(ABC):
@@ -253,6 +270,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def extent(self) -> Extent:
+        """How much is there. Raises: StoreUnavailable."""
+
+    @abstractmethod
     def reclaim(self, *, bytes_max: int) -> int:
         """Give room that deleted rows have left back to the disk. Returns bytes; 0: there is none to give."""
 
@@ -292,9 +313,30 @@ def open_store(location: str | os.PathLike[str], config: StoreConfig | None = No
 
     location: a file, or `postgresql+psycopg://ROLE@HOST/DATABASE`. Several replicas may open (and create) the
     same one at once.
-    Raises: StoreUnavailable (folder not writable, server not reachable, locked), SchemaMismatch (not a Muster
-    catalogue, or a newer one), StoreDamaged (truncated, corrupt, events missing), DiskFull.
+    Raises: StoreUnavailable (folder not writable, server not reachable, locked, no such kind of store),
+    SchemaMismatch (not a Muster catalogue, a newer one, or not the one asked for), StoreDamaged (truncated,
+    corrupt, events missing), DiskFull.
     """
+    text = os.fspath(location)
+    if "://" in text:
+        try:
+            check_address(text)
+        except ValueError as error:
+            raise StoreUnavailable(f"the store's address {error}") from error
+    wanted = config.cluster_id if config is not None else ""
+    if wanted and not may_exist(text):
+        raise SchemaMismatch(f"there is no catalogue at {text}, and catalogue.cluster_id asks for {wanted}")
+    store = _open(location, config)
+    if wanted and store.cluster_id != wanted:
+        store.close()
+        raise SchemaMismatch(
+            f"{store.location} holds catalogue {store.cluster_id}, catalogue.cluster_id asks for {wanted};"
+            " give this cluster a store of its own, or the setting the name of the catalogue that it serves"
+        )
+    return store
+
+
+def _open(location: str | os.PathLike[str], config: StoreConfig | None) -> Store:
     if not is_postgresql(os.fspath(location)):
         from server.catalogue.sqlite import SqliteStore
 

@@ -17,8 +17,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from server.catalogue import checksum, schema, snapshot
+from server.catalogue.backup import Digest
 from server.catalogue.errors import StoreDamaged
-from server.catalogue.inspection import reading
+from server.catalogue.inspection import attempt, reading
 from server.catalogue.rows import EMPTY_CHECKSUM, FoldedId, LogRow, SnapshotRow, SnapshotState
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -51,7 +52,8 @@ class Report:
 
     problems: the first ones; problem_count: all of them. damaged: sequences of rows of the log that are
     damaged or unreadable. missing: ranges of sequences that the log lacks. products: damaged rows of the
-    snapshot, by product.
+    snapshot, by product. digest: of all rows, as a backup of them would have it; empty where anything is
+    wrong. Two catalogues with the same one hold the same.
     """
 
     location: str
@@ -70,6 +72,7 @@ class Report:
     missing: list[tuple[int, int]] = field(default_factory=list)
     damaged_products: list[str] = field(default_factory=list)
     snapshot_broken: bool = False
+    digest: str = ""
 
     @property
     def sound(self) -> bool:
@@ -128,11 +131,15 @@ def verify_rows(
         report.add("schema", f"the tables {', '.join(missing_tables)} are missing")
         return
     search = _Search(connection, report, progress)
+    # In the order of a backup.
     state = search.state()
+    search.event_ids(state)
     search.snapshot(state)
     search.log(state)
-    search.event_ids(state)
+    search.doubled_ids()
     search.lease()
+    if report.sound:
+        report.digest = search.digest()
 
 
 class _Search:
@@ -145,6 +152,7 @@ class _Search:
         self._done = 0
         # 64 bits stand for an event id: 8 bytes for each event, however long the log.
         self._ids = array("Q")
+        self._content = Digest()
         self._total = sum(self._count(table) for table in (schema.log, schema.snapshot, schema.folded_event))
 
     def state(self) -> SnapshotState:
@@ -157,6 +165,7 @@ class _Search:
             table = schema.snapshot_state
             state = SnapshotState(self._connection.execute(sa.select(table.c.sequence)).scalar() or 0)
         self._report.snapshot_sequence = state.sequence
+        self._content.add(state)
         return state
 
     def snapshot(self, state: SnapshotState) -> None:
@@ -177,6 +186,8 @@ class _Search:
             if fault:
                 self._report.damaged_products.append(row.product_id)
                 self._report.add("snapshot", f"product {_shown(row.product_id)} {fault}", sequence)
+            else:
+                self._content.add(row)
         self._report.snapshot_products = products
         if not self._report.snapshot_broken and not self._report.damaged_products:
             if products != state.products:
@@ -217,13 +228,14 @@ class _Search:
                 report.add("log", f"event {sequence} is of epoch {row.epoch}, after one of {epoch}", sequence)
             epoch = max(epoch, row.epoch)
             self._ids.append(_digest(row.event_id))
+            self._content.add(row)
         report.head_sequence, report.head_epoch = expected - 1, epoch
 
     def event_ids(self, state: SnapshotState) -> None:
-        """The ids of folded events, and that no id was written twice."""
+        """The ids of folded events."""
         for sequence, row in self._rows(schema.folded_event, FoldedId):
             self._report.folded_event_ids += 1
-            if row is None:
+            if row is None or not isinstance(row.event_id, str) or not isinstance(row.committed_unix_us, int):
                 self._report.add("event_ids", f"the id of folded event {sequence} cannot be read", sequence)
             elif sequence > state.sequence:
                 self._report.add(
@@ -231,6 +243,10 @@ class _Search:
                 )
             else:
                 self._ids.append(_digest(row.event_id))
+                self._content.add(row)
+
+    def doubled_ids(self) -> None:
+        """No id was written twice."""
         ids = np.frombuffer(self._ids, np.uint64) if self._ids else np.empty(0, np.uint64)
         doubled = ids.size - np.unique(ids).size
         if doubled:
@@ -247,11 +263,17 @@ class _Search:
                 "lease", f"it is at epoch {epoch or 'none'}, the log at {self._report.head_epoch}"
             )
 
+    def digest(self) -> str:
+        """Of every row that was looked at."""
+        return self._content.hex()
+
     # --- reading what may be damaged -----------------------------------------------------------------------
 
     def _count(self, table: sa.Table) -> int:
+        query = sa.select(sa.func.count()).select_from(table)
         try:
-            return int(self._connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() or 0)
+            with attempt(self._connection):
+                return int(self._connection.execute(query).scalar() or 0)
         except sa.exc.DBAPIError:
             return 0
 
@@ -281,7 +303,8 @@ class _Search:
     def _sequences(self, table: sa.Table, after: int, rows_max: int) -> list[int]:
         column = table.c.sequence
         query = sa.select(column).where(column > after).order_by(column).limit(rows_max)
-        return list(self._connection.execute(query).scalars())
+        with attempt(self._connection):
+            return list(self._connection.execute(query).scalars())
 
     def _beyond_break(self, table: sa.Table, after: int) -> int:
         """The last sequence before which rows cannot be listed; a page holds so many rows at most."""
@@ -302,7 +325,8 @@ class _Search:
             .order_by(table.c.sequence)
         )
         try:
-            rows = list(self._connection.execute(query))
+            with attempt(self._connection):
+                rows = list(self._connection.execute(query))
         except sa.exc.DBAPIError:
             if len(sequences) == 1:
                 yield sequences[0], None

@@ -32,7 +32,7 @@ import rankcore
 from muster.bundle import read_bundle
 from muster.v1.catalogue_pb2 import Event, Patch
 from server import config
-from server.catalogue.rows import patch_product
+from server.catalogue.rows import changed_product, patch_product
 from server.catalogue.store import Store, StoreConfig, View, open_store
 from server.generation.open import (
     CURRENT,
@@ -229,14 +229,13 @@ def live_products(view: View, last_sequence: int | None = None) -> Iterator[byte
     digests, sequences, written = bytearray(), array("Q"), bytearray()
     patches: dict[str, Patch] = {}
     for sequence, event in _events(view, last_sequence):
-        change = event.WhichOneof("change")
-        if change == "patch":
-            patches.setdefault(event.patch.product_id, Patch()).MergeFrom(event.patch)
-        elif change in ("upsert", "delete"):
-            product_id = getattr(event, change).product_id
+        product_id = changed_product(event)
+        if event.HasField("patch"):
+            patches.setdefault(product_id, Patch()).MergeFrom(event.patch)
+        elif product_id:
             digests += hashlib.blake2b(product_id.encode(), digest_size=16).digest()
             sequences.append(sequence)
-            written.append(change == "upsert")
+            written.append(event.HasField("upsert"))
             patches.pop(product_id, None)
     live = _last_written(digests, sequences, written)
     del digests, sequences, written

@@ -54,6 +54,7 @@ class ScriptedReplica(
         self.metadata: list[dict[str, str]] = []
         self.requests: list[Any] = []
         self.role = admin_pb2.ROLE_STANDBY
+        self.folding: admin_pb2.FoldingStatus | None = None
         self.left = threading.Event()
         self._stop = threading.Event()
         self.health = health.HealthServicer()
@@ -159,6 +160,7 @@ class ScriptedReplica(
         return admin_pb2.StatusResponse(
             replica=self.name,
             role=self.role,
+            folding=self.folding,
             serving=True,
             epoch=3,
             generation_id="gen-1",

@@ -42,6 +42,8 @@ LATE = Failed(CODE.DEADLINE_EXCEEDED)
 QUEUED = Failed(CODE.DEADLINE_EXCEEDED, "APPEND_TIMEOUT", NOT_WRITTEN)
 COMMITTING = Failed(CODE.DEADLINE_EXCEEDED, "APPEND_TIMEOUT", UNKNOWN)
 SHED = Failed(CODE.RESOURCE_EXHAUSTED, "LOG_OVERLOADED")
+LOCKED = Failed(CODE.UNAVAILABLE, "STORE_UNAVAILABLE", NOT_WRITTEN)
+CUT_OFF = Failed(CODE.UNAVAILABLE, "OUTCOME_UNKNOWN", UNKNOWN)
 MISSING = Failed(CODE.NOT_FOUND, "UNKNOWN_PRODUCT")
 
 
@@ -61,6 +63,12 @@ def end_of(*sendings: Failed) -> errors.MusterError:
         ([SHED], errors.Overloaded, NOT_WRITTEN),
         ([MISSING], errors.NotFound, NOT_WRITTEN),
         ([STANDBY], errors.Unavailable, NOT_WRITTEN),
+        ([LOCKED], errors.Unavailable, NOT_WRITTEN),
+        ([CUT_OFF], errors.Unavailable, UNKNOWN),
+        ([CUT_OFF, LOCKED], errors.Unavailable, UNKNOWN),
+        ([LOCKED, SHED], errors.Overloaded, NOT_WRITTEN),
+        # A reason that says nothing of the outcome, as a replica of an older version gives it.
+        ([Failed(CODE.UNAVAILABLE, "STORE_UNAVAILABLE")], errors.Unavailable, UNKNOWN),
         ([QUEUED], errors.DeadlineExceeded, NOT_WRITTEN),
         ([COMMITTING], errors.DeadlineExceeded, UNKNOWN),
         ([LATE], errors.DeadlineExceeded, UNKNOWN),

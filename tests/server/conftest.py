@@ -37,16 +37,32 @@ def used_database(postgres: ThrowawayPostgres) -> str:
     return postgres.create_database("muster_test")
 
 
+@pytest.fixture(scope="session")
+def used_other_database(postgres: ThrowawayPostgres) -> str:
+    """As `used_database`, another one."""
+    return postgres.create_database("muster_other")
+
+
 @pytest.fixture
 def database(used_database: str) -> str:
     """The address of an empty database: of the same one, for making one costs more than most tests."""
-    with psycopg.connect(used_database.replace("+psycopg", ""), autocommit=True) as session:
+    return emptied(used_database)
+
+
+@pytest.fixture
+def other_database(used_other_database: str) -> str:
+    """The address of another empty database."""
+    return emptied(used_other_database)
+
+
+def emptied(address: str) -> str:
+    with psycopg.connect(address.replace("+psycopg", ""), autocommit=True) as session:
         session.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         session.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    return used_database
+    return address
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def unpack(status: errors.RpcStatus, kind: type) -> list[object]:
         ),
         (catalogue_errors.DiskFull("full"), Code.RESOURCE_EXHAUSTED, "DISK_FULL"),
         (catalogue_errors.StoreUnavailable("locked"), Code.UNAVAILABLE, "STORE_UNAVAILABLE"),
+        (catalogue_errors.OutcomeUnknown("lost"), Code.UNAVAILABLE, "OUTCOME_UNKNOWN"),
         (catalogue_errors.StoreDamaged("torn"), Code.INTERNAL, "STORE_DAMAGED"),
         (ValueError("a defect"), Code.INTERNAL, "INTERNAL"),
         (KeyboardInterrupt(), Code.INTERNAL, "INTERNAL"),
@@ -124,6 +125,18 @@ def test_the_primary_is_named_where_it_is_known() -> None:
 def test_a_timed_out_append_says_whether_it_may_have_been_written(unknown: bool, outcome: str) -> None:
     status = errors.status_of(catalogue_errors.AppendTimeout("late", outcome_unknown=unknown))
     [info] = unpack(status, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"outcome": outcome}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (catalogue_errors.StoreUnavailable("locked"), "not_written"),
+        (catalogue_errors.OutcomeUnknown("lost"), "unknown"),
+    ],
+)
+def test_a_store_that_was_lost_says_whether_it_was_at_the_commit(error: Exception, outcome: str) -> None:
+    [info] = unpack(errors.status_of(error), error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {"outcome": outcome}  # type: ignore[attr-defined]
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -14,6 +15,7 @@ import pytest
 
 from muster.bundle.checksums import bundle_digest
 from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
+from server.catalogue.store import open_store
 from server.generation.build import BuildJob, build
 from server.generation.open import current_name
 from server.lifecycle import End
@@ -115,6 +117,17 @@ def test_a_log_that_is_none_is_refused_and_left_alone(content: bytes, bundle: Pa
     assert code == 2, error
     assert "catalogue.sqlite3" in error.splitlines()[-1]
     assert log.read_bytes() == content
+
+
+def test_a_store_of_another_cluster_is_refused_with_code_2_and_both_names(
+    bundle: Path, tmp_path: Path
+) -> None:
+    with closing(open_store(tmp_path / "data" / "catalogue.sqlite3")) as store:
+        found = store.cluster_id
+    code, error = run_refused(command(bundle, tmp_path / "data", {"catalogue.cluster_id": "0ther"}))
+    assert code == 2
+    assert f"holds catalogue {found}, catalogue.cluster_id asks for 0ther" in error
+    assert "Traceback" not in error
 
 
 def test_a_bad_flag_is_refused_with_code_2(bundle: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from muster.client.sessions import Session
 from muster.client.writes import Write
 from server.catalogue.appending import Acknowledge, Appending, Command, Refuse
 from server.catalogue.appending import Write as WriteGroup
-from server.catalogue.errors import DiskFull, StoreError, StoreIOFailed
+from server.catalogue.errors import DiskFull, StoreError, StoreIOFailed, StoreUnavailable
 from server.catalogue.following import Following, Range
 from server.catalogue.store import Appended, Commit, Head, NewEvent
 from server.standby.lease import (
@@ -31,7 +31,7 @@ from server.standby.lease import (
 )
 from tests.simulation.locks import Lock
 from tests.simulation.simulation import Parts
-from tests.simulation.stores import DatabaseServer
+from tests.simulation.stores import DatabaseServer, Transaction
 from tests.simulation.tables import Staged, Tables
 
 # --- the store ---------------------------------------------------------------------------------------------
@@ -104,6 +104,13 @@ class ReadsALocalClock(DatabaseServer):
 
     def now_ns(self, process: Any) -> int:
         return self.clock.now_ns + int(process.world.wall_offset_ns[process.name])
+
+
+class CallsACutOffCommitNotWritten(DatabaseServer):
+    """A connection that is lost during the commit is taken for one that was lost before it."""
+
+    def _broken(self, transaction: Transaction) -> StoreError:
+        return StoreUnavailable("the connection to the store broke")
 
 
 # --- the lease ---------------------------------------------------------------------------------------------
@@ -289,6 +296,12 @@ MISTAKES = (
     ),
     Mistake("go on after a failed fsync", "was not written", Parts(appending=GoesOnAfterAFailedFsync)),
     Mistake("refuse a batch whose commit has begun", "was not", Parts(appending=CallsALateCommitNotWritten)),
+    Mistake(
+        "a commit that was cut off counts as not written",
+        "was not",
+        Parts(server=CallsACutOffCommitNotWritten),
+        world="several",
+    ),
     Mistake("tail skips a gap", "are missing", Parts(following=SkipsAGap)),
     Mistake("tail begins at the head", "are missing", Parts(following=ReadsFromTheHead)),
     Mistake(

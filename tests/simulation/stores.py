@@ -11,7 +11,14 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from server.catalogue.errors import DiskFull, StoreDamaged, StoreError, StoreIOFailed, StoreUnavailable
+from server.catalogue.errors import (
+    DiskFull,
+    OutcomeUnknown,
+    StoreDamaged,
+    StoreError,
+    StoreIOFailed,
+    StoreUnavailable,
+)
 from tests.simulation.clock import MS, US, Action, Clock
 from tests.simulation.network import STORE, Network
 from tests.simulation.tables import Staged, Tables
@@ -29,16 +36,16 @@ _CONNECTION_LOST_NS = 500 * MS
 
 
 class Transaction:
-    """One write on its way."""
+    """One write on its way. committing: its process has sent the COMMIT to a server."""
 
-    __slots__ = ("body", "done", "over", "process", "staged", "told", "urgent")
+    __slots__ = ("body", "committing", "done", "over", "process", "staged", "told", "urgent")
 
     def __init__(self, process: Process, body: Body, done: Done, *, urgent: bool) -> None:
         self.process = process
         self.body = body
         self.done = done
         self.urgent = urgent
-        self.over = self.told = False
+        self.committing = self.over = self.told = False
         self.staged: Staged | None = None
 
     def tell(self, delay_ns: int, answer: object) -> None:
@@ -287,7 +294,13 @@ class DatabaseServer(Store):
 
     def _cut_off(self, transaction: Transaction) -> None:
         """The process hears no more of it, and notices after a while."""
-        transaction.tell(_CONNECTION_LOST_NS, StoreUnavailable("the connection to the store broke"))
+        transaction.tell(_CONNECTION_LOST_NS, self._broken(transaction))
+
+    def _broken(self, transaction: Transaction) -> StoreError:
+        """What a broken connection says of the transaction."""
+        if transaction.committing:
+            return OutcomeUnknown("the connection to the store was lost during the commit")
+        return StoreUnavailable("the connection to the store broke")
 
     def _to_commit(self, transaction: Transaction, delay_ns: int) -> None:
         # The statement's answer goes to the process, its COMMIT comes back: not if it froze or was cut off.
@@ -299,8 +312,12 @@ class DatabaseServer(Store):
         def arrive() -> None:
             self.clock.after(delay_ns, lambda: self._commit(transaction))
 
+        def send_commit() -> None:
+            transaction.committing = True
+            self._send(process, arrive, cut_off)
+
         self.clock.after(_IDLE_IN_TRANSACTION_NS, lambda: self._time_out(transaction))
-        self._reply(process, lambda: self._send(process, arrive, cut_off), cut_off)
+        self._reply(process, send_commit, cut_off)
 
     def _time_out(self, transaction: Transaction) -> None:
         if not transaction.over:

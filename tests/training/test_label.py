@@ -404,5 +404,5 @@ def test_bad_input_ends_with_code_2_and_a_reason(
 def test_the_command_is_listed_without_loading_what_training_needs() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert "label" in result.stdout
-    source = Path(sys.modules["muster.cli"].__file__ or "").read_text(encoding="utf-8")
+    source = Path(sys.modules["muster.commands.training"].__file__ or "").read_text(encoding="utf-8")
     assert "import training" not in source

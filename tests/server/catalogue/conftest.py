@@ -159,6 +159,14 @@ def location(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def elsewhere(request: pytest.FixtureRequest, location: str, tmp_path: Path) -> str:
+    """Another place of the same kind; nothing is there yet."""
+    if is_postgresql(location):
+        return str(request.getfixturevalue("other_database"))
+    return str(tmp_path / "elsewhere" / "catalogue.sqlite3")
+
+
+@pytest.fixture
 def clock_ns() -> SetClock:
     return SetClock()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -13,8 +12,7 @@ from muster.cli import app
 from server.catalogue.commands import EXIT_DAMAGED, EXIT_DONE, EXIT_USAGE
 from server.catalogue.store import open_store
 from server.generation.build import BuildJob, build
-from tests.server.catalogue.conftest import HOLDER
-from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make, new_event
+from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make
 from tests.server.conftest import bundle  # noqa: F401
 
 
@@ -71,6 +69,7 @@ def test_export_restore_and_repair_go_round(catalogue: Path, tmp_path: Path) -> 
     code, out, _ = run("repair", "--store", catalogue, "--from", file)
     assert code == EXIT_DONE
     assert "sound again: 1 rows" in out
+    assert "what was there before is kept in" in out
     code, out, _ = run("repair", "--store", catalogue)
     assert (code, "nothing was changed" in out) == (EXIT_DONE, True)
 
@@ -97,8 +96,8 @@ def test_repair_takes_products_from_a_generation(
         (["verify", "--store", "nowhere.sqlite3"], "there is no catalogue at"),
         (["verify", "--store", "mysql://a/b"], "--store cannot be on 'mysql'"),
         (["verify", "--store", "postgresql://a:secret@b/c"], "must not hold a password"),
-        (["repair", "--store", "postgresql://a/b"], "a database is repaired and restored with its own tools"),
-        (["restore", "b.gz", "--store", "postgresql://a/b"], "a database is repaired and restored"),
+        (["repair", "--store", "postgresql://127.0.0.1:1/b"], "cannot be reached"),
+        (["restore", "no-such-backup.gz", "--store", "postgresql://127.0.0.1:1/b"], "No such file"),
         (["export", "x.gz", "--until", "-1", "--store", "y"], "not a whole number from 0"),
         (["restore", "no-such-backup.gz", "--store", "y"], "no-such-backup.gz: No such file"),
         (["restore"], "required: FILE"),
@@ -119,29 +118,44 @@ def test_bad_usage_says_what_to_do_and_ends_with_code_2(
 
 
 @pytest.mark.postgresql
-def test_a_database_is_looked_through_and_taken_over_into_a_file(database: str, tmp_path: Path) -> None:
-    store = open_store(database)
-    assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=10**12) is not None
-    store.append([[new_event(number) for number in range(60)]], epoch=1)
-    store.fold(epoch=1, wanted=lambda row: row.sequence <= FOLDED, events_max=1000)
-    store.close()
+def test_the_commands_go_round_on_databases(database: str, other_database: str, tmp_path: Path) -> None:
+    make(database)
     code, out, _ = run("verify", "--store", database, "--json")
-    report = json.loads(out)
-    assert (code, report["sound"], report["events"], report["snapshot_products"]) == (
+    verified = json.loads(out)
+    assert (code, verified["sound"], verified["events"], verified["snapshot_products"]) == (
         EXIT_DONE,
         True,
         EVENTS - FOLDED,
         10,
     )
-    file, copy = tmp_path / "backup.gz", tmp_path / "copy.sqlite3"
+    file = tmp_path / "backup.gz"
     code, out, _ = run("export", file, "--store", database, "--json")
-    exported = json.loads(out)
-    code, out, _ = run("restore", file, "--store", copy, "--json")
-    assert json.loads(out)["digest"] == exported["digest"]
-    with psycopg.connect(database.replace("+psycopg", "")) as session:
-        session.execute("UPDATE log SET epoch = 7 WHERE sequence = 50")
-        session.execute("DELETE FROM log WHERE sequence = 44")
+    assert json.loads(out)["digest"] == verified["digest"]
+    code, out, _ = run("restore", file, "--store", other_database, "--json")
+    restored = json.loads(out)
+    assert (code, restored["digest"], restored["store"]) == (EXIT_DONE, verified["digest"], other_database)
+    code, out, _ = run("verify", "--store", other_database)
+    assert code == EXIT_DONE
+    assert f"digest      {verified['digest']}" in out
+    for wrong, message in (([], "holds a catalogue already"), (["--replace"], "restore into an empty one")):
+        code, out, err = run("restore", file, "--store", other_database, *wrong)
+        assert (code, out) == (EXIT_USAGE, "")
+        assert message in err
+    damage(
+        database,
+        f"UPDATE log SET {FLIP} WHERE sequence = 50",
+        "DELETE FROM log WHERE sequence = 44",
+    )
     code, out, _ = run("verify", "--store", database)
     assert code == EXIT_DAMAGED
     assert "event 50 does not match its checksum" in out
     assert "event 44 is missing" in out
+    code, out, err = run("repair", "--store", database)
+    assert (code, out) == (EXIT_DAMAGED, "")
+    assert "no source proves event 44, event 50" in err
+    code, out, _ = run("repair", "--store", database, "--from", file)
+    assert code == EXIT_DONE
+    assert "sound again: 2 rows" in out
+    assert "kept in log_damaged_" in out
+    code, out, _ = run("verify", "--store", database, "--json")
+    assert json.loads(out)["digest"] == verified["digest"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import psycopg
@@ -15,7 +16,7 @@ import pytest
 
 from drills.rig.postgres import ThrowawayPostgres
 from server.catalogue.errors import OutcomeUnknown, SchemaMismatch, StoreDamaged, StoreError, StoreUnavailable
-from server.catalogue.postgres import IDLE_IN_TRANSACTION_MS, PostgresStore
+from server.catalogue.postgres import IDLE_IN_TRANSACTION_MS, PostgresStore, _refused_commit
 from server.catalogue.store import Appended, Commit, StoreConfig, open_store
 from tests.server.catalogue.conftest import (
     HOLDER,
@@ -25,6 +26,7 @@ from tests.server.catalogue.conftest import (
     frozen_transaction,
     new_events,
 )
+from tests.server.commit_cutter import CommitCutter, Moment
 from tests.server.replica import wait_until
 
 pytestmark = pytest.mark.postgresql
@@ -84,18 +86,6 @@ def test_the_measured_settings_are_in_force(store: PostgresStore) -> None:
 def test_readers_cannot_write(store: PostgresStore) -> None:
     with pytest.raises(StoreUnavailable, match="read-only"), store._reading() as connection:
         connection.exec_driver_sql("DELETE FROM log")
-
-
-@pytest.mark.parametrize("missing", [1, 2])
-def test_a_log_with_a_hole_is_refused(
-    store: PostgresStore, location: str, admin: psycopg.Connection, missing: int
-) -> None:
-    store.append([new_events("1", "2", "3")], epoch=1)
-    admin.execute("DELETE FROM log WHERE sequence = %s", (missing,))
-    with pytest.raises(StoreDamaged, match="ends at event 3 but holds 2"):
-        open_store(location)
-    with pytest.raises(StoreDamaged, match=f"event {missing} is missing"):
-        store.read_range(1)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +252,76 @@ def test_a_commit_that_no_synchronous_standby_confirmed_is_never_acknowledged(
         # Sending it again settles it.
         assert store.append([new_events("a")], epoch=1).batches[0].sequence == 1
         assert event_ids(store.read_range(1)) == ["a"]
+
+
+@pytest.mark.parametrize(("moment", "duplicates"), [(Moment.BEFORE, 0), (Moment.AFTER, 1)])
+def test_a_connection_that_is_cut_at_the_commit_leaves_the_outcome_open(
+    postgres: ThrowawayPostgres, location: str, moment: Moment, duplicates: int
+) -> None:
+    with (
+        CommitCutter(postgres) as cutter,
+        closing(open_store(cutter.url("muster_test"))) as store,
+        closing(open_store(location)) as other,
+    ):
+        assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
+        cutter.cut(b"cut-me", moment)
+        with pytest.raises(OutcomeUnknown, match="send the same events again"):
+            store.append([new_events("cut-me")], epoch=1)
+        assert cutter.cuts == 1
+        wait_until(lambda: other.head().sequence == duplicates, "the server to have decided")
+        # Sending it again settles it.
+        again = when_back(lambda: store.append([new_events("cut-me")], epoch=1))
+        assert again.batches == [Appended(1, 1, duplicates)]
+        assert event_ids(store.read_range(1)) == ["cut-me"]
+
+
+def test_a_connection_that_is_cut_before_the_commit_has_written_nothing(
+    postgres: ThrowawayPostgres, location: str
+) -> None:
+    with CommitCutter(postgres) as cutter, closing(open_store(cutter.url("muster_test"))) as store:
+        assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
+        store._end_append = lambda transaction: transaction.exec_driver_sql(  # type: ignore[method-assign]
+            "SELECT pg_terminate_backend(pg_backend_pid())"
+        )
+        with pytest.raises(StoreUnavailable):
+            store.append([new_events("a")], epoch=1)
+        assert store.read_range(1) == []
+
+
+def refusal_at_commit(severity: str, state: str) -> psycopg.Error:
+    """What psycopg raises for a message of the server, as far as anybody looks at it."""
+
+    class Refusal(psycopg.Error):
+        sqlstate = state
+        diag = SimpleNamespace(severity_nonlocalized=severity)  # type: ignore[assignment]
+
+    return Refusal("told by the server")
+
+
+@pytest.mark.parametrize(
+    ("severity", "state", "refused"),
+    [
+        ("ERROR", "40001", True),
+        ("ERROR", "53100", True),
+        ("FATAL", "25P03", True),
+        # The disk of the server was full, or failed, while it flushed the commit's record.
+        ("PANIC", "53100", False),
+        ("PANIC", "58030", False),
+        ("FATAL", "57P01", False),
+        ("FATAL", "XX000", False),
+        # A proxy that lost its own connection.
+        ("ERROR", "08006", False),
+        ("ERROR", "40003", False),
+    ],
+)
+def test_only_an_error_of_a_session_that_lives_on_says_that_nothing_was_committed(
+    severity: str, state: str, refused: bool
+) -> None:
+    assert _refused_commit(refusal_at_commit(severity, state)) is refused
+
+
+def test_a_connection_lost_without_a_word_says_nothing_of_the_commit() -> None:
+    assert not _refused_commit(psycopg.OperationalError("server closed the connection unexpectedly"))
 
 
 def test_what_a_synchronous_standby_confirmed_outlives_the_server_and_its_disk(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,38 +14,33 @@ from muster.v1.catalogue_pb2 import Event
 from server.catalogue.backup import BackupRefused
 from server.catalogue.errors import StoreUnavailable
 from server.catalogue.export import export_backup, restore_backup
-from server.catalogue.repair import RepairRefused, repair
+from server.catalogue.location import is_postgresql
+from server.catalogue.repair import Repaired, RepairRefused, repair
 from server.catalogue.store import open_store
 from server.catalogue.verify import verify_store
-from tests.server.catalogue.folded import FLIP, damage, make, new_event, raw
+from tests.server.catalogue.folded import FLIP, content, damage, make, new_event, raw
+
+Row: TypeAlias = tuple[Any, ...]
 
 FLIPPED = f"UPDATE log SET {FLIP} WHERE sequence = 50"
 
 
 @pytest.fixture
-def catalogue(path: Path) -> Path:
-    make(path)
-    return path
+def catalogue(location: str) -> str:
+    make(location)
+    return location
 
 
 @pytest.fixture
-def backup(catalogue: Path, tmp_path: Path) -> Path:
+def backup(catalogue: str, tmp_path: Path) -> Path:
     file = tmp_path / "backup.gz"
     export_backup(catalogue, file)
     return file
 
 
-def content(path: Path) -> list[object]:
-    with raw(path) as connection:
-        return [
-            connection.execute(f"SELECT * FROM {table} ORDER BY sequence").fetchall()
-            for table in ("log", "snapshot", "folded_event")
-        ]
-
-
-def products_of(path: Path) -> list[bytes]:
+def products_of(location: str) -> list[bytes]:
     """The products as a generation would hold them."""
-    store = open_store(path)
+    store = open_store(location)
     with store.view() as view:
         events = [Event.FromString(row.payload) for row in (*view.snapshot_rows(), *view.log_rows())]
     store.close()
@@ -62,7 +58,7 @@ def products_of(path: Path) -> list[bytes]:
         (f"UPDATE snapshot SET {FLIP} WHERE product_id IN ('p2', 'p3')", 2),
     ],
 )
-def test_rows_come_back_from_a_backup(catalogue: Path, backup: Path, statement: str, rows: int) -> None:
+def test_rows_come_back_from_a_backup(catalogue: str, backup: Path, statement: str, rows: int) -> None:
     before = content(catalogue)
     damage(catalogue, statement)
     damaged = content(catalogue)
@@ -70,18 +66,40 @@ def test_rows_come_back_from_a_backup(catalogue: Path, backup: Path, statement: 
     assert content(catalogue) == before
     assert verify_store(catalogue).sound
     assert len(done.events) + len(done.products) == rows
-    assert done.copy is not None
-    assert content(done.copy) == damaged
+    assert kept(catalogue, done) == (damaged if not is_postgresql(catalogue) else changed(damaged, before))
     open_store(catalogue).close()
 
 
-def test_a_sound_catalogue_is_left_alone(catalogue: Path, backup: Path) -> None:
+def changed(damaged: list[list[Row]], before: list[list[Row]]) -> list[list[Row]]:
+    """The rows of log and snapshot that are not as before."""
+    tables = [
+        [row for row in rows if row not in good] for rows, good in zip(damaged[:2], before[:2], strict=True)
+    ]
+    return [rows for rows in tables if rows]
+
+
+def kept(catalogue: str, done: Repaired) -> list[list[Row]]:
+    """What was there before the repair, as far as it was kept."""
+    if not is_postgresql(catalogue):
+        [copy] = done.kept
+        return content(copy)
+    with raw(catalogue) as connection:
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY sequence").fetchall() for table in done.kept
+        ]
+
+
+def test_a_sound_catalogue_is_left_alone(catalogue: str, backup: Path) -> None:
     done = repair(catalogue, backup=backup)
-    assert (done.events, done.products, done.copy) == ([], [], None)
-    assert [file.name for file in catalogue.parent.glob("*.damaged-*")] == []
+    assert (done.events, done.products, done.kept) == ([], [], [])
 
 
-def test_without_a_source_nothing_changes_and_what_is_lost_is_said(catalogue: Path) -> None:
+def test_a_sound_file_gets_no_copy(backup: Path, path: Path) -> None:
+    repair(path, backup=backup)
+    assert [file.name for file in path.parent.glob("*.damaged-*")] == []
+
+
+def test_without_a_source_nothing_changes_and_what_is_lost_is_said(catalogue: str) -> None:
     damage(catalogue, FLIPPED, "DELETE FROM log WHERE sequence IN (47, 48)")
     before = content(catalogue)
     with pytest.raises(RepairRefused, match="no source proves event 47, event 48, event 50") as caught:
@@ -91,7 +109,7 @@ def test_without_a_source_nothing_changes_and_what_is_lost_is_said(catalogue: Pa
     assert content(catalogue) == before
 
 
-def test_all_or_nothing_is_put_back(catalogue: Path, backup: Path, tmp_path: Path) -> None:
+def test_all_or_nothing_is_put_back(catalogue: str, backup: Path, tmp_path: Path) -> None:
     older = tmp_path / "older.gz"
     export_backup(catalogue, older, until=48)
     damage(catalogue, FLIPPED, "DELETE FROM log WHERE sequence = 47")
@@ -103,9 +121,9 @@ def test_all_or_nothing_is_put_back(catalogue: Path, backup: Path, tmp_path: Pat
 
 
 def test_a_missing_row_is_taken_only_from_a_backup_of_the_same_catalogue(
-    catalogue: Path, backup: Path, tmp_path: Path
+    catalogue: str, backup: Path, elsewhere: str, tmp_path: Path
 ) -> None:
-    twin = tmp_path / "twin.sqlite3"
+    twin = elsewhere
     restore_backup(backup, twin)
     of_twin = tmp_path / "twin.gz"
     export_backup(twin, of_twin)
@@ -119,7 +137,7 @@ def test_a_missing_row_is_taken_only_from_a_backup_of_the_same_catalogue(
 
 
 def test_a_row_that_says_otherwise_than_the_backup_is_not_replaced_by_it(
-    catalogue: Path, backup: Path, tmp_path: Path
+    catalogue: str, backup: Path, tmp_path: Path
 ) -> None:
     """The catalogue went another way after the backup: what it says there is not what was here."""
     damage(catalogue, "DELETE FROM log WHERE sequence > 48", "UPDATE lease SET epoch = 2")
@@ -131,7 +149,7 @@ def test_a_row_that_says_otherwise_than_the_backup_is_not_replaced_by_it(
         repair(catalogue, backup=backup)
 
 
-def test_rows_come_back_from_the_products_of_a_generation(catalogue: Path) -> None:
+def test_rows_come_back_from_the_products_of_a_generation(catalogue: str) -> None:
     before = content(catalogue)
     products = products_of(catalogue)
     # Event 59 is an upsert; every row of the snapshot is one.
@@ -145,20 +163,20 @@ def test_rows_come_back_from_the_products_of_a_generation(catalogue: Path) -> No
     assert content(catalogue) == before
 
 
-def test_a_patch_or_a_changed_product_is_not_guessed_from_a_generation(catalogue: Path) -> None:
+def test_a_patch_or_a_changed_product_is_not_guessed_from_a_generation(catalogue: str) -> None:
     products = products_of(catalogue)
     damage(catalogue, f"UPDATE log SET {FLIP} WHERE sequence = 60")
     with pytest.raises(RepairRefused, match="event 60"):
         repair(catalogue, products=products)
 
 
-def test_damage_of_more_than_rows_is_refused(catalogue: Path, backup: Path) -> None:
+def test_damage_of_more_than_rows_is_refused(catalogue: str, backup: Path) -> None:
     damage(catalogue, "DELETE FROM snapshot WHERE product_id = 'p1'")
     with pytest.raises(RepairRefused, match="snapshot as a whole"):
         repair(catalogue, backup=backup)
 
 
-def test_a_catalogue_in_use_is_not_repaired(catalogue: Path, backup: Path) -> None:
+def test_a_catalogue_in_use_is_not_repaired(catalogue: str, backup: Path) -> None:
     damage(catalogue, FLIPPED)
     store = open_store(catalogue)
     store.head()
@@ -168,7 +186,7 @@ def test_a_catalogue_in_use_is_not_repaired(catalogue: Path, backup: Path) -> No
     assert repair(catalogue, backup=backup).events == [50]
 
 
-def test_a_damaged_backup_repairs_nothing(catalogue: Path, backup: Path) -> None:
+def test_a_damaged_backup_repairs_nothing(catalogue: str, backup: Path) -> None:
     damage(catalogue, FLIPPED)
     before = content(catalogue)
     data = bytearray(backup.read_bytes())

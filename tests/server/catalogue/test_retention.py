@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 
-from server.catalogue.errors import StoreIOFailed
-from server.catalogue.retention import Retention, RetentionPolicy
+from server.catalogue.errors import StoreIOFailed, StoreUnavailable
+from server.catalogue.retention import Retention, RetentionPolicy, RetentionStats
 from server.catalogue.rows import LogRow
 from server.catalogue.store import Store
 from tests.server.catalogue.conftest import new_events, sequences
@@ -92,6 +94,82 @@ def test_the_thread_folds_what_comes_and_stops_when_told(store: Store) -> None:
     assert keeper.stop()
     store.append([new_events("late")], epoch=1)
     assert keeper.stats().folded_events == 15
+
+
+def test_what_an_operator_sees_of_folding(store: Store) -> None:
+    store.append([new_events(*(str(number) for number in range(100)))], epoch=1)
+    keeper = retention(store, RetentionPolicy(events_max=10, hours=0, ids_max=1000, id_hours=1))
+    assert keeper.stats() == RetentionStats()
+    before_us = time.time_ns() // 1000
+    keeper.look()
+    stats = keeper.stats()
+    assert (stats.folded_events, stats.last_fold_events) == (90, 90)
+    assert stats.last_fold_unix_us is not None and stats.last_fold_unix_us >= before_us
+    assert stats.last_fold_ms >= stats.held_ms_max > 0
+    assert stats.extent == store.extent()
+    assert stats.extent.first_sequence == 91
+    # A look that folds nothing leaves what the last fold was.
+    keeper.look()
+    assert replace(keeper.stats(), extent=None) == replace(stats, extent=None)
+
+
+def test_a_standby_sees_how_much_is_there(store: Store) -> None:
+    store.append([new_events(*"abcd")], epoch=1)
+    standby = retention(store, NOTHING, epoch=None)
+    standby.look()
+    assert standby.stats().extent == store.extent()
+
+
+def test_failures_in_a_row_are_counted_until_one_succeeds(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.append([new_events(*"abcd")], epoch=1)
+    keeper = retention(store, RetentionPolicy(1, 0, 1, 1, poll_s=0.01))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "fold", _refuse)
+        keeper.start()
+        wait_until(lambda: keeper.stats().failures >= 3, "three failures")
+    assert keeper.stats().problem == "the store is locked"
+    assert caplog.text.count("the log is not folded: the store is locked") == 1
+    wait_until(lambda: keeper.stats().folded_events == 3, "the fold")
+    wait_until(lambda: keeper.stats().failures == 0, "the end of the failures")
+    assert keeper.stats().problem == ""
+    assert keeper.stop()
+
+
+def _refuse(**_: object) -> None:
+    raise StoreUnavailable("the store is locked")
+
+
+@pytest.mark.parametrize(
+    ("offset_us", "told"), [(-HOUR_US, True), (-1_000_000, False), (HOUR_US // 2, False)]
+)
+def test_a_wall_clock_behind_the_log_is_told_and_the_bound_by_number_still_holds(
+    store: Store, caplog: pytest.LogCaptureFixture, offset_us: int, told: bool
+) -> None:
+    store.append([new_events(*"abcdefgh")], epoch=1)
+    policy = RetentionPolicy(events_max=4, hours=1, ids_max=1000, id_hours=1, poll_s=0.01)
+    keeper = retention(store, policy, now_us=lambda: time.time_ns() // 1000 + offset_us)
+    keeper.start()
+    wait_until(lambda: keeper.stats().folded_events == 4, "the bound by number")
+    if told:
+        wait_until(lambda: "the wall clock here is behind" in keeper.stats().problem, "the problem")
+    assert keeper.stop()
+    assert (caplog.text.count("the wall clock here is behind") == 1) is told
+    assert keeper.stats().failures == 0
+    assert sequences(store.read_range(5)) == [5, 6, 7, 8]
+
+
+def test_a_wall_clock_that_jumps_ahead_folds_early_and_loses_nothing(store: Store) -> None:
+    store.append([new_events(*"abcd")], epoch=1)
+    policy = RetentionPolicy(events_max=0, hours=1, ids_max=1000, id_hours=24)
+    retention(store, policy, now_us=lambda: time.time_ns() // 1000 + 2 * HOUR_US).look()
+    with store.view() as view:
+        assert [row.sequence for row in view.log_rows()] == [4]
+        assert [row.sequence for row in view.snapshot_rows()] == [1, 2, 3]
+        assert [found.event_id for found in view.folded_ids()] == ["a", "b", "c"]
+    # A late retry is still recognised.
+    assert store.append([new_events("a")], epoch=1).batches[0].duplicates == 1
 
 
 def test_a_failing_disk_ends_the_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

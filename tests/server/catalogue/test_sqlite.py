@@ -132,17 +132,6 @@ def test_a_catalogue_that_was_copied_half_is_refused(store: Store, path: Path, s
         open_store(path)
 
 
-@pytest.mark.parametrize("missing", [1, 2])
-def test_a_log_with_a_hole_is_refused(store: Store, path: Path, missing: int) -> None:
-    store.append([new_events("1", "2", "3")], epoch=1)
-    with raw_connection(path) as connection:
-        connection.execute("DELETE FROM log WHERE sequence = ?", (missing,))
-    with pytest.raises(StoreDamaged, match="ends at event 3 but holds 2"):
-        open_store(path)
-    with pytest.raises(StoreDamaged, match=f"event {missing} is missing"):
-        store.read_range(1)
-
-
 def test_a_catalogue_without_its_lease_is_refused(store: Store, path: Path) -> None:
     with raw_connection(path) as connection:
         connection.execute("DROP TABLE lease")

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from muster.v1.catalogue_pb2 import Event, SequencedEvent
-from server.catalogue.errors import (
-    Fenced,
-)
-from server.catalogue.store import Appended, Head, NewEvent, Store, open_store
+from server.catalogue.errors import Fenced, SchemaMismatch, StoreDamaged, StoreUnavailable
+from server.catalogue.store import Appended, Head, NewEvent, Store, StoreConfig, open_store
 from tests.server.catalogue.conftest import (
     HOLDER,
     OTHER,
@@ -22,6 +20,7 @@ from tests.server.catalogue.conftest import (
     new_events,
     sequences,
 )
+from tests.server.catalogue.folded import FLIP, damage
 
 LONG_NS = 10**11
 ROOT = Path(__file__).parents[3]
@@ -40,6 +39,80 @@ def test_replicas_that_start_together_create_one_catalogue(location: str) -> Non
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(identities) == 1
     assert len(identities.pop()) == 16
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("mysql://muster@db/muster", "cannot be on 'mysql'"),
+        ("sqlite:///catalogue.sqlite3", "or nothing for an SQLite file"),
+        ("postgresql+psycopg://muster@db", "must name a database"),
+    ],
+)
+def test_a_store_of_another_kind_is_refused_by_its_name(
+    address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreUnavailable, match=message):
+        open_store(address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_another_catalogue_is_refused_and_left_alone(store: Store, location: str) -> None:
+    store.append([new_events("a")], epoch=1)
+    mine = StoreConfig(cluster_id=store.cluster_id)
+    open_store(location, mine).close()
+    with pytest.raises(SchemaMismatch, match=f"holds catalogue {store.cluster_id}, .* asks for 0ther"):
+        open_store(location, StoreConfig(cluster_id="0ther"))
+    assert store.head() == Head(1, 1)
+
+
+def test_a_file_that_is_not_there_is_not_made_for_a_catalogue_that_must_be(tmp_path: Path) -> None:
+    with pytest.raises(SchemaMismatch, match="there is no catalogue at"):
+        open_store(tmp_path / "new" / "catalogue.sqlite3", StoreConfig(cluster_id="0ther"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("missing", "first"), [((1,), 1), ((2,), 2), ((2, 3), 2), ((2, 4), 2)])
+def test_a_log_with_a_hole_is_refused_by_the_first_event_that_is_missing(
+    store: Store, location: str, missing: tuple[int, ...], first: int
+) -> None:
+    store.append([new_events(*"abcde")], epoch=1)
+    damage(location, f"DELETE FROM log WHERE sequence IN ({', '.join(map(str, missing))})")
+    with pytest.raises(StoreDamaged, match=f"holds {5 - len(missing)}: event {first} is missing"):
+        open_store(location)
+    with pytest.raises(StoreDamaged, match=f"event {first} is missing"):
+        store.read_range(1)
+
+
+def test_a_hole_behind_the_snapshot_is_named_too(store: Store, location: str) -> None:
+    store.append([new_events(*"abcdef")], epoch=1)
+    store.fold(epoch=1, wanted=lambda row: row.sequence <= 3, events_max=10)
+    damage(location, "DELETE FROM log WHERE sequence = 5")
+    with pytest.raises(StoreDamaged, match="holds 2 after the snapshot's 3: event 5 is missing"):
+        open_store(location)
+
+
+def test_a_flipped_byte_is_named_by_its_event_and_the_others_are_read(store: Store, location: str) -> None:
+    store.append([new_events(*"abc")], epoch=1)
+    damage(location, f"UPDATE log SET {FLIP} WHERE sequence = 2")
+    open_store(location).close()
+    with pytest.raises(StoreDamaged, match=r"event 2 of .* does not match its checksum"):
+        store.read_range(1)
+    assert event_ids(store.read_range(3)) == ["c"]
+
+
+def test_the_extent_follows_the_log(store: Store) -> None:
+    empty = store.extent()
+    assert (empty.first_sequence, empty.first_committed_unix_us, empty.last_committed_unix_us) == (0, 0, 0)
+    before_us = time.time_ns() // 1000
+    store.append([[NewEvent.of(event(str(i), title="x" * 1000)) for i in range(500)]], epoch=1)
+    store.append([new_events("last")], epoch=1)
+    store.fold(epoch=1, wanted=lambda row: row.sequence <= 10, events_max=100)
+    extent = store.extent()
+    assert extent.first_sequence == 11
+    assert before_us <= extent.first_committed_unix_us <= extent.last_committed_unix_us
+    assert extent.size_bytes > empty.size_bytes + 100_000
 
 
 # --- appending -------------------------------------------------------------------------------------------

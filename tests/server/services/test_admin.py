@@ -30,6 +30,17 @@ def test_status_tells_role_and_progress(pair: Pair) -> None:
     assert standby.uptime_ms > 0
 
 
+def test_status_tells_how_the_log_is_kept_within_its_bounds(pair: Pair) -> None:
+    wait_until(lambda: pair.primary.status().HasField("folding"), "a look at the log")
+    folding = pair.primary.status().folding
+    assert folding.first_sequence == 1
+    assert folding.store_bytes > 10_000
+    assert folding.first_committed_unix_us > 10**15
+    assert (folding.folded_events, folding.failures, folding.problem) == (0, 0, "")
+    assert not folding.HasField("last_fold_unix_us")
+    assert not pair.standby.status().HasField("folding"), "it may never be primary"
+
+
 def test_status_lists_the_plans_with_their_cost(pair: Pair) -> None:
     plans = pair.primary.status().plans
     assert {"lexical", "late"} <= {plan.tier for plan in plans}

@@ -1,0 +1,126 @@
+"""`muster search`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from muster.commands.arguments import DEFAULT_TARGET, Json, Target, duration
+from muster.commands.failures import reported
+from muster.commands.output import make_console, make_table, number, plain, print_json
+
+
+class _Priority(StrEnum):
+    CRITICAL = "critical"
+    DEFAULT = "default"
+    SHEDDABLE = "sheddable"
+
+
+@reported
+def search(
+    query: Annotated[str, typer.Argument(help="What the shopper typed.")],
+    target: Target = DEFAULT_TARGET,
+    deadline: Annotated[float, duration("--deadline", "Time until the answer is useless.")] = 200.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the signals behind the order.")] = False,
+    page_size: Annotated[int, typer.Option("--page-size", "-n", help="Results wanted, 1 to 100.")] = 10,
+    offset: Annotated[int, typer.Option("--offset", help="Results to skip, 0 to 900.")] = 0,
+    brand: Annotated[list[str] | None, typer.Option("--brand", help="Any of these brands.")] = None,
+    category: Annotated[list[str] | None, typer.Option("--category", help="Any of these categories.")] = None,
+    price_min: Annotated[float | None, typer.Option("--price-min", help="Lowest price, inclusive.")] = None,
+    price_max: Annotated[float | None, typer.Option("--price-max", help="Highest price, inclusive.")] = None,
+    in_stock: Annotated[bool, typer.Option("--in-stock", help="Nothing known to be out of stock.")] = False,
+    attribute: Annotated[
+        list[str] | None, typer.Option("--attribute", metavar="NAME=VALUE", help="Condition on an attribute.")
+    ] = None,
+    facet: Annotated[
+        list[str] | None, typer.Option("--facet", help="Count brand, category or attributes.NAME.")
+    ] = None,
+    min_sequence: Annotated[int, typer.Option("--min-sequence", help="Wait for this sequence.")] = 0,
+    priority: Annotated[
+        _Priority | None, typer.Option("--priority", help="Worth of this request's quality under load.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Asks a running service for ranked products."""
+    from muster.client import Client, search_filter
+
+    attributes: dict[str, list[str]] = {}
+    for condition in attribute or ():
+        name, equals, value = condition.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"write --attribute NAME=VALUE, not {condition!r}")
+        attributes.setdefault(name.strip(), []).append(value.strip())
+    conditions = search_filter(
+        brands=brand or (),
+        categories=category or (),
+        price_min=price_min,
+        price_max=price_max,
+        in_stock=in_stock,
+        attributes=attributes,
+    )
+    with Client(target) as client:
+        started = time.perf_counter()
+        answer = client.search(
+            query,
+            deadline_ms=deadline,
+            filter=conditions if conditions.ByteSize() else None,
+            page_size=page_size,
+            offset=offset,
+            facets=facet or (),
+            min_sequence=min_sequence,
+            explain=explain,
+            priority=priority.value if priority is not None else None,
+        )
+        took_ms = (time.perf_counter() - started) * 1000
+    if as_json:
+        print_json({"query": query, "deadline_ms": deadline, "took_ms": round(took_ms, 3), **plain(answer)})
+        return
+    _show_answer(plain(answer), offset, took_ms, deadline)
+
+
+def _show_answer(answer: Mapping[str, Any], offset: int, took_ms: float, deadline_ms: float) -> None:
+    from rich.text import Text
+
+    console = make_console()
+    results = answer["results"]
+    if results:
+        table = make_table("", "product", "title", "brand", "price", "stock", "score")
+        for place, result in enumerate(results, start=offset + 1):
+            stock = result.get("stock")
+            table.add_row(
+                str(place),
+                Text(result["product_id"]),
+                Text(result["title"]),
+                Text(result["brand"] or "-"),
+                number(result.get("price")),
+                "-" if stock is None else str(stock),
+                number(result["score"], 4),
+            )
+        console.print(table)
+    else:
+        console.print("no product matches")
+    for place, result in enumerate(results, start=offset + 1):
+        if result["signals"]:
+            known = [f"{s['name']} {s['value']:.4g}" for s in result["signals"] if s.get("value") is not None]
+            console.print(Text(f"{place}. {result['product_id']}: {', '.join(known)}"))
+    for facet in answer["facets"]:
+        counts = ", ".join(f"{count['value']} {count['count']}" for count in facet["counts"])
+        console.print(Text(f"{facet['field']}: {counts or 'nothing'}"))
+    console.print(Text(receipt_line(answer["receipt"], took_ms, deadline_ms)))
+
+
+def receipt_line(receipt: Mapping[str, Any], took_ms: float, deadline_ms: float) -> str:
+    """The receipt (as `plain` gives it) in one sentence."""
+    text = (
+        f"{took_ms:.1f} of {deadline_ms:g} ms; tier {receipt['tier']}, depth {receipt['depth']}, "
+        f"{receipt['candidates']} candidates, worth {receipt['expected_ndcg']:.0%} of the best plan, "
+        f"reason {receipt['reason']}; "
+        f"{receipt['replica'] or 'a replica'} at sequence {receipt['applied_sequence']}"
+    )
+    if receipt["query_truncated"]:
+        text += "; the query was cut"
+    return text

@@ -1,0 +1,28 @@
+"""`muster train`, `evaluate` and `label`: their command lines are read by the room of training."""
+
+from __future__ import annotations
+
+import typer
+
+from muster.commands.failures import reported, room
+
+
+@reported
+def evaluate(context: typer.Context) -> None:
+    """Measures nDCG@10 of a bundle: BUNDLE --data DIR [--split dev] [--json]; --help lists all."""
+    module = room("training.evaluate", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
+
+
+@reported
+def train(context: typer.Context) -> None:
+    """Trains, measures and exports a bundle: --data DIR --out BUNDLE [--deadline 50ms]; --help lists all."""
+    module = room("training.train", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
+
+
+@reported
+def label(context: typer.Context) -> None:
+    """Which pairs to judge next, and judging: suggest, ask or merge; --help lists all."""
+    module = room("training.label", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
