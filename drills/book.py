@@ -9,11 +9,32 @@ from typing import Any, cast
 
 
 @dataclass(frozen=True)
+class Headline:
+    """A figure of a drill that people look at first.
+
+    figure: its dotted name in what the drill prints. target: the drill's default limit, an upper one, or with
+    at_least a lower one; None: there is none.
+    """
+
+    figure: str
+    name: str
+    unit: str = ""
+    target: float | None = None
+    at_least: bool = False
+
+
+LOST = Headline("writes_lost", "acknowledged writes lost (RPO)", target=0)
+DOUBLED = Headline("writes_doubled", "writes doubled", target=0)
+READ_ERRORS = Headline("read_errors", "reads not answered", target=0)
+
+
+@dataclass(frozen=True)
 class Drill:
     """One entry of the book.
 
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
+    headlines: the figures that the report shows, the most telling one first.
     """
 
     name: str
@@ -21,6 +42,7 @@ class Drill:
     injection: str
     module: str
     needs: tuple[str, ...] = ()
+    headlines: tuple[Headline, ...] = ()
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
@@ -47,6 +69,13 @@ DRILLS: tuple[Drill, ...] = (
         injection="kill -9 the primary under read and write load",
         module="drills.failover",
         needs=("a model bundle",),
+        headlines=(
+            Headline("rto_ms.p50", "writes back after, median (RTO)", "ms", 300.0),
+            Headline("rto_ms.max", "writes back after, slowest", "ms"),
+            LOST,
+            DOUBLED,
+            READ_ERRORS,
+        ),
     ),
     Drill(
         name="rolling_restart",
@@ -54,6 +83,14 @@ DRILLS: tuple[Drill, ...] = (
         injection="drain and restart every replica in turn under load, transfer the lease in the middle",
         module="drills.rolling_restart",
         needs=("a model bundle",),
+        headlines=(
+            READ_ERRORS,
+            Headline("write_errors", "writes that failed", target=0),
+            LOST,
+            DOUBLED,
+            Headline("slowest_read_ms", "slowest read", "ms"),
+            Headline("slowest_write_ms", "slowest write", "ms"),
+        ),
     ),
     Drill(
         name="deadline_storm",
@@ -61,6 +98,13 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
+        headlines=(
+            Headline("in_time_share", "answered within the deadline", target=0.95, at_least=True),
+            Headline("quality_in_time", "quality kept, of all requests"),
+            Headline("full_quality_share", "answered by the best plan in full"),
+            Headline("load_factor", "load, times the capacity"),
+            Headline("offered", "requests"),
+        ),
     ),
     Drill(
         name="bad_deploy",
@@ -71,6 +115,11 @@ DRILLS: tuple[Drill, ...] = (
         injection="muster deploy of a bundle that ranks backwards, and of one that ranks slowly",
         module="drills.bad_deploy",
         needs=("a model bundle",),
+        headlines=(
+            Headline("canary_to_rolled_back_s.max", "rolled back after, slowest", "s", 10.0),
+            READ_ERRORS,
+            Headline("reads_by_bad_bundle", "reads that the bad bundle answered"),
+        ),
     ),
 )
 

@@ -12,11 +12,15 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from drills.experiment import Inconclusive, Judgement, Verdict
-from drills.journal import write_result
+from drills.journal import machine, write_result
+from drills.report.noise import machine_noise
+from drills.report.records import Records, RecordsError, Run, default_path
+from drills.report.summary import telling_history
 from drills.rig.cluster import ClusterError, interrupted_by_sigterm
 
 USAGE_EXIT_CODE = 2
@@ -86,13 +90,14 @@ def say(text: str) -> None:
 
 
 def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, details: dict[str, Any]) -> int:
-    """Writes result.json, prints the outcome, returns the exit code.
+    """Writes result.json, keeps the run in the records, prints the outcome, returns the exit code.
 
     details: goes to result.json beside the figures (settings, single runs, files).
     """
     result = {"drill": name, "verdict": str(judgement.verdict), **judgement.figures}
     reasons = {} if judgement.verdict is Verdict.HELD else {"reason": "; ".join(judgement.reasons)}
     write_result(folder, {**result, **reasons, "details": details})
+    _keep(name, judgement, folder, details)
     if as_json:
         print(json.dumps({**result, **reasons}), flush=True)
     else:
@@ -104,6 +109,30 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
             print(f"  - {reason}")
         print(f"  record: {folder}")
     return judgement.verdict.exit_code
+
+
+def _keep(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> None:
+    path = default_path()
+    if path is None:
+        return
+    noise = machine_noise(folder, telling_history(folder, details.get("each") or []))
+    run = Run(
+        drill=name,
+        verdict=str(judgement.verdict),
+        reason="; ".join(judgement.reasons),
+        ended_unix_s=time.time(),
+        folder=str(folder),
+        version=version("muster"),
+        figures=judgement.figures,
+        details=details,
+        machine=machine(),
+        noise=noise.plain(),
+    )
+    try:
+        Records(path).add(run)
+    except (RecordsError, OSError) as error:
+        # The verdict stands without it.
+        say(f"{name}: this run is not kept: {error}")
 
 
 def guarded(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,8 @@ from muster.commands.failures import MissingRoomError, reported, room
 from muster.commands.output import make_console, make_table, print_json
 
 app = typer.Typer(help="Rehearses failures.", no_args_is_help=True)
+_BUILD = "Build it with `make build`"
+
 bench = typer.Typer(help="Measures a bundle under load.", no_args_is_help=True)
 
 
@@ -48,6 +51,76 @@ def drill_run(
     except ImportError as error:
         raise MissingRoomError(f"the drill cannot be loaded ({error}). Build it with `make build`") from error
     raise typer.Exit(code)
+
+
+@app.command("report")
+@reported
+def drill_report(
+    out: Annotated[Path, typer.Option("--out", help="Where the page goes.", metavar="FILE.html")] = Path(
+        "run/drills/report.html"
+    ),
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Writes JUnit XML as well.", metavar="FILE.xml")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Makes one page of all drills: verdicts, figures against targets and earlier runs, pictures."""
+    command, records = room("drills.report.command", _BUILD), _records()
+    found = command.sections(records, pictures=not as_json)
+    if junit is not None:
+        command.write_junit(found, junit)
+    if as_json:
+        print_json([command.plain_section(section) for section in found])
+        return
+    command.write_page(found, out)
+    run = sum(bool(section.runs) for section in found)
+    print(f"{out}: {run} of {len(found)} drills were run here")
+
+
+@app.command("compare")
+@reported
+def drill_compare(
+    a: Annotated[str, typer.Argument(help="A run: its number, a drill's NAME (the newest), or NAME~2.")],
+    b: Annotated[str, typer.Argument(help="Another run of the same drill.")],
+    as_json: Json = False,
+) -> None:
+    """Sets two runs of a drill side by side: B less A, with 95 % intervals where there are enough runs."""
+    module, command, records = (
+        room("drills.report.compare", _BUILD),
+        room("drills.report.command", _BUILD),
+        _records(),
+    )
+    kept = room("drills.report.records", _BUILD)
+    try:
+        first, second = records.find(a), records.find(b)
+        compared = module.compare(first, second)
+    except (kept.UnknownRun, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        print_json(
+            {
+                "a": command.plain_run(first),
+                "b": command.plain_run(second),
+                "figures": [command.plain_compared(one) for one in compared],
+            }
+        )
+        return
+    table = make_table(
+        "figure", f"run {first.number}", f"run {second.number}", "difference", "95 %", "more than chance"
+    )
+    for one in compared:
+        told = "too few runs" if one.low is None else f"{one.low:+.4g} to {one.high:+.4g}"
+        surely = "" if one.low is None else ("yes" if one.apart else "no")
+        table.add_row(one.figure, f"{one.a:.4g}", f"{one.b:.4g}", f"{one.b - one.a:+.4g}", told, surely)
+    make_console().print(table)
+
+
+def _records() -> Any:
+    kept = room("drills.report.records", _BUILD)
+    path = kept.default_path()
+    if path is None:
+        raise typer.BadParameter(f"{kept.VARIABLE} is empty, so no runs are kept")
+    return kept.Records(path)
 
 
 @bench.command("curve", context_settings=PASS_ON)

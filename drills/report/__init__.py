@@ -1,0 +1,1 @@
+"""What drills have shown over time: their records, the page, and two of them side by side."""
