@@ -36,8 +36,8 @@ for name, group in (
     app.add_typer(group, name=name)
 for command in (serve.serve, search.search, replicas.status, replicas.transfer, deploy.deploy):
     app.command()(command)
-for command in (training.evaluate, training.train, training.label):
-    app.command(context_settings=PASS_ON)(command)
+for passing in (training.evaluate, training.train, training.label):
+    app.command(context_settings=PASS_ON)(passing)
 app.command()(drills.demo)
 
 

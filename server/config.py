@@ -15,7 +15,7 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -399,6 +399,13 @@ class ReleaseSettings(_Section):
         " bundle of the project is not signed, for whoever runs a service decides whom to trust: name your"
         " key in `release.trusted_keys` and turn this off. A signature that does not fit is refused always.",
     )
+    gate: str = _setting(
+        "",
+        "-",
+        "The profile of drills that a bundle must have held before a deploy may bring it here, such as"
+        " `release`: its verdict must lie beside the bundle, signed by one of `release.trusted_keys`"
+        " (`muster drill gate`). Empty: none is asked for.",
+    )
     start_with: Literal["log", "settings"] = _setting(
         "log",
         "-",
@@ -426,6 +433,12 @@ class ReleaseSettings(_Section):
             if not is_public_key(key):
                 raise ValueError(f"a public key has 64 digits of lower-case hex, unlike {key[:80]!r}")
         return value
+
+    @model_validator(mode="after")
+    def _gate_keys(self) -> Self:
+        if self.gate and not self.trusted_keys:
+            raise ValueError("release.gate needs release.trusted_keys: name those whose verdict counts")
+        return self
 
 
 class LifecycleSettings(_Section):

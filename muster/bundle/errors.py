@@ -28,5 +28,9 @@ class BundleContentError(BundleError):
     """The files are as declared but say something a bundle must not: export the bundle anew."""
 
 
+class BundleGateError(BundleError):
+    """The drills that must have held with the bundle did not, or nobody trusted says so."""
+
+
 class BundleSignatureError(BundleError):
     """Nobody trusted vouches for the bundle: have it signed, or name its signer's key as a trusted one."""

@@ -13,6 +13,8 @@ from muster.bundle.errors import BundleContentError, BundleDamagedError, BundleS
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+GATE_FILE = "gate.json"
+"""The verdict of drills, which is about a bundle and not of it."""
 MANIFEST_BYTES_MAX = 1 << 20
 
 # Without these no tier can run, or nobody can tell what the bundle is.
@@ -115,7 +117,7 @@ class Manifest:
         version = _field(value, "muster_version", str)
         files: dict[str, FileEntry] = {}
         for name, entry in _field(value, "files", dict).items():
-            if not _PATH.fullmatch(name) or name == MANIFEST_FILE:
+            if not _PATH.fullmatch(name) or name in (MANIFEST_FILE, GATE_FILE):
                 raise BundleDamagedError(MANIFEST_FILE, f"{name!r} is not a file path inside a bundle")
             digest = entry.get("sha256") if isinstance(entry, dict) else None
             size = entry.get("bytes") if isinstance(entry, dict) else None
@@ -131,7 +133,7 @@ class Manifest:
                 raise BundleDamagedError(
                     MANIFEST_FILE, f"{name} is not declared, and no bundle is without it"
                 )
-        manifest = cls(bundle_id, created, version, files, _signature(value))
+        manifest = cls(bundle_id, created, version, files, read_signature(value, MANIFEST_FILE))
         name, _, suffix = bundle_id.rpartition("-")
         if not _NAME.fullmatch(name) or suffix != _short_digest(files):
             raise BundleDamagedError(
@@ -160,15 +162,21 @@ def _short_digest(files: Mapping[str, FileEntry]) -> str:
     return bundle_digest({name: entry.sha256 for name, entry in files.items()})[:12]
 
 
-def _signature(value: Mapping[str, Any]) -> Signature | None:
-    if value.get("signature") is None:
+def read_signature(value: Mapping[str, Any], file: str) -> Signature | None:
+    """The signature in a signed JSON object, not verified; None: there is none. file: named in the error.
+
+    Raises: BundleDamagedError.
+    """
+    parts = value.get("signature")
+    if parts is None:
         return None
-    parts = _field(value, "signature", dict)
+    if not isinstance(parts, dict):
+        raise BundleDamagedError(file, "signature is of the wrong kind")
     public_key, signature = parts.get("public_key"), parts.get("ed25519")
     if not isinstance(public_key, str) or not _DIGEST.fullmatch(public_key):
-        raise BundleDamagedError(MANIFEST_FILE, "signature.public_key is not 64 digits of lower-case hex")
+        raise BundleDamagedError(file, "signature.public_key is not 64 digits of lower-case hex")
     if not isinstance(signature, str) or not _SIGNATURE.fullmatch(signature):
-        raise BundleDamagedError(MANIFEST_FILE, "signature.ed25519 is not 128 digits of lower-case hex")
+        raise BundleDamagedError(file, "signature.ed25519 is not 128 digits of lower-case hex")
     return Signature(public_key, signature)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from muster.bundle.checksums import digest_file
 from muster.bundle.content import parse_object
 from muster.bundle.errors import BundleDamagedError
-from muster.bundle.manifest import MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest
+from muster.bundle.manifest import GATE_FILE, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest
 from muster.bundle.writer import check_contents
 
 
@@ -70,12 +70,12 @@ def read_bundle(folder: str | Path) -> Bundle:
     """Verify a bundle and open it.
 
     Every declared file must be there as a plain file with the declared size and digest; nothing else may be
-    in the folder; what the JSON files say must make sense. Reads each byte once.
+    in the folder but a verdict of drills; what the JSON files say must make sense. Reads each byte once.
     Raises: BundleError; its `file` names the offender.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    for extra in sorted(_present(folder) - set(manifest.files) - {MANIFEST_FILE}):
+    for extra in sorted(_present(folder) - set(manifest.files) - {MANIFEST_FILE, GATE_FILE}):
         raise BundleDamagedError(extra, "the manifest does not declare this file")
     for name, entry in sorted(manifest.files.items()):
         path = folder / name

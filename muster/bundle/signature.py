@@ -110,19 +110,26 @@ def check_signature(manifest: Manifest, trusted_keys: Collection[str], *, allow_
                 MANIFEST_FILE, "the bundle is not signed, and only signed ones are served"
             )
         return
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     signature = manifest.signature
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.public_key)).verify(
-            bytes.fromhex(signature.signature), replace(manifest, signature=None).to_json().encode()
-        )
-    except (InvalidSignature, ValueError) as error:
+    if not signature_fits(signature, replace(manifest, signature=None).to_json()):
         raise BundleSignatureError(
             MANIFEST_FILE, f"the signature by {signature.public_key} does not fit the manifest"
-        ) from error
+        )
     if signature.public_key not in trusted_keys and not allow_unsigned:
         raise BundleSignatureError(
             MANIFEST_FILE, f"signed by {signature.public_key}, whose key is not among the trusted ones"
         )
+
+
+def signature_fits(signature: Signature, text: str) -> bool:
+    """Whether it was made with its key over exactly this text."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.public_key)).verify(
+            bytes.fromhex(signature.signature), text.encode()
+        )
+    except (InvalidSignature, ValueError):
+        return False
+    return True

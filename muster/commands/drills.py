@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,6 +115,57 @@ def drill_compare(
         surely = "" if one.low is None else ("yes" if one.apart else "no")
         table.add_row(one.figure, f"{one.a:.4g}", f"{one.b:.4g}", f"{one.b - one.a:+.4g}", told, surely)
     make_console().print(table)
+
+
+@app.command("gate")
+@reported
+def drill_gate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")],
+    profile: Annotated[
+        str, typer.Option("--profile", help="Which drills, by the name of a profile.")
+    ] = "release",
+    profiles: Annotated[
+        Path | None, typer.Option("--profiles", metavar="FILE.toml", help="A file of profiles of your own.")
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="Private key that signs the verdict, from `muster bundle key`."),
+    ] = None,
+    override: Annotated[
+        str, typer.Option("--override", help="Why the bundle may be served whatever the drills say.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Runs the drills of a profile with a bundle and puts the signed verdict beside it.
+
+    Exit code 0: all held, or overridden; 10: one deviated; 20: one was inconclusive.
+    """
+    from muster.bundle import read_key
+
+    gates = room("drills.gate", _BUILD)
+    limit = room("muster.bundle.gate", _BUILD).OVERRIDE_CHARACTERS_MAX
+    if len(override) > limit or (override and not override.strip()):
+        raise typer.BadParameter(f"--override takes a reason of 1 to {limit} characters")
+    try:
+        tasks = gates.load_profile(profile, profiles)
+    except gates.ProfileError as error:
+        raise typer.BadParameter(str(error)) from error
+    signing_key = None if key is None else read_key(key)
+    gate, verdict = gates.run_gate(
+        bundle,
+        profile,
+        tasks,
+        signing_key,
+        override=override.strip(),
+        tell=lambda sentence: print(f"gate: {sentence}", file=sys.stderr, flush=True),
+    )
+    if as_json:
+        print_json(json.loads(gate.to_json()))
+    else:
+        signed = "not signed" if gate.signature is None else f"signed by {gate.signature.public_key}"
+        told = f"{verdict}" if gate.held or not override else f"{verdict}, overridden: {gate.override}"
+        print(f"{gate.bundle_id}: {told}; {signed}")
+    raise typer.Exit(0 if gate.override else verdict.exit_code)
 
 
 def _records() -> Any:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from muster.bundle import read_bundle
+from muster.bundle import read_bundle, read_gate
 from muster.client.settings import parse_endpoints
 from muster.deploy.deployer import (
     Deployer,
@@ -67,7 +67,7 @@ def run(wish: Wish, *, show: Callable[[dict[str, Any]], None] | None) -> int:
             plan = Plan("", None, wish.options, wish.limits, wish.patience_s)
             return _tell_end(Deployer(replicas, plan, tell=tell).abort(), tell, show, aborted=True)
         views = replicas.look()
-        bundle_id, folder = (way_back(views), None) if wish.back else _chosen(wish.bundle)
+        bundle_id, folder, note = (way_back(views), None, "") if wish.back else _chosen(wish.bundle)
         if wish.dry_run:
             forecast(views, bundle_id, wish, tell)
             if show:
@@ -79,15 +79,19 @@ def run(wish: Wish, *, show: Callable[[dict[str, Any]], None] | None) -> int:
                     }
                 )
             return EXIT_DONE
-        plan = Plan(bundle_id, folder, wish.options, wish.limits, wish.patience_s)
+        plan = Plan(bundle_id, folder, wish.options, wish.limits, wish.patience_s, note)
         return _tell_end(Deployer(replicas, plan, tell=tell).run(), tell, show)
 
 
-def _chosen(bundle: Path | None) -> tuple[str, str]:
+def _chosen(bundle: Path | None) -> tuple[str, str, str]:
+    """Which bundle, its folder, and what the log is to say of it."""
     if bundle is None:
         raise DeployImpossible("name the folder of the bundle, or one of --abort, --roll-back and --unload")
     verified = read_bundle(bundle)
-    return verified.bundle_id, str(verified.folder.resolve())
+    gate = read_gate(bundle)
+    overridden = gate is not None and gate.override and not gate.held
+    note = f"drills overridden: {gate.override}" if gate is not None and overridden else ""
+    return verified.bundle_id, str(verified.folder.resolve()), note
 
 
 def way_back(views: Sequence[View]) -> str:

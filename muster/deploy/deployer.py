@@ -74,13 +74,16 @@ class Outcome:
     @property
     def reason(self) -> str:
         """Why it was rolled back; empty: it was not."""
-        return next((passed.reason for passed in reversed(self.phases) if passed.reason), "")
+        left = {phase_name(Phase.DEPLOY_PHASE_ROLLING_BACK), phase_name(Phase.DEPLOY_PHASE_ROLLED_BACK)}
+        told = [passed.reason for passed in self.phases if passed.phase in left and passed.reason]
+        return told[-1] if told else ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to deploy. folder: where the bundle lies on the machines of the replicas; None: they hold it, or a
-    deploy under way is only to be ended. patience_s: longest wait in one phase; then it is rolled back.
+    deploy under way is only to be ended. patience_s: longest wait in one phase; then it is rolled back. note:
+    written into the log with the beginning.
     """
 
     bundle_id: str
@@ -88,6 +91,7 @@ class Plan:
     options: Options
     limits: Limits
     patience_s: float = 600.0
+    note: str = ""
 
 
 class Deployer:
@@ -172,7 +176,7 @@ class Deployer:
             bundle_id=plan.bundle_id,
             previous_bundle_id=serving,
         )
-        return self._record(step, Phase.DEPLOY_PHASE_STARTED)
+        return self._record(step, Phase.DEPLOY_PHASE_STARTED, plan.note)
 
     def _go_on(self, step: Deploy, outcome: Outcome) -> Deploy:
         """One look and what follows from it; the step that the log holds afterwards."""

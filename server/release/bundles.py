@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import rankcore
-from muster.bundle import BundleError
+from muster.bundle import BundleError, check_gate, read_gate
 from muster.v1 import admin_pb2 as pb
 from server import affinity
 from server.config import Settings
@@ -306,6 +306,7 @@ class Bundles:
 
     def _prepare(self, candidate: Candidate, folder: Path) -> Held:
         try:
+            self._pass_gate(candidate, folder)
             copy = self._shelf.put(folder, candidate.bundle_id)
             bundle = verified_bundle(copy, self._settings)
         except BundleError as error:
@@ -331,6 +332,17 @@ class Bundles:
             held.close()
             raise
         return held
+
+    def _pass_gate(self, candidate: Candidate, folder: Path) -> None:
+        """Refuse a bundle that has not been through the drills that are asked for. Raises: BundleError."""
+        release = self._settings.release
+        if not release.gate:
+            return
+        # Of the folder that was named: the copy on the shelf may be older than the verdict.
+        gate = read_gate(folder)
+        check_gate(gate, candidate.bundle_id, release.gate, release.trusted_keys)
+        if gate is not None and gate.override:
+            logger.warning("bundle %s: its drills are overridden: %s", candidate.bundle_id, gate.override)
 
     def _await_generation(self, candidate: Candidate, held: Held) -> None:
         """Serve the newest generation of the bundle, built on this machine first where there is none.

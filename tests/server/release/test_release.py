@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
 import pytest
 
+from muster.bundle import Gate, Rehearsed, SigningKey, make_key, write_gate
 from muster.deploy.command import Wish, run
 from muster.deploy.deployer import DeployImpossible
 from muster.deploy.judge import Limits
@@ -78,10 +80,13 @@ class Shop:
 
 
 @contextmanager
-def open_shop(variants: Variants, data_dir: Path) -> Iterator[Shop]:
-    with Replica(variants.path("plain"), data_dir, "a", SETTINGS) as primary:
+def open_shop(
+    variants: Variants, data_dir: Path, settings: Mapping[str, str | int] | None = None
+) -> Iterator[Shop]:
+    settings = {**SETTINGS, **(settings or {})}
+    with Replica(variants.path("plain"), data_dir, "a", settings) as primary:
         primary.wait_primary()
-        standby_settings = {**SETTINGS, "lease.eligible": "false"}
+        standby_settings = {**settings, "lease.eligible": "false"}
         with Replica(variants.path("plain"), data_dir, "b", standby_settings) as standby:
             standby.wait_serving()
             events = [upsert(f"p-{number}", title, stock=1) for number, title in enumerate(PRODUCTS)]
@@ -241,6 +246,43 @@ def test_a_bad_bundle_is_rolled_back_by_itself_within_ten_seconds_of_requests(
     last = shop.bundles(shop.primary).deploy
     assert last.phase == DeployPhase.DEPLOY_PHASE_ROLLED_BACK
     assert shop.bundles(shop.primary).promoted_bundle_id == ""
+
+
+def test_a_bundle_is_not_loaded_before_its_drills_have_held_or_were_overridden_for_a_reason(
+    variants: Variants, tmp_path: Path
+) -> None:
+    key, other = make_key(tmp_path / "key.pem"), make_key(tmp_path / "other.pem")
+    folder, bundle_id = tmp_path / "retrained", variants.ids["retrained"]
+    shutil.copytree(variants.path("retrained"), folder)
+    settings = {"release.gate": "release", "release.trusted_keys": key.public_key}
+    bad = Gate(bundle_id, "release", 0, "0.1.0", (Rehearsed("deadline_storm", "deviated", "late"),), {})
+    good = replace(bad, drills=(Rehearsed("deadline_storm", "held"),))
+    with open_shop(variants, tmp_path / "data", settings) as shop, callers(shop) as seen:
+
+        def outcome_of(gate: Gate | None, signer: SigningKey) -> tuple[int, str]:
+            if gate is not None:
+                write_gate(folder, gate, signer)
+            code, outcome = deploy(shop, folder, options=Options(0.0, 0.0))
+            return code, str(outcome["reason"])
+
+        for gate, signer, reason in (
+            (None, key, "have not been run"),
+            (bad, key, "deadline_storm deviated"),
+            (good, other, "who is not trusted"),
+            (replace(good, bundle_id="another-000000000000"), key, "is of bundle another"),
+        ):
+            code, told = outcome_of(gate, signer)
+            assert code == 10
+            assert reason in told
+            assert shop.serving() == {variants.ids["plain"]}
+        overridden = replace(bad, override="the storm hit a busy machine")
+        assert outcome_of(overridden, key) == (0, "")
+        assert shop.serving() == {bundle_id}
+        assert "the storm hit a busy machine" in shop.primary.log()
+        code, _ = deploy(shop, None, back=True)
+        assert code == 0
+        assert outcome_of(good, key) == (0, "")
+    assert seen.errors == []
 
 
 def test_a_slow_bundle_is_rolled_back_also_where_its_callers_have_left_before_it_could_be_timed(
