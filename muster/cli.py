@@ -36,7 +36,7 @@ for name, group in (
     app.add_typer(group, name=name)
 for command in (serve.serve, search.search, replicas.status, replicas.transfer, deploy.deploy):
     app.command()(command)
-for passing in (training.evaluate, training.train, training.label):
+for passing in (training.evaluate, training.train, training.label, drills.load):
     app.command(context_settings=PASS_ON)(passing)
 app.command()(drills.demo)
 

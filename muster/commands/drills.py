@@ -185,6 +185,13 @@ def bench_curve(context: typer.Context) -> None:
 
 
 @reported
+def load(context: typer.Context) -> None:
+    """Offers load to a running service, open loop: --rate N [--deadline 50ms] [--duration 30s] ..."""
+    module = room("drills.load", _BUILD)
+    raise typer.Exit(module.main(list(context.args)))
+
+
+@reported
 def demo(as_json: Json = False) -> None:
     """Shows everything: a primary, two standbys, real queries at several deadlines, the primary killed."""
     module = room("drills.demo", "Build it with `make build`")
