@@ -18,6 +18,7 @@ from drills.rig.postgres import ThrowawayPostgres
 from server.catalogue.errors import OutcomeUnknown, SchemaMismatch, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.postgres import IDLE_IN_TRANSACTION_MS, PostgresStore, _refused_commit
 from server.catalogue.store import Appended, Commit, StoreConfig, open_store
+from server.catalogue.verify import verify_store
 from tests.server.catalogue.conftest import (
     HOLDER,
     OTHER,
@@ -26,6 +27,7 @@ from tests.server.catalogue.conftest import (
     frozen_transaction,
     new_events,
 )
+from tests.server.catalogue.folded import make
 from tests.server.commit_cutter import CommitCutter, Moment
 from tests.server.replica import wait_until
 
@@ -358,6 +360,18 @@ def test_what_a_synchronous_standby_confirmed_outlives_the_server_and_its_disk(
             events = when_back(lambda: store.read_range(1))
             assert event_ids(events) == [f"e{number}" for number in range(20)]
             assert store.append([new_events("next")], epoch=2).batches == [Appended(21, 2, 0)]
+
+
+def test_a_base_backup_holds_the_same_catalogue_under_the_same_name(own_server: ThrowawayPostgres) -> None:
+    address = own_server.create_database("muster")
+    make(address)
+    original = verify_store(address)
+    with ThrowawayPostgres(standby_of=own_server) as copy:
+        own_server.kill()
+        copy.promote()
+        copied = verify_store(copy.url("muster"))
+        assert copied.sound
+        assert (copied.cluster_id, copied.digest) == (original.cluster_id, original.digest)
 
 
 def test_a_server_that_hangs_is_given_up_and_found_again(own_server: ThrowawayPostgres) -> None:
