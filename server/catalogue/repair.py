@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from muster.v1.catalogue_pb2 import Event, Product
 from server.catalogue import schema, snapshot
 from server.catalogue.backup import open_backup
-from server.catalogue.errors import StoreDamaged, StoreError
+from server.catalogue.errors import OutcomeUnknown, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.export import require_unused
 from server.catalogue.inspection import attempt, database
 from server.catalogue.location import is_postgresql
@@ -117,7 +117,13 @@ def repair(store: str | Path, *, backup: Path | None = None, products: Iterable[
             # Its last connection takes the write-ahead log into the file.
             opened.close()
             kept.append(str(_copy(opened.path)))
-        kept += _put_back(opened, needed)
+        try:
+            kept += _put_back(opened, needed)
+        except OutcomeUnknown as unknown:
+            raise StoreUnavailable(
+                f"the connection was lost while the repair of {report.location} was committed;"
+                " `muster catalogue verify` shows whether it is done"
+            ) from unknown
     return Repaired(sorted(needed.events), sorted(row.product_id for row in needed.products.values()), kept)
 
 

@@ -15,10 +15,11 @@ import pytest
 
 from muster.bundle.checksums import bundle_digest
 from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
+from server import config
 from server.catalogue.store import open_store
 from server.generation.build import BuildJob, build
 from server.generation.open import current_name
-from server.lifecycle import End
+from server.lifecycle import End, existing_store
 from tests.server.replica import (
     NOT_SERVING,
     Replica,
@@ -128,6 +129,22 @@ def test_a_store_of_another_cluster_is_refused_with_code_2_and_both_names(
     assert code == 2
     assert f"holds catalogue {found}, catalogue.cluster_id asks for 0ther" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("start_with", "opened"), [("log", True), ("settings", False)])
+def test_a_store_that_is_there_is_opened_before_the_models_and_none_is_made_for_them(
+    bundle: Path, tmp_path: Path, start_with: str, opened: bool
+) -> None:
+    settings = config.load(
+        None, {"bundle": str(bundle), "data_dir": str(tmp_path), "release.start_with": start_with}
+    )
+    assert existing_store(settings, "a") is None
+    assert list(tmp_path.iterdir()) == []
+    open_store(settings.store_location).close()
+    store = existing_store(settings, "a")
+    assert (store is not None) is opened
+    if store is not None:
+        store.close()
 
 
 def test_a_bad_flag_is_refused_with_code_2(bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ import grpc
 import pytest
 
 from drills.rig.postgres import ThrowawayPostgres
+from muster.client import Client
+from muster.client.errors import translate
 from muster.v1 import catalogue_pb2, ranking_pb2
+from tests.server.commit_cutter import CommitCutter, Moment
 from tests.server.replica import SERVING, Replica, command, run_refused, shoes, upsert, wait_until
 
 pytestmark = pytest.mark.postgresql
@@ -73,6 +76,42 @@ def test_reads_go_on_stale_and_writes_fail_until_the_server_is_back(
             wait_until(lambda one=one: search(one).receipt.staleness_ms < 3000, "a fresh answer")  # type: ignore[misc]
             wait_until(lambda one=one: one.status().applied_sequence > sequence, "the late shoe")  # type: ignore[misc]
             assert one.catalogue.Get(catalogue_pb2.GetRequest(product_id="late"), timeout=10).product.title
+
+
+@pytest.mark.parametrize("moment", Moment)
+def test_a_connection_cut_at_the_commit_is_told_as_unknown_and_settled_by_the_client(
+    bundle: Path, tmp_path: Path, postgres: ThrowawayPostgres, moment: Moment
+) -> None:
+    name = f"muster_cut_{moment.name.lower()}"
+    postgres.create_database(name)
+    with CommitCutter(postgres) as cutter:
+        settings = {
+            "catalogue.store": cutter.url(name),
+            "generation.rebuild": "false",
+            "lease.ttl_ms": 5000,
+        }
+        with Replica(bundle, tmp_path / "data", "a", settings) as replica:
+            replica.wait_primary()
+            cutter.cut(b"cut-once", moment)
+            event = upsert("cut-once", "a shoe")
+            with pytest.raises(grpc.RpcError) as caught:
+                replica.apply(event)
+            told = translate(caught.value, writing=True)
+            assert (told.reason, told.outcome) == ("OUTCOME_UNKNOWN", "unknown")
+            wait_until(lambda: _duplicates(replica, event) is not None, "a write")
+            cutter.cut(b"cut-again", moment)
+            with Client(replica.address) as client:
+                settled = client.apply(upsert("cut-again", "a shoe"), deadline_ms=60_000)
+            assert cutter.cuts == 2
+            assert settled.duplicates == (moment is Moment.AFTER)
+            assert replica.status().head_sequence == 2
+
+
+def _duplicates(replica: Replica, event: catalogue_pb2.Event) -> int | None:
+    try:
+        return replica.apply(event).duplicates
+    except grpc.RpcError:
+        return None
 
 
 def test_a_generations_folder_of_another_catalogue_is_refused(

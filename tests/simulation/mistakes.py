@@ -222,6 +222,13 @@ class TakesUnavailableForNotWritten(Write):
         return super().failed(error, left_s)
 
 
+class SendsOnce(Write):
+    """No mistake: a client that nothing hides from what a replica told it."""
+
+    def failed(self, error: grpc.RpcError, left_s: float) -> float:
+        return super().failed(error, 0.0)
+
+
 class ForgetsAnUnknownOutcome(Write):
     """What the last sending ended with is told, whatever became of those before."""
 
@@ -299,8 +306,9 @@ MISTAKES = (
     Mistake(
         "a commit that was cut off counts as not written",
         "was not",
-        Parts(server=CallsACutOffCommitNotWritten),
+        Parts(server=CallsACutOffCommitNotWritten, write=SendsOnce),
         world="several",
+        faults="remote",
     ),
     Mistake("tail skips a gap", "are missing", Parts(following=SkipsAGap)),
     Mistake("tail begins at the head", "are missing", Parts(following=ReadsFromTheHead)),

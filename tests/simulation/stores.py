@@ -33,6 +33,7 @@ Body = Callable[[int], Staged]
 BUSY_NS = 2000 * MS
 _IDLE_IN_TRANSACTION_NS = 500 * MS
 _CONNECTION_LOST_NS = 500 * MS
+_CONNECTION_RESET_NS = MS
 
 
 class Transaction:
@@ -293,8 +294,9 @@ class DatabaseServer(Store):
         self.network.send(STORE, process.name, lambda: process.after(0, action), lost)
 
     def _cut_off(self, transaction: Transaction) -> None:
-        """The process hears no more of it, and notices after a while."""
-        transaction.tell(_CONNECTION_LOST_NS, self._broken(transaction))
+        """The process hears no more of it, and notices: a reset at once, silence after a while."""
+        noticed_ns = _CONNECTION_LOST_NS if self.draw.random() < 0.5 else _CONNECTION_RESET_NS
+        transaction.tell(noticed_ns, self._broken(transaction))
 
     def _broken(self, transaction: Transaction) -> StoreError:
         """What a broken connection says of the transaction."""

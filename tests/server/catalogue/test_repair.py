@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drills.rig.postgres import ThrowawayPostgres
 from muster.v1.catalogue_pb2 import Event
 from server.catalogue.backup import BackupRefused
 from server.catalogue.errors import StoreUnavailable
@@ -19,6 +20,7 @@ from server.catalogue.repair import Repaired, RepairRefused, repair
 from server.catalogue.store import open_store
 from server.catalogue.verify import verify_store
 from tests.server.catalogue.folded import FLIP, content, damage, make, new_event, raw
+from tests.server.commit_cutter import CommitCutter, Moment
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -184,6 +186,25 @@ def test_a_catalogue_in_use_is_not_repaired(catalogue: str, backup: Path) -> Non
         repair(catalogue, backup=backup)
     store.close()
     assert repair(catalogue, backup=backup).events == [50]
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("moment", Moment)
+def test_a_repair_that_is_cut_at_its_commit_says_that_one_has_to_look(
+    postgres: ThrowawayPostgres, database: str, tmp_path: Path, moment: Moment
+) -> None:
+    make(database)
+    digest = export_backup(database, tmp_path / "backup.gz").digest
+    damage(database, FLIPPED)
+    with CommitCutter(postgres) as cutter:
+        # The rows that are replaced go into a table of this name first.
+        cutter.cut(b"log_damaged_", moment)
+        with pytest.raises(StoreUnavailable, match="`muster catalogue verify` shows whether"):
+            repair(cutter.url("muster_test"), backup=tmp_path / "backup.gz")
+        assert cutter.cuts == 1
+    again = repair(database, backup=tmp_path / "backup.gz")
+    assert again.events == ([50] if moment is Moment.BEFORE else [])
+    assert verify_store(database).digest == digest
 
 
 def test_a_damaged_backup_repairs_nothing(catalogue: str, backup: Path) -> None:
