@@ -44,7 +44,7 @@ from drills.rig.load import OK, OpenLoop, Stream, even_arrivals, poisson_arrival
 from drills.rig.postgres import ThrowawayPostgres, postgres_need
 from drills.rig.shop import Shop, choose_shop, fill
 from drills.rig.traffic import ClientReads, ClientWrites, RecordedLoad
-from muster.client import Session
+from muster.client import ClientSettings, Session
 from muster.v1 import catalogue_pb2, catalogue_pb2_grpc
 
 NAME = "failover"
@@ -71,12 +71,13 @@ POSTGRESQL = "postgresql"
 @dataclass(frozen=True)
 class Traffic:
     """The base load: what two cores carry beside three replicas. read_deadline_ms and write_deadline_ms are
-    what one call may take, retries included."""
+    what one call may take, retries included. client: how reads are hedged and retried; None: by default."""
 
     reads_per_s: float = 50.0
     writes_per_s: float = 20.0
     read_deadline_ms: float = 250.0
     write_deadline_ms: float = 5000.0
+    client: ClientSettings | None = None
 
 
 @dataclass
@@ -96,7 +97,13 @@ def failover_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> Recorded
     """Reads and writes side by side through the client, open loop."""
     traffic, addresses = rehearsal.traffic, rehearsal.cluster.addresses
     session = Session(monotonic_reads=True)
-    reads = ClientReads(addresses, rehearsal.queries, deadline_ms=traffic.read_deadline_ms, session=session)
+    reads = ClientReads(
+        addresses,
+        rehearsal.queries,
+        deadline_ms=traffic.read_deadline_ms,
+        session=session,
+        settings=traffic.client,
+    )
     writes = ClientWrites(
         addresses,
         rehearsal.product_ids,
@@ -334,7 +341,9 @@ def kill_the_primary(bundle: Path | None, store: str = SQLITE) -> Rehearsed:
     return Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle, store=store), shown)
 
 
-def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic) -> Path:
+def draw(
+    outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic, name: str = NAME
+) -> Path:
     """The picture of the run that shows most: the first that did not hold, else the slowest recovery."""
     # Only here: drawing must not take the cores from the replicas.
     from drills.plot import timeline
@@ -347,7 +356,7 @@ def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: T
     return timeline(
         history,
         folder / "timeline.png",
-        title=f"failover: {shown}, {errors} read errors, {judgement.verdict}",
+        title=f"{name}: {shown}, {errors} read errors, {judgement.verdict}",
         deadline_ms=traffic.read_deadline_ms,
     )
 
