@@ -44,7 +44,7 @@ from drills.rig.load import OK, OpenLoop, Stream, even_arrivals, poisson_arrival
 from drills.rig.postgres import ThrowawayPostgres, postgres_need
 from drills.rig.shop import Shop, choose_shop, fill
 from drills.rig.traffic import ClientReads, ClientWrites, RecordedLoad
-from muster.client import Session
+from muster.client import ClientSettings, Session
 from muster.v1 import catalogue_pb2, catalogue_pb2_grpc
 
 NAME = "failover"
@@ -71,12 +71,13 @@ POSTGRESQL = "postgresql"
 @dataclass(frozen=True)
 class Traffic:
     """The base load: what two cores carry beside three replicas. read_deadline_ms and write_deadline_ms are
-    what one call may take, retries included."""
+    what one call may take, retries included. client: how reads are hedged and retried; None: by default."""
 
     reads_per_s: float = 50.0
     writes_per_s: float = 20.0
     read_deadline_ms: float = 250.0
     write_deadline_ms: float = 5000.0
+    client: ClientSettings | None = None
 
 
 @dataclass
@@ -96,7 +97,13 @@ def failover_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> Recorded
     """Reads and writes side by side through the client, open loop."""
     traffic, addresses = rehearsal.traffic, rehearsal.cluster.addresses
     session = Session(monotonic_reads=True)
-    reads = ClientReads(addresses, rehearsal.queries, deadline_ms=traffic.read_deadline_ms, session=session)
+    reads = ClientReads(
+        addresses,
+        rehearsal.queries,
+        deadline_ms=traffic.read_deadline_ms,
+        session=session,
+        settings=traffic.client,
+    )
     writes = ClientWrites(
         addresses,
         rehearsal.product_ids,
@@ -242,12 +249,26 @@ def rehearse(
             seed=one.seed,
             settings={**settings, "run": number},
         ) as journal:
+            revive(rehearsal.cluster, journal)
             judgement = conduct(one, rehearsal, journal)
             outcomes.append((judgement, journal.history()))
         say(f"{drill.name}: run {number} of {runs}: {judgement.verdict}, {drill.shown(judgement)}")
         for reason in judgement.reasons:
             say(f"  - {reason}")
     return outcomes
+
+
+def revive(cluster: Cluster, journal: Journal) -> None:
+    """Starts what has ended by itself since the last run, as a supervisor would, and notes it.
+
+    A machine that keeps a primary waiting for longer than its lease lasts has it killed, between two runs as
+    well as in one.
+    """
+    for replica in cluster.replicas:
+        if not replica.running:
+            code = None if replica.process is None else replica.process.returncode
+            journal.write("revived", replica=replica.name, code=code)
+            cluster.restart(replica)
 
 
 class Setup(TypedDict):
@@ -304,7 +325,7 @@ def rehearse_on_cluster(
             outcomes = rehearse(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
             )
-    return outcomes, settings
+    return outcomes, {**settings, "revived": sum(len(history.of("revived")) for _, history in outcomes)}
 
 
 def each_run(outcomes: Sequence[tuple[Judgement, History]]) -> list[dict[str, Any]]:
@@ -334,7 +355,9 @@ def kill_the_primary(bundle: Path | None, store: str = SQLITE) -> Rehearsed:
     return Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle, store=store), shown)
 
 
-def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic) -> Path:
+def draw(
+    outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic, name: str = NAME
+) -> Path:
     """The picture of the run that shows most: the first that did not hold, else the slowest recovery."""
     # Only here: drawing must not take the cores from the replicas.
     from drills.plot import timeline
@@ -347,7 +370,7 @@ def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: T
     return timeline(
         history,
         folder / "timeline.png",
-        title=f"failover: {shown}, {errors} read errors, {judgement.verdict}",
+        title=f"{name}: {shown}, {errors} read errors, {judgement.verdict}",
         deadline_ms=traffic.read_deadline_ms,
     )
 

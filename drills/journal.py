@@ -3,9 +3,11 @@
 Every record has `kind` and `at_s`, seconds since the run began. Kinds that the judges read:
 
     run       header: drill, seed, settings, machine
+    revived   a replica that had ended by itself before the run, and was started: replica, code
     phase     before | during | after | end
-    fault     what was broken: fault, replica, pid
-    rollback  it was undone
+    fault     what was broken: fault, replica, pid; stopped, stopped_pid, where another was stopped with it
+    rollback  it was undone; of a primary that was stopped: replica, ended (woken, or killed by another one),
+    late: the writes that waited in it, event_id, status, sequence, epoch, outcome
     probe     phase, probe, held, detail
     read      one Search: intended_s, sent_s, done_s, status, tier, depth, expected_ndcg, replica, epoch,
     reason, applied_sequence, session where it was in one
@@ -13,6 +15,7 @@ Every record has `kind` and `at_s`, seconds since the run began. Kinds that the 
     of one that failed: outcome, as the client tells it
     log       one committed event as Watch told it: sequence, epoch, event_id
     log_end   the log was read up to `head`; without it the log is not known
+    reign     replica, epoch: as the replica itself has told
 """
 
 from __future__ import annotations

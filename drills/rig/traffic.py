@@ -8,7 +8,7 @@ from typing import Any
 
 from drills.journal import Journal
 from drills.rig.load import OK, OpenLoop, Sample, receipt_fields
-from muster.client import AsyncClient, MusterError, Session, patch
+from muster.client import AsyncClient, ClientSettings, MusterError, Session, patch
 
 SESSION = "shopper"
 """How the history names the session that reads and writes share."""
@@ -17,10 +17,10 @@ _SESSION_EVERY = 5
 
 
 class ClientReads:
-    """Searches in turn over the queries, hedged and retried as the client does by default.
+    """Searches in turn over the queries, hedged and retried as the client's settings say.
 
     deadline_ms: counts from the moment of sending; the history measures from the intended one. session: what
-    every fifth search reads in, so that it must see what was written in it.
+    every fifth search reads in, so that it must see what was written in it. settings: None: the defaults.
     """
 
     def __init__(
@@ -30,8 +30,10 @@ class ClientReads:
         *,
         deadline_ms: float,
         session: Session | None = None,
+        settings: ClientSettings | None = None,
     ) -> None:
         self._session = session
+        self._settings = settings
         self._addresses = list(addresses)
         self._queries = tuple(queries)
         self._deadline_ms = deadline_ms
@@ -39,7 +41,7 @@ class ClientReads:
 
     async def open(self) -> None:
         """Makes the client; it connects with the first call."""
-        self._client = AsyncClient(self._addresses)
+        self._client = AsyncClient(self._addresses, settings=self._settings)
 
     async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
         """One search; the status of a failure is the name of the client's error."""
