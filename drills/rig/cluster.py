@@ -102,6 +102,8 @@ class ClusterPlan:
 
     settings: sections of the settings file beside replica, listen, bundle and data_dir, the same for each
     replica.
+    own_settings: of single replicas by name, over `settings`. own_environment: what these are given in their
+    environment.
     start_s: how long a replica may take until its read services are healthy.
     """
 
@@ -110,6 +112,17 @@ class ClusterPlan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = SERVER_COMMAND
     start_s: float = 120.0
+    own_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """What the settings file of this replica holds beside what every replica's does."""
+        merged = dict(self.settings)
+        for section, values in self.own_settings.get(name, {}).items():
+            before = merged.get(section)
+            both = isinstance(before, Mapping) and isinstance(values, Mapping)
+            merged[section] = {**before, **values} if both else values
+        return merged
 
 
 @dataclass
@@ -210,7 +223,7 @@ class Cluster:
             "listen": listen,
             "bundle": str(self.plan.bundle.resolve()),
             "data_dir": str(self.data_dir.resolve()),
-            **self.plan.settings,
+            **self.plan.settings_of(replica.name),
         }
         replica.config_path.write_text(write_toml(values), encoding="utf-8")
         replica.port_path.unlink(missing_ok=True)
@@ -220,6 +233,7 @@ class Cluster:
         environment["PYTHONPATH"] = os.pathsep.join(
             part for part in (str(ROOT), environment.get("PYTHONPATH", "")) if part
         )
+        environment.update(self.plan.own_environment.get(replica.name, {}))
         with replica.log_path.open("ab") as log:
             replica.process = subprocess.Popen(
                 [

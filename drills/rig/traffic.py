@@ -3,15 +3,24 @@ changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.journal import Journal
 from drills.rig.load import OK, OpenLoop, Sample, receipt_fields
-from muster.client import AsyncClient, MusterError, Session, patch
+from muster.client import AsyncClient, ClientSettings, MusterError, Session, patch
+from muster.v1 import ranking_pb2, ranking_pb2_grpc
 
 SESSION = "shopper"
 """How the history names the session that reads and writes share."""
+
+WATCH_PERIOD_S = 0.1
+"""Between two questions on a watched connection."""
 
 _SESSION_EVERY = 5
 
@@ -20,7 +29,8 @@ class ClientReads:
     """Searches in turn over the queries, hedged and retried as the client does by default.
 
     deadline_ms: counts from the moment of sending; the history measures from the intended one. session: what
-    every fifth search reads in, so that it must see what was written in it.
+    every fifth search reads in, so that it must see what was written in it. settings: the client's; None: its
+    defaults.
     """
 
     def __init__(
@@ -30,8 +40,10 @@ class ClientReads:
         *,
         deadline_ms: float,
         session: Session | None = None,
+        settings: ClientSettings | None = None,
     ) -> None:
         self._session = session
+        self._settings = settings
         self._addresses = list(addresses)
         self._queries = tuple(queries)
         self._deadline_ms = deadline_ms
@@ -39,7 +51,7 @@ class ClientReads:
 
     async def open(self) -> None:
         """Makes the client; it connects with the first call."""
-        self._client = AsyncClient(self._addresses)
+        self._client = AsyncClient(self._addresses, settings=self._settings)
 
     async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
         """One search; the status of a failure is the name of the client's error."""
@@ -63,7 +75,7 @@ class ClientWrites:
     """Changes price and stock of the products in turn, one event a call, each with an event id of its own.
 
     prefix: of the event ids; unique to a run, so that the log tells its runs apart. session: what all of them
-    write in.
+    write in. settings: the client's; None: its defaults.
     """
 
     def __init__(
@@ -74,8 +86,10 @@ class ClientWrites:
         deadline_ms: float,
         prefix: str,
         session: Session | None = None,
+        settings: ClientSettings | None = None,
     ) -> None:
         self._session = session
+        self._settings = settings
         self._addresses = list(addresses)
         self._product_ids = tuple(product_ids)
         self._deadline_ms = deadline_ms
@@ -84,7 +98,7 @@ class ClientWrites:
 
     async def open(self) -> None:
         """Makes the client; it connects with the first call."""
-        self._client = AsyncClient(self._addresses)
+        self._client = AsyncClient(self._addresses, settings=self._settings)
 
     async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
         """One write. Where the `outcome` of a failure is unknown, the event may be in the log or not."""
@@ -110,16 +124,129 @@ class ClientWrites:
         await self._client.close()
 
 
-class RecordedLoad:
-    """An open-loop load whose requests are written into the history once it has ended."""
+class ReplicaReads:
+    """Searches at each replica in turn, past the client: what a single one answers, and how stale it says it
+    is.
 
-    def __init__(self, loop: OpenLoop, journal: Journal) -> None:
+    addresses: by the replicas' names. wanted: tells the sequence that the next search must see, whoever is
+    asked; 0: any.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        queries: Sequence[str],
+        *,
+        deadline_ms: float,
+        wanted: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._addresses = tuple(addresses.items())
+        self._queries = tuple(queries)
+        self._deadline_ms = deadline_ms
+        self._wanted = wanted
+        self._channels: list[grpc.aio.Channel] = []
+        self._stubs: list[Any] = []
+
+    async def open(self) -> None:
+        """Makes a channel to each; it connects with the first call."""
+        quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+        for _, address in self._addresses:
+            channel = grpc.aio.insecure_channel(
+                address, options=[*quick, ("grpc.use_local_subchannel_pool", 1)]
+            )
+            self._channels.append(channel)
+            self._stubs.append(ranking_pb2_grpc.RankingServiceStub(channel))
+
+    async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
+        """One search at one replica; `asked` names it, whoever answers. A failure is told as gRPC's."""
+        turn, number = index % len(self._stubs), index // len(self._stubs)
+        request = ranking_pb2.SearchRequest(
+            query=self._queries[number % len(self._queries)], min_sequence=self._wanted()
+        )
+        told = {"asked": self._addresses[turn][0], "min_sequence": request.min_sequence}
+        try:
+            answer = await self._stubs[turn].Search(request, timeout=self._deadline_ms / 1000.0)
+        except grpc.RpcError as error:
+            return error.code().name, {"detail": error.details(), **told}
+        return OK, {**receipt_fields(answer.receipt), **told}
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        for channel in self._channels:
+            await channel.close()
+
+
+class ConnectionWatch:
+    """Records whether a client's connection to each replica stands, the moment that gRPC itself knows.
+
+    The connections are in use, by a question now and then: of an idle one gRPC takes up to a second longer to
+    know, for it sends at most one ping a second unless data came in between.
+
+    addresses: by the replicas' names. settings: the client's. A record of kind `connection` for each change:
+    replica, ready.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], settings: ClientSettings, journal: Journal) -> None:
+        self._addresses = dict(addresses)
+        self._settings = settings
+        self._journal = journal
+        self._channels: list[grpc.Channel] = []
+        self._ended = threading.Event()
+        self._asking = threading.Thread(target=self._ask, name="connection-watch", daemon=True)
+
+    def start(self) -> None:
+        """Connects, and watches from now on."""
+        for name, address in self._addresses.items():
+            channel = grpc.insecure_channel(address, options=self._settings.read_options())
+            channel.subscribe(self._noting(name), try_to_connect=True)
+            self._channels.append(channel)
+        self._asking.start()
+
+    def _noting(self, name: str) -> Callable[[grpc.ChannelConnectivity], None]:
+        told = False
+
+        def note(state: grpc.ChannelConnectivity) -> None:
+            nonlocal told
+            ready = state is grpc.ChannelConnectivity.READY
+            if ready is not told and not self._ended.is_set():
+                told = ready
+                self._journal.write("connection", replica=name, ready=ready)
+
+        return note
+
+    def _ask(self) -> None:
+        stubs = [health_pb2_grpc.HealthStub(channel) for channel in self._channels]
+        while not self._ended.wait(WATCH_PERIOD_S):
+            for stub in stubs:
+                # What it answers, and whether it does, is of no interest.
+                stub.Check.future(health_pb2.HealthCheckRequest(), timeout=1.0)
+
+    def stop(self) -> None:
+        """Watches no more. Safe to call twice."""
+        self._ended.set()
+        if self._asking.ident is not None:
+            self._asking.join()
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            channel.close()
+
+
+class RecordedLoad:
+    """An open-loop load whose requests are written into the history once it has ended.
+
+    watch: what is recorded of the connections meanwhile.
+    """
+
+    def __init__(self, loop: OpenLoop, journal: Journal, watch: ConnectionWatch | None = None) -> None:
         self._loop = loop
         self._journal = journal
+        self._watch = watch
         self._stopped = False
 
     def start(self) -> None:
         """Connects and begins."""
+        if self._watch is not None:
+            self._watch.start()
         self._loop.start()
 
     @property
@@ -132,4 +259,6 @@ class RecordedLoad:
         if self._stopped:
             return
         self._stopped = True
+        if self._watch is not None:
+            self._watch.stop()
         self._journal.extend(sample.record(self._journal.start_s) for sample in self._loop.stop())
