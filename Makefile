@@ -73,6 +73,10 @@ compare: .venv/.all ## Muster beside other servers, same model and machine (each
 
 drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run failover
+	$(BIN)/muster drill run hang
+	$(BIN)/muster drill run hang_in_transaction
+	$(BIN)/muster drill run standby_hang
+	$(BIN)/muster drill run double_fault
 	$(BIN)/muster drill run rolling_restart
 	$(BIN)/muster drill run deadline_storm
 	$(BIN)/muster drill run bad_deploy

@@ -49,6 +49,37 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
     ),
     Drill(
+        name="hang",
+        hypothesis=(
+            "writes are back within the lease's life + 200 ms (median), no read fails, nothing is lost or"
+            " doubled, every epoch has one primary, and a primary that wakes late changes nothing"
+        ),
+        injection="SIGSTOP the primary under read and write load, SIGCONT later",
+        module="drills.hang",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="hang_in_transaction",
+        hypothesis="as hang, though the primary holds the locks of an append",
+        injection="stop the primary between the INSERT and the COMMIT of an append, SIGCONT later",
+        module="drills.hang_in_transaction",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="standby_hang",
+        hypothesis="no read fails, and 99 of 100 are answered within 100 ms",
+        injection="SIGSTOP a standby under read and write load, SIGCONT later",
+        module="drills.standby_hang",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="double_fault",
+        hypothesis="reads go on, writes are back within 1.5 s (median), nothing is lost or doubled",
+        injection="kill -9 the primary and SIGSTOP a standby at once, under read and write load",
+        module="drills.double_fault",
+        needs=("a model bundle",),
+    ),
+    Drill(
         name="rolling_restart",
         hypothesis="no read and no write fails, no acknowledged write is lost or doubled",
         injection="drain and restart every replica in turn under load, transfer the lease in the middle",

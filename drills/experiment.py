@@ -92,8 +92,9 @@ class Fault(Protocol[S_contra]):
         monotonic clock, where that was before the return."""
         ...
 
-    def rollback(self, subject: S_contra) -> None:
-        """Undoes it. Called always, also when `inject` was never reached or failed; must not depend on it."""
+    def rollback(self, subject: S_contra) -> dict[str, Any] | None:
+        """Undoes it. Called always, also when `inject` was never reached or failed; must not depend on it.
+        Returns what was found on the way, for the history. "instant_s": as of `inject`."""
         ...
 
 
@@ -208,8 +209,8 @@ def conduct(
                     sleep(experiment.during_s)
                     deviations += probe("during")
         finally:
-            experiment.fault.rollback(subject)
-            journal.write("rollback", fault=experiment.fault.name)
+            undone = experiment.fault.rollback(subject) or {}
+            journal.write("rollback", **_stamped(experiment.fault.name, undone, journal))
         if not doubts:
             journal.write("phase", phase="after")
             sleep(experiment.after_s)

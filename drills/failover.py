@@ -73,13 +73,13 @@ POSTGRESQL = "postgresql"
 @dataclass(frozen=True)
 class Traffic:
     """The base load: what two cores carry beside three replicas. read_deadline_ms and write_deadline_ms are
-    what one call may take, retries included. client: how the client behaves."""
+    what one call may take, retries included. client: how reads are hedged and retried; None: by default."""
 
     reads_per_s: float = 50.0
     writes_per_s: float = 20.0
     read_deadline_ms: float = 250.0
     write_deadline_ms: float = 5000.0
-    client: ClientSettings = field(default_factory=ClientSettings)
+    client: ClientSettings | None = None
 
 
 @dataclass
@@ -397,7 +397,9 @@ def kill_the_primary(bundle: Path | None, store: str = SQLITE) -> Rehearsed:
     return Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle, store=store), shown)
 
 
-def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic) -> Path:
+def draw(
+    outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: Traffic, name: str = NAME
+) -> Path:
     """The picture of the run that shows most: the first that did not hold, else the slowest recovery."""
     # Only here: drawing must not take the cores from the replicas.
     from drills.plot import timeline
@@ -410,7 +412,7 @@ def draw(outcomes: Sequence[tuple[Judgement, History]], folder: Path, traffic: T
     return timeline(
         history,
         folder / "timeline.png",
-        title=f"failover: {shown}, {errors} read errors, {judgement.verdict}",
+        title=f"{name}: {shown}, {errors} read errors, {judgement.verdict}",
         deadline_ms=traffic.read_deadline_ms,
     )
 

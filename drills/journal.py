@@ -4,8 +4,9 @@ Every record has `kind` and `at_s`, seconds since the run began. Kinds that the 
 
     run       header: drill, seed, settings, machine
     phase     before | during | after | end
-    fault     what was broken: fault, replica, pid
-    rollback  it was undone
+    fault     what was broken: fault, replica, pid; parts, one for each, where several were at once
+    rollback  it was undone; of a primary that was stopped: replica, ended (woken, or killed by another one),
+    late: the writes that waited in it, event_id, status, sequence, epoch, outcome
     probe     phase, probe, held, detail
     read      one Search: intended_s, sent_s, done_s, status, tier, depth, expected_ndcg, replica, epoch,
     reason, applied_sequence, session where it was in one
@@ -13,6 +14,7 @@ Every record has `kind` and `at_s`, seconds since the run began. Kinds that the 
     of one that failed: outcome, as the client tells it
     log       one committed event as Watch told it: sequence, epoch, event_id
     log_end   the log was read up to `head`; without it the log is not known
+    reign     replica, epoch: as the replica itself has told
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ from drills.outcome import guarded, parser, positive, run_folder, tell
 from drills.rig.cluster import ClusterPlan
 from drills.rig.load import OpenLoop, Stream, even_arrivals
 from drills.rig.traffic import ConnectionWatch, RecordedLoad, ReplicaReads
-from muster.client import Session
+from muster.client import ClientSettings, Session
 from muster.v1 import admin_pb2
 
 NAME = "partition"
@@ -101,7 +101,7 @@ def watched_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedL
         *client_streams(rehearsal, seed, Session(monotonic_reads=True)),
         Stream("replica_read", even_arrivals(REPLICA_READS_PER_S * len(direct)), looks),
     )
-    watch = ConnectionWatch(rehearsal.reached_at, traffic.client, journal)
+    watch = ConnectionWatch(rehearsal.reached_at, traffic.client or ClientSettings(), journal)
     rehearsal.load = RecordedLoad(OpenLoop(streams), journal, watch)
     return rehearsal.load
 
@@ -189,7 +189,7 @@ def without(traffic: Traffic, protection: str | None) -> Traffic:
         return traffic
     assert protection == KEEPALIVE
     slow = {"keepalive_ms": 3_600_000, "keepalive_timeout_ms": 3_600_000}
-    return replace(traffic, client=replace(traffic.client, **slow))
+    return replace(traffic, client=replace(traffic.client or ClientSettings(), **slow))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from drills.experiment import Inconclusive
-from drills.rig.cluster import Cluster, ClusterError, Replica
+from drills.faults.process import sole_primary
+from drills.rig.cluster import Cluster
 from drills.rig.proxy import Proxy
 
 
@@ -32,14 +32,6 @@ def proxy_of(subject: Networked) -> Proxy:
     return subject.proxy
 
 
-def primary_of(cluster: Cluster) -> Replica:
-    """Whoever is primary now. Raises: Inconclusive where there is no single one."""
-    try:
-        return cluster.primary()
-    except ClusterError as error:
-        raise Inconclusive(str(error)) from error
-
-
 @dataclass(frozen=True)
 class CutPrimary:
     """Cuts one of the primary's links in both directions, without a word to either side; undone by healing
@@ -53,7 +45,7 @@ class CutPrimary:
 
     def inject(self, subject: Networked) -> dict[str, Any]:
         """Cuts it. Raises Inconclusive where there is no single primary."""
-        primary = primary_of(subject.cluster)
+        primary = sole_primary(subject.cluster)
         link = proxy_of(subject).links[self.link(primary.name)]
         instant_s = time.monotonic()
         link.cut()

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from drills.experiment import Inconclusive
-from drills.rig.cluster import Cluster, ClusterError
+import grpc
+
+from drills.experiment import Fault, Inconclusive
+from drills.rig.cluster import Cluster, ClusterError, Replica, stands_still
+from muster.client import patch
+from muster.client.errors import translate
+from muster.client.writes import NOT_WRITTEN, REFUSALS, UNKNOWN
+from muster.v1 import catalogue_pb2, catalogue_pb2_grpc
+
+STOP_IN_APPEND = "MUSTER_DRILL_STOP_IN_APPEND"
+"""Of a replica's environment: the file that stops it inside an append, see `server.catalogue.failpoint`."""
+
+LATE_WRITES = 5
+LATE_DEADLINE_S = 20.0
+"""Of a write that waits in a stopped process: longer than any drill leaves it stopped."""
+
+_STAND_STILL_S = 5.0
+_STEP_S = 0.001
 
 
 class Clustered(Protocol):
@@ -19,6 +39,40 @@ class Clustered(Protocol):
         ...
 
 
+class Selling(Clustered, Protocol):
+    """A subject with replicas and products to change."""
+
+    @property
+    def product_ids(self) -> Sequence[str]:
+        """Products in the catalogue."""
+        ...
+
+
+def sole_primary(cluster: Cluster) -> Replica:
+    """Whoever is primary now. Raises Inconclusive where there is no single one."""
+    try:
+        return cluster.primary()
+    except ClusterError as error:
+        raise Inconclusive(str(error)) from error
+
+
+def one_standby(cluster: Cluster) -> Replica:
+    """The first replica that runs and is not the primary. Raises Inconclusive where there is none."""
+    primary = sole_primary(cluster)
+    for replica in cluster.replicas:
+        if replica.running and replica is not primary:
+            return replica
+    raise Inconclusive(f"{primary.name} is primary and there is no standby to stop")
+
+
+def bring_back(cluster: Cluster) -> None:
+    """Wakes every replica that is stopped and starts every one that is not running."""
+    for replica in cluster.replicas:
+        cluster.wake(replica)
+    for replica in cluster.replicas:
+        cluster.restart(replica)
+
+
 @dataclass(frozen=True)
 class KillPrimary:
     """kill -9 of the primary; undone by starting it again, as a standby, at the address it had."""
@@ -27,10 +81,7 @@ class KillPrimary:
 
     def inject(self, subject: Clustered) -> dict[str, Any]:
         """Kills whoever is primary now. Raises Inconclusive where there is no single primary."""
-        try:
-            primary = subject.cluster.primary()
-        except ClusterError as error:
-            raise Inconclusive(str(error)) from error
+        primary = sole_primary(subject.cluster)
         # The recovery counts from before the signal: the time the kernel takes to end the process is the
         # caller's waiting time too.
         instant_s = time.monotonic()
@@ -41,3 +92,155 @@ class KillPrimary:
         """Starts every replica that is not running."""
         for replica in subject.cluster.replicas:
             subject.cluster.restart(replica)
+
+
+@dataclass(frozen=True)
+class StopStandby:
+    """SIGSTOP of a standby; undone by SIGCONT."""
+
+    name: str = "stop standby"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """Stops one standby. Raises Inconclusive where there is none, or no single primary."""
+        standby = one_standby(subject.cluster)
+        instant_s = time.monotonic()
+        pid = subject.cluster.stop(standby)
+        return {"replica": standby.name, "pid": pid, "instant_s": instant_s}
+
+    def rollback(self, subject: Clustered) -> dict[str, Any]:
+        """Wakes it."""
+        instant_s = time.monotonic()
+        bring_back(subject.cluster)
+        return {"instant_s": instant_s}
+
+
+@dataclass
+class StopPrimary:
+    """SIGSTOP of the primary, and writes that then wait in its sockets for its waking; undone by SIGCONT, or
+    by starting it again where whoever took over has killed it. For one run.
+    """
+
+    name: str = "hang"
+    _stopped: Replica | None = None
+    _late: dict[str, grpc.Future] = field(default_factory=dict)
+
+    def inject(self, subject: Selling) -> dict[str, Any]:
+        """Stops whoever is primary now. Raises Inconclusive where there is no single primary."""
+        primary = sole_primary(subject.cluster)
+        instant_s = self._stop(subject.cluster, primary)
+        self._stopped = primary
+        # Over a connection that is open already: nobody answers a new one.
+        stub = catalogue_pb2_grpc.CatalogueServiceStub(subject.cluster.channel(primary))
+        name = uuid.uuid4().hex[:8]
+        for number in range(LATE_WRITES):
+            event_id = f"late-{name}-{number}"
+            product_id = subject.product_ids[number % len(subject.product_ids)]
+            event = patch(product_id, stock=number, event_id=event_id)
+            request = catalogue_pb2.ApplyRequest(events=[event])
+            self._late[event_id] = stub.Apply.future(request, timeout=LATE_DEADLINE_S)
+        return {"replica": primary.name, "pid": primary.pid, "instant_s": instant_s}
+
+    def _stop(self, cluster: Cluster, primary: Replica) -> float:
+        """Stops it; returns the last moment at which it was not."""
+        instant_s = time.monotonic()
+        cluster.stop(primary)
+        return instant_s
+
+    def rollback(self, subject: Selling) -> dict[str, Any]:
+        """Wakes it, or starts it again. "ended": "woken" or "killed" (by another replica); "late": how each
+        of the writes ended that had waited for its waking.
+        """
+        stopped, self._stopped = self._stopped, None
+        if stopped is None:
+            bring_back(subject.cluster)
+            return {}
+        ended = "woken" if stopped.running else "killed"
+        instant_s = time.monotonic()
+        subject.cluster.wake(stopped)
+        late = [late_write(event_id, call) for event_id, call in self._late.items()]
+        bring_back(subject.cluster)
+        return {"replica": stopped.name, "ended": ended, "late": late, "instant_s": instant_s}
+
+
+@dataclass
+class StopInAppend(StopPrimary):
+    """The primary stops itself between the INSERT and the COMMIT of an append; undone as `StopPrimary`.
+
+    trigger: the file that its environment names as STOP_IN_APPEND.
+    """
+
+    name: str = "hang in transaction"
+    trigger: Path = Path()
+
+    def _stop(self, cluster: Cluster, primary: Replica) -> float:
+        self.trigger.touch()
+        end_s = time.monotonic() + _STAND_STILL_S
+        while True:
+            # Before the look, so that what is returned is no later than the stop.
+            instant_s = time.monotonic()
+            if stands_still(primary.pid):
+                return instant_s - _STEP_S
+            if instant_s >= end_s:
+                raise Inconclusive(
+                    f"replica {primary.name} did not stop inside an append; does its environment name"
+                    f" {self.trigger} as {STOP_IN_APPEND}, and are there writes?"
+                )
+            time.sleep(_STEP_S)
+
+    def rollback(self, subject: Selling) -> dict[str, Any]:
+        """As `StopPrimary`; nobody else stops."""
+        self.trigger.unlink(missing_ok=True)
+        return super().rollback(subject)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several faults at once, in order; undone in the opposite one, each whatever became of the others."""
+
+    name: str
+    faults: tuple[Fault[Selling], ...]
+
+    def inject(self, subject: Selling) -> dict[str, Any]:
+        """All of them; "parts" tells of each. The instant is that of the first."""
+        parts: list[dict[str, Any]] = []
+        instant_s = time.monotonic()
+        for fault in self.faults:
+            done = fault.inject(subject)
+            done.pop("instant_s", None)
+            parts.append({"fault": fault.name, **done})
+        return {"parts": parts, "instant_s": instant_s}
+
+    def rollback(self, subject: Selling) -> dict[str, Any]:
+        """All of them."""
+        parts: list[dict[str, Any]] = []
+        instant_s = time.monotonic()
+
+        def undo(fault: Fault[Selling]) -> None:
+            undone = fault.rollback(subject) or {}
+            undone.pop("instant_s", None)
+            parts.append({"fault": fault.name, **undone})
+
+        with contextlib.ExitStack() as stack:
+            for fault in self.faults:
+                stack.callback(undo, fault)
+        return {"parts": parts, "instant_s": instant_s}
+
+
+def late_write(event_id: str, call: grpc.Future) -> dict[str, Any]:
+    """How a write ended, as the history keeps it."""
+    try:
+        answer = call.result(timeout=LATE_DEADLINE_S)
+    except grpc.FutureTimeoutError:
+        return {"event_id": event_id, "status": "DeadlineExceeded", "outcome": UNKNOWN}
+    except grpc.RpcError as error:
+        translated = translate(error, writing=True)
+        outcome = (
+            NOT_WRITTEN if translated.outcome == NOT_WRITTEN or translated.reason in REFUSALS else UNKNOWN
+        )
+        return {
+            "event_id": event_id,
+            "status": type(translated).__name__,
+            "outcome": outcome,
+            "detail": str(translated),
+        }
+    return {"event_id": event_id, "status": "OK", "sequence": answer.sequence, "epoch": answer.epoch}

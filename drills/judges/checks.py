@@ -50,6 +50,20 @@ def read_errors(history: History) -> list[Record]:
     return [read for read in steady_reads(history) if read["status"] != OK]
 
 
+def failed_reads(history: History) -> tuple[list[str], list[str]]:
+    """Sentences for the reads that were not answered, as deviations; as doubts where this machine kept the
+    load generator itself waiting.
+    """
+    errors = read_errors(history)
+    stall_ms = generator_stall_ms(history)
+    if errors and stall_ms > STALL_MS and all(read["status"] == TIMED_OUT for read in errors):
+        return [], [
+            f"{len(errors)} reads were not answered in time, but this machine kept the load generator itself "
+            f"waiting for up to {stall_ms:.0f} ms: too busy to judge"
+        ]
+    return [f"a read at {read['intended_s']:.3f} s ended with {read['status']}" for read in errors[:3]], []
+
+
 @dataclass(frozen=True)
 class FailoverLimits:
     """What the failover judge accepts.
@@ -83,17 +97,8 @@ def judge_failover(history: History) -> Judgement:
     figures["epochs_monotone"] = not epochs
     deviations += epochs
     deviations += check_sessions(history)
-    doubts: list[str] = []
-    errors = read_errors(history)
-    stall_ms = generator_stall_ms(history)
-    if errors and stall_ms > STALL_MS and all(read["status"] == TIMED_OUT for read in errors):
-        doubts.append(
-            f"{len(errors)} reads were not answered in time, but this machine kept the load generator itself "
-            f"waiting for up to {stall_ms:.0f} ms: too busy to judge"
-        )
-    else:
-        for read in errors[:3]:
-            deviations.append(f"a read at {read['intended_s']:.3f} s ended with {read['status']}")
+    failed, doubts = failed_reads(history)
+    deviations += failed
     writes = check_writes(history)
     if writes is not None:
         figures["writes_acknowledged"] = writes.acknowledged

@@ -102,14 +102,15 @@ class ClusterPlan:
 
     settings: sections of the settings file beside replica, listen, bundle and data_dir, the same for each
     replica.
-    own_settings: of single replicas by name, over `settings`. own_environment: what these are given in their
-    environment.
+    environment: variables of the replicas, beside those of the drill that are not for a replica.
+    own_settings, own_environment: the same of single replicas, by name, over those of all.
     start_s: how long a replica may take until its read services are healthy.
     """
 
     bundle: Path
     replicas: int = 3
     settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = SERVER_COMMAND
     start_s: float = 120.0
     own_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -233,6 +234,7 @@ class Cluster:
         environment["PYTHONPATH"] = os.pathsep.join(
             part for part in (str(ROOT), environment.get("PYTHONPATH", "")) if part
         )
+        environment.update(self.plan.environment)
         environment.update(self.plan.own_environment.get(replica.name, {}))
         with replica.log_path.open("ab") as log:
             replica.process = subprocess.Popen(
@@ -380,6 +382,17 @@ class Cluster:
         if replica.running:
             os.kill(replica.pid, number)
 
+    def stop(self, replica: Replica) -> int:
+        """SIGSTOP; returns the pid once the process stands still. Raises ClusterError where it does not."""
+        pid = replica.pid
+        self.signal(replica, signal.SIGSTOP)
+        self.wait(f"replica {replica.name} stands still", 10.0, lambda: stands_still(pid))
+        return pid
+
+    def wake(self, replica: Replica) -> None:
+        """SIGCONT, whether or not it was stopped."""
+        self.signal(replica, signal.SIGCONT)
+
     def kill(self, replica: Replica) -> int:
         """kill -9; returns the pid once the process is gone."""
         pid = replica.pid
@@ -396,7 +409,7 @@ class Cluster:
         alive = [replica for replica in self.replicas if replica.running]
         for replica in alive:
             # A stopped process would never see the SIGTERM.
-            self.signal(replica, signal.SIGCONT)
+            self.wake(replica)
             self.signal(replica, signal.SIGTERM)
         end_s = time.monotonic() + grace_s
         for replica in alive:
@@ -409,6 +422,15 @@ class Cluster:
     def remove_data(self) -> None:
         """Deletes the shared data folder (logs and settings stay). Only after `close`."""
         shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether every thread of the process is stopped (state T of proc(5))."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0])
+    return bool(states) and set(states) == {"T"}
 
 
 @contextlib.contextmanager

@@ -26,11 +26,10 @@ _SESSION_EVERY = 5
 
 
 class ClientReads:
-    """Searches in turn over the queries, hedged and retried as the client does by default.
+    """Searches in turn over the queries, hedged and retried as the client's settings say.
 
     deadline_ms: counts from the moment of sending; the history measures from the intended one. session: what
-    every fifth search reads in, so that it must see what was written in it. settings: the client's; None: its
-    defaults.
+    every fifth search reads in, so that it must see what was written in it. settings: None: the defaults.
     """
 
     def __init__(

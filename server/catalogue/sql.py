@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from server.catalogue import checksum, schema, snapshot
 from server.catalogue.errors import Fenced, StoreDamaged
+from server.catalogue.failpoint import stop_in_append
 from server.catalogue.rows import LogRow
 from server.catalogue.sql_view import SqlView, checked_rows, read_head, refuse_folded
 from server.catalogue.store import Appended, Commit, Folded, Head, NewEvent, Store, View
@@ -45,6 +46,7 @@ class SqlStore(Store):
         self.cluster_id = ""
         self._insert = insert
         self._append = _append_statement(insert)
+        self._before_commit = stop_in_append()
 
     # --- what a database adds --------------------------------------------------------------------------
 
@@ -124,6 +126,8 @@ class SqlStore(Store):
             expires_ns = None
             if extend_ns is not None:
                 expires_ns = self._extend(transaction, extend_ns, schema.lease.c.epoch == epoch)
+            if written and self._before_commit is not None:
+                self._before_commit()
             return Commit(results, expires_ns)
 
     def _known_sequences(self, transaction: sa.Connection, event_ids: list[str]) -> dict[str, int]:
