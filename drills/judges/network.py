@@ -264,11 +264,11 @@ def judge_partition(history: History, limits: PartitionLimits, between: str) -> 
     else:
         late = _late_acknowledgements(history)
         figures["late_acknowledgements"] = len(late)
-        found.deviations += [
+        found.deviations.extend(
             f"write {write['event_id']}, sent {write['sent_s'] - fault['at_s']:.3f} s after the cut, was "
             f"acknowledged in epoch {write['epoch']} of the primary that was cut off"
             for write in late[:3]
-        ]
+        )
         marked, unmarked = check_marks(history, [fault["replica"]], fault["at_s"], end["at_s"])
         figures["marked_stale"] = marked
         found.deviations.extend(unmarked[:3])
@@ -334,6 +334,62 @@ def judge_store_down(history: History, limits: StoreLimits) -> Judgement:
         if not marked and not unmarked:
             found.doubts.append("no replica was asked, so nothing is known of its staleness")
     _in_time(found, "writes were back after the outage", figures["back_ms"], limits.back_ms)
+    return found.judgement(figures)
+
+
+@dataclass(frozen=True)
+class LagLimits:
+    """What the judge of a lagging standby accepts, milliseconds.
+
+    bound_ms: on staleness. left_ms: how much later it may leave health. back_ms: from following again to
+    being back.
+    """
+
+    bound_ms: float = 2000.0
+    left_ms: float = 500.0
+    back_ms: float = 2000.0
+
+
+def judge_standby_lag(history: History, limits: LagLimits) -> Judgement:
+    """Judges one freeze of a standby's tailer."""
+    fault, end = history.first("fault"), history.first("rollback")
+    bound = history.of("session_read")
+    stale = [
+        read for read in bound if read["status"] == OK and read["applied_sequence"] < read["min_sequence"]
+    ]
+    figures: dict[str, Any] = {
+        "left_health_ms": detection_ms(history),
+        "back_ms": None,
+        "session_reads": len(bound),
+        "stale_session_reads": len(stale),
+        **base_figures(history),
+    }
+    if fault is None or end is None:
+        return Judgement(Verdict.INCONCLUSIVE, figures, ("no tailer was frozen",))
+    found = judge_common(history)
+    found.add(failed_calls(history, [read for read in replica_reads(history) if read["status"] != OK]))
+    found.deviations.extend(
+        f"replica {read['asked']} was asked for sequence {read['min_sequence']} or later at "
+        f"{read['sent_s']:.3f} s, and answered at {read['applied_sequence']}"
+        for read in stale[:3]
+    )
+    left_ms = figures["left_health_ms"]
+    _in_time(found, "the standby left health", left_ms, limits.bound_ms + limits.left_ms)
+    if left_ms is not None and left_ms < limits.bound_ms / 2:
+        found.deviations.append(f"the standby left health after {left_ms:.0f} ms already")
+    if left_ms is not None:
+        again = [
+            record["at_s"]
+            for record in history.of("connection")
+            if record["replica"] == fault["replica"] and record["ready"] and record["at_s"] >= end["at_s"]
+        ]
+        figures["back_ms"] = round((again[0] - end["at_s"]) * 1000.0, 1) if again else None
+        _in_time(found, "the standby was back in health", figures["back_ms"], limits.back_ms)
+    asked_it = [
+        r for r in bound if r["asked"] == fault["replica"] and fault["at_s"] < r["sent_s"] < end["at_s"]
+    ]
+    if not asked_it:
+        found.doubts.append("the frozen standby was not asked to be up to date")
     return found.judgement(figures)
 
 
