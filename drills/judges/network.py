@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drills.experiment import Judgement, Verdict, worst
+from drills.experiment import Judgement, Verdict, quantile, worst
 from drills.journal import History, Record
 from drills.judges.checks import (
     STALL_MS,
@@ -390,6 +390,45 @@ def judge_standby_lag(history: History, limits: LagLimits) -> Judgement:
     ]
     if not asked_it:
         found.doubts.append("the frozen standby was not asked to be up to date")
+    return found.judgement(figures)
+
+
+@dataclass(frozen=True)
+class LossLimits:
+    """What the judge of lost packets accepts, milliseconds.
+
+    detected_ms: until a client knows of a replica that nothing comes from; None: something still does.
+    healed_ms: from the end of it to the first acknowledged write.
+    """
+
+    detected_ms: float | None = None
+    healed_ms: float = 2000.0
+
+
+def judge_loss(history: History, limits: LossLimits) -> Judgement:
+    """Judges one spell of lost packets."""
+    fault, end = history.first("fault"), history.first("rollback")
+    during = (
+        [read for read in steady_reads(history) if fault["at_s"] <= read["sent_s"] <= end["at_s"]]
+        if fault and end
+        else []
+    )
+    took = [(read["done_s"] - read["sent_s"]) * 1000.0 for read in during if read["status"] == OK]
+    figures: dict[str, Any] = {
+        "detection_ms": detection_ms(history) if limits.detected_ms is not None else None,
+        "back_after_healing_ms": back_ms(history),
+        "dropped": 0 if end is None else end.get("dropped", 0),
+        "read_p99_ms": round(quantile(took, 0.99), 1) if took else None,
+        **base_figures(history),
+    }
+    if fault is None or end is None:
+        return Judgement(Verdict.INCONCLUSIVE, figures, ("nothing was lost",))
+    found = judge_common(history)
+    if not figures["dropped"]:
+        found.doubts.append("not one packet was dropped")
+    if limits.detected_ms is not None:
+        _in_time(found, "clients knew of it", figures["detection_ms"], limits.detected_ms)
+    _in_time(found, "writes were back after it", figures["back_after_healing_ms"], limits.healed_ms)
     return found.judgement(figures)
 
 

@@ -30,6 +30,7 @@ class ClientReads:
 
     deadline_ms: counts from the moment of sending; the history measures from the intended one. session: what
     every fifth search reads in, so that it must see what was written in it. settings: None: the defaults.
+    products: whether the history keeps the query and what was found.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class ClientReads:
         deadline_ms: float,
         session: Session | None = None,
         settings: ClientSettings | None = None,
+        products: bool = False,
     ) -> None:
         self._session = session
         self._settings = settings
+        self._products = products
         self._addresses = list(addresses)
         self._queries = tuple(queries)
         self._deadline_ms = deadline_ms
@@ -57,11 +60,13 @@ class ClientReads:
         assert self._client is not None
         query = self._queries[index % len(self._queries)]
         session = self._session if index % _SESSION_EVERY == 0 else None
-        told = {} if session is None else {"session": SESSION}
+        told: dict[str, Any] = {} if session is None else {"session": SESSION}
         try:
             answer = await self._client.search(query, deadline_ms=self._deadline_ms, session=session)
         except MusterError as error:
             return type(error).__name__, {"detail": str(error), **told}
+        if self._products:
+            told |= {"query": query, "product_ids": [result.product_id for result in answer.results]}
         return OK, {**receipt_fields(answer.receipt), **told}
 
     async def close(self) -> None:

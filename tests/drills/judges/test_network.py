@@ -12,9 +12,11 @@ from drills.judges.network import (
     CLIENTS,
     STORE,
     LagLimits,
+    LossLimits,
     PartitionLimits,
     StoreLimits,
     check_staleness,
+    judge_loss,
     judge_partition,
     judge_standby_lag,
     judge_store_down,
@@ -269,6 +271,31 @@ def test_what_must_not_be_of_a_lagging_standby_is_named(more: list[Record], sent
     judgement = lag(session_read(3.5, 0, 2, status="UNAVAILABLE"), *more)
     assert judgement.verdict is Verdict.DEVIATED
     assert sentence in " ".join(judgement.reasons)
+
+
+def loss(*more: Record, dropped: int = 7, detected_ms: float | None = None) -> Judgement:
+    records = [
+        {**record, "dropped": dropped} if record["kind"] == "rollback" else record
+        for record in history(*more).records
+    ]
+    return judge_loss(History(tuple(records)), LossLimits(detected_ms=detected_ms))
+
+
+def test_lost_packets_that_no_read_fails_for_hold() -> None:
+    judgement = loss(read(3.0, 1, took_s=0.2))
+    assert judgement.verdict is Verdict.HELD, judgement.reasons
+    assert (judgement.figures["dropped"], judgement.figures["read_p99_ms"]) == (7, 200.0)
+    assert loss(connection(2.4, False), detected_ms=600.0).figures["detection_ms"] == 400.0
+
+
+def test_lost_packets_that_a_read_fails_for_or_that_nobody_notices_deviate() -> None:
+    assert "a read at 3.000 s" in loss(read(3.0, 1, status="DeadlineExceeded")).reasons[0]
+    assert "clients knew of it after 900 ms" in loss(connection(2.9, False), detected_ms=600.0).reasons[0]
+
+
+def test_where_nothing_was_dropped_nothing_is_known() -> None:
+    judgement = loss(dropped=0)
+    assert judgement.verdict is Verdict.INCONCLUSIVE and "not one packet" in judgement.reasons[0]
 
 
 def test_over_runs_counts_are_added_and_of_times_the_worst_is_told() -> None:
