@@ -3,12 +3,14 @@ changes."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.journal import Journal
@@ -21,6 +23,9 @@ SESSION = "shopper"
 
 WATCH_PERIOD_S = 0.1
 """Between two questions on a watched connection."""
+
+MEMORY_PERIOD_S = 0.25
+"""Between two looks at the replicas' memory."""
 
 _SESSION_EVERY = 5
 
@@ -235,13 +240,57 @@ class ConnectionWatch:
             channel.close()
 
 
+class MemoryWatch:
+    """Records now and then how much memory each replica takes, and which process it is.
+
+    pids: tells the processes, by the replicas' names. A record of kind `memory` each: replica, pid,
+    rss_bytes; of a process that is not there: no rss_bytes.
+    """
+
+    def __init__(self, pids: Callable[[], Mapping[str, int]], journal: Journal) -> None:
+        self._pids = pids
+        self._journal = journal
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="memory-watch", daemon=True)
+
+    def start(self) -> None:
+        """Looks from now on."""
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(MEMORY_PERIOD_S):
+            for name, pid in self._pids().items():
+                told: dict[str, Any] = {"replica": name, "pid": pid}
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(pid)
+                    if process.status() != psutil.STATUS_ZOMBIE:
+                        told["rss_bytes"] = process.memory_info().rss
+                self._journal.write("memory", **told)
+
+    def stop(self) -> None:
+        """Looks no more. Safe to call twice."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+
+class Watch(Protocol):
+    """Something that is recorded beside the requests."""
+
+    def start(self) -> None:
+        """Begins."""
+
+    def stop(self) -> None:
+        """Ends. Safe to call twice."""
+
+
 class RecordedLoad:
     """An open-loop load whose requests are written into the history once it has ended.
 
-    watch: what is recorded of the connections meanwhile.
+    watch: what is recorded meanwhile.
     """
 
-    def __init__(self, loop: OpenLoop, journal: Journal, watch: ConnectionWatch | None = None) -> None:
+    def __init__(self, loop: OpenLoop, journal: Journal, watch: Watch | None = None) -> None:
         self._loop = loop
         self._journal = journal
         self._watch = watch
