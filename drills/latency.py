@@ -113,7 +113,7 @@ def experiment(
         hypothesis=HYPOTHESIS,
         load=load,
         probes=(
-            Probe("reads are answered", reads_are_answered, around),
+            Probe("reads are answered", reads_are_answered, frozenset({"before"})),
             Probe("there is one primary", one_primary, around),
             Probe("every replica serves reads", all_serve_reads, around),
         ),

@@ -40,9 +40,8 @@ from drills.faults.network import BreakConnections, DropPackets
 from drills.journal import History
 from drills.judges.network import LossLimits, judge_loss, over_kinds, over_runs
 from drills.outcome import guarded, parser, positive, run_folder, tell
-from drills.partition import collect, watched_load
+from drills.partition import HEDGING, collect, watched_load, without
 from drills.rig.namespace import enter, namespace_need
-from muster.client import ClientSettings
 
 NAME = "loss"
 HYPOTHESIS = (
@@ -51,6 +50,7 @@ HYPOTHESIS = (
 EMPTY: dict[str, Any] = {
     "runs": 0,
     "detection_ms": None,
+    "connection_lost_ms": None,
     "back_after_healing_ms": None,
     "dropped": 0,
     "read_p99_ms": None,
@@ -71,8 +71,6 @@ PRIMARY = "primary"
 KINDS = (SOME, PRIMARY)
 SHARE = 0.02
 """Of the packets, in each direction: far more than any network that is looked after loses."""
-
-HEDGING = "hedging"
 
 
 def fault_of(kind: str, by: str, share: float, seed: int) -> Fault[Any]:
@@ -161,9 +159,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = run_folder(given.journal, NAME)
         setup = setup_of(given, folder)
         setup["proxied"] = True
-        if given.without == HEDGING:
-            client = ClientSettings(hedge_share=0.0, hedge_burst=0, attempts_max=1, reserve_share=0.0)
-            setup["traffic"] = replace(setup["traffic"], client=client)
+        setup["traffic"] = without(setup["traffic"], given.without)
         judgements, details = [], {}
         for kind in (given.kind,) if given.kind else KINDS:
             setup["folder"] = folder / kind

@@ -121,7 +121,7 @@ def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
     """The reads and writes of the failover, and the replicas' memory."""
     replicas = rehearsal.cluster.replicas
     watch = MemoryWatch(lambda: {replica.name: replica.pid for replica in replicas}, journal)
-    rehearsal.load = RecordedLoad(OpenLoop(client_streams(rehearsal, seed)), journal, watch)
+    rehearsal.load = RecordedLoad(OpenLoop(client_streams(rehearsal, seed)), journal, [watch])
     return rehearsal.load
 
 

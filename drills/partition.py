@@ -2,11 +2,12 @@
 
     python -m drills.partition --json                       from its clients
     python -m drills.partition --store postgresql --json    from its clients, then from the store
-    python -m drills.partition --without keepalive          the negative control: nobody notices
+    python -m drills.partition --without hedging            the negative control: reads wait and fail
 
-Hypothesis: no read fails; a client knows of the cut within 600 ms; there is one writer at all times; a
-primary that is cut off from the store stops acknowledging, and another one does so within a lease and 600 ms;
-every replica answers reads meanwhile and says how stale it is; after the healing all are back.
+Hypothesis: no read fails; a client knows of the cut within 600 ms, and spares the replica its reads; there
+is one writer at all times; a primary that is cut off from the store stops acknowledging, and another one does
+so within a lease and 600 ms; every replica answers reads meanwhile and says how stale it is; after the
+healing all are back.
 
 The links lead through a proxy of the drill's own, which holds what is sent during the cut and delivers it
 afterwards, as a network would. A primary that only its clients cannot reach reigns on: their writes wait, as
@@ -51,7 +52,7 @@ from drills.judges.network import CLIENTS, STORE, PartitionLimits, judge_partiti
 from drills.outcome import guarded, parser, positive, run_folder, tell
 from drills.rig.cluster import ClusterPlan
 from drills.rig.load import OpenLoop, Stream, even_arrivals
-from drills.rig.traffic import ConnectionWatch, RecordedLoad, ReplicaReads
+from drills.rig.traffic import ClientReads, ConnectionWatch, RecordedLoad, ReplicaReads, TrustWatch
 from muster.client import ClientSettings, Session
 from muster.v1 import admin_pb2
 
@@ -63,6 +64,7 @@ HYPOTHESIS = (
 EMPTY: dict[str, Any] = {
     "runs": 0,
     "detection_ms": None,
+    "connection_lost_ms": None,
     "rto_ms": None,
     "back_after_healing_ms": None,
     "late_acknowledgements": 0,
@@ -83,7 +85,7 @@ LEASE_TTL_MS = 500
 REPLICA_READS_PER_S = 10.0
 """At each replica; few, for they only look."""
 
-KEEPALIVE = "keepalive"
+HEDGING = "hedging"
 
 
 def lease_ttl_ms(plan: ClusterPlan) -> float:
@@ -92,8 +94,8 @@ def lease_ttl_ms(plan: ClusterPlan) -> float:
 
 
 def watched_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
-    """The reads and writes of the failover, searches at each replica past the client, and what the client
-    knows of its connections."""
+    """The reads and writes of the failover, searches at each replica past the client, and what the client and
+    its connections know of the replicas."""
     traffic = rehearsal.traffic
     direct = {replica.name: replica.address for replica in rehearsal.cluster.replicas}
     looks = ReplicaReads(direct, rehearsal.queries, deadline_ms=1000.0)
@@ -101,8 +103,13 @@ def watched_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedL
         *client_streams(rehearsal, seed, Session(monotonic_reads=True)),
         Stream("replica_read", even_arrivals(REPLICA_READS_PER_S * len(direct)), looks),
     )
-    watch = ConnectionWatch(rehearsal.reached_at, traffic.client or ClientSettings(), journal)
-    rehearsal.load = RecordedLoad(OpenLoop(streams), journal, watch)
+    reads = streams[0].caller
+    assert isinstance(reads, ClientReads)
+    watches = (
+        TrustWatch(rehearsal.reached_at, reads, journal),
+        ConnectionWatch(rehearsal.reached_at, traffic.client or ClientSettings(), journal),
+    )
+    rehearsal.load = RecordedLoad(OpenLoop(streams), journal, watches)
     return rehearsal.load
 
 
@@ -187,9 +194,11 @@ def without(traffic: Traffic, protection: str | None) -> Traffic:
     """The traffic with one protection of the client's switched off; None: with all."""
     if protection is None:
         return traffic
-    assert protection == KEEPALIVE
-    slow = {"keepalive_ms": 3_600_000, "keepalive_timeout_ms": 3_600_000}
-    return replace(traffic, client=replace(traffic.client or ClientSettings(), **slow))
+    assert protection == HEDGING
+    client = replace(
+        traffic.client or ClientSettings(), hedge_share=0.0, hedge_burst=0, attempts_max=1, reserve_share=0.0
+    )
+    return replace(traffic, client=client)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -201,7 +210,7 @@ def main(arguments: Sequence[str]) -> int:
         choices=(CLIENTS, STORE),
         help="what the primary is cut off from (default: both; from the store on PostgreSQL only)",
     )
-    options.add_argument("--without", choices=(KEEPALIVE,), help="switch this protection of the client off")
+    options.add_argument("--without", choices=(HEDGING,), help="switch this protection of the client off")
     load_options(options)
     given = options.parse_args(list(arguments))
     check_replicas(options, given)

@@ -98,7 +98,7 @@ def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
         Stream("session_read", even_arrivals(SESSION_LOOKS_PER_S * len(direct)), bound),
     )
     watch = ConnectionWatch(direct, rehearsal.traffic.client or ClientSettings(), journal)
-    rehearsal.load = RecordedLoad(OpenLoop(streams), journal, watch)
+    rehearsal.load = RecordedLoad(OpenLoop(streams), journal, [watch])
     return rehearsal.load
 
 

@@ -58,13 +58,15 @@ def judge_latency(history: History, limits: LatencyLimits) -> Judgement:
     answered = [read for read in during if read["status"] == OK]
     figures["read_p99_ms"], figures["base_read_p99_ms"] = _p99_ms(during), _p99_ms(before)
     found = Findings([], [])
-    if not answered or not before:
-        found.doubts.append("no search was answered, so nothing is known of their quality")
+    if not during or not before:
+        found.doubts.append("no search was sent, before the network was slow or while it was")
         return found.judgement(figures)
     in_time = [read for read in answered if _took_ms(read) <= limits.deadline_ms]
     figures["in_time_share"] = round(len(in_time) / len(during), 4)
-    figures["best_share"] = round(sum(read["reason"] == BEST for read in answered) / len(answered), 4)
     _judge_share(found, history, before, during, figures["in_time_share"], limits)
+    if not answered:
+        return found.judgement(figures)
+    figures["best_share"] = round(sum(read["reason"] == BEST for read in answered) / len(answered), 4)
     _judge_budgets(found, figures, before, answered, fault, limits)
     untruthful = _untruthful(history, answered)
     figures["untruthful"] = len(untruthful)

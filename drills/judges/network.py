@@ -2,7 +2,8 @@
 
 Beside the kinds that every judge reads (`drills.journal`):
 
-    connection    a client's connection to `replica` stands (`ready`) or not, as the client itself knows
+    trust         a client spares `replica` its reads (`trusted` false), or not any more
+    connection    a client's connection to `replica` stands (`ready`) or not, as gRPC itself knows
     replica_read  a search past the client at one replica (`asked`): status, applied_sequence, staleness_ms
     replica       what one replica said of itself at the end: replica, role, serving, applied_sequence,
     head_sequence; `detail` where it did not answer
@@ -87,16 +88,26 @@ def failed_calls(history: History, failed: Sequence[Record]) -> Findings:
 
 
 def detection_ms(history: History) -> float | None:
-    """From the fault to the moment at which a client knew that its connection to the replica at fault does
-    not stand; None: it never did while the fault lasted."""
+    """From the fault to the moment at which a client began to spare the replica at fault its reads; None: it
+    never did while the fault lasted."""
+    return _known_ms(history, "trust", "trusted")
+
+
+def connection_lost_ms(history: History) -> float | None:
+    """From the fault to the moment at which gRPC gave up the connection to the replica at fault, or the
+    replica left health; None: neither while the fault lasted."""
+    return _known_ms(history, "connection", "ready")
+
+
+def _known_ms(history: History, kind: str, good: str) -> float | None:
     fault, end = history.first("fault"), history.first("rollback")
     if fault is None or end is None:
         return None
     known = [
         record["at_s"]
-        for record in history.of("connection")
+        for record in history.of(kind)
         if record["replica"] == fault["replica"]
-        and not record["ready"]
+        and not record[good]
         and fault["at_s"] <= record["at_s"] <= end["at_s"]
     ]
     return round((known[0] - fault["at_s"]) * 1000.0, 1) if known else None
@@ -249,6 +260,7 @@ def judge_partition(history: History, limits: PartitionLimits, between: str) -> 
     fault, end = history.first("fault"), history.first("rollback")
     figures: dict[str, Any] = {
         "detection_ms": detection_ms(history) if between == CLIENTS else None,
+        "connection_lost_ms": connection_lost_ms(history) if between == CLIENTS else None,
         "rto_ms": recovery_ms(history) if between == STORE else None,
         "back_after_healing_ms": back_ms(history),
         "late_acknowledgements": 0,
@@ -358,7 +370,7 @@ def judge_standby_lag(history: History, limits: LagLimits) -> Judgement:
         read for read in bound if read["status"] == OK and read["applied_sequence"] < read["min_sequence"]
     ]
     figures: dict[str, Any] = {
-        "left_health_ms": detection_ms(history),
+        "left_health_ms": connection_lost_ms(history),
         "back_ms": None,
         "session_reads": len(bound),
         "stale_session_reads": len(stale),
@@ -416,6 +428,7 @@ def judge_loss(history: History, limits: LossLimits) -> Judgement:
     took = [(read["done_s"] - read["sent_s"]) * 1000.0 for read in during if read["status"] == OK]
     figures: dict[str, Any] = {
         "detection_ms": detection_ms(history) if limits.detected_ms is not None else None,
+        "connection_lost_ms": connection_lost_ms(history) if limits.detected_ms is not None else None,
         "back_after_healing_ms": back_ms(history),
         "dropped": 0 if end is None else end.get("dropped", 0),
         "read_p99_ms": round(quantile(took, 0.99), 1) if took else None,

@@ -121,8 +121,10 @@ class ClusterPlan:
         merged = dict(self.settings)
         for section, values in self.own_settings.get(name, {}).items():
             before = merged.get(section)
-            both = isinstance(before, Mapping) and isinstance(values, Mapping)
-            merged[section] = {**before, **values} if both else values
+            if isinstance(before, Mapping) and isinstance(values, Mapping):
+                merged[section] = {**before, **values}
+            else:
+                merged[section] = values
         return merged
 
 

@@ -24,6 +24,9 @@ SESSION = "shopper"
 WATCH_PERIOD_S = 0.1
 """Between two questions on a watched connection."""
 
+TRUST_PERIOD_S = 0.02
+"""Between two looks at what the client knows of the replicas."""
+
 MEMORY_PERIOD_S = 0.25
 """Between two looks at the replicas' memory."""
 
@@ -73,6 +76,10 @@ class ClientReads:
         if self._products:
             told |= {"query": query, "product_ids": [result.product_id for result in answer.results]}
         return OK, {**receipt_fields(answer.receipt), **told}
+
+    def mistrusted(self) -> list[str]:
+        """The addresses of the replicas that the client spares its reads at the moment."""
+        return [] if self._client is None else self._client.mistrusted()
 
     async def close(self) -> None:
         """Closes the client."""
@@ -240,6 +247,38 @@ class ConnectionWatch:
             channel.close()
 
 
+class TrustWatch:
+    """Records which replicas the client spares its reads: what it knows of them, however it came to know.
+
+    addresses: by the replicas' names. A record of kind `trust` for each change: replica, trusted.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], reads: ClientReads, journal: Journal) -> None:
+        self._names = {address: name for name, address in addresses.items()}
+        self._reads = reads
+        self._journal = journal
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="trust-watch", daemon=True)
+
+    def start(self) -> None:
+        """Looks from now on."""
+        self._thread.start()
+
+    def _look(self) -> None:
+        known: set[str] = set()
+        while not self._ended.wait(TRUST_PERIOD_S):
+            mistrusted = {self._names[address] for address in self._reads.mistrusted()}
+            for name in sorted(mistrusted ^ known):
+                self._journal.write("trust", replica=name, trusted=name not in mistrusted)
+            known = mistrusted
+
+    def stop(self) -> None:
+        """Looks no more. Safe to call twice."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+
 class MemoryWatch:
     """Records now and then how much memory each replica takes, and which process it is.
 
@@ -287,20 +326,20 @@ class Watch(Protocol):
 class RecordedLoad:
     """An open-loop load whose requests are written into the history once it has ended.
 
-    watch: what is recorded meanwhile.
+    watches: what is recorded meanwhile.
     """
 
-    def __init__(self, loop: OpenLoop, journal: Journal, watch: Watch | None = None) -> None:
+    def __init__(self, loop: OpenLoop, journal: Journal, watches: Sequence[Watch] = ()) -> None:
         self._loop = loop
         self._journal = journal
-        self._watch = watch
+        self._watches = tuple(watches)
         self._stopped = False
 
     def start(self) -> None:
         """Connects and begins."""
-        if self._watch is not None:
-            self._watch.start()
         self._loop.start()
+        for watch in self._watches:
+            watch.start()
 
     @property
     def samples(self) -> list[Sample]:
@@ -312,6 +351,6 @@ class RecordedLoad:
         if self._stopped:
             return
         self._stopped = True
-        if self._watch is not None:
-            self._watch.stop()
+        for watch in self._watches:
+            watch.stop()
         self._journal.extend(sample.record(self._journal.start_s) for sample in self._loop.stop())

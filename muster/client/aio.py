@@ -61,6 +61,10 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def mistrusted(self) -> list[str]:
+        """As `Client.mistrusted`."""
+        return self._all_reads.replicas.mistrusted()
+
     # -- reads ----------------------------------------------------------
 
     async def search(

@@ -59,6 +59,12 @@ class Replicas:
             turned[0].try_once(now_s)
             return turned
 
+    def mistrusted(self) -> list[str]:
+        """The endpoints of those that are tried by one read at a time: they were silent or unavailable, or
+        stood out, and have not answered well since."""
+        with self._lock:
+            return [replica.endpoint for replica in self._replicas if replica.on_trial]
+
     def answered(self, replica: Replica, now_s: float, *, bad: bool = False) -> None:
         """The replica answered. bad: slowly, or with an error that is not the caller's fault."""
         with self._lock:

@@ -120,6 +120,11 @@ class Client:
     ) -> None:
         self.close()
 
+    def mistrusted(self) -> list[str]:
+        """The endpoints of the replicas that reads are spared at the moment: each is tried by one at a time,
+        until it has answered well again."""
+        return self._all_reads.replicas.mistrusted()
+
     # -- reads ----------------------------------------------------------
 
     def search(

@@ -65,6 +65,7 @@ def test_an_answer_by_a_lesser_plan_may_differ_if_it_says_so() -> None:
     [
         (slow(97) + slow(3, took_ms=60.0), "97.0% of 100 searches were answered in time"),
         (slow(97) + slow(3, status="DeadlineExceeded"), "97.0% of 100 searches"),
+        (slow(status="DeadlineExceeded"), "0.0% of 200 searches"),
         (slow(product_ids=["p2", "p1"]), "called itself the best plan's"),
         (slow(budget_ms=49.0), "saw 0 ms less than before"),
     ],

@@ -94,6 +94,10 @@ def connection(at_s: float, ready: bool, replica: str = "a") -> Record:
     return {"kind": "connection", "at_s": at_s, "replica": replica, "ready": ready}
 
 
+def trust(at_s: float, trusted: bool, replica: str = "a") -> Record:
+    return {"kind": "trust", "at_s": at_s, "replica": replica, "trusted": trusted}
+
+
 def partition(*more: Record, between: str = CLIENTS, epochs: tuple[int, ...] = (1, 1, 1)) -> Judgement:
     limits = PartitionLimits(writes_back_ms=1100.0 if between == STORE else None)
     return judge_partition(history(*more, epochs=epochs), limits, between)
@@ -107,9 +111,10 @@ def stale(sent_s: float, **more: Any) -> Record:
 
 
 def test_a_cut_from_the_clients_that_they_know_of_soon_holds() -> None:
-    judgement = partition(connection(0.1, True), connection(2.35, False), connection(5.1, True))
+    judgement = partition(trust(2.35, False), connection(2.9, False), trust(5.1, True))
     assert judgement.verdict is Verdict.HELD, judgement.reasons
     assert judgement.figures["detection_ms"] == 350.0
+    assert judgement.figures["connection_lost_ms"] == 900.0
     assert judgement.figures["back_after_healing_ms"] == 510.0
 
 
@@ -117,33 +122,33 @@ def test_a_cut_from_the_clients_that_they_know_of_soon_holds() -> None:
     ("more", "sentence"),
     [
         ([], "never came to this: clients knew of the cut"),
-        ([connection(3.0, False)], "clients knew of the cut after 1000 ms"),
+        ([trust(3.0, False)], "clients knew of the cut after 1000 ms"),
         # Another replica's connection, or one that broke before, says nothing of the cut.
-        ([connection(2.1, False, "b"), connection(1.0, False)], "never came to this"),
-        ([connection(2.3, False), read(3.0, 2, status="Unavailable")], "a read at 3.000 s ended with"),
+        ([trust(2.1, False, "b"), trust(1.0, False)], "never came to this"),
+        ([trust(2.3, False), read(3.0, 2, status="Unavailable")], "a read at 3.000 s ended with"),
         (
-            [connection(2.3, False), read(3.0, 2, kind="replica_read", status="UNAVAILABLE")],
+            [trust(2.3, False), read(3.0, 2, kind="replica_read", status="UNAVAILABLE")],
             "a read at replica a at 3.000 s",
         ),
         (
-            [connection(2.3, False), {"kind": "replica", "replica": "c", "detail": "UNAVAILABLE"}],
+            [trust(2.3, False), {"kind": "replica", "replica": "c", "detail": "UNAVAILABLE"}],
             "replica c did not tell its state",
         ),
         (
             [
-                connection(2.3, False),
+                trust(2.3, False),
                 {"kind": "replica", "replica": "c", "serving": False, "applied_sequence": 3},
             ],
             "replica c does not serve",
         ),
         (
             [
-                connection(2.3, False),
+                trust(2.3, False),
                 {"kind": "replica", "replica": "c", "serving": True, "applied_sequence": 2},
             ],
             "has applied 2 of 3",
         ),
-        ([connection(2.3, False), write(9, 3.5)], "not in the log"),
+        ([trust(2.3, False), write(9, 3.5)], "not in the log"),
     ],
 )
 def test_what_must_not_be_in_a_partition_is_named(more: list[Record], sentence: str) -> None:
@@ -285,12 +290,12 @@ def test_lost_packets_that_no_read_fails_for_hold() -> None:
     judgement = loss(read(3.0, 1, took_s=0.2))
     assert judgement.verdict is Verdict.HELD, judgement.reasons
     assert (judgement.figures["dropped"], judgement.figures["read_p99_ms"]) == (7, 200.0)
-    assert loss(connection(2.4, False), detected_ms=600.0).figures["detection_ms"] == 400.0
+    assert loss(trust(2.4, False), detected_ms=600.0).figures["detection_ms"] == 400.0
 
 
 def test_lost_packets_that_a_read_fails_for_or_that_nobody_notices_deviate() -> None:
     assert "a read at 3.000 s" in loss(read(3.0, 1, status="DeadlineExceeded")).reasons[0]
-    assert "clients knew of it after 900 ms" in loss(connection(2.9, False), detected_ms=600.0).reasons[0]
+    assert "clients knew of it after 900 ms" in loss(trust(2.9, False), detected_ms=600.0).reasons[0]
 
 
 def test_where_nothing_was_dropped_nothing_is_known() -> None:
