@@ -116,7 +116,9 @@ class DropPackets:
         primary = sole_primary(subject.cluster)
         losing = list(subject.cluster.replicas) if self.everyone else [primary]
         ports = ", ".join(str(proxy.links[self.link(replica.name)].port) for replica in losing)
-        dropping = f"numgen random mod 1000 < {round(self.share * 1000)} counter drop"
+        # Of a thousand there is no thousandth: all of them need no draw.
+        drawn = f"numgen random mod 1000 < {round(self.share * 1000)} " if self.share < 1 else ""
+        dropping = f"{drawn}counter drop"
         chain = f"inet {TABLE} out"
         instant_s = time.monotonic()
         filter_packets(
