@@ -86,7 +86,7 @@ def judge_hostile(history: History, limits: HostileLimits) -> Judgement:
 
 def _waits(one: Record) -> bool:
     """Whether the request asks for what comes late or never, so that its end is its deadline."""
-    return one["accepted"] == ["UNAVAILABLE"]
+    return bool(one["accepted"] == ["UNAVAILABLE"])
 
 
 def crashes(memory: Sequence[Record]) -> list[str]:

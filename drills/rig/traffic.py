@@ -77,6 +77,10 @@ class ClientReads:
             told |= {"query": query, "product_ids": [result.product_id for result in answer.results]}
         return OK, {**receipt_fields(answer.receipt), **told}
 
+    def sendings(self) -> tuple[int, int]:
+        """How many reads the client has begun, and how often it has sent them in all."""
+        return (0, 0) if self._client is None else self._client.sendings()
+
     def mistrusted(self) -> list[str]:
         """The addresses of the replicas that the client spares its reads at the moment."""
         return [] if self._client is None else self._client.mistrusted()

@@ -65,6 +65,10 @@ class AsyncClient:
         """As `Client.mistrusted`."""
         return self._all_reads.replicas.mistrusted()
 
+    def sendings(self) -> tuple[int, int]:
+        """As `Client.sendings`."""
+        return self._all_reads.sendings.counts()
+
     # -- reads ----------------------------------------------------------
 
     async def search(

@@ -83,6 +83,25 @@ class Replicas:
             replica.lose(now_s)
 
 
+class Sendings:
+    """How many reads were begun, and how often they were sent in all. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._reads = self._sent = 0
+        self._lock = threading.Lock()
+
+    def sent(self, *, first: bool) -> None:
+        """A read was sent. first: for the first time."""
+        with self._lock:
+            self._reads += first
+            self._sent += 1
+
+    def counts(self) -> tuple[int, int]:
+        """Reads and sendings so far."""
+        with self._lock:
+            return self._reads, self._sent
+
+
 @dataclass(frozen=True, eq=False)
 class Attempt:
     """One sending of a read. began_s, ends_s: when it was sent and its own deadline, monotonic seconds."""
@@ -113,6 +132,7 @@ class Read:
     hedges: HedgeBudget
     hedge_delay: HedgeDelay
     jitter: Callable[[], float] = random.random
+    sendings: Sendings = field(default_factory=Sendings)
     pending: list[Attempt] = field(default_factory=list)
     sent: int = 0
     over: bool = False
@@ -236,6 +256,7 @@ class Read:
     def _send(self, now_s: float) -> Attempt:
         replica = self._order[self.sent % len(self._order)]
         self.sent += 1
+        self.sendings.sent(first=self.sent == 1)
         kept_s = (self.deadline_s - now_s) * self.settings.reserve_share
         leaves_room = self._untried() and kept_s * 1000 >= self.settings.reserve_min_ms
         attempt = Attempt(replica, now_s, self.deadline_s - (kept_s if leaves_room else 0.0))
@@ -248,6 +269,7 @@ class Reads:
 
     def __init__(self, endpoints: Sequence[str], settings: ClientSettings) -> None:
         self.replicas = Replicas(endpoints)
+        self.sendings = Sendings()
         self._settings = settings
         self._retries = RetryBudget(settings.retry_tokens_max, settings.retry_token_ratio)
         self._hedges = HedgeBudget(settings.hedge_share, settings.hedge_burst)
@@ -264,4 +286,5 @@ class Reads:
             retries=self._retries,
             hedges=self._hedges,
             hedge_delay=self._hedge_delay,
+            sendings=self.sendings,
         )

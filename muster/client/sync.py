@@ -125,6 +125,11 @@ class Client:
         until it has answered well again."""
         return self._all_reads.replicas.mistrusted()
 
+    def sendings(self) -> tuple[int, int]:
+        """How many reads were begun, and how often they were sent in all: the second is above the first by
+        what was hedged and retried."""
+        return self._all_reads.sendings.counts()
+
     # -- reads ----------------------------------------------------------
 
     def search(
