@@ -80,7 +80,7 @@ def failed_calls(history: History, failed: Sequence[Record]) -> Findings:
         return found
     for call in failed[:3]:
         where = f" at replica {call['asked']}" if "asked" in call else ""
-        what = call["kind"].replace("replica_read", "read")
+        what = "write" if call["kind"] == "write" else "read"
         found.deviations.append(
             f"a {what}{where} at {call['intended_s']:.3f} s ended with {call['status']}: {call.get('detail')}"
         )

@@ -105,6 +105,7 @@ class ClusterPlan:
     environment: variables of the replicas, beside those of the drill that are not for a replica.
     own_settings, own_environment: the same of single replicas, by name, over those of all.
     start_s: how long a replica may take until its read services are healthy.
+    host: what they listen on; other than loopback only inside a namespace that nothing leads out of.
     """
 
     bundle: Path
@@ -113,6 +114,7 @@ class ClusterPlan:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = SERVER_COMMAND
     start_s: float = 120.0
+    host: str = "127.0.0.1"
     own_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     own_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -220,7 +222,7 @@ class Cluster:
 
     def _spawn(self, replica: Replica) -> None:
         # A replica that comes back keeps its address: clients have a fixed list of endpoints.
-        listen = replica.address or "127.0.0.1:0"
+        listen = replica.address or f"{self.plan.host}:0"
         values: dict[str, Any] = {
             "replica": replica.name,
             "listen": listen,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,12 +15,15 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.journal import Journal
-from drills.rig.load import OK, OpenLoop, Sample, receipt_fields
+from drills.rig.load import DEADLINE_METADATA, OK, OpenLoop, Sample, receipt_fields
 from muster.client import AsyncClient, ClientSettings, MusterError, Session, patch
 from muster.v1 import ranking_pb2, ranking_pb2_grpc
 
 SESSION = "shopper"
 """How the history names the session that reads and writes share."""
+
+SKEWED_CALLS = 20
+"""Calls of a caller with a wrong clock on one connection."""
 
 WATCH_PERIOD_S = 0.1
 """Between two questions on a watched connection."""
@@ -193,6 +197,64 @@ class ReplicaReads:
     async def close(self) -> None:
         """Closes the channels."""
         for channel in self._channels:
+            await channel.close()
+
+
+class SkewedReads:
+    """Searches at each replica in turn by a caller whose wall clock is wrong.
+
+    addresses: by the replicas' names. skew_s: tells how much it is ahead now, seconds. Every so many calls a
+    new connection is made, so that some replicas see the caller for the first time.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        queries: Sequence[str],
+        *,
+        deadline_ms: float,
+        skew_s: Callable[[], float],
+    ) -> None:
+        self._addresses = tuple(addresses.items())
+        self._queries = tuple(queries)
+        self._deadline_s = deadline_ms / 1000.0
+        self._skew_s = skew_s
+        self._channels: list[grpc.aio.Channel] = []
+        self._stubs: list[Any] = []
+        self._replaced: list[grpc.aio.Channel] = []
+
+    async def open(self) -> None:
+        """Makes a channel to each; it connects with the first call."""
+        for _, address in self._addresses:
+            self._channels.append(self._channel(address))
+            self._stubs.append(ranking_pb2_grpc.RankingServiceStub(self._channels[-1]))
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+
+    async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
+        """One search at one replica; its deadline goes out as gRPC's and by the caller's own clock."""
+        turn, number = index % len(self._stubs), index // len(self._stubs)
+        name, address = self._addresses[turn]
+        if number and number % SKEWED_CALLS == 0:
+            self._replaced.append(self._channels[turn])
+            self._channels[turn] = self._channel(address)
+            self._stubs[turn] = ranking_pb2_grpc.RankingServiceStub(self._channels[turn])
+        request = ranking_pb2.SearchRequest(query=self._queries[number % len(self._queries)])
+        skew_s = self._skew_s()
+        unix_us = int((time.time() + skew_s + self._deadline_s) * 1e6)
+        told = {"asked": name, "skew_s": skew_s, "call": number % SKEWED_CALLS}
+        try:
+            answer = await self._stubs[turn].Search(
+                request, timeout=self._deadline_s, metadata=((DEADLINE_METADATA, str(unix_us)),)
+            )
+        except grpc.RpcError as error:
+            return error.code().name, {"detail": error.details(), **told}
+        return OK, {**receipt_fields(answer.receipt), **told}
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        for channel in (*self._channels, *self._replaced):
             await channel.close()
 
 

@@ -31,6 +31,10 @@ def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "needs root" in (missing() or "")
+    # Who drops no packets needs no filter, and nothing can stand in.
+    (tmp_path / "nft").unlink()
+    told = missing(filters=False)
+    assert told == "a network namespace needs root; run the drill as root"
 
 
 def test_a_kernel_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -47,7 +51,7 @@ def test_a_kernel_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_the_drill_becomes_itself_in_a_namespace_once(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr(namespace, "missing", lambda: None)
+    monkeypatch.setattr(namespace, "missing", lambda filters: None)
     monkeypatch.setattr(os, "execvp", lambda program, command: started.append(command))
     monkeypatch.setenv(INSIDE, "0")
     enter("drills.loss", ["--json", "--share", "0.05"])
