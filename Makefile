@@ -80,6 +80,13 @@ drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run rolling_restart
 	$(BIN)/muster drill run deadline_storm
 	$(BIN)/muster drill run bad_deploy
+	$(BIN)/muster drill run partition
+	$(BIN)/muster drill run store_down
+	$(BIN)/muster drill run standby_lag
+	$(BIN)/muster drill run latency
+	$(BIN)/muster drill run loss --by proxy
+	$(BIN)/muster drill run oversized_payload
+	$(BIN)/muster drill run poison_request
 
 fuzz: ## libFuzzer on every parser of engine and front, MINUTES (1) each; without a nightly compiler, the tests' mutator
 	@MINUTES=$(or $(MINUTES),1) scripts/fuzz.sh

@@ -152,6 +152,76 @@ DRILLS: tuple[Drill, ...] = (
             Headline("reads_by_bad_bundle", "reads that the bad bundle answered"),
         ),
     ),
+    Drill(
+        name="partition",
+        hypothesis=(
+            "no read fails, clients know of a cut within 600 ms, there is one writer at all times, and what"
+            " is stale says so"
+        ),
+        injection="cut the primary off from its clients, then from the PostgreSQL server of its store",
+        module="drills.partition",
+        needs=("a model bundle", "PostgreSQL for the second cut"),
+    ),
+    Drill(
+        name="store_down",
+        hypothesis=(
+            "no read fails, answers say how stale they are, writes end within their deadline, and all heals"
+            " by itself"
+        ),
+        injection="lock the SQLite file by another process; freeze, then kill the PostgreSQL server",
+        module="drills.store_down",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="standby_lag",
+        hypothesis=(
+            "a standby that stops following leaves health past the bound on staleness and comes back by"
+            " itself, no read fails, and none is staler than it says"
+        ),
+        injection="freeze a standby's tailer before it looks at the log, then before it applies what it read",
+        module="drills.standby_lag",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="latency",
+        hypothesis=(
+            "with 20 ms more on the network at least 99 % of all searches are answered within their 50 ms,"
+            " and say truthfully with which quality"
+        ),
+        injection="a slow link between clients and one replica, then all of them",
+        module="drills.latency",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="loss",
+        hypothesis=(
+            "no read fails when packets are lost, and a client knows within 600 ms of a replica that is"
+            " silent"
+        ),
+        injection="drop packets between clients and replicas, some of all, then all of the primary's",
+        module="drills.loss",
+        needs=("a model bundle", "root and nft, or --by proxy"),
+    ),
+    Drill(
+        name="oversized_payload",
+        hypothesis=(
+            "what is over a limit is refused soon and with the right status, memory stays flat, nothing ends,"
+            " and others are served"
+        ),
+        injection="messages, texts, lists and nesting over every limit, again and again",
+        module="drills.oversized_payload",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="poison_request",
+        hypothesis=(
+            "malformed and strange requests are refused or answered, none ends or fills a replica, and others"
+            " are served"
+        ),
+        injection="malformed and strange requests to every replica, again and again",
+        module="drills.poison_request",
+        needs=("a model bundle",),
+    ),
 )
 
 

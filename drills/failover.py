@@ -32,6 +32,7 @@ from drills.journal import History, Journal
 from drills.judges.checks import FailoverLimits, judge_failover, judge_failover_runs
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.rig.cluster import (
+    NAMES,
     RANKING_SERVICE,
     SERVER_COMMAND,
     Cluster,
@@ -42,6 +43,7 @@ from drills.rig.cluster import (
 )
 from drills.rig.load import OK, OpenLoop, Stream, even_arrivals, poisson_arrivals
 from drills.rig.postgres import ThrowawayPostgres, postgres_need
+from drills.rig.proxy import Proxy
 from drills.rig.shop import Shop, choose_shop, fill
 from drills.rig.traffic import ClientReads, ClientWrites, RecordedLoad
 from muster.client import ClientSettings, Session
@@ -82,7 +84,11 @@ class Traffic:
 
 @dataclass
 class Rehearsal:
-    """The subject: the cluster, and what the load sends to it."""
+    """The subject: the cluster, and what the load sends to it.
+
+    server: the PostgreSQL server of the store, where there is one. proxy: what stands between the parties, in
+    a drill of the network: its links are named by `to_replica` and `to_store`.
+    """
 
     cluster: Cluster
     queries: Sequence[str]
@@ -91,12 +97,29 @@ class Rehearsal:
     from_sequence: int
     store: str = SQLITE
     load: RecordedLoad | None = field(default=None)
+    server: ThrowawayPostgres | None = None
+    proxy: Proxy | None = None
+
+    @property
+    def reached_at(self) -> dict[str, str]:
+        """Where clients reach each replica, by its name."""
+        own = {replica.name: replica.address for replica in self.cluster.replicas if replica.address}
+        if self.proxy is None:
+            return own
+        return {name: self.proxy.links[to_replica(name)].address for name in own}
 
 
 def failover_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
     """Reads and writes side by side through the client, open loop."""
-    traffic, addresses = rehearsal.traffic, rehearsal.cluster.addresses
-    session = Session(monotonic_reads=True)
+    loop = OpenLoop(client_streams(rehearsal, seed))
+    rehearsal.load = RecordedLoad(loop, journal)
+    return rehearsal.load
+
+
+def client_streams(rehearsal: Rehearsal, seed: int, session: Session | None = None) -> tuple[Stream, Stream]:
+    """The reads and the writes, in a session of their own where none is given."""
+    traffic, addresses = rehearsal.traffic, list(rehearsal.reached_at.values())
+    session = session or Session(monotonic_reads=True)
     reads = ClientReads(
         addresses,
         rehearsal.queries,
@@ -110,15 +133,12 @@ def failover_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> Recorded
         deadline_ms=traffic.write_deadline_ms,
         prefix=f"drill-{seed}-{uuid.uuid4().hex[:8]}",
         session=session,
+        settings=traffic.client,
     )
-    loop = OpenLoop(
-        [
-            Stream("read", poisson_arrivals(traffic.reads_per_s, seed), reads),
-            Stream("write", even_arrivals(traffic.writes_per_s), writes),
-        ]
+    return (
+        Stream("read", poisson_arrivals(traffic.reads_per_s, seed), reads),
+        Stream("write", even_arrivals(traffic.writes_per_s), writes),
     )
-    rehearsal.load = RecordedLoad(loop, journal)
-    return rehearsal.load
 
 
 def reads_are_answered(rehearsal: Rehearsal) -> Finding:
@@ -272,7 +292,10 @@ def revive(cluster: Cluster, journal: Journal) -> None:
 
 
 class Setup(TypedDict):
-    """What a drill is done to, how often, and where its record goes."""
+    """What a drill is done to, how often, and where its record goes.
+
+    proxied: a proxy stands between clients and replicas, and between each replica and a PostgreSQL server.
+    """
 
     folder: Path
     shop: Shop
@@ -282,6 +305,7 @@ class Setup(TypedDict):
     traffic: Traffic
     keep_data: NotRequired[bool]
     store: NotRequired[str]
+    proxied: NotRequired[bool]
 
 
 def rehearse_on_cluster(
@@ -291,11 +315,13 @@ def rehearse_on_cluster(
     record."""
     folder, shop, plan, traffic = setup["folder"], setup["shop"], setup["plan"], setup["traffic"]
     store = setup.get("store", SQLITE)
+    server = proxy = None
     with contextlib.ExitStack() as stack:
+        if setup.get("proxied"):
+            proxy = stack.enter_context(Proxy())
         if store == POSTGRESQL:
             server = stack.enter_context(ThrowawayPostgres())
-            address = server.create_database("muster")
-            plan = replace(plan, settings={**plan.settings, "catalogue": {"store": address}})
+            plan = on_server(plan, server, proxy)
         cluster = Cluster(plan, folder / "cluster")
         if not setup.get("keep_data"):
             stack.callback(cluster.remove_data)
@@ -304,6 +330,9 @@ def rehearse_on_cluster(
             cluster.start()
             products = list(shop.products())
             fill(cluster, products, total=len(products), progress=False)
+            if proxy is not None:
+                for replica in cluster.replicas:
+                    proxy.link(to_replica(replica.name), replica.address)
             rehearsal = Rehearsal(
                 cluster,
                 [query.text for query in shop.queries],
@@ -311,6 +340,8 @@ def rehearse_on_cluster(
                 traffic,
                 from_sequence=cluster.status(cluster.primary()).head_sequence + 1,
                 store=store,
+                server=server,
+                proxy=proxy,
             )
             settings = {
                 "replicas": plan.replicas,
@@ -326,6 +357,31 @@ def rehearse_on_cluster(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
             )
     return outcomes, {**settings, "revived": sum(len(history.of("revived")) for _, history in outcomes)}
+
+
+def to_replica(name: str) -> str:
+    """The link by which clients reach a replica."""
+    return f"replica-{name}"
+
+
+def to_store(name: str) -> str:
+    """The link by which a replica reaches the store."""
+    return f"store-{name}"
+
+
+def on_server(plan: ClusterPlan, server: ThrowawayPostgres, proxy: Proxy | None = None) -> ClusterPlan:
+    """The plan with its store in a new database of this server, each replica by a link of its own where there
+    is a proxy."""
+    address = server.create_database("muster")
+    catalogue = plan.settings.get("catalogue", {})
+    plan = replace(plan, settings={**plan.settings, "catalogue": {**catalogue, "store": address}})
+    if proxy is None:
+        return plan
+    links = {name: proxy.link(to_store(name), server.socket_path) for name in NAMES[: plan.replicas]}
+    stores = {
+        name: {"catalogue": {"store": server.url_by(link.address, "muster")}} for name, link in links.items()
+    }
+    return replace(plan, own_settings={**plan.own_settings, **stores})
 
 
 def each_run(outcomes: Sequence[tuple[Judgement, History]]) -> list[dict[str, Any]]:

@@ -76,6 +76,22 @@ class Lag:
         return now_s - self._heads[0][0] if self._heads else 0.0
 
 
+def fit_to_read(*, served: bool, behind_s: float, unseen_s: float, caught_up: bool, bound_s: float) -> bool:
+    """Whether a replica serves reads from now on.
+
+    served: it did until now. behind_s: it is known to be behind the log for so long, or does not follow it.
+    unseen_s: since it last saw all of the log. One that has left comes back only once it has seen the end of
+    the log again, and holds it.
+    """
+    if behind_s > bound_s:
+        return False
+    return served or (caught_up and unseen_s <= bound_s)
+
+
+class TailerStalled(Exception):
+    """The thread that follows the log has stopped moving."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a replica consists of once it is loaded."""
@@ -182,7 +198,13 @@ class Replica:
             on_primary=self._became_primary,
             on_standby=self._became_standby,
             config=LeaseConfig(ttl_ms=settings.lease.ttl_ms),
-            eligible=lambda: self._warm and not self._stopping.is_set() and tailer.caught_up(),
+            eligible=lambda: (
+                self._warm
+                and not self._stopping.is_set()
+                and tailer.caught_up()
+                # What was the end of the log when it last moved may not be by now.
+                and tailer.stalled_s() * 1000 <= settings.lease.ttl_ms
+            ),
         )
         writer = LogWriter(
             store,
@@ -397,6 +419,8 @@ class Replica:
         # Patches are checked against the products here, so the whole log must be in before the first write.
         # Whether it may write at this moment is not asked: a renewal that is just late ends no reign.
         while parts.keeper.reigns(epoch) and not self._stopping.is_set():
+            if parts.tailer.stalled_s() * 1000 > self.settings.catalogue.staleness_max_ms:
+                raise TailerStalled("the log is no longer followed here")
             if parts.tailer.wait_caught_up(_CATCH_UP_WAIT_S):
                 parts.deploys.reign()
                 self._writable = True
@@ -468,9 +492,22 @@ class Replica:
                 tailer.head_sequence,
                 parts.bundles.serving.served.generation.applied_sequence(),
             )
-            serving = self._lag_s <= bound_s and tailer.failure is None
-            if serving != self.health.serving(health.RANKING):
-                logger.warning("behind the log for %.1f s, serving reads: %s", self._lag_s, serving)
+            stalled_s = tailer.stalled_s()
+            served = self.health.serving(health.RANKING)
+            serving = tailer.failure is None and fit_to_read(
+                served=served,
+                behind_s=max(self._lag_s, stalled_s),
+                unseen_s=tailer.staleness_s() or 0.0,
+                caught_up=tailer.caught_up(),
+                bound_s=bound_s,
+            )
+            if serving != served:
+                logger.warning(
+                    "behind the log for %.1f s, its tailer not moving for %.1f s, serving reads: %s",
+                    self._lag_s,
+                    stalled_s,
+                    serving,
+                )
             self.health.readable(serving)
 
     def _loaded(self) -> Parts:

@@ -103,7 +103,9 @@ class ClusterPlan:
     settings: sections of the settings file beside replica, listen, bundle and data_dir, the same for each
     replica.
     environment: variables of the replicas, beside those of the drill that are not for a replica.
+    own_settings, own_environment: the same of single replicas, by name, over those of all.
     start_s: how long a replica may take until its read services are healthy.
+    host: what they listen on; other than loopback only inside a namespace that nothing leads out of.
     """
 
     bundle: Path
@@ -112,6 +114,20 @@ class ClusterPlan:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = SERVER_COMMAND
     start_s: float = 120.0
+    host: str = "127.0.0.1"
+    own_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """What the settings file of this replica holds beside what every replica's does."""
+        merged = dict(self.settings)
+        for section, values in self.own_settings.get(name, {}).items():
+            before = merged.get(section)
+            if isinstance(before, Mapping) and isinstance(values, Mapping):
+                merged[section] = {**before, **values}
+            else:
+                merged[section] = values
+        return merged
 
 
 @dataclass
@@ -206,13 +222,13 @@ class Cluster:
 
     def _spawn(self, replica: Replica) -> None:
         # A replica that comes back keeps its address: clients have a fixed list of endpoints.
-        listen = replica.address or "127.0.0.1:0"
+        listen = replica.address or f"{self.plan.host}:0"
         values: dict[str, Any] = {
             "replica": replica.name,
             "listen": listen,
             "bundle": str(self.plan.bundle.resolve()),
             "data_dir": str(self.data_dir.resolve()),
-            **self.plan.settings,
+            **self.plan.settings_of(replica.name),
         }
         replica.config_path.write_text(write_toml(values), encoding="utf-8")
         replica.port_path.unlink(missing_ok=True)
@@ -223,6 +239,7 @@ class Cluster:
             part for part in (str(ROOT), environment.get("PYTHONPATH", "")) if part
         )
         environment.update(self.plan.environment)
+        environment.update(self.plan.own_environment.get(replica.name, {}))
         with replica.log_path.open("ab") as log:
             replica.process = subprocess.Popen(
                 [

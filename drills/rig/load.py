@@ -393,6 +393,7 @@ def receipt_fields(receipt: ranking_pb2.Receipt) -> dict[str, Any]:
         "replica": receipt.replica,
         "epoch": receipt.epoch,
         "applied_sequence": receipt.applied_sequence,
+        "staleness_ms": receipt.staleness_ms,
         "budget_ms": round(receipt.budget_us / 1000.0, 3),
         "ranked_ms": round(receipt.timings.total_us / 1000.0, 3),
     }

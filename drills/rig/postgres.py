@@ -110,6 +110,15 @@ class ThrowawayPostgres:
         """What `catalogue.store` takes."""
         return f"postgresql+psycopg://{self.user}@/{database}?host={self.folder}"
 
+    @property
+    def socket_path(self) -> str:
+        """The socket that it listens on."""
+        return str(self.folder / ".s.PGSQL.5432")
+
+    def url_by(self, address: str, database: str) -> str:
+        """The same through host:port of a proxy that leads to its socket."""
+        return f"postgresql+psycopg://{self.user}@{address}/{database}?sslmode=disable"
+
     def url_with(self, other: ThrowawayPostgres, database: str) -> str:
         """The same for two servers of which one takes writes."""
         return f"{self.url(database)}&host={other.folder}&target_session_attrs=read-write"
@@ -124,6 +133,11 @@ class ThrowawayPostgres:
         """Of the server's first process."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether its first process exists and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def log_tail(self, lines: int = 15) -> str:
         """The end of its log."""

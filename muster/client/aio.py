@@ -61,6 +61,14 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def mistrusted(self) -> list[str]:
+        """As `Client.mistrusted`."""
+        return self._all_reads.replicas.mistrusted()
+
+    def sendings(self) -> tuple[int, int]:
+        """As `Client.sendings`."""
+        return self._all_reads.sendings.counts()
+
     # -- reads ----------------------------------------------------------
 
     async def search(

@@ -59,6 +59,12 @@ class Replicas:
             turned[0].try_once(now_s)
             return turned
 
+    def mistrusted(self) -> list[str]:
+        """The endpoints of those that are tried by one read at a time: they were silent or unavailable, or
+        stood out, and have not answered well since."""
+        with self._lock:
+            return [replica.endpoint for replica in self._replicas if replica.on_trial]
+
     def answered(self, replica: Replica, now_s: float, *, bad: bool = False) -> None:
         """The replica answered. bad: slowly, or with an error that is not the caller's fault."""
         with self._lock:
@@ -75,6 +81,25 @@ class Replicas:
         """The replica was silent while another one, asked later, answered."""
         with self._lock:
             replica.lose(now_s)
+
+
+class Sendings:
+    """How many reads were begun, and how often they were sent in all. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._reads = self._sent = 0
+        self._lock = threading.Lock()
+
+    def sent(self, *, first: bool) -> None:
+        """A read was sent. first: for the first time."""
+        with self._lock:
+            self._reads += first
+            self._sent += 1
+
+    def counts(self) -> tuple[int, int]:
+        """Reads and sendings so far."""
+        with self._lock:
+            return self._reads, self._sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +132,7 @@ class Read:
     hedges: HedgeBudget
     hedge_delay: HedgeDelay
     jitter: Callable[[], float] = random.random
+    sendings: Sendings = field(default_factory=Sendings)
     pending: list[Attempt] = field(default_factory=list)
     sent: int = 0
     over: bool = False
@@ -230,6 +256,7 @@ class Read:
     def _send(self, now_s: float) -> Attempt:
         replica = self._order[self.sent % len(self._order)]
         self.sent += 1
+        self.sendings.sent(first=self.sent == 1)
         kept_s = (self.deadline_s - now_s) * self.settings.reserve_share
         leaves_room = self._untried() and kept_s * 1000 >= self.settings.reserve_min_ms
         attempt = Attempt(replica, now_s, self.deadline_s - (kept_s if leaves_room else 0.0))
@@ -242,6 +269,7 @@ class Reads:
 
     def __init__(self, endpoints: Sequence[str], settings: ClientSettings) -> None:
         self.replicas = Replicas(endpoints)
+        self.sendings = Sendings()
         self._settings = settings
         self._retries = RetryBudget(settings.retry_tokens_max, settings.retry_token_ratio)
         self._hedges = HedgeBudget(settings.hedge_share, settings.hedge_burst)
@@ -258,4 +286,5 @@ class Reads:
             retries=self._retries,
             hedges=self._hedges,
             hedge_delay=self._hedge_delay,
+            sendings=self.sendings,
         )

@@ -120,6 +120,16 @@ class Client:
     ) -> None:
         self.close()
 
+    def mistrusted(self) -> list[str]:
+        """The endpoints of the replicas that reads are spared at the moment: each is tried by one at a time,
+        until it has answered well again."""
+        return self._all_reads.replicas.mistrusted()
+
+    def sendings(self) -> tuple[int, int]:
+        """How many reads were begun, and how often they were sent in all: the second is above the first by
+        what was hedged and retried."""
+        return self._all_reads.sendings.counts()
+
     # -- reads ----------------------------------------------------------
 
     def search(

@@ -294,9 +294,9 @@ class SqlStore(Store):
                 statement = _update_lease(schema.lease.c.epoch == expected_epoch).values(**values)
             return claim if _rows_changed(transaction, statement) == 1 else None
 
-    def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int) -> int | None:
+    def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int, limit_ns: int | None = None) -> int | None:
         """See `Store.renew_lease`."""
-        with self._writing(urgent=True, limit_ns=ttl_ns) as transaction:
+        with self._writing(urgent=True, limit_ns=ttl_ns if limit_ns is None else limit_ns) as transaction:
             return self._extend(
                 transaction, ttl_ns, schema.lease.c.epoch == epoch, schema.lease.c.holder == holder
             )

@@ -228,12 +228,19 @@ class SqliteStore(SqlStore):
     @contextmanager
     def _writing(self, *, urgent: bool, limit_ns: int | None = None) -> Iterator[sa.Connection]:
         timeout_s = self._config.busy_timeout_ms / 1000
+        if limit_ns is not None:
+            timeout_s = min(timeout_s, limit_ns / 1e9)
+        began_s = time.monotonic()
         with (
             self._gate.enter(urgent=urgent, timeout_s=timeout_s),
             translated(),
-            self._writes.begin() as transaction,
+            self._writes.connect() as connection,
+            _waiting_for_lock(
+                connection, timeout_s - (time.monotonic() - began_s), self._config.busy_timeout_ms
+            ),
+            connection.begin(),
         ):
-            yield transaction
+            yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -271,6 +278,18 @@ class SqliteStore(SqlStore):
         """See `Store.watch_version`."""
         with translated():
             return SqliteDataVersion(self._reads.connect())
+
+
+@contextmanager
+def _waiting_for_lock(connection: sa.Connection, timeout_s: float, usual_ms: int) -> Iterator[None]:
+    """Inside, the connection waits for the file's lock for so long at most; afterwards as long as usual."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute(f"PRAGMA busy_timeout={min(usual_ms, max(0, int(timeout_s * 1000)))}")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={usual_ms}")
 
 
 def require_sqlite_version(version: tuple[int, ...]) -> None:

@@ -293,9 +293,10 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int) -> int | None:
+    def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int, limit_ns: int | None = None) -> int | None:
         """Move the expiry of a reign that has not ended to ttl_ns from now.
 
+        limit_ns: how long this may wait for others that write; None: as long as the lease lives.
         Returns the new expiry, None if the reign is over: fenced, given back or expired.
         Raises: StoreUnavailable, DiskFull, StoreIOFailed.
         """

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.catalogue.errors import EventsFolded, StoreDamaged, StoreError
+from server.catalogue.failpoint import freeze_tail
 from server.catalogue.following import Following
 from server.catalogue.store import DataVersion, Store
 
@@ -74,6 +76,9 @@ class Tailer:
         self._delivering = threading.Lock()
         self._following = Following(applied_sequence, self._config.batch_events_max)
         self._looked_at_s: float | None = None
+        self._moved_at_s: float | None = None
+        self._asking = False
+        self._freeze = freeze_tail()
         self._woken = False
         self._stopped = False
         self._failure: BaseException | None = None
@@ -133,6 +138,12 @@ class Tailer:
         looked_at_s = self._looked_at_s
         return None if looked_at_s is None else max(0.0, self._clock() - looked_at_s)
 
+    def stalled_s(self) -> float:
+        """Seconds since the tailer last got a step further; 0 before it starts, and while it waits for the
+        store, which ends its waits by itself and then counts as away."""
+        moved_at_s = self._moved_at_s
+        return 0.0 if self._asking or moved_at_s is None else max(0.0, self._clock() - moved_at_s)
+
     def caught_up(self) -> bool:
         """All that was in the log at the last look is applied, and the tailer lives."""
         return self._looked_at_s is not None and self._following.caught_up and self._failure is None
@@ -170,10 +181,13 @@ class Tailer:
         version: DataVersion | None = None
         while not self._stopped:
             pause_s = self._config.poll_ms / 1000
+            self._moved_at_s = self._clock()
+            self._freeze("look")
             try:
-                if version is None:
-                    version = self._store.watch_version()
-                current = version.read()
+                with self._asking_store():
+                    if version is None:
+                        version = self._store.watch_version()
+                    current = version.read()
                 if following.due(current):
                     try:
                         self._look()
@@ -205,18 +219,31 @@ class Tailer:
     def _look(self) -> None:
         following = self._following
         applied_before = following.applied
-        following.saw(self._store.head(), applied_before)
+        with self._asking_store():
+            head = self._store.head()
+        following.saw(head, applied_before)
         while not self._stopped:
             with self._delivering:
                 wanted = following.wanted()
                 if wanted is None:
                     return
-                events = self._store.read_range(wanted.first, wanted.last, events_max=wanted.events_max)
+                with self._asking_store():
+                    events = self._store.read_range(wanted.first, wanted.last, events_max=wanted.events_max)
                 following.read(wanted, len(events))
+                self._freeze("deliver")
                 applied = self._deliver(events)
                 with self._condition:
                     following.delivered(wanted, len(events), applied)
                     self._condition.notify_all()
+
+    @contextmanager
+    def _asking_store(self) -> Iterator[None]:
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._moved_at_s = self._clock()
+            self._asking = False
 
     def _jump(self, folded: EventsFolded) -> None:
         """Go on after the snapshot."""

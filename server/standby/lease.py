@@ -447,6 +447,10 @@ class LeaseProtocol:
     def _stand_by(self, state: LeaseState, now_ns: int) -> LeaseState:
         return replace(state, phase=Phase.STANDBY, look_at_ns=now_ns + self.config.check_ns)
 
+    def left_ns(self, state: LeaseState, now_ns: int) -> int:
+        """Nanoseconds until the reign ends in its own eyes, at least one."""
+        return max(1, self._reign_ends_ns(state) - now_ns)
+
     def _reign_ends_ns(self, state: LeaseState) -> int:
         return state.expires_ns - self.config.margin_ns
 
@@ -463,8 +467,9 @@ class LeaseStore(Protocol):
     def claim_lease(self, holder: Holder, *, expected_epoch: int, ttl_ns: int) -> LeaseRow | None:
         """Begin reign expected_epoch + 1 if the lease is at expected_epoch; None if it is not."""
 
-    def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int) -> int | None:
-        """Move the expiry of a valid lease; the new one, or None if it is not valid any more."""
+    def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int, limit_ns: int | None = None) -> int | None:
+        """Move the expiry of a valid lease; the new one, or None if it is not valid any more. limit_ns: how
+        long this may wait for others that write."""
 
     def release_lease(self, *, epoch: int, holder: str) -> bool:
         """Mark the lease as given back; False if it had ended already."""
@@ -687,7 +692,12 @@ class LeaseKeeper:
                     return RenewAnswer(None)
                 return RenewAnswer(
                     self._store.renew_lease(
-                        epoch=epoch, holder=protocol.me.name, ttl_ns=protocol.config.ttl_ns
+                        epoch=epoch,
+                        holder=protocol.me.name,
+                        ttl_ns=protocol.config.ttl_ns,
+                        # This thread must be back when the reign ends, to free the lock before others come
+                        # for a hung holder.
+                        limit_ns=protocol.left_ns(self._state, self._clock_ns()),
                     )
                 )
             case ReleaseLease(epoch):

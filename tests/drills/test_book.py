@@ -17,6 +17,13 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "rolling_restart",
         "deadline_storm",
         "bad_deploy",
+        "partition",
+        "store_down",
+        "standby_lag",
+        "latency",
+        "loss",
+        "oversized_payload",
+        "poison_request",
     ]
     for drill in DRILLS:
         assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs"}
@@ -35,5 +42,5 @@ def test_dashes_and_underscores_are_alike() -> None:
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, bad_deploy"):
+    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, poison_request"):
         find("meteor")

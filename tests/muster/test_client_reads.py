@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from muster.client import ClientSettings, DeadlineExceeded, InvalidRequest, MusterError, Unavailable
 from muster.client.budgets import HedgeBudget, HedgeDelay, RetryBudget
 from muster.client.outliers import Replica
-from muster.client.reads import Read, Replicas
+from muster.client.reads import Read, Reads, Replicas
+from muster.client.requests import Deadline
 
 CODE = grpc.StatusCode
 
@@ -334,3 +335,23 @@ def test_the_hedge_delay_leaves_the_second_replica_time() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ClientSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_sendings_of_all_reads_are_counted() -> None:
+    reads = Reads(["a:1", "b:1", "c:1"], ClientSettings())
+    quick, retried = (reads.read("search", Deadline.after(1_000.0)) for _ in range(2))
+    quick.answered(quick.begin(10.0), 10.001)
+    first = retried.begin(11.0)
+    second = retried.failed(first, 11.001, UNAVAILABLE)
+    assert second is not None
+    assert reads.sendings.counts() == (2, 3)
+
+
+def test_a_replica_is_mistrusted_from_its_failure_to_its_next_answer() -> None:
+    replicas = Replicas(["a:1", "b:1"])
+    assert replicas.mistrusted() == []
+    [failed] = [one for one in replicas.order(10.0) if one.endpoint == "b:1"]
+    replicas.failed(failed, 10.0)
+    assert replicas.mistrusted() == ["b:1"]
+    replicas.answered(failed, 11.0)
+    assert replicas.mistrusted() == []

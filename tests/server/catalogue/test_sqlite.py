@@ -17,9 +17,12 @@ from server.catalogue.errors import (
     StoreError,
     StoreUnavailable,
 )
+from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import Appended, Head, NewEvent, Store, StoreConfig, open_store
 from tests.server.catalogue.conftest import (
     HOLDER,
+    OTHER,
+    TTL_NS,
     event,
     event_ids,
     new_events,
@@ -194,3 +197,23 @@ def test_a_locked_store_is_unavailable_for_writes_but_still_read(store: Store, p
         assert event_ids(store.read_range(1)) == ["a"]
         frozen.execute("ROLLBACK")
     assert store.append([new_events("b")], epoch=1).batches == [Appended(2, 1, 0)]
+
+
+def test_a_renewal_does_not_wait_for_a_lock_for_longer_than_it_is_of_use(path: Path) -> None:
+    hour_ms = 3_600_000
+    store = open_store(path, StoreConfig(busy_timeout_ms=hour_ms))
+    assert isinstance(store, SqliteStore)
+    assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=hour_ms * 10**6) is not None
+    other = sqlite.connect(str(path), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreUnavailable, match="locked by another process"):
+        store.renew_lease(epoch=1, holder=HOLDER.name, ttl_ns=hour_ms * 10**6, limit_ns=10**7)
+    with pytest.raises(StoreUnavailable, match="locked by another process"):
+        store.claim_lease(OTHER, expected_epoch=1, ttl_ns=10**7)
+    other.execute("ROLLBACK")
+    other.close()
+    # Others wait as long as ever.
+    with store._writes.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == hour_ms
+    assert store.renew_lease(epoch=1, holder=HOLDER.name, ttl_ns=TTL_NS) is not None
+    store.close()

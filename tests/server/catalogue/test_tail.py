@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from server.catalogue.errors import StoreDamaged, StoreUnavailable
+from server.catalogue.failpoint import FREEZE_TAIL
 from server.catalogue.store import Store, open_store
 from server.catalogue.tail import Tailer, TailerConfig
 from tests.server.catalogue.conftest import event_ids, new_events, sequences
@@ -253,3 +256,87 @@ def test_a_snapshot_that_is_damaged_ends_the_following(make_tailer: MakeTailer, 
     tailer.start()
     assert failed.wait(LONG_S)
     assert "'p-a'" in str(tailer.failure)
+
+
+def test_a_tailer_that_is_stuck_in_a_delivery_is_seen_to_stand_still(
+    make_tailer: MakeTailer, store: Store
+) -> None:
+    now_s = [100.0]
+    entered, go_on = threading.Event(), threading.Event()
+
+    def deliver(events: list[bytes]) -> int:
+        entered.set()
+        assert go_on.wait(LONG_S)
+        return sequences(events)[-1]
+
+    tailer = make_tailer(deliver, clock=lambda: now_s[0])
+    assert tailer.stalled_s() == 0.0
+    store.append([new_events("a")], epoch=1)
+    tailer.start()
+    assert entered.wait(LONG_S)
+    now_s[0] = 107.0
+    assert tailer.stalled_s() == 7.0
+    go_on.set()
+    assert tailer.wait_applied(1, LONG_S)
+    wait_until(lambda: tailer.stalled_s() == 0.0)
+
+
+def test_a_tailer_that_waits_for_the_store_does_not_stand_still(
+    make_tailer: MakeTailer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    entered, go_on = threading.Event(), threading.Event()
+    tailer = make_tailer(Target(), clock=lambda: now_s[0])
+    follower = tailer._store
+    head = follower.head
+
+    def slow_head() -> object:
+        entered.set()
+        assert go_on.wait(LONG_S)
+        return head()
+
+    monkeypatch.setattr(follower, "head", slow_head)
+    tailer.start()
+    assert entered.wait(LONG_S)
+    now_s[0] = 107.0
+    assert tailer.stalled_s() == 0.0
+    go_on.set()
+
+
+@pytest.mark.parametrize("place", ["look", "deliver"])
+def test_a_drill_can_freeze_the_tailer_and_let_it_go_on(
+    make_tailer: MakeTailer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv(FREEZE_TAIL, str(tmp_path))
+    tailer = make_tailer(Target())
+    tailer.start()
+    store.append([new_events("a")], epoch=1)
+    assert tailer.wait_applied(1, LONG_S)
+    (tmp_path / place).touch()
+    if place == "deliver":
+        store.append([new_events("b")], epoch=1)
+    wait_until(lambda: tailer.stalled_s() > 0.1)
+    store.append([new_events("c")], epoch=1)
+    assert tailer.applied_sequence == 1
+    (tmp_path / place).unlink()
+    assert tailer.wait_applied(store.head().sequence, LONG_S)
+
+
+def test_without_the_variable_nothing_freezes(
+    make_tailer: MakeTailer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FREEZE_TAIL, raising=False)
+    monkeypatch.chdir(tmp_path)
+    for place in ("look", "deliver"):
+        (tmp_path / place).touch()
+    store.append([new_events("a")], epoch=1)
+    tailer = make_tailer(Target())
+    tailer.start()
+    assert tailer.wait_applied(1, LONG_S)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)

@@ -156,6 +156,12 @@ def test_a_primary_may_write_until_shortly_before_its_lease_ends() -> None:
     assert PROTOCOL.writing_epoch(LeaseState(), NOW) is None
 
 
+def test_a_renewal_is_of_use_until_the_reign_ends() -> None:
+    ends_ns = NOW + TTL - CONFIG.margin_ns
+    assert PROTOCOL.left_ns(primary(), NOW + TTL // 3) == ends_ns - NOW - TTL // 3
+    assert PROTOCOL.left_ns(primary(), ends_ns + 5) == 1
+
+
 def test_a_renewal_moves_the_end_and_the_next_renewal() -> None:
     renewing, _ = PROTOCOL.step(primary(), NOW + TTL // 3, Tick())
     state, commands = PROTOCOL.step(renewing, NOW + TTL // 2, RenewAnswer(NOW + 2 * TTL))

@@ -1,0 +1,185 @@
+"""Drill: the network between clients and replicas becomes slow, first to one replica, then to all.
+
+    python -m drills.latency --json
+    python -m drills.latency --latency-ms 60       the negative control: longer than the deadline allows
+
+Hypothesis: with 20 ms more there and back, and jitter, at least 99 % of all searches are answered within
+their 50 ms; the replicas know how much less time is left, answer with what fits it, and say so truthfully: an
+answer that calls itself the best plan's is what the best plan gives when there is time.
+
+There are no writes, so that answers can be compared with what the same queries give afterwards, unhurried.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from drills import failover
+from drills.experiment import Experiment, Judgement, Probe
+from drills.failover import (
+    Rehearsal,
+    Rehearsed,
+    Setup,
+    all_serve_reads,
+    check_replicas,
+    each_run,
+    load_options,
+    one_primary,
+    reads_are_answered,
+    rehearse_on_cluster,
+    setup_of,
+    to_replica,
+)
+from drills.faults.network import SlowLinks
+from drills.journal import History, Journal
+from drills.judges.latency import LatencyLimits, judge_latency
+from drills.judges.network import over_kinds, over_runs
+from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.rig.load import OpenLoop, Stream, poisson_arrivals
+from drills.rig.traffic import ClientReads, RecordedLoad
+from muster.v1 import ranking_pb2, ranking_pb2_grpc
+
+NAME = "latency"
+HYPOTHESIS = (
+    "with 20 ms more on the network at least 99 % of all searches are answered within their 50 ms, and say"
+    " truthfully with which quality"
+)
+EMPTY: dict[str, Any] = {
+    "runs": 0,
+    "in_time_share": None,
+    "read_p99_ms": None,
+    "base_read_p99_ms": None,
+    "budget_lost_ms": None,
+    "best_share": None,
+    "untruthful": 0,
+    "reads": 0,
+    "read_errors": 0,
+}
+ONE = "one"
+ALL = "all"
+LATENCY_MS = 20.0
+JITTER_MS = 4.0
+DEADLINE_MS = 50.0
+UNHURRIED_S = 5.0
+
+
+def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
+    """Searches through the client alone."""
+    traffic = rehearsal.traffic
+    reads = ClientReads(
+        list(rehearsal.reached_at.values()),
+        rehearsal.queries,
+        deadline_ms=traffic.read_deadline_ms,
+        settings=traffic.client,
+        products=True,
+    )
+    loop = OpenLoop([Stream("read", poisson_arrivals(traffic.reads_per_s, seed), reads)])
+    rehearsal.load = RecordedLoad(loop, journal)
+    return rehearsal.load
+
+
+def collect(rehearsal: Rehearsal, journal: Journal) -> None:
+    """What every query gives when there is time, at the first replica; none where it does not answer."""
+    cluster = rehearsal.cluster
+    stub = ranking_pb2_grpc.RankingServiceStub(cluster.channel(cluster.replicas[0]))
+    for query in dict.fromkeys(rehearsal.queries):
+        try:
+            answer = stub.Search(ranking_pb2.SearchRequest(query=query), timeout=UNHURRIED_S)
+        except grpc.RpcError:
+            continue
+        journal.write("unhurried", query=query, product_ids=[one.product_id for one in answer.results])
+
+
+def experiment(
+    *, seed: int, setup: Setup, slowed: str, latency_ms: float, jitter_ms: float
+) -> Experiment[Rehearsal]:
+    """One slow spell as a value. slowed: ONE or ALL."""
+    around = frozenset({"before", "after"})
+    deadline_ms = setup["traffic"].read_deadline_ms
+
+    def judge(history: History) -> Judgement:
+        return judge_latency(history, LatencyLimits(deadline_ms=deadline_ms))
+
+    return replace(
+        failover.experiment(
+            seed=seed, bundle=setup["plan"].bundle, store=setup.get("store", failover.SQLITE)
+        ),
+        name=NAME,
+        hypothesis=HYPOTHESIS,
+        load=load,
+        probes=(
+            Probe("reads are answered", reads_are_answered, frozenset({"before"})),
+            Probe("there is one primary", one_primary, around),
+            Probe("every replica serves reads", all_serve_reads, around),
+        ),
+        fault=SlowLinks(to_replica, latency_ms, jitter_ms, everyone=slowed == ALL),
+        judge=judge,
+        collect=collect,
+        before_s=4.0,
+        during_s=8.0,
+        after_s=1.2,
+    )
+
+
+def run(
+    setup: Setup, slowed: str, *, latency_ms: float, jitter_ms: float
+) -> tuple[Judgement, dict[str, Any]]:
+    """All slow spells of one kind on a fresh cluster; the judgement over them, and the details for the
+    record."""
+
+    def shown(judgement: Judgement) -> str:
+        figures = {**EMPTY, **judgement.figures}
+        return (
+            f"{slowed} slowed by {latency_ms:g} ms: {figures['in_time_share']} in time, p99 "
+            f"{figures['read_p99_ms']} ms, {figures['best_share']} by the best plan"
+        )
+
+    drill = Rehearsed(
+        NAME,
+        lambda seed: experiment(
+            seed=seed, setup=setup, slowed=slowed, latency_ms=latency_ms, jitter_ms=jitter_ms
+        ),
+        shown,
+    )
+    outcomes, settings = rehearse_on_cluster(drill, setup)
+    details = {**settings, "latency_ms": latency_ms, "jitter_ms": jitter_ms, "each": each_run(outcomes)}
+    return over_runs([one for one, _ in outcomes]), details
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    options = parser(NAME, HYPOTHESIS)
+    options.add_argument("--runs", type=positive(int), default=1, help="slow spells of each kind")
+    options.add_argument("--slowed", choices=(ONE, ALL), help="replicas (default: one, then all)")
+    options.add_argument(
+        "--latency-ms", type=positive(float), default=LATENCY_MS, help="there and back together"
+    )
+    options.add_argument("--jitter-ms", type=positive(float), default=JITTER_MS, help="up to so much more")
+    load_options(options)
+    options.set_defaults(deadline_ms=DEADLINE_MS)
+    given = options.parse_args(list(arguments))
+    check_replicas(options, given)
+    folder = run_folder(given.journal, NAME)
+
+    def body() -> int:
+        setup = setup_of(given, folder)
+        setup["proxied"] = True
+        judgements, details = [], {}
+        for slowed in (given.slowed,) if given.slowed else (ONE, ALL):
+            setup["folder"] = folder / slowed
+            judgement, details[slowed] = run(
+                setup, slowed, latency_ms=given.latency_ms, jitter_ms=given.jitter_ms
+            )
+            judgements.append(judgement)
+        return tell(NAME, over_kinds(judgements), as_json=given.json, folder=folder, details=details)
+
+    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
