@@ -251,7 +251,8 @@ def rehearse(
 
 
 class Setup(TypedDict):
-    """What a drill is done to, how often, and where its record goes."""
+    """What a drill is done to, how often, and where its record goes. noted: beside the settings of the
+    record."""
 
     folder: Path
     shop: Shop
@@ -261,6 +262,7 @@ class Setup(TypedDict):
     traffic: Traffic
     keep_data: NotRequired[bool]
     store: NotRequired[str]
+    noted: NotRequired[dict[str, Any]]
 
 
 def rehearse_on_cluster(
@@ -300,6 +302,8 @@ def rehearse_on_cluster(
                 "reads_per_s": traffic.reads_per_s,
                 "writes_per_s": traffic.writes_per_s,
                 "read_deadline_ms": traffic.read_deadline_ms,
+                "write_deadline_ms": traffic.write_deadline_ms,
+                **setup.get("noted", {}),
             }
             outcomes = rehearse(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
