@@ -60,6 +60,7 @@ class Tracer:
             if self._process.poll() is not None:
                 assert self._process.stderr is not None
                 complaint = self._process.stderr.read().decode(errors="replace").strip()
+                self.detach()
                 raise Inconclusive(f"strace may not attach to process {pid}: {complaint[-300:]}")
             if all(tracer == self._process.pid for tracer in _tracers(pid)):
                 return
@@ -83,9 +84,10 @@ class Tracer:
     def tampered(self) -> int:
         """Calls that it has tampered with so far."""
         try:
-            return self.record.read_text(encoding="utf-8", errors="replace").count("(")
+            told = self.record.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return 0
+        return told.count("(INJECTED)") + told.count("(DELAYED)")
 
 
 def _tracers(pid: int) -> list[int]:

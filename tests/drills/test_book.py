@@ -8,7 +8,19 @@ from drills.book import DRILLS, Drill, UnknownDrill, find
 
 
 def test_the_book_holds_the_drills_and_describes_them() -> None:
-    assert [drill.name for drill in DRILLS] == ["failover", "rolling_restart", "deadline_storm", "bad_deploy"]
+    assert [drill.name for drill in DRILLS] == [
+        "failover",
+        "rolling_restart",
+        "deadline_storm",
+        "bad_deploy",
+        "slow_disk",
+        "disk_full",
+        "fsync_error",
+        "memory_pressure",
+        "cpu_starvation",
+        "corrupt_bundle",
+        "cold_start",
+    ]
     for drill in DRILLS:
         assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs"}
 
