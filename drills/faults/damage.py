@@ -25,29 +25,32 @@ _LOAD_S = 120.0
 _REFUSED_S = 10.0
 _POLL_S = 0.05
 
-Damage = Callable[[Path], None]
-"""Done to one file."""
+Damage = Callable[[Path], str]
+"""Done to one file; returns the name of the one that is now not as declared."""
 
 
-def flipped(path: Path) -> None:
+def flipped(path: Path) -> str:
     """One bit in the middle is another."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+    return path.name
 
 
-def truncated(path: Path) -> None:
+def truncated(path: Path) -> str:
     """The second half is missing."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
+    return path.name
 
 
-def redigested(path: Path) -> None:
+def redigested(path: Path) -> str:
     """A manifest that is whole, but declares another digest for its largest file."""
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    largest = max(manifest["files"].values(), key=lambda entry: entry["bytes"])
-    largest["sha256"] = largest["sha256"][::-1]
+    name, entry = max(manifest["files"].items(), key=lambda item: item[1]["bytes"])
+    entry["sha256"] = entry["sha256"][::-1]
     path.write_text(json.dumps(manifest), encoding="utf-8")
+    return str(name)
 
 
 def largest(folder: Path, below: str = "") -> str:
@@ -56,6 +59,14 @@ def largest(folder: Path, below: str = "") -> str:
     if not files:
         raise Inconclusive(f"{folder / below} holds no file to damage")
     return max(files, key=lambda path: path.stat().st_size).relative_to(folder).as_posix()
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A folder with one damage. told: which, for the history."""
+
+    folder: Path
+    told: dict[str, Any]
 
 
 @dataclass
@@ -114,8 +125,8 @@ class DamagedFiles:
             (MANIFEST, truncated),
         )
         for file, damage in damages:
-            with self._damaged_copy(good, cluster.folder / "damaged-candidate", file, damage) as folder:
-                yield self._candidate(cluster, replica, folder, bundle_id, _told(file, damage))
+            with self._damaged_copy(good, cluster.folder / "damaged-candidate", file, damage) as made:
+                yield self._candidate(cluster, replica, made.folder, bundle_id, made.told)
 
     def _candidate(
         self, cluster: Cluster, replica: Replica, folder: Path, bundle_id: str, told: dict[str, Any]
@@ -155,8 +166,8 @@ class DamagedFiles:
             (MANIFEST, truncated),
         )
         for number, (file, damage) in enumerate(damages):
-            with self._damaged_generation(cluster, good, number, file, damage) as folder:
-                yield self._generation(cluster, good.name, folder.name, _told(file, damage))
+            with self._damaged_generation(cluster, good, number, file, damage) as made:
+                yield self._generation(cluster, good.name, made.folder.name, made.told)
 
     def _generation(self, cluster: Cluster, good: str, damaged: str, told: dict[str, Any]) -> dict[str, Any]:
         replicas = [replica for replica in cluster.replicas if replica.running]
@@ -184,16 +195,16 @@ class DamagedFiles:
     def _starts(self, cluster: Cluster, replica: Replica) -> Iterator[dict[str, Any]]:
         good = cluster.plan.bundle
         for file, damage in ((largest(good), flipped), (MANIFEST, truncated)):
-            with self._damaged_copy(good, cluster.folder / "damaged-bundle", file, damage) as folder:
-                yield self._start(cluster, replica, folder, _told(file, damage))
+            with self._damaged_copy(good, cluster.folder / "damaged-bundle", file, damage) as made:
+                yield self._start(cluster, replica, made.folder, made.told)
         served = self._served(cluster)
-        with self._damaged_generation(cluster, served, 9, "dense.i8", flipped) as folder:
+        with self._damaged_generation(cluster, served, 9, "dense.i8", flipped) as made:
             cluster.kill(replica)
             cluster.restart(replica)
-            complaint = _complaint(replica, folder.name)
+            complaint = _complaint(replica, made.folder.name)
             yield {
                 "step": "start_generation",
-                **_told("dense.i8", flipped),
+                **made.told,
                 "replica": replica.name,
                 "refused": bool(complaint),
                 "said": complaint[:300],
@@ -237,18 +248,17 @@ class DamagedFiles:
         return cluster.data_dir / "generations" / cluster.status(cluster.replicas[0]).generation_id
 
     @contextlib.contextmanager
-    def _damaged_copy(self, good: Path, folder: Path, file: str, damage: Damage) -> Iterator[Path]:
+    def _damaged_copy(self, good: Path, folder: Path, file: str, damage: Damage) -> Iterator[Damaged]:
         shutil.copytree(good, folder)
-        damage(folder / file)
         try:
-            yield folder
+            yield Damaged(folder, _told(file, damage, damage(folder / file)))
         finally:
             shutil.rmtree(folder)
 
     @contextlib.contextmanager
     def _damaged_generation(
         self, cluster: Cluster, good: Path, number: int, file: str, damage: Damage
-    ) -> Iterator[Path]:
+    ) -> Iterator[Damaged]:
         """A copy of a generation under a name of its own, damaged, and named as the current one."""
         folder = good.with_name(f"{good.name.rpartition('-')[0]}-{number:08d}")
         current = good.parent / _CURRENT
@@ -258,7 +268,7 @@ class DamagedFiles:
         manifest = json.loads((draft / MANIFEST).read_text(encoding="utf-8"))
         manifest["generation_id"] = folder.name
         (draft / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        damage(draft / file)
+        told = _told(file, damage, damage(draft / file))
 
         def undo() -> None:
             _put(current, before)
@@ -270,7 +280,7 @@ class DamagedFiles:
         others = (line for line in before.split() if line != good.name)
         _put(current, "".join(f"{line}\n" for line in (folder.name, *others)))
         try:
-            yield folder
+            yield Damaged(folder, told)
         finally:
             undo()
             self._undone.remove(undo)
@@ -282,8 +292,8 @@ def _put(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _told(file: str, damage: Damage) -> dict[str, Any]:
-    return {"file": file, "damage": damage.__name__}
+def _told(file: str, damage: Damage, unlike: str) -> dict[str, Any]:
+    return {"file": file, "damage": damage.__name__, "unlike_declared": unlike}
 
 
 def _complaint(replica: Replica, generation: str) -> str:

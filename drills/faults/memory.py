@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -84,7 +85,8 @@ class OutOfMemory:
             name = "memory.oom_control" if self._group.version == 1 else "memory.events"
             self.kills = self._group.counts(name).get("oom_kill", 0)
             for replica in running(subject):
-                _prefer(replica.pid, 0)
+                with contextlib.suppress(Inconclusive):
+                    _prefer(replica.pid, 0)
             self._group.remove()
         bring_back(subject)
 
@@ -99,7 +101,6 @@ class OutOfMemory:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        _prefer(ballast.pid, -1000)
         group.take(ballast.pid)
         return ballast
 

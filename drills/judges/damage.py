@@ -24,6 +24,11 @@ _COUNTED = {
 }
 
 
+def _named(step: Record) -> bool:
+    """The refusal names the file that was damaged, or the one that is now unlike what is declared of it."""
+    return step["file"] in step["said"] or step["unlike_declared"] in step["said"]
+
+
 @dataclass(frozen=True)
 class DamageLimits:
     """exit_code: what a replica must end with that is given a damaged bundle to start with."""
@@ -50,7 +55,7 @@ def judge_corrupt_bundle(history: History, limits: DamageLimits) -> Judgement:
             found.deviations.append(f"{what}: replica {step['replica']} took it")
         if not step["kept"]:
             found.deviations.append(f"{what}: what served before did not serve on")
-        if step["refused"] and step["file"] not in step["said"]:
+        if step["refused"] and not _named(step):
             found.deviations.append(
                 f"{what}: the refusal does not name the file: {step['said'] or 'silence'}"
             )

@@ -11,7 +11,8 @@ from tests.drills.judges.records import ENDED, acknowledged, fault, header, log,
 
 
 def step(name: str, **fields: Any) -> Record:
-    told = {"file": "model.onnx", "damage": "flipped", "replica": "b", "refused": True, "kept": True}
+    told = {"file": "encoder/model.onnx", "damage": "flipped", "unlike_declared": "model.onnx"}
+    told |= {"replica": "b", "refused": True, "kept": True}
     return {"step": name, **told, "code": 2, "said": "model.onnx: its content was changed", **fields}
 
 
@@ -37,7 +38,10 @@ def test_damages_that_are_all_refused_hold() -> None:
     ("wrong", "sentence"),
     [
         # The control without checksums.
-        (step("generation", refused=False, said=""), "generation: model.onnx flipped: replica b took it"),
+        (
+            step("generation", refused=False, said=""),
+            "generation: encoder/model.onnx flipped: replica b took it",
+        ),
         (step("candidate", kept=False), "what served before did not serve on"),
         (step("start", code=1), "the replica ended with code 1"),
         (step("candidate", said="it is bad"), "the refusal does not name the file: it is bad"),
