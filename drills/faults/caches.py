@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drills.experiment import Inconclusive
-from drills.faults.disk import bring_back
-from drills.faults.process import Clustered
+from drills.faults.process import Clustered, bring_back
 from drills.rig.cluster import ROOT, ClusterError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)

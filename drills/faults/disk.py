@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from drills.experiment import Inconclusive, Need
-from drills.faults.process import Clustered
+from drills.faults.process import Clustered, bring_back, running
 from drills.rig.cluster import ClusterError, Replica
 
 SYNCS = "fdatasync,fsync"
@@ -196,21 +196,10 @@ class FailingSync:
         return sum(tracer.tampered() for tracer in self._tracers)
 
 
-def running(subject: Clustered) -> list[Replica]:
-    """The replicas that have not ended."""
-    return [replica for replica in subject.cluster.replicas if replica.running]
-
-
 def let_go(tracers: Sequence[Tracer]) -> None:
     """Detaches all of them."""
     for tracer in tracers:
         tracer.detach()
-
-
-def bring_back(subject: Clustered) -> None:
-    """Starts every replica that is not running."""
-    for replica in subject.cluster.replicas:
-        subject.cluster.restart(replica)
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)

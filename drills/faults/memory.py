@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from drills.experiment import Inconclusive
-from drills.faults.disk import bring_back, running
 from drills.faults.groups import Group
-from drills.faults.process import Clustered
+from drills.faults.process import Clustered, bring_back, running
 from drills.rig.cluster import TETHER, ClusterError
 
 _BALLAST = Path(__file__).with_name("ballast.py")

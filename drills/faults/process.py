@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from drills.experiment import Inconclusive
-from drills.rig.cluster import Cluster, ClusterError
+from drills.rig.cluster import Cluster, ClusterError, Replica
 
 
 class Clustered(Protocol):
@@ -17,6 +17,17 @@ class Clustered(Protocol):
     def cluster(self) -> Cluster:
         """The replicas."""
         ...
+
+
+def running(subject: Clustered) -> list[Replica]:
+    """The replicas that have not ended."""
+    return [replica for replica in subject.cluster.replicas if replica.running]
+
+
+def bring_back(subject: Clustered) -> None:
+    """Starts every replica that is not running."""
+    for replica in subject.cluster.replicas:
+        subject.cluster.restart(replica)
 
 
 @dataclass(frozen=True)
@@ -39,5 +50,4 @@ class KillPrimary:
 
     def rollback(self, subject: Clustered) -> None:
         """Starts every replica that is not running."""
-        for replica in subject.cluster.replicas:
-            subject.cluster.restart(replica)
+        bring_back(subject)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drills.experiment import Inconclusive
-from drills.faults.disk import bring_back
 from drills.faults.groups import Group
-from drills.faults.process import Clustered
+from drills.faults.process import Clustered, bring_back
 from drills.rig.cluster import ClusterError
 
 
