@@ -222,6 +222,76 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.poison_request",
         needs=("a model bundle",),
     ),
+    Drill(
+        name="slow_disk",
+        hypothesis=(
+            "reads go on in time, writes beyond what the disk can do are refused within their deadline, no"
+            " acknowledged write is lost, and all succeed again once the disk does"
+        ),
+        injection="200 ms more for every fsync of every replica, under more writes than that allows",
+        module="drills.slow_disk",
+        needs=("a model bundle", "strace and the right to attach it (ptrace)"),
+    ),
+    Drill(
+        name="disk_full",
+        hypothesis=(
+            "on a full disk writes are refused as RESOURCE_EXHAUSTED, reads go on, and once there is room "
+            "writes succeed by themselves; no acknowledged write is lost"
+        ),
+        injection="fill the small tmpfs that holds the data folder",
+        module="drills.disk_full",
+        needs=("a model bundle", "root, or a user namespace with mounts"),
+    ),
+    Drill(
+        name="fsync_error",
+        hypothesis=(
+            "a primary whose fsync fails ends by itself and acknowledges nothing more, a standby takes "
+            "over, no read fails, no acknowledged write is lost"
+        ),
+        injection="EIO for every fsync of the primary",
+        module="drills.fsync_error",
+        needs=("a model bundle", "strace and the right to attach it (ptrace)"),
+    ),
+    Drill(
+        name="memory_pressure",
+        hypothesis=(
+            "a replica that runs out of memory dies alone, a standby takes over, no read fails, no "
+            "acknowledged write is lost"
+        ),
+        injection="a memory group with too low a limit for the primary, and a ballast beside it",
+        module="drills.memory_pressure",
+        needs=("a model bundle", "root and control groups for memory"),
+    ),
+    Drill(
+        name="cpu_starvation",
+        hypothesis=(
+            "a replica with a fifth of a core answers 99 % of what it does not refuse in time, with less"
+            " quality, and callers of the client get 99 % of their answers in time"
+        ),
+        injection="a quota of a fifth of a core for a standby, under searches with 50 ms deadlines",
+        module="drills.cpu_starvation",
+        needs=("a model bundle", "root and control groups for the processor"),
+    ),
+    Drill(
+        name="corrupt_bundle",
+        hypothesis=(
+            "damaged bundles and generations are refused by name and the last good ones serve on; no read "
+            "fails"
+        ),
+        injection="flipped bits and missing ends in models, manifests, lexical index and vectors",
+        module="drills.corrupt_bundle",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="cold_start",
+        hypothesis=(
+            "a replica with empty caches is not SERVING before it is warm: each of its first answers comes in"
+            " time"
+        ),
+        injection="restart a standby under load, its files dropped from the system's cache",
+        module="drills.cold_start",
+        needs=("a model bundle",),
+    ),
 )
 
 

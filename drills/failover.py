@@ -295,6 +295,7 @@ class Setup(TypedDict):
     """What a drill is done to, how often, and where its record goes.
 
     proxied: a proxy stands between clients and replicas, and between each replica and a PostgreSQL server.
+    noted: beside the settings of the record.
     """
 
     folder: Path
@@ -306,6 +307,7 @@ class Setup(TypedDict):
     keep_data: NotRequired[bool]
     store: NotRequired[str]
     proxied: NotRequired[bool]
+    noted: NotRequired[dict[str, Any]]
 
 
 def rehearse_on_cluster(
@@ -352,6 +354,8 @@ def rehearse_on_cluster(
                 "reads_per_s": traffic.reads_per_s,
                 "writes_per_s": traffic.writes_per_s,
                 "read_deadline_ms": traffic.read_deadline_ms,
+                "write_deadline_ms": traffic.write_deadline_ms,
+                **setup.get("noted", {}),
             }
             outcomes = rehearse(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings

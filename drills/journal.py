@@ -12,7 +12,12 @@ Every record has `kind` and `at_s`, seconds since the run began. Kinds that the 
     read      one Search: intended_s, sent_s, done_s, status, tier, depth, expected_ndcg, replica, epoch,
     reason, applied_sequence, session where it was in one
     write     one Apply: event_id, intended_s, sent_s, done_s, status, sequence, epoch, duplicates, session;
-    of one that failed: outcome, as the client tells it
+    of one that failed: outcome and reason, as the client tells them; detail
+    direct    one Search of one replica alone: asked (which), and what a read has
+    tampered  calls: system calls of the replicas that a fault changed, by its own count
+    exit      replica, code: what the victim of a fault had ended with; null: it had not ended
+    oom       kills: processes that the kernel ended for want of memory
+    throttled ms: how long the victim of a fault stood still for want of its core
     log       one committed event as Watch told it: sequence, epoch, event_id
     log_end   the log was read up to `head`; without it the log is not known
     reign     replica, epoch: as the replica itself has told

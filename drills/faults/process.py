@@ -72,6 +72,11 @@ def bring_back(cluster: Cluster) -> None:
         cluster.restart(replica)
 
 
+def running(subject: Clustered) -> list[Replica]:
+    """The replicas that have not ended."""
+    return [replica for replica in subject.cluster.replicas if replica.running]
+
+
 @dataclass(frozen=True)
 class KillPrimary:
     """kill -9 of the primary; undone by starting it again, as a standby, at the address it had."""

@@ -134,7 +134,12 @@ class ClientWrites:
         try:
             answer = await self._client.apply(event, deadline_ms=self._deadline_ms, session=self._session)
         except MusterError as error:
-            return type(error).__name__, {**told, "outcome": error.outcome, "detail": str(error)}
+            return type(error).__name__, {
+                **told,
+                "outcome": error.outcome,
+                "reason": error.reason,
+                "detail": str(error),
+            }
         return OK, {
             **told,
             "sequence": answer.sequence,

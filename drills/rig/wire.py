@@ -266,6 +266,11 @@ class Connection(asyncio.Protocol):
         if self._timer is None:
             self._arm(deadline_s)
 
+    @property
+    def lost(self) -> bool:
+        """Whether nothing can be sent on it any more."""
+        return self._gone
+
     def close(self) -> None:
         """Ends the connection and every call on it."""
         if self._timer is not None:

@@ -185,13 +185,16 @@ class Appending(Generic[C]):
 
     def _shed_if_late(self, events: int, now_s: float, timeout_s: float) -> None:
         """Refuse what cannot be durable in time. An idle log always tries, or no slow spell would end."""
-        ahead_s = 0.0
+        ahead_s, commit_s = 0.0, self._commit_s
         if self._writing_since_s is not None:
-            ahead_s = max(0.0, self._commit_s - (now_s - self._writing_since_s))
-        ahead_s += math.ceil(self._queued_events / self._config.group_events_max) * self._commit_s
+            took_s = now_s - self._writing_since_s
+            ahead_s = max(0.0, commit_s - took_s)
+            # A commit that takes longer than expected already tells of the next ones, though not yet its end.
+            commit_s = max(commit_s, took_s)
+        ahead_s += math.ceil(self._queued_events / self._config.group_events_max) * commit_s
         busy = self._queued_events > 0 or self._writing_since_s is not None
         full = self._queued_events > 0 and self._queued_events + events > self._config.queue_events_max
-        if full or (busy and ahead_s + self._commit_s > timeout_s):
+        if full or (busy and ahead_s + commit_s > timeout_s):
             self._shed += 1
             raise LogOverloaded(
                 f"{self._queued_events} events wait to be written, about {ahead_s * 1000:.0f} ms of work; "
@@ -243,8 +246,9 @@ class Appending(Generic[C]):
         if isinstance(outcome, StoreError):
             fenced: list[Command[C]] = [TellFenced(epoch)] if isinstance(outcome, Fenced) else []
             return fenced + [Refuse(waiting, outcome) for waiting in group]
-        # One eighth of each new value: follows a slow disk within a few commits, forgets one outlier.
-        self._commit_s += (took_s - self._commit_s) / 8
+        # Half of a slower one: while a disk is believed to be faster than it is, callers wait in vain. An
+        # eighth of a faster one, which comes soon enough: a fast disk makes many.
+        self._commit_s += (took_s - self._commit_s) / (2 if took_s > self._commit_s else 8)
         self._commits += 1
         self._events += sum(len(waiting.events) for waiting in group)
         self._duplicates += sum(result.duplicates for result in outcome.batches)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pysqlite3 import dbapi2 as sqlite
@@ -30,14 +30,20 @@ from server.catalogue.errors import (
     StoreUnavailable,
 )
 from server.catalogue.gate import WriteGate
+from server.catalogue.reserve import Reserve
 from server.catalogue.sql import SqlStore, translating
 from server.catalogue.store import DataVersion, StoreConfig
+from server.standby.lease import Holder, LeaseRow
 from server.standby.takeover import Takeover, machine_takeover
+
+T = TypeVar("T")
 
 # "MUST", in the header of the file: tells a catalogue from any other SQLite database.
 APPLICATION_ID = 0x4D555354
 # The lock of the primary, beside the file.
 LOCK_NAME = "primary.lock"
+# Room kept for the lease, beside the file.
+RESERVE_NAME = "lease.reserve"
 _OPEN_S = 10.0
 # Older ones can corrupt a write-ahead log that several connections use (https://sqlite.org/wal.html).
 SQLITE_VERSION_MIN = (3, 51, 3)
@@ -77,6 +83,7 @@ class SqliteStore(SqlStore):
         self._config = config
         self._clock_ns = clock_ns
         self._gate = WriteGate()
+        self._reserve: Reserve | None = None
         self._writes = self._engine(connections_max=1, writes=True)
         self._reads = self._engine(connections_max=config.readers_max, writes=False)
 
@@ -107,6 +114,7 @@ class SqliteStore(SqlStore):
         except BaseException:
             store.close()
             raise
+        store._reserve = Reserve(path.with_name(RESERVE_NAME))
         return store
 
     @classmethod
@@ -227,6 +235,9 @@ class SqliteStore(SqlStore):
 
     @contextmanager
     def _writing(self, *, urgent: bool, limit_ns: int | None = None) -> Iterator[sa.Connection]:
+        if self._reserve is not None and not urgent:
+            # What the lease needs on a full disk is for nobody else.
+            self._reserve.keep()
         timeout_s = self._config.busy_timeout_ms / 1000
         if limit_ns is not None:
             timeout_s = min(timeout_s, limit_ns / 1e9)
@@ -246,6 +257,25 @@ class SqliteStore(SqlStore):
     def _reading(self) -> Iterator[sa.Connection]:
         with translated(), self._reads.begin() as transaction:
             yield transaction
+
+    def claim_lease(self, holder: Holder, *, expected_epoch: int, ttl_ns: int) -> LeaseRow | None:
+        """See `Store.claim_lease`."""
+        claim = super().claim_lease
+        return self._on_reserve(lambda: claim(holder, expected_epoch=expected_epoch, ttl_ns=ttl_ns))
+
+    def renew_lease(self, *, epoch: int, holder: str, ttl_ns: int, limit_ns: int | None = None) -> int | None:
+        """See `Store.renew_lease`."""
+        renew = super().renew_lease
+        return self._on_reserve(lambda: renew(epoch=epoch, holder=holder, ttl_ns=ttl_ns, limit_ns=limit_ns))
+
+    def _on_reserve(self, write: Callable[[], T]) -> T:
+        """A write of the lease; on a full disk it is tried again with the room that was kept for it."""
+        try:
+            return write()
+        except DiskFull:
+            if self._reserve is None or not self._reserve.give():
+                raise
+        return write()
 
     def _now(self) -> tuple[sa.ColumnElement[int], int]:
         now_ns = self._clock_ns()

@@ -24,6 +24,13 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "loss",
         "oversized_payload",
         "poison_request",
+        "slow_disk",
+        "disk_full",
+        "fsync_error",
+        "memory_pressure",
+        "cpu_starvation",
+        "corrupt_bundle",
+        "cold_start",
     ]
     for drill in DRILLS:
         assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs"}

@@ -136,6 +136,36 @@ def test_a_long_queue_and_a_short_deadline_are_shed_but_an_idle_log_always_tries
     assert appending.stats().shed == 2
 
 
+def test_a_slow_commit_is_expected_again_within_two_and_a_fast_one_only_by_and_by() -> None:
+    appending: Appending[Caller] = Appending(CONFIG)
+
+    def commit(took_s: float) -> float:
+        submit(appending)
+        appending.begin(0.0, 1)
+        appending.settle(Commit([Appended(1, 1, 0)], None), took_s)
+        return appending.stats().commit_ms
+
+    assert [round(commit(0.41)), round(commit(0.41))] == [210, 310]
+    assert round(commit(0.01)) == 272
+    for _ in range(30):
+        commit(0.01)
+    assert commit(0.01) < 20
+
+
+def test_a_commit_that_already_takes_longer_than_expected_sheds_what_would_wait_for_the_next() -> None:
+    appending: Appending[Caller] = Appending(CONFIG)
+    submit(appending)
+    appending.begin(0.0, 1)
+
+    def arrive(now_s: float, timeout_s: float) -> None:
+        appending.submit(events(1), caller=Caller(), now_s=now_s, timeout_s=timeout_s, epoch=1)
+
+    arrive(0.005, 0.05)
+    with pytest.raises(LogOverloaded):
+        arrive(0.4, 0.5)
+    arrive(0.4, 1.0)
+
+
 def test_a_closed_log_takes_nothing_and_abandons_what_nobody_will_write() -> None:
     appending: Appending[Caller] = Appending(CONFIG)
     submit(appending)

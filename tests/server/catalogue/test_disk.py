@@ -23,7 +23,7 @@ from tests.server.replica import Replica, command, run_refused, shoes, upsert, w
 from tests.server.services.test_ranking import refusal
 
 SETTINGS = {"generation.rebuild": "false", "lease.ttl_ms": 5000}
-SIZE_BYTES = 8 * 2**20
+SIZE_BYTES = 16 * 2**20
 
 pytestmark = pytest.mark.privileged
 
