@@ -117,6 +117,14 @@ def drill_compare(
     make_console().print(table)
 
 
+@app.command("explore", context_settings=PASS_ON)
+@reported
+def drill_explore(context: typer.Context) -> None:
+    """Combines faults at random: [--seed N] [--minutes M] [--replay FILE] ...; --help lists all."""
+    module = room("drills.explore", _BUILD)
+    raise typer.Exit(module.main(list(context.args)))
+
+
 @app.command("gate")
 @reported
 def drill_gate(
