@@ -77,9 +77,10 @@ def _task(line: str, profile: str) -> Task:
     return Task(found.name, tuple(options))
 
 
-def rehearse(task: Task, bundle: Path, *, interpreter: str = sys.executable) -> Rehearsed:
-    """Runs one drill with the bundle; its progress goes to standard error."""
-    command = [interpreter, "-m", f"drills.{task.drill}", "--json", "--bundle", str(bundle), *task.options]
+def rehearse(task: Task, bundle: Path | None, *, interpreter: str = sys.executable) -> Rehearsed:
+    """Runs one drill with the bundle (None: that of the drill); its progress goes to standard error."""
+    chosen = () if bundle is None else ("--bundle", str(bundle))
+    command = [interpreter, "-m", f"drills.{task.drill}", "--json", *chosen, *task.options]
     try:
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=DRILL_S_MAX)
     except subprocess.TimeoutExpired:

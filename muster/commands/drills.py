@@ -39,10 +39,15 @@ def drill_run(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the drill; what follows goes to it.")],
 ) -> None:
-    """Runs one drill: NAME [--runs N] [--json] ...; exit code 0 held, 10 deviated, 20 inconclusive."""
+    """Runs one drill: NAME [--runs N] [--json] ...; exit code 0 held, 10 deviated, 20 inconclusive.
+
+    `all` runs every drill once, and tells the worst.
+    """
     if name in ("-h", "--help"):
         print(context.get_help())
         raise typer.Exit(0)
+    if name == "all":
+        raise typer.Exit(_run_all(list(context.args)))
     book = room("drills.book", "Run it from the project's folder")
     try:
         drill = book.find(name)
@@ -125,6 +130,33 @@ def drill_explore(context: typer.Context) -> None:
     raise typer.Exit(module.main(list(context.args)))
 
 
+@app.command("schedule")
+@reported
+def drill_schedule(
+    at: Annotated[str, typer.Option("--at", help="Five fields as cron reads them, such as '0 4 * * 1'.")],
+    profile: Annotated[
+        str, typer.Option("--profile", help="Which drills, by the name of a profile.")
+    ] = "release",
+    bundle: Annotated[
+        str, typer.Option("--bundle", help="The bundle, where the drills will run.")
+    ] = "models/muster-base",
+    form: Annotated[str, typer.Option("--format", help="cron or kubernetes.")] = "cron",
+    image: Annotated[
+        str, typer.Option("--image", help="Of a container with Muster in it (kubernetes).")
+    ] = "",
+) -> None:
+    """Prints what has cron or Kubernetes run the drills of a profile regularly."""
+    days, gates = room("drills.gameday", _BUILD), room("drills.gate", _BUILD)
+    if form not in days.FORMATS:
+        raise typer.BadParameter(f"--format takes {' or '.join(days.FORMATS)}, not {form!r}")
+    try:
+        gates.load_profile(profile)
+        text = days.FORMATS[form](days.GameDay(at, profile, bundle, Path.cwd(), image))
+    except (days.GameDayError, gates.ProfileError) as error:
+        raise typer.BadParameter(str(error)) from error
+    print(text, end="")
+
+
 @app.command("gate")
 @reported
 def drill_gate(
@@ -174,6 +206,22 @@ def drill_gate(
         told = f"{verdict}" if gate.held or not override else f"{verdict}, overridden: {gate.override}"
         print(f"{gate.bundle_id}: {told}; {signed}")
     raise typer.Exit(0 if gate.override else verdict.exit_code)
+
+
+def _run_all(arguments: list[str]) -> int:
+    """Every drill once, as the profile "book" says; what follows goes to each."""
+    gates, kinds = room("drills.gate", _BUILD), room("drills.experiment", _BUILD)
+    tasks = gates.load_profile("book")
+    done = []
+    for number, task in enumerate(tasks, 1):
+        print(f"{number} of {len(tasks)}: {task.command}", file=sys.stderr, flush=True)
+        done.append(gates.rehearse(gates.Task(task.drill, (*task.options, *arguments)), None))
+    table = make_table("drill", "verdict", "why")
+    for one in done:
+        table.add_row(one.drill, one.verdict, one.reason)
+    make_console().print(table)
+    code: int = kinds.worst([kinds.Verdict(one.verdict) for one in done]).exit_code
+    return code
 
 
 def _records() -> Any:
