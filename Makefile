@@ -87,6 +87,8 @@ drill: .venv/.serve ## every drill once
 	$(BIN)/muster drill run loss --by proxy
 	$(BIN)/muster drill run oversized_payload
 	$(BIN)/muster drill run poison_request
+	$(BIN)/muster drill run retry_storm
+	$(BIN)/muster drill run hot_key
 
 fuzz: ## libFuzzer on every parser of engine and front, MINUTES (1) each; without a nightly compiler, the tests' mutator
 	@MINUTES=$(or $(MINUTES),1) scripts/fuzz.sh

@@ -173,6 +173,36 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.poison_request",
         needs=("a model bundle",),
     ),
+    Drill(
+        name="retry_storm",
+        hypothesis=(
+            "after an outage of all replicas the service is back within 5 s after a storm of retries ends,"
+            " and our client never exceeds its budget of retries"
+        ),
+        injection="stop all replicas for 2 s while many clients ask again at once, without a pause",
+        module="drills.retry_storm",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="hot_key",
+        hypothesis=(
+            "when one query is asked far more often than all others, as many of those are answered in time"
+            " as before, but for 2 in 100"
+        ),
+        injection="one query at twice the capacity on top of an even mix",
+        module="drills.hot_key",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="clock_jump",
+        hypothesis=(
+            "when a wall clock jumps by an hour no request fails or runs past its deadline, and the lease"
+            " stays where it is"
+        ),
+        injection="move the wall clock of callers, of the primary, then of a standby, an hour forwards and back",
+        module="drills.clock_jump",
+        needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
+    ),
 )
 
 

@@ -24,6 +24,9 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "loss",
         "oversized_payload",
         "poison_request",
+        "retry_storm",
+        "hot_key",
+        "clock_jump",
     ]
     for drill in DRILLS:
         assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs"}
@@ -42,5 +45,5 @@ def test_dashes_and_underscores_are_alike() -> None:
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, poison_request"):
+    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, clock_jump"):
         find("meteor")
