@@ -199,7 +199,7 @@ DRILLS: tuple[Drill, ...] = (
             "when a wall clock jumps by an hour no request fails or runs past its deadline, and the lease"
             " stays where it is"
         ),
-        injection="move the wall clock of callers, of the primary, then of a standby, an hour forwards and back",
+        injection="move the wall clock of callers, of the primary, then of a standby, an hour to and fro",
         module="drills.clock_jump",
         needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
     ),

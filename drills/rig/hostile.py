@@ -27,6 +27,9 @@ TOO_LARGE = frozenset({"RESOURCE_EXHAUSTED"})
 HANDLED = frozenset({"OK", "INVALID_ARGUMENT", "NOT_FOUND"})
 """Of a request that is strange, but perhaps legal."""
 
+NEVER = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+"""Of a request for what will not come, however long one waits."""
+
 KIB, MIB = 1024, 1024 * 1024
 REQUEST_BYTES_MAX = 8 * MIB
 """Default of `rpc.request_bytes_max`."""
@@ -196,9 +199,7 @@ def poison(seed: int) -> list[Hostile]:
         Hostile("a deadline far away", SEARCH, good, HANDLED, metadata=far),
         Hostile("a deadline that is no number", SEARCH, good, HANDLED, metadata=odd),
         Hostile("a page that never was", SEARCH, _search(offset=900, page_size=100), HANDLED),
-        Hostile(
-            "a sequence that never will be", SEARCH, _search(min_sequence=2**63), frozenset({"UNAVAILABLE"})
-        ),
+        Hostile("a sequence that never will be", SEARCH, _search(min_sequence=2**63), NEVER),
     ]
 
 
