@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from drills import hang
 from drills.failover import check_replicas, setup_of
-from drills.faults.process import KillPrimary, StopStandby, Together
+from drills.faults.process import KillPrimaryStopStandby
 from drills.hang import Hang, options_of
 from drills.judges.checks import FailoverLimits
 from drills.outcome import guarded, positive, run_folder, tell
@@ -28,11 +28,6 @@ SPARE = "spare"
 
 RTO_MS = 1500.0
 DURING_S = 3.0
-
-
-def fault() -> Together:
-    """For one run; the standby first, so that it is not the one that takes over."""
-    return Together(NAME, (StopStandby(), KillPrimary()))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         drill = Hang(
             NAME,
             HYPOTHESIS,
-            fault,
+            KillPrimaryStopStandby,
             FailoverLimits(rto_ms=given.rto_ms),
             without=given.without,
             during_s=DURING_S,

@@ -269,12 +269,26 @@ def rehearse(
             seed=one.seed,
             settings={**settings, "run": number},
         ) as journal:
+            revive(rehearsal.cluster, journal)
             judgement = conduct(one, rehearsal, journal)
             outcomes.append((judgement, journal.history()))
         say(f"{drill.name}: run {number} of {runs}: {judgement.verdict}, {drill.shown(judgement)}")
         for reason in judgement.reasons:
             say(f"  - {reason}")
     return outcomes
+
+
+def revive(cluster: Cluster, journal: Journal) -> None:
+    """Starts what has ended by itself since the last run, as a supervisor would, and notes it.
+
+    A machine that keeps a primary waiting for longer than its lease lasts has it killed, between two runs as
+    well as in one.
+    """
+    for replica in cluster.replicas:
+        if not replica.running:
+            code = None if replica.process is None else replica.process.returncode
+            journal.write("revived", replica=replica.name, code=code)
+            cluster.restart(replica)
 
 
 class Setup(TypedDict):
@@ -342,7 +356,7 @@ def rehearse_on_cluster(
             outcomes = rehearse(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
             )
-    return outcomes, settings
+    return outcomes, {**settings, "revived": sum(len(history.of("revived")) for _, history in outcomes)}
 
 
 def to_replica(name: str) -> str:

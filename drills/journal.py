@@ -3,8 +3,9 @@
 Every record has `kind` and `at_s`, seconds since the run began. Kinds that the judges read:
 
     run       header: drill, seed, settings, machine
+    revived   a replica that had ended by itself before the run, and was started: replica, code
     phase     before | during | after | end
-    fault     what was broken: fault, replica, pid; parts, one for each, where several were at once
+    fault     what was broken: fault, replica, pid; stopped, stopped_pid, where another was stopped with it
     rollback  it was undone; of a primary that was stopped: replica, ended (woken, or killed by another one),
     late: the writes that waited in it, event_id, status, sequence, epoch, outcome
     probe     phase, probe, held, detail

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from drills.experiment import Fault, Inconclusive
+from drills.experiment import Inconclusive
 from drills.rig.cluster import Cluster, ClusterError, Replica, stands_still
 from muster.client import patch
 from muster.client.errors import translate
@@ -194,36 +193,34 @@ class StopInAppend(StopPrimary):
 
 
 @dataclass(frozen=True)
-class Together:
-    """Several faults at once, in order; undone in the opposite one, each whatever became of the others."""
+class KillPrimaryStopStandby:
+    """kill -9 of the primary and SIGSTOP of a standby, at once; undone by starting one and waking the
+    other.
+    """
 
-    name: str
-    faults: tuple[Fault[Selling], ...]
+    name: str = "kill and hang"
 
-    def inject(self, subject: Selling) -> dict[str, Any]:
-        """All of them; "parts" tells of each. The instant is that of the first."""
-        parts: list[dict[str, Any]] = []
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """Does both. Raises Inconclusive where there is no single primary, or no standby."""
+        # Both are found first: once one of them is silent, asking who is primary takes its time.
+        primary = sole_primary(subject.cluster)
+        standby = one_standby(subject.cluster)
         instant_s = time.monotonic()
-        for fault in self.faults:
-            done = fault.inject(subject)
-            done.pop("instant_s", None)
-            parts.append({"fault": fault.name, **done})
-        return {"parts": parts, "instant_s": instant_s}
+        stopped_pid = subject.cluster.stop(standby)
+        pid = subject.cluster.kill(primary)
+        return {
+            "replica": primary.name,
+            "pid": pid,
+            "stopped": standby.name,
+            "stopped_pid": stopped_pid,
+            "instant_s": instant_s,
+        }
 
-    def rollback(self, subject: Selling) -> dict[str, Any]:
-        """All of them."""
-        parts: list[dict[str, Any]] = []
+    def rollback(self, subject: Clustered) -> dict[str, Any]:
+        """Wakes one, starts the other."""
         instant_s = time.monotonic()
-
-        def undo(fault: Fault[Selling]) -> None:
-            undone = fault.rollback(subject) or {}
-            undone.pop("instant_s", None)
-            parts.append({"fault": fault.name, **undone})
-
-        with contextlib.ExitStack() as stack:
-            for fault in self.faults:
-                stack.callback(undo, fault)
-        return {"parts": parts, "instant_s": instant_s}
+        bring_back(subject.cluster)
+        return {"instant_s": instant_s}
 
 
 def late_write(event_id: str, call: grpc.Future) -> dict[str, Any]:

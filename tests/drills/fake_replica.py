@@ -245,6 +245,7 @@ def reign(replica: Replica, lock_path: Path) -> None:
         if replica.switches.get("keep_epoch"):
             epoch = 2 if epoch == 1 else 1
         replica.epoch, replica.primary = epoch, True
+        print(f"this replica is the primary of epoch {epoch}", flush=True)
         replica.roles.set("muster.v1.CatalogueService", SERVING)
         replica.give_up.wait()
         replica.give_up.clear()

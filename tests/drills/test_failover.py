@@ -9,10 +9,10 @@ import pytest
 
 from drills import failover
 from drills.experiment import Judgement, Verdict
-from drills.failover import Traffic, main, run
-from drills.journal import read_history
+from drills.failover import Traffic, main, revive, run
+from drills.journal import Journal, read_history
 from drills.judges.checks import FailoverLimits
-from drills.rig.cluster import ClusterPlan
+from drills.rig.cluster import Cluster, ClusterPlan
 from drills.rig.shop import synthetic_shop
 from tests.drills.conftest import FAKE_COMMAND
 
@@ -85,6 +85,20 @@ def test_a_slow_takeover_misses_its_limit(scripted: Scripted, tmp_path: Path) ->
     judgement = rehearsed(scripted(2, takeover_s=1.0), tmp_path, rto_ms=500.0)
     assert judgement.verdict is not Verdict.HELD
     assert any("more than 500 ms" in reason for reason in judgement.reasons)
+
+
+def test_a_replica_that_ended_between_two_runs_is_started_again_and_noted(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    with Cluster(scripted(2), tmp_path / "cluster") as cluster, Journal(tmp_path / "run.jsonl") as journal:
+        cluster.start()
+        ended = cluster.replicas[1]
+        cluster.kill(ended)
+        revive(cluster, journal)
+        revive(cluster, journal)
+        assert ended.running
+        noted = [(record["replica"], record["code"]) for record in journal.history().of("revived")]
+        assert noted == [(ended.name, -9)]
 
 
 def test_the_command_prints_exactly_the_promised_object(
