@@ -9,32 +9,12 @@ from typing import Any, cast
 
 
 @dataclass(frozen=True)
-class Headline:
-    """A figure of a drill that people look at first.
-
-    figure: its dotted name in what the drill prints. target: the drill's default limit, an upper one, or with
-    at_least a lower one; None: there is none.
-    """
-
-    figure: str
-    name: str
-    unit: str = ""
-    target: float | None = None
-    at_least: bool = False
-
-
-LOST = Headline("writes_lost", "acknowledged writes lost (RPO)", target=0)
-DOUBLED = Headline("writes_doubled", "writes doubled", target=0)
-READ_ERRORS = Headline("read_errors", "reads not answered", target=0)
-
-
-@dataclass(frozen=True)
 class Drill:
     """One entry of the book.
 
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
-    headlines: the figures that the report shows, the most telling one first.
+    control: the option by which the drill shows that it would notice; empty: there is none.
     """
 
     name: str
@@ -42,7 +22,7 @@ class Drill:
     injection: str
     module: str
     needs: tuple[str, ...] = ()
-    headlines: tuple[Headline, ...] = ()
+    control: str = ""
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
@@ -57,6 +37,7 @@ class Drill:
             "hypothesis": self.hypothesis,
             "injection": self.injection,
             "needs": list(self.needs),
+            "control": self.control,
         }
 
 
@@ -69,13 +50,6 @@ DRILLS: tuple[Drill, ...] = (
         injection="kill -9 the primary under read and write load",
         module="drills.failover",
         needs=("a model bundle",),
-        headlines=(
-            Headline("rto_ms.p50", "writes back after, median (RTO)", "ms", 300.0),
-            Headline("rto_ms.max", "writes back after, slowest", "ms"),
-            LOST,
-            DOUBLED,
-            READ_ERRORS,
-        ),
     ),
     Drill(
         name="hang",
@@ -86,6 +60,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="SIGSTOP the primary under read and write load, SIGCONT later",
         module="drills.hang",
         needs=("a model bundle",),
+        control="--without lease",
     ),
     Drill(
         name="hang_in_transaction",
@@ -93,6 +68,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="stop the primary between the INSERT and the COMMIT of an append, SIGCONT later",
         module="drills.hang_in_transaction",
         needs=("a model bundle",),
+        control="--without lease",
     ),
     Drill(
         name="standby_hang",
@@ -100,6 +76,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="SIGSTOP a standby under read and write load, SIGCONT later",
         module="drills.standby_hang",
         needs=("a model bundle",),
+        control="--without hedging",
     ),
     Drill(
         name="double_fault",
@@ -107,6 +84,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="kill -9 the primary and SIGSTOP a standby at once, under read and write load",
         module="drills.double_fault",
         needs=("a model bundle",),
+        control="--without spare",
     ),
     Drill(
         name="rolling_restart",
@@ -114,14 +92,6 @@ DRILLS: tuple[Drill, ...] = (
         injection="drain and restart every replica in turn under load, transfer the lease in the middle",
         module="drills.rolling_restart",
         needs=("a model bundle",),
-        headlines=(
-            READ_ERRORS,
-            Headline("write_errors", "writes that failed", target=0),
-            LOST,
-            DOUBLED,
-            Headline("slowest_read_ms", "slowest read", "ms"),
-            Headline("slowest_write_ms", "slowest write", "ms"),
-        ),
     ),
     Drill(
         name="deadline_storm",
@@ -129,13 +99,6 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
-        headlines=(
-            Headline("in_time_share", "answered within the deadline", target=0.95, at_least=True),
-            Headline("quality_in_time", "quality kept, of all requests"),
-            Headline("full_quality_share", "answered by the best plan in full"),
-            Headline("load_factor", "load, times the capacity"),
-            Headline("offered", "requests"),
-        ),
     ),
     Drill(
         name="bad_deploy",
@@ -146,11 +109,6 @@ DRILLS: tuple[Drill, ...] = (
         injection="muster deploy of a bundle that ranks backwards, and of one that ranks slowly",
         module="drills.bad_deploy",
         needs=("a model bundle",),
-        headlines=(
-            Headline("canary_to_rolled_back_s.max", "rolled back after, slowest", "s", 10.0),
-            READ_ERRORS,
-            Headline("reads_by_bad_bundle", "reads that the bad bundle answered"),
-        ),
     ),
     Drill(
         name="partition",
@@ -161,6 +119,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="cut the primary off from its clients, then from the PostgreSQL server of its store",
         module="drills.partition",
         needs=("a model bundle", "PostgreSQL for the second cut"),
+        control="--without hedging",
     ),
     Drill(
         name="store_down",
@@ -171,6 +130,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="lock the SQLite file by another process; freeze, then kill the PostgreSQL server",
         module="drills.store_down",
         needs=("a model bundle",),
+        control="--without deadline",
     ),
     Drill(
         name="standby_lag",
@@ -181,6 +141,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="freeze a standby's tailer before it looks at the log, then before it applies what it read",
         module="drills.standby_lag",
         needs=("a model bundle",),
+        control="--without bound",
     ),
     Drill(
         name="latency",
@@ -201,6 +162,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="drop packets between clients and replicas, some of all, then all of the primary's",
         module="drills.loss",
         needs=("a model bundle", "root and nft, or --by proxy"),
+        control="--without hedging",
     ),
     Drill(
         name="oversized_payload",
@@ -211,6 +173,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="messages, texts, lists and nesting over every limit, again and again",
         module="drills.oversized_payload",
         needs=("a model bundle",),
+        control="--without limit",
     ),
     Drill(
         name="poison_request",
@@ -231,6 +194,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="200 ms more for every fsync of every replica, under more writes than that allows",
         module="drills.slow_disk",
         needs=("a model bundle", "strace and the right to attach it (ptrace)"),
+        control="--without shedding",
     ),
     Drill(
         name="disk_full",
@@ -241,6 +205,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="fill the small tmpfs that holds the data folder",
         module="drills.disk_full",
         needs=("a model bundle", "root, or a user namespace with mounts"),
+        control="--without room",
     ),
     Drill(
         name="fsync_error",
@@ -251,6 +216,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="EIO for every fsync of the primary",
         module="drills.fsync_error",
         needs=("a model bundle", "strace and the right to attach it (ptrace)"),
+        control="--without exit",
     ),
     Drill(
         name="memory_pressure",
@@ -261,6 +227,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="a memory group with too low a limit for the primary, and a ballast beside it",
         module="drills.memory_pressure",
         needs=("a model bundle", "root and control groups for memory"),
+        control="--without isolation",
     ),
     Drill(
         name="cpu_starvation",
@@ -271,6 +238,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="a quota of a fifth of a core for a standby, under searches with 50 ms deadlines",
         module="drills.cpu_starvation",
         needs=("a model bundle", "root and control groups for the processor"),
+        control="--without deadlines",
     ),
     Drill(
         name="corrupt_bundle",
@@ -281,6 +249,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="flipped bits and missing ends in models, manifests, lexical index and vectors",
         module="drills.corrupt_bundle",
         needs=("a model bundle",),
+        control="--without checksums",
     ),
     Drill(
         name="cold_start",
@@ -291,8 +260,50 @@ DRILLS: tuple[Drill, ...] = (
         injection="restart a standby under load, its files dropped from the system's cache",
         module="drills.cold_start",
         needs=("a model bundle",),
+        control="--without warming",
+    ),
+    Drill(
+        name="retry_storm",
+        hypothesis=(
+            "after an outage of all replicas the service is back within 5 s after a storm of retries ends,"
+            " and our client never exceeds its budget of retries"
+        ),
+        injection="stop all replicas for 2 s while many clients ask again at once, without a pause",
+        module="drills.retry_storm",
+        needs=("a model bundle",),
+        control="--without budget",
+    ),
+    Drill(
+        name="hot_key",
+        hypothesis=(
+            "when one query is asked far more often than all others, as many of those are answered in time"
+            " as before, but for 2 in 100"
+        ),
+        injection="one query at twice the capacity on top of an even mix",
+        module="drills.hot_key",
+        needs=("a model bundle",),
+    ),
+    Drill(
+        name="clock_jump",
+        hypothesis=(
+            "when a wall clock jumps by an hour no request fails or runs past its deadline, and the lease"
+            " stays where it is"
+        ),
+        injection="move the wall clock of callers, of the primary, then of a standby, an hour to and fro",
+        module="drills.clock_jump",
+        needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
     ),
 )
+
+
+def reference() -> str:
+    """The book as a Markdown table, for docs/drills.md."""
+    lines = ["| drill | breaks | must hold | control | needs |", "|---|---|---|---|---|"]
+    for drill in DRILLS:
+        needs = ", ".join(need for need in drill.needs if need != "a model bundle")
+        control = f"`{drill.control}`" if drill.control else ""
+        lines.append(f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {needs} |")
+    return "\n".join(lines) + "\n"
 
 
 class UnknownDrill(LookupError):
@@ -306,3 +317,7 @@ def find(name: str) -> Drill:
         if drill.name == wanted:
             return drill
     raise UnknownDrill(f"no drill named {name!r}; there are: {', '.join(drill.name for drill in DRILLS)}")
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -65,7 +65,7 @@ def to_cron(day: GameDay) -> str:
 
 
 def to_kubernetes(day: GameDay) -> str:
-    """A CronJob. Drills that need more than a container has (root, ptrace, cgroups) are inconclusive in it."""
+    """A CronJob. Drills that need more than a container has (root, ptrace, cgroups) are inconclusive."""
     if not day.image:
         raise GameDayError("a CronJob needs --image: one with Muster, its drills and the bundle in it")
     return textwrap.dedent(

@@ -27,12 +27,12 @@ class ClockLimits:
 
 def judge_clock_jump(history: History, limits: ClockLimits) -> Judgement:
     """Judges one jump. overrun_ms: of the search that ended latest, how long after its deadline; below 0:
-    before it. takeovers: changes of the epoch in the log."""
+    before it. takeovers: changes of the epoch that callers saw."""
     fault = history.first("fault")
     skewed = history.of("skewed_read")
     failed = [read for read in skewed if read["status"] != OK]
     took = [(read["done_s"] - read["sent_s"]) * 1000.0 - limits.deadline_ms for read in skewed]
-    epochs = {entry["epoch"] for entry in history.of("log")}
+    epochs = {write["epoch"] for write in history.of("write") if write["status"] == OK}
     figures: dict[str, Any] = {
         "skewed_reads": len(skewed),
         "skewed_errors": len(failed),

@@ -85,8 +85,8 @@ def judge_hostile(history: History, limits: HostileLimits) -> Judgement:
 
 
 def _waits(one: Record) -> bool:
-    """Whether the request asks for what comes late or never, so that its end is its deadline."""
-    return bool(one["accepted"] == ["UNAVAILABLE"])
+    """Whether the request asks for what never comes, so that its end is its deadline."""
+    return "DEADLINE_EXCEEDED" in one["accepted"]
 
 
 def crashes(memory: Sequence[Record]) -> list[str]:

@@ -16,9 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from drills.book import Drill, Headline
+from drills.book import Drill
 from drills.experiment import Verdict
 from drills.journal import History
+from drills.report.headlines import HEADLINES, Headline
 from drills.report.records import Run
 from drills.report.summary import Summary
 
@@ -39,6 +40,11 @@ class Section:
     runs: Sequence[Run]
     history: History | None = None
     summary: Summary | None = None
+
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """The figures to show, the most telling one first."""
+        return HEADLINES.get(self.drill.name, ())
 
     @property
     def verdict(self) -> str:
@@ -137,7 +143,7 @@ def _overview(sections: Sequence[Section]) -> str:
     rows = []
     for section in sections:
         name = html.escape(section.drill.name)
-        headline = section.drill.headlines[0] if section.drill.headlines else None
+        headline = section.headlines[0] if section.headlines else None
         figure = now = line = ""
         if headline is not None and section.runs:
             value = section.runs[0].figure(headline.figure)
@@ -192,7 +198,7 @@ def _section(section: Section, picture: bytes | None) -> str:
 def _figures(section: Section) -> str:
     now, before = section.runs[0], section.runs[1] if len(section.runs) > 1 else None
     rows = []
-    for headline in section.drill.headlines:
+    for headline in section.headlines:
         value = now.figure(headline.figure)
         kept = met(headline, value)
         state = "" if kept is None else " held" if kept else " deviated"

@@ -17,7 +17,7 @@ from muster.client.events import apply_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
-from muster.client.sessions import Session, min_sequence_for
+from muster.client.sessions import Session, min_sequence_for, shown_sequence
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
 from muster.client.writes import Write, resend_pause_s
 from muster.v1 import (
@@ -206,7 +206,7 @@ class AsyncClient:
         self._open_for_reads()
         stubs = self._reads[method]
         running: dict[asyncio.Task[Any], Attempt] = {}
-        read = self._all_reads.read(method, deadline)
+        read = self._all_reads.read(method, deadline, request.min_sequence)
 
         def send(attempt: Attempt | None) -> None:
             if attempt is not None:
@@ -230,8 +230,9 @@ class AsyncClient:
                         raise errors.Cancelled("the client was closed during the call")
                     error = task.exception()
                     if error is None:
-                        read.answered(attempt, time.monotonic())
-                        return task.result()
+                        response = task.result()
+                        read.answered(attempt, time.monotonic(), shown_sequence(response))
+                        return response
                     if not isinstance(error, grpc.RpcError):
                         raise error
                     if not read.over:

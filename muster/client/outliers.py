@@ -58,7 +58,7 @@ class Replica:
     failures: unavailable or silent so many times since it last answered. silences: hedges lost in a row.
     aside_until_s: monotonic seconds; asked last until then. ejections: how long the next ejection is, a power
     of two. probes_left: good answers it still owes after an ejection. good: good answers since the last
-    ejection or forgiveness.
+    ejection or forgiveness. applied: sequence up to which its last answer had the log.
     """
 
     endpoint: str
@@ -68,6 +68,7 @@ class Replica:
     ejections: int = 0
     probes_left: int = 0
     good: int = 0
+    applied: int = 0
     standing: Standing = field(default_factory=Standing)
 
     @property

@@ -48,14 +48,17 @@ class Replicas:
         self._turn = random.randrange(len(self._replicas))
         self._lock = threading.Lock()
 
-    def order(self, now_s: float) -> list[Replica]:
-        """Every replica once, best first; successive calls begin with different ones."""
+    def order(self, now_s: float, wanted: int = 0) -> list[Replica]:
+        """Every replica once, best first; successive calls begin with different ones.
+
+        wanted: the sequence that the answer must show. Those known to have it come before those that are not:
+        while the store is away nobody can catch up.
+        """
         with self._lock:
             self._turn = (self._turn + 1) % len(self._replicas)
             turned = self._replicas[self._turn :] + self._replicas[: self._turn]
-            turned.sort(
-                key=lambda replica: max(replica.aside_until_s, now_s)
-            )  # stable: the turn decides ties
+            # Stable: the turn decides ties.
+            turned.sort(key=lambda one: (max(one.aside_until_s, now_s), one.applied < wanted))
             turned[0].try_once(now_s)
             return turned
 
@@ -65,9 +68,11 @@ class Replicas:
         with self._lock:
             return [replica.endpoint for replica in self._replicas if replica.on_trial]
 
-    def answered(self, replica: Replica, now_s: float, *, bad: bool = False) -> None:
-        """The replica answered. bad: slowly, or with an error that is not the caller's fault."""
+    def answered(self, replica: Replica, now_s: float, *, bad: bool = False, applied: int = 0) -> None:
+        """The replica answered. bad: slowly, or with an error that is not the caller's fault. applied: up to
+        which sequence its answer shows the log; 0: it does not say."""
         with self._lock:
+            replica.applied = applied or replica.applied
             replica.answer(bad)
             if bad and to_eject(replica, self._replicas):
                 replica.eject(now_s)
@@ -113,7 +118,8 @@ class Attempt:
 
 @dataclass
 class Read:
-    """The course of one read. Times are monotonic seconds; deadline_s is the caller's.
+    """The course of one read. Times are monotonic seconds; deadline_s is the caller's. wanted: the sequence
+    that the answer must show.
 
     `begin` gives the first attempt. Then, until `over`: at `wait_until_s` call `wake`, when an attempt fails
     call `failed`; each may give one more attempt to send. An answer ends it, by `answered`. Where none came,
@@ -133,6 +139,7 @@ class Read:
     hedge_delay: HedgeDelay
     jitter: Callable[[], float] = random.random
     sendings: Sendings = field(default_factory=Sendings)
+    wanted: int = 0
     pending: list[Attempt] = field(default_factory=list)
     sent: int = 0
     over: bool = False
@@ -147,7 +154,7 @@ class Read:
     def begin(self, now_s: float) -> Attempt:
         """The attempt to send first."""
         self.hedges.read()
-        self._order = self.replicas.order(now_s)
+        self._order = self.replicas.order(now_s, self.wanted)
         # The client chose to try a replica that it mistrusts: that must not cost the caller the answer.
         self._probing = self._order[0].on_trial and not all(one.on_trial for one in self._order)
         if len(self._order) > 1:
@@ -176,13 +183,14 @@ class Read:
                 return self._send(now_s)
         return None
 
-    def answered(self, attempt: Attempt, now_s: float) -> None:
-        """An answer came; replicas asked earlier that are still silent have lost."""
+    def answered(self, attempt: Attempt, now_s: float, applied: int = 0) -> None:
+        """An answer came; replicas asked earlier that are still silent have lost. applied: the sequence that
+        it shows."""
         took_ms = (now_s - attempt.began_s) * 1000
         slow = self.hedge_delay.slow(self.method, self.budget_ms, took_ms)
         if self.sent == 1:
             self.hedge_delay.answered(self.method, self.budget_ms, took_ms)
-        self.replicas.answered(attempt.replica, now_s, bad=slow)
+        self.replicas.answered(attempt.replica, now_s, bad=slow, applied=applied)
         self.retries.succeeded()
         if attempt in self.pending:
             for silent in self.pending[: self.pending.index(attempt)]:
@@ -275,8 +283,9 @@ class Reads:
         self._hedges = HedgeBudget(settings.hedge_share, settings.hedge_burst)
         self._hedge_delay = HedgeDelay(settings.hedge_after_ms)
 
-    def read(self, method: str, deadline: Deadline) -> Read:
-        """A read to be begun. method: its answers are compared with others of the same one."""
+    def read(self, method: str, deadline: Deadline, wanted: int = 0) -> Read:
+        """A read to be begun. method: its answers are compared with others of the same one. wanted: the
+        sequence that the answer must show."""
         return Read(
             method=method,
             budget_ms=deadline.budget_ms,
@@ -287,4 +296,5 @@ class Reads:
             hedges=self._hedges,
             hedge_delay=self._hedge_delay,
             sendings=self.sendings,
+            wanted=wanted,
         )

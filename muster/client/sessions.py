@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 
 class Session:
@@ -44,3 +45,9 @@ class Session:
 def min_sequence_for(session: Session | None, min_sequence: int) -> int:
     """What a read asks for: the greater of what its caller names and what its session has seen."""
     return min_sequence if session is None else max(min_sequence, session.sequence)
+
+
+def shown_sequence(response: Any) -> int:
+    """The sequence up to which an answer shows the log; 0: it does not say."""
+    told = getattr(response, "receipt", response)
+    return int(getattr(told, "applied_sequence", 0))

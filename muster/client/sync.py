@@ -17,7 +17,7 @@ from muster.client.events import apply_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
-from muster.client.sessions import Session, min_sequence_for
+from muster.client.sessions import Session, min_sequence_for, shown_sequence
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
 from muster.client.writes import Write, resend_pause_s
 from muster.v1 import (
@@ -285,7 +285,7 @@ class Client:
         stubs: dict[str, Any] = getattr(self._connected(), method)
         ended: queue.SimpleQueue[tuple[Attempt, Any]] = queue.SimpleQueue()
         calls: list[Any] = []
-        read = self._all_reads.read(method, deadline)
+        read = self._all_reads.read(method, deadline, request.min_sequence)
 
         def send(attempt: Attempt) -> None:
             stub = stubs[attempt.replica.endpoint]
@@ -307,7 +307,7 @@ class Client:
                 except grpc.RpcError as error:
                     again = read.failed(attempt, time.monotonic(), error)
                 else:
-                    read.answered(attempt, time.monotonic())
+                    read.answered(attempt, time.monotonic(), shown_sequence(response))
                     return response
                 if again is not None:
                     send(again)

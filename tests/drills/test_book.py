@@ -4,7 +4,9 @@ import importlib
 
 import pytest
 
-from drills.book import DRILLS, Drill, UnknownDrill, find
+from drills.book import DRILLS, Drill, UnknownDrill, find, reference
+from drills.gate import load_profile
+from drills.rig.cluster import ROOT
 
 
 def test_the_book_holds_the_drills_and_describes_them() -> None:
@@ -31,9 +33,12 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "cpu_starvation",
         "corrupt_bundle",
         "cold_start",
+        "retry_storm",
+        "hot_key",
+        "clock_jump",
     ]
     for drill in DRILLS:
-        assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs"}
+        assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs", "control"}
 
 
 @pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)
@@ -49,5 +54,24 @@ def test_dashes_and_underscores_are_alike() -> None:
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, poison_request"):
+    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, clock_jump"):
         find("meteor")
+
+
+def test_the_page_about_drills_holds_the_table_of_the_book() -> None:
+    page = (ROOT / "docs/drills.md").read_text(encoding="utf-8")
+    assert reference() in page, "put what `python -m drills.book` prints into docs/drills.md"
+
+
+def test_every_drill_is_in_the_profile_that_runs_all() -> None:
+    assert {task.drill for task in load_profile("book")} == {drill.name for drill in DRILLS}
+
+
+@pytest.mark.parametrize("drill", [drill for drill in DRILLS if drill.control], ids=lambda drill: drill.name)
+def test_a_control_is_an_option_of_its_drill(drill: Drill, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        drill.run([*drill.control.split(), "--help"])
+    assert ended.value.code == 0
+    option, protection = drill.control.split()
+    told = capsys.readouterr().out
+    assert option in told and protection in told

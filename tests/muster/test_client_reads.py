@@ -355,3 +355,27 @@ def test_a_replica_is_mistrusted_from_its_failure_to_its_next_answer() -> None:
     assert replicas.mistrusted() == ["b:1"]
     replicas.answered(failed, 11.0)
     assert replicas.mistrusted() == []
+
+
+def test_a_read_that_must_see_a_sequence_begins_with_a_replica_that_has_it() -> None:
+    reads = Reads(["a:1", "b:1", "c:1"], ClientSettings())
+    for endpoint, applied in (("a:1", 240), ("b:1", 241), ("c:1", 240)):
+        read = reads.read("search", Deadline.after(1_000.0))
+        attempt = read.begin(10.0)
+        while attempt.replica.endpoint != endpoint:
+            read = reads.read("search", Deadline.after(1_000.0))
+            attempt = read.begin(10.0)
+        read.answered(attempt, 10.001, applied)
+
+    def first(wanted: int) -> set[str]:
+        return {
+            reads.read("search", Deadline.after(1_000.0), wanted).begin(10.1).replica.endpoint
+            for _ in range(6)
+        }
+
+    assert first(241) == {"b:1"}
+    assert first(240) == first(0) == first(242) == {"a:1", "b:1", "c:1"}
+    # One that is left aside comes last all the same.
+    [fresh] = [one for one in reads.replicas.order(10.2) if one.endpoint == "b:1"]
+    reads.replicas.failed(fresh, 10.2)
+    assert "b:1" not in first(241)

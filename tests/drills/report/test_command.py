@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from drills.book import DRILLS
+from drills.report.headlines import HEADLINES
 from drills.report.records import VARIABLE, Records
 from muster.cli import app
 from tests.drills.report.made import run
@@ -58,7 +60,15 @@ def test_a_run_that_is_not_there_is_bad_usage(records: Records) -> None:
     assert "there are runs of: failover" in told("compare", "hang", "failover", code=2).replace("\n", " ")
 
 
-def test_every_headline_names_a_figure_once() -> None:
-    for drill in DRILLS:
-        figures = [headline.figure for headline in drill.headlines]
+def test_every_drill_of_the_book_has_headlines_and_none_names_a_figure_twice() -> None:
+    assert set(HEADLINES) == {drill.name for drill in DRILLS}
+    for headlines in HEADLINES.values():
+        figures = [headline.figure for headline in headlines]
         assert len(set(figures)) == len(figures)
+
+
+def test_headlines_name_figures_that_the_drills_print() -> None:
+    for name, headlines in HEADLINES.items():
+        printed = importlib.import_module(f"drills.{name}").EMPTY
+        for headline in headlines:
+            assert headline.figure.partition(".")[0] in printed, (name, headline.figure)

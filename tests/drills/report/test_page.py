@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from drills.book import Drill, Headline
+from drills.book import Drill
+from drills.report.headlines import Headline
 from drills.report.page import Section, draw, met, number, render, trend
 from drills.report.summary import summarise
 from tests.drills.report.made import history, read, run, write
@@ -17,7 +18,7 @@ DRILL = Drill(
     hypothesis="writes are back",
     injection="kill -9",
     module="drills.failover",
-    headlines=(Headline("rto_ms.p50", "writes back", "ms", 300.0), Headline("writes_lost", "lost", target=0)),
+    needs=(),
 )
 EVIL = '<script>alert("x")</script>'
 
