@@ -34,10 +34,14 @@ for name, group in (
     ("bench", drills.bench),
 ):
     app.add_typer(group, name=name)
-for command in (serve.serve, search.search, replicas.status, replicas.transfer, deploy.deploy):
-    app.command()(command)
-for command in (training.evaluate, training.train, training.label):
-    app.command(context_settings=PASS_ON)(command)
+app.command()(serve.serve)
+app.command()(search.search)
+app.command()(replicas.status)
+app.command()(replicas.transfer)
+app.command()(deploy.deploy)
+app.command(context_settings=PASS_ON)(training.evaluate)
+app.command(context_settings=PASS_ON)(training.train)
+app.command(context_settings=PASS_ON)(training.label)
 app.command()(drills.demo)
 
 

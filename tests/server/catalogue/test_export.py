@@ -145,7 +145,7 @@ def test_a_primary_of_before_is_fenced_and_the_catalogue_has_another_name(
         for epoch in (2, 3, restored.epoch - 1):
             with pytest.raises(Fenced):
                 store.append([[new_event(99)]], epoch=epoch)
-            assert store.renew_lease(epoch=epoch, holder="a", ttl_ns=1) is None
+            assert store.renew_lease(epoch=epoch, holder="a", ttl_ns=10**9) is None
         lease = store.lease()
         assert lease is not None
         assert (lease.epoch, lease.expires_monotonic_ns) == (restored.epoch, 0)
