@@ -399,6 +399,10 @@ class Replica:
             "in_flight": status.in_flight,
             "building": status.building,
         }
+        if status.HasField("folding"):
+            numbers["fold_failures"] = status.folding.failures
+            numbers["folded_events"] = status.folding.folded_events
+            numbers["store_bytes"] = status.folding.store_bytes
         if self.parts is not None:
             numbers.update(engine_counters(self.parts.bundles.serving.engine.status()))
         return numbers

@@ -88,9 +88,12 @@ _GAUGES = {
     "products": ("muster_products", "Products that can be found."),
     "delta_products": ("muster_delta_products", "Products whose text is newer than the generation."),
     "in_flight": ("muster_in_flight", "Requests waiting or running in the ranking core."),
+    "fold_failures": ("muster_fold_failures", "Attempts in a row to fold old events that failed."),
+    "store_bytes": ("muster_store_bytes", "Bytes that the store takes on its disk."),
     "building": ("muster_building", "1 while a generation is being built on this machine."),
 }
 _COUNTERS = {
+    "folded_events": ("muster_folded_events", "Events folded into the snapshot by this process."),
     "answered": ("muster_answered", "Requests answered by the ranking core."),
     "refused": ("muster_refused", "Requests refused at once for load."),
     "expired": ("muster_expired", "Requests whose budget was spent before an answer existed."),

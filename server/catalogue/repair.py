@@ -9,6 +9,7 @@ one.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -298,7 +299,7 @@ def _copy(store: Path) -> Path:
 
 
 def _stamp() -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}_{secrets.token_hex(2)}"
 
 
 def _listed(items: list[str]) -> str:

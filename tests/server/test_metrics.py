@@ -13,6 +13,7 @@ import rankcore
 from muster.v1 import ranking_pb2
 from server.metrics import Metrics
 from tests.server.conftest import Pair
+from tests.server.replica import wait_until
 
 
 def text(metrics: Metrics) -> str:
@@ -75,12 +76,15 @@ def test_the_replica_s_numbers_are_read_at_each_look() -> None:
 
 
 def test_a_replica_exposes_its_metrics(pair: Pair) -> None:
+    wait_until(lambda: pair.primary.status().HasField("folding"), "a look at the log")
     pair.primary.ranking.Search(ranking_pb2.SearchRequest(query="red shoe"), timeout=5)
     found = re.search(r"metrics on port (\d+)", pair.primary.log())
     assert found is not None
     with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/metrics", timeout=10) as response:
         exposed = response.read().decode()
     assert "muster_primary 1.0" in exposed
+    assert "muster_fold_failures 0.0" in exposed
+    assert re.search(r"muster_store_bytes [1-9]", exposed)
     assert re.search(r"muster_answered_total [1-9]", exposed)
     assert re.search(r'muster_answered_by_priority_total\{priority="default"\} [1-9]', exposed)
     assert 'muster_refused_by_priority_total{priority="critical"} 0.0' in exposed
