@@ -4,7 +4,7 @@
                  "arguments": {"target": "127.0.0.1:7461,127.0.0.1:7462"}}
 
 Probes look at a running service and change nothing. Of the actions, `transfer_lease` asks a running service
-for a planned takeover; `run_drill` does a whole drill to replicas of its own and leaves a running service alone.
+for a planned takeover; `run_drill` does a whole drill to replicas of its own and leaves a running one alone.
 `examples/chaos/planned_takeover.json` is an experiment.
 """
 
