@@ -85,7 +85,8 @@ def quality_in_time(reads: Sequence[Record], deadline_s: float) -> float | None:
     """Mean worth of the answers by their receipts, 0 for those not in time; None of none."""
     if not reads:
         return None
-    return round(sum(r["expected_ndcg"] for r in reads if _in_time(r, deadline_s)) / len(reads), 4)
+    worth = sum(float(read["expected_ndcg"]) for read in reads if _in_time(read, deadline_s))
+    return round(worth / len(reads), 4)
 
 
 def _in_time(read: Record, deadline_s: float) -> bool:

@@ -102,7 +102,7 @@ def recovered_ms(history: History, limits: RetryLimits) -> float | None:
         return None
     later = [read for read in history.of("read") if read["intended_s"] >= end["at_s"]]
     last_s = max((read["intended_s"] for read in later), default=end["at_s"]) - _WINDOW_S
-    start_s = end["at_s"]
+    start_s = float(end["at_s"])
     while start_s <= last_s:
         window = [r for r in later if start_s <= r["intended_s"] < start_s + _WINDOW_S]
         in_time = sum(
@@ -110,6 +110,6 @@ def recovered_ms(history: History, limits: RetryLimits) -> float | None:
             for r in window
         )
         if window and in_time >= limits.in_time_share * len(window):
-            return round((start_s - end["at_s"]) * 1000.0, 1)
+            return round((start_s - float(end["at_s"])) * 1000.0, 1)
         start_s += _STEP_S
     return None

@@ -179,6 +179,17 @@ class Relay:
             await write()
         finally:
             reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Ends every link and what it carries."""
+        for link in self._links.values():
+            if link.server is not None:
+                link.server.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _reset(self, link: Link) -> int:
         writers = list(link.writers)
@@ -215,12 +226,15 @@ async def main() -> None:
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     relay = Relay()
-    while line := await commands.readline():
-        try:
-            answer = await relay.obey(json.loads(line))
-        except (OSError, KeyError, ValueError) as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+    try:
+        while line := await commands.readline():
+            try:
+                answer = await relay.obey(json.loads(line))
+            except (OSError, KeyError, ValueError) as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
+    finally:
+        await relay.close()
 
 
 if __name__ == "__main__":

@@ -217,3 +217,20 @@ def test_it_ends_with_its_context_and_says_what_it_cannot_do(echo: str) -> None:
     assert process.poll() == 0
     with pytest.raises(Inconclusive, match="does not answer"):
         proxy.tell("heal", "a")
+
+
+def test_it_ends_without_a_word_while_connections_stand_and_are_held(
+    echo: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Proxy() as proxy:
+        link, cut = proxy.link("a", echo), proxy.link("b", echo)
+        open_one = connect(link.address)
+        open_one.sendall(b"x")
+        receive(open_one, 1)
+        cut.cut()
+        held = connect(cut.address)
+        held.sendall(b"y")
+        assert silent(held)
+    open_one.close()
+    held.close()
+    assert capfd.readouterr().err == ""
