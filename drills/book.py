@@ -184,6 +184,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="malformed and strange requests to every replica, again and again",
         module="drills.poison_request",
         needs=("a model bundle",),
+        control="--plant crash",
     ),
     Drill(
         name="slow_disk",
