@@ -188,7 +188,7 @@ def speed(bundle: Path, *, rounds: int = ROUNDS, shapes: Sequence[str] = tuple(S
             low, middle, high = np.round(ratios, 3).tolist()
             row |= {"ratio_low": low, "ratio": middle, "ratio_high": high}
         if limit is not None:
-            row["share"] = round(operations[way.work] / (float(middle) * 1e6) / limit, 4)
+            row["share"] = round(operations[way.work] / (row["ms"] * 1e6) / limit, 4)
         found.append(row)
     spread = None if limit is None else np.percentile(limits, [25, 50, 75]).round(1).tolist()
     return {
