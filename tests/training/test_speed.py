@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.tiny_bundle import build
 from training.speed import speed
 
+BUNDLE = Path(__file__).resolve().parents[2] / "models/muster-base"
 
-def test_shares_of_the_limit_stand_as_the_times_do(tmp_path: Path) -> None:
-    build(tmp_path / "tiny")
-    result = speed(tmp_path / "tiny", rounds=2, shapes=())
+
+def test_shares_of_the_limit_stand_as_the_times_do() -> None:
+    result = speed(BUNDLE, rounds=2, shapes=())
     assert {row["work"] for row in result["rows"]} == {"query", "products"}
     if result["limit_gops"] is None:
         pytest.skip("this processor has none of the instructions that the limit is measured with")
