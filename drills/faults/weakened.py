@@ -64,14 +64,14 @@ def _checksums() -> None:
 
 def _warming() -> None:
     """Health says SERVING from the first moment."""
-    lifecycle = _module("server.lifecycle")
-    before = lifecycle.Replica.load
+    health = _module("server.health").Health
+    before = health.__init__
 
-    def announced(replica: Any, models: Any) -> Any:
-        replica.health.readable(True)
-        return before(replica, models)
+    def announced(told: Any) -> None:
+        before(told)
+        told.readable(True)
 
-    _replace(lifecycle.Replica, "load", announced)
+    _replace(health, "__init__", announced)
 
 
 PROTECTIONS: dict[str, Callable[[], None]] = {
