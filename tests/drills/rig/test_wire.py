@@ -248,3 +248,27 @@ def test_whatever_a_peer_sends_calls_end_and_the_connection_is_open_or_hung_up(
         connection.close()
 
     asyncio.run(body())
+
+
+def test_a_connection_that_gets_no_answer_is_closed_again() -> None:
+    async def connect_to_silence() -> tuple[bool, bytes]:
+        closed = asyncio.Event()
+        received = bytearray()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(1024):
+                received.extend(data)
+            closed.set()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        with pytest.raises(TimeoutError):
+            await Connection.connect(f"{host}:{port}", timeout_s=0.2)
+        await asyncio.wait_for(closed.wait(), 10.0)
+        server.close()
+        return closed.is_set(), bytes(received)
+
+    closed, received = asyncio.run(connect_to_silence())
+    assert closed
+    assert received.startswith(b"PRI * HTTP/2.0")
