@@ -170,18 +170,23 @@ def all_serve_reads(rehearsal: Rehearsal) -> Finding:
     return Finding(not ill, f"not serving: {', '.join(ill)}" if ill else "all serve")
 
 
-def collect_log(rehearsal: Rehearsal, journal: Journal) -> None:
-    """Reads the log through Watch, from where it stood before the drill to its head, into the history."""
-    cluster = rehearsal.cluster
+def head_of(cluster: Cluster) -> tuple[int, Replica | None]:
+    """The highest sequence that any replica knows, and the replica; 0 and None where none answers."""
     heads: list[tuple[int, Replica]] = []
     for replica in cluster.replicas:
         if replica.running:
             with contextlib.suppress(grpc.RpcError):
                 heads.append((cluster.status(replica).head_sequence, replica))
-    if not heads:
-        return
+    return max(heads, key=lambda pair: pair[0]) if heads else (0, None)
+
+
+def collect_log(rehearsal: Rehearsal, journal: Journal) -> None:
+    """Reads the log through Watch, from where it stood before the run to its head, into the history."""
+    cluster = rehearsal.cluster
     # Any replica may tell the log, so a drill that ends without a primary can still be judged.
-    head, teller = max(heads, key=lambda pair: pair[0])
+    head, teller = head_of(cluster)
+    if teller is None:
+        return
     entries: list[dict[str, Any]] = []
     if head >= rehearsal.from_sequence:
         stub = catalogue_pb2_grpc.CatalogueServiceStub(cluster.channel(teller))
@@ -270,6 +275,9 @@ def rehearse(
             settings={**settings, "run": number},
         ) as journal:
             revive(rehearsal.cluster, journal)
+            # From the last event of the run before, so that nothing between two runs goes unseen; from the
+            # first one on it would take longer each time, and a core that a primary may need.
+            rehearsal.from_sequence = max(rehearsal.from_sequence, head_of(rehearsal.cluster)[0])
             judgement = conduct(one, rehearsal, journal)
             outcomes.append((judgement, journal.history()))
         say(f"{drill.name}: run {number} of {runs}: {judgement.verdict}, {drill.shown(judgement)}")
