@@ -57,7 +57,7 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
 
 
 def changes(given: argparse.Namespace) -> Changes:
-    """A lease that a busy machine does not end: the fault here is the disk, and a sync is due within a third of it."""
+    """A lease that a busy machine does not end; a sync is due within a third of it."""
     return Changes(settings={"lease": {"ttl_ms": LEASE_MS}}, noted={"lease_ms": LEASE_MS})
 
 
