@@ -34,6 +34,7 @@ HYPOTHESIS = (
     "write is lost"
 )
 EMPTY: dict[str, Any] = {"runs": 0, **MEMORY_FIGURES}
+LEASE_MS = 2000
 
 
 def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
@@ -59,8 +60,11 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
 
 
 def changes(given: argparse.Namespace) -> Changes:
-    """None: the settings that a service would have."""
-    return Changes(noted={"limit_mib": given.limit_mib})
+    """A lease that a busy machine does not end: the fault here is death, not hanging."""
+    return Changes(
+        settings={"lease": {"ttl_ms": LEASE_MS}},
+        noted={"limit_mib": given.limit_mib, "lease_ms": LEASE_MS},
+    )
 
 
 def shown(judgement: Judgement) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from drills.experiment import Experiment, Inconclusive, Judgement, Probe, missing_needs
 from drills.failover import (
     Rehearsal,
@@ -104,8 +106,12 @@ class Rehearsable:
         if missing:
             raise Inconclusive("; ".join(missing))
         drill = Rehearsed(self.name, lambda seed: self.experiment(seed, given), self.shown)
-        with _around(changes, setup["folder"]):
-            outcomes, settings = rehearse_on_cluster(drill, setup)
+        try:
+            with _around(changes, setup["folder"]):
+                outcomes, settings = rehearse_on_cluster(drill, setup)
+        except grpc.RpcError as error:
+            # While the catalogue is loaded, say: a busy machine may change its primary.
+            raise Inconclusive(f"a replica did not answer, apart from any fault: {error}") from error
         judgement = over_runs([one for one, _ in outcomes], dict(self.empty))
         return judgement, {**settings, "each": each_run(outcomes)}
 

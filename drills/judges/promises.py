@@ -27,6 +27,10 @@ FIGURES: dict[str, Any] = {
 """The figures of `check_promises`, as they are before anything was measured."""
 
 
+_STARVED = (TIMED_OUT, "Unavailable")
+"""What calls end with on a machine that keeps its processes waiting: time-outs, their own or of a ping."""
+
+
 @dataclass
 class Findings:
     """What a judge has found so far. deviations decide, then doubts."""
@@ -79,7 +83,7 @@ def check_promises(history: History, *, every_read: bool = True) -> Findings:
 
 def _every_read(found: Findings, history: History, errors: Sequence[Record]) -> None:
     stall_ms = generator_stall_ms(history)
-    if errors and stall_ms > STALL_MS and all(read["status"] == TIMED_OUT for read in errors):
+    if errors and stall_ms > STALL_MS and all(read["status"] in _STARVED for read in errors):
         found.doubts.append(
             f"{len(errors)} reads were not answered in time, but this machine kept the load generator itself "
             f"waiting for up to {stall_ms:.0f} ms: too busy to judge"

@@ -25,6 +25,19 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
+KEPT: dict[str, dict[str, Any]] = {
+    fsync_error.NAME: {"ended_by_itself": True, "acknowledged_undurable": 0},
+    disk_full.NAME: {"fault_writes_other": 0},
+    memory_pressure.NAME: {"victims_ended": 1, "others_ended": 0},
+    corrupt_bundle.NAME: {
+        "candidates_refused": 4,
+        "generations_refused": 6,
+        "starts_refused": 2,
+        "taken": 0,
+    },
+}
+"""What must hold on any machine; how soon answers come on a busy one is the drill's own question."""
+
 DRILLS = [
     pytest.param(module.DRILL, id=module.NAME)
     for module in (fsync_error, disk_full, memory_pressure, corrupt_bundle)
@@ -50,7 +63,7 @@ def test_the_real_server_keeps_its_promises(
     drill: Rehearsable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = rehearsed(drill, tmp_path, capsys)
-    assert result["verdict"] != Verdict.DEVIATED, result
+    assert {name: result[name] for name in KEPT[drill.name]} == KEPT[drill.name], result
     assert (result["writes_lost"], result["writes_doubled"], result["epochs_monotone"]) == (0, 0, True)
     assert result["writes_acknowledged"] > 0
 

@@ -30,6 +30,15 @@ def test_reads_that_need_not_all_be_answered_are_counted_only() -> None:
     assert found.deviations == [] and found.figures["read_errors"] == 1
 
 
+def test_starved_reads_are_a_doubt_where_the_generator_was_kept_waiting_too() -> None:
+    unavailable = read(1.6, "Unavailable")
+    assert check_promises(history(unavailable)).deviations
+    stalled = check_promises(history(unavailable, read(1.7, late_s=0.2, took_s=0.3)))
+    assert stalled.deviations == [] and "too busy to judge" in stalled.doubts[0]
+    failed = check_promises(history(read(1.6, "ServiceFailed"), read(1.7, late_s=0.2, took_s=0.3)))
+    assert failed.deviations
+
+
 def test_what_is_missing_is_a_doubt() -> None:
     doubts = " ".join(check_promises(History(())).doubts)
     for sentence in ("no fault was injected", "no read was sent", "the log could not be read to its end"):
