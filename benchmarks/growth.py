@@ -68,7 +68,8 @@ _SETTINGS = ("bundle", "seed", "vectors", "sample", "threads")
 def fill(log: Path, catalogue: SyntheticCatalogue, upto: int) -> None:
     """Append the products that the log lacks up to `upto`, one event each."""
     # The parts of the server are imported where a process needs them, so that each holds no other's memory.
-    from server.catalogue.store import NewEvent, open_store
+    from server.catalogue.opening import open_store
+    from server.catalogue.store import NewEvent
     from server.standby.lease import Holder
 
     with closing(open_store(log)) as store:

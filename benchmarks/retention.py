@@ -20,8 +20,9 @@ import numpy as np
 
 from muster.v1.catalogue_pb2 import Event, Patch, Product
 from server.catalogue.log import LogWriter
+from server.catalogue.opening import open_store
 from server.catalogue.retention import Retention, RetentionPolicy
-from server.catalogue.store import NewEvent, Store, open_store
+from server.catalogue.store import NewEvent, Store
 from server.standby.lease import Holder
 
 _EPOCH = 1

@@ -28,8 +28,9 @@ from server import health
 from server.admission import Budget
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
+from server.catalogue.opening import open_store
 from server.catalogue.retention import Retention, RetentionPolicy, RetentionStats
-from server.catalogue.store import Store, open_store
+from server.catalogue.store import Store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
 from server.errors import NotThePrimary, ReplicaNotReady

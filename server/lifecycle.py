@@ -32,7 +32,8 @@ from server import affinity, config
 from server.app import Replica
 from server.catalogue.errors import StoreError
 from server.catalogue.location import may_exist
-from server.catalogue.store import Store, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Store
 from server.metrics import Endpoint
 from server.release.deploys import PREFIX, read_state
 from server.release.held import BundleRefused, Models, open_models, verified_bundle

@@ -32,8 +32,9 @@ import rankcore
 from muster.bundle import read_bundle
 from muster.v1.catalogue_pb2 import Event, Patch
 from server import config
+from server.catalogue.opening import open_store
 from server.catalogue.rows import changed_product, patch_product
-from server.catalogue.store import Store, StoreConfig, View, open_store
+from server.catalogue.store import Store, StoreConfig, View
 from server.generation.open import (
     CURRENT,
     MANIFEST,

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.growth import SyntheticCatalogue, fill, main, parts, plot, run, slope, table
 from muster.v1.catalogue_pb2 import SequencedEvent
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 
 
 @pytest.mark.parametrize(("power", "factor"), [(0.0, 3.0), (0.5, 0.1), (1.0, 2.0), (2.0, 7.0)])

@@ -16,7 +16,7 @@ import pytest
 from muster.bundle.checksums import bundle_digest
 from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
 from server import config
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 from server.generation.build import BuildJob, build
 from server.generation.open import current_name
 from server.lifecycle import End, existing_store

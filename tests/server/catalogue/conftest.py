@@ -16,9 +16,10 @@ from pysqlite3 import dbapi2 as sqlite
 
 from muster.v1.catalogue_pb2 import Event, Product, SequencedEvent
 from server.catalogue.location import is_postgresql
+from server.catalogue.opening import open_store
 from server.catalogue.postgres import PostgresStore
 from server.catalogue.sqlite import SqliteStore
-from server.catalogue.store import NewEvent, Store, StoreConfig, open_store
+from server.catalogue.store import NewEvent, Store, StoreConfig
 from server.standby.lease import Holder
 
 TTL_NS = 500_000_000

@@ -13,7 +13,8 @@ from pysqlite3 import dbapi2 as sqlite
 
 from muster.v1.catalogue_pb2 import Event, Patch, Product
 from server.catalogue.location import is_postgresql
-from server.catalogue.store import NewEvent, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import NewEvent
 from server.standby.lease import Holder
 
 EVENTS = 60

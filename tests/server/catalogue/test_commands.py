@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from muster.cli import app
 from server.catalogue.commands import EXIT_DAMAGED, EXIT_DONE, EXIT_USAGE
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 from server.generation.build import BuildJob, build
 from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make
 from tests.server.conftest import bundle  # noqa: F401

@@ -17,7 +17,8 @@ from server.catalogue.backup import BackupRefused, open_backup
 from server.catalogue.errors import Fenced, StoreDamaged, StoreUnavailable
 from server.catalogue.export import EPOCH_GAP, RestoreRefused, export_backup, restore_backup
 from server.catalogue.location import is_postgresql
-from server.catalogue.store import Appended, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Appended
 from server.catalogue.verify import verify_store
 from server.standby.lease import Holder
 from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, content, damage, make, new_event, raw

@@ -15,7 +15,8 @@ from drills.faults.process import STOP_IN_APPEND
 from server.catalogue import failpoint
 from server.catalogue.errors import StoreUnavailable
 from server.catalogue.failpoint import ENVIRONMENT, stop_in_append
-from server.catalogue.store import StoreConfig, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import StoreConfig
 from tests.server.catalogue.conftest import HOLDER, TTL_NS, event_ids, new_events
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +56,7 @@ def test_nothing_happens_while_the_file_is_not_there_and_once_when_it_is(
 
 APPEND = """
 import sys
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 from tests.server.catalogue.conftest import new_events
 open_store(sys.argv[1]).append([new_events("b")], epoch=1)
 """

@@ -22,7 +22,8 @@ from server.catalogue.errors import (
     StoreUnavailable,
 )
 from server.catalogue.log import EXIT_BROKEN, EXIT_IO_ERROR, LogWriter, LogWriterConfig
-from server.catalogue.store import Appended, Head, Store, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Appended, Head, Store
 from tests.server.catalogue.conftest import (
     OTHER,
     TTL_NS,
@@ -288,7 +289,7 @@ PROGRAM = """
 import logging, sys
 from server.catalogue.errors import StoreIOFailed
 from server.catalogue.log import LogWriter
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 from tests.server.catalogue.conftest import HOLDER, SetReign, event
 logging.basicConfig()
 store = open_store(sys.argv[1])

@@ -17,9 +17,10 @@ import pytest
 from drills.rig.postgres import ThrowawayPostgres
 from server.catalogue.errors import OutcomeUnknown, SchemaMismatch, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.export import export_backup
+from server.catalogue.opening import open_store
 from server.catalogue.postgres import IDLE_IN_TRANSACTION_MS, PostgresStore, _refused_commit
 from server.catalogue.repair import repair
-from server.catalogue.store import Appended, Commit, StoreConfig, open_store
+from server.catalogue.store import Appended, Commit, StoreConfig
 from server.catalogue.verify import verify_store
 from tests.server.catalogue.conftest import (
     HOLDER,

@@ -16,8 +16,8 @@ from server.catalogue.backup import BackupRefused
 from server.catalogue.errors import StoreUnavailable
 from server.catalogue.export import export_backup, restore_backup
 from server.catalogue.location import is_postgresql
+from server.catalogue.opening import open_store
 from server.catalogue.repair import Repaired, RepairRefused, repair
-from server.catalogue.store import open_store
 from server.catalogue.verify import verify_store
 from tests.server.catalogue.folded import FLIP, content, damage, make, new_event, raw
 from tests.server.commit_cutter import CommitCutter, Moment

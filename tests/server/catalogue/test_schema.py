@@ -13,8 +13,9 @@ from pysqlite3 import dbapi2 as sqlite
 
 from server.catalogue import schema
 from server.catalogue.errors import SchemaMismatch, StoreDamaged
+from server.catalogue.opening import open_store
 from server.catalogue.sqlite import APPLICATION_ID, SqliteStore
-from server.catalogue.store import Store, open_store
+from server.catalogue.store import Store
 from tests.server.catalogue.conftest import HOLDER, TTL_NS, event_ids, new_events, raw_connection
 
 VERSION_1 = f"""

@@ -8,8 +8,9 @@ import pytest
 
 from muster.v1.catalogue_pb2 import Event, Patch, Product, SequencedEvent
 from server.catalogue.errors import SchemaMismatch, StoreDamaged
+from server.catalogue.opening import open_store
 from server.catalogue.retention import RetentionPolicy
-from server.catalogue.store import NewEvent, Store, open_store
+from server.catalogue.store import NewEvent, Store
 from tests.server.catalogue.conftest import OTHER, TTL_NS, event, event_ids, new_events
 from tests.server.catalogue.test_retention import retention
 from tests.server.catalogue.test_schema import VERSION_1, raw_connection

@@ -17,8 +17,9 @@ from server.catalogue.errors import (
     StoreError,
     StoreUnavailable,
 )
+from server.catalogue.opening import open_store
 from server.catalogue.sqlite import SqliteStore
-from server.catalogue.store import Appended, Head, NewEvent, Store, StoreConfig, open_store
+from server.catalogue.store import Appended, Head, NewEvent, Store, StoreConfig
 from tests.server.catalogue.conftest import (
     HOLDER,
     OTHER,
@@ -145,7 +146,7 @@ def test_a_catalogue_without_its_lease_is_refused(store: Store, path: Path) -> N
 def test_a_killed_writer_leaves_whole_batches_only(path: Path) -> None:
     program = f"""
 import sys, time
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 from tests.server.catalogue.conftest import HOLDER, new_events
 store = open_store({str(path)!r})
 store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=10**9)

@@ -9,7 +9,8 @@ import pytest
 
 from muster.v1.catalogue_pb2 import Event, SequencedEvent
 from server.catalogue.errors import Fenced, SchemaMismatch, StoreDamaged, StoreUnavailable
-from server.catalogue.store import Appended, Head, NewEvent, Store, StoreConfig, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Appended, Head, NewEvent, Store, StoreConfig
 from tests.server.catalogue.conftest import (
     HOLDER,
     OTHER,
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_replicas_that_start_together_create_one_catalogue(location: str) -> None:
-    program = f"from server.catalogue.store import open_store; print(open_store({location!r}).cluster_id)"
+    program = f"from server.catalogue.opening import open_store; print(open_store({location!r}).cluster_id)"
     processes = [
         subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -268,7 +269,7 @@ def test_a_server_without_its_driver_says_what_to_install() -> None:
     program = """
 import sys
 sys.modules["psycopg"] = None
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 open_store("postgresql+psycopg://muster@127.0.0.1/muster")
 """
     ended = subprocess.run(

@@ -9,7 +9,8 @@ import pytest
 
 from server.catalogue.errors import StoreDamaged, StoreUnavailable
 from server.catalogue.failpoint import FREEZE_TAIL
-from server.catalogue.store import Store, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Store
 from server.catalogue.tail import Tailer, TailerConfig
 from tests.server.catalogue.conftest import event_ids, new_events, sequences
 

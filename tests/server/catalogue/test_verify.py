@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from server.catalogue.errors import SchemaMismatch, StoreUnavailable
-from server.catalogue.store import NewEvent, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import NewEvent
 from server.catalogue.verify import PROBLEMS_TOLD, verify_store
 from tests.server.catalogue.conftest import HOLDER, event
 from tests.server.catalogue.folded import EVENTS, FLIP, FOLDED, damage, make, new_event, raw

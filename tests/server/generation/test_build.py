@@ -13,7 +13,8 @@ import pytest
 import rankcore
 from muster.v1.catalogue_pb2 import Delete, Event, Patch, Product
 from muster.v1.ranking_pb2 import TIER_HYBRID, SearchRequest, SearchResponse
-from server.catalogue.store import NewEvent, Store, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import NewEvent, Store
 from server.generation.build import (
     BuildJob,
     BuildRunning,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import rankcore
 from muster.v1.catalogue_pb2 import Delete, Event, Patch, Product
 from server.catalogue.errors import StoreDamaged
-from server.catalogue.store import NewEvent, Store, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import NewEvent, Store
 from server.generation.build import live_products
 from server.generation.catch_up import load_snapshot
 from server.standby.lease import Holder

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import rankcore
 from muster.v1.catalogue_pb2 import ApplyRequest, Event, Product, SequencedEvent
 from muster.v1.deploy_pb2 import Deploy, DeployPhase
+from server.catalogue.opening import open_store
 from server.catalogue.retention import Retention, RetentionPolicy
-from server.catalogue.store import Appended, NewEvent, Store, open_store
+from server.catalogue.store import Appended, NewEvent, Store
 from server.errors import DeployBusy, DeployRefused, InvalidFields, NotThePrimary
 from server.release.deploys import PREFIX, Deploys, DeployState, check_fields, check_step, read_state
 from server.standby.lease import Holder

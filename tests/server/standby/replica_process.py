@@ -18,7 +18,8 @@ from pathlib import Path
 from muster.v1.catalogue_pb2 import Event, Product
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter
-from server.catalogue.store import Store, StoreConfig, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Store, StoreConfig
 from server.standby.role import keep_role
 
 

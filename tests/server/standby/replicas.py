@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from muster.v1.catalogue_pb2 import SequencedEvent
-from server.catalogue.store import open_store
+from server.catalogue.opening import open_store
 from server.standby.lease import LeaseRow
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,8 @@ import pytest
 
 from server.catalogue.errors import NotPrimary, StoreUnavailable
 from server.catalogue.log import LogWriter
-from server.catalogue.store import Store, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Store
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import RoleAnnouncer, keep_role
 from tests.server.catalogue.conftest import OTHER, event

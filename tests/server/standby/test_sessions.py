@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from drills.rig.postgres import ThrowawayPostgres
-from server.catalogue.store import Store, StoreConfig, open_store
+from server.catalogue.opening import open_store
+from server.catalogue.store import Store, StoreConfig
 from server.standby.lease import LeaseConfig
 from server.standby.role import keep_role
 from server.standby.sessions import session_name
