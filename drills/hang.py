@@ -110,8 +110,7 @@ def reigns(cluster: Cluster) -> list[dict[str, Any]]:
     return [
         {"replica": replica.name, "epoch": int(epoch)}
         for replica in cluster.replicas
-        if replica.log_path.exists()
-        for epoch in _REIGN.findall(replica.log_path.read_text(encoding="utf-8", errors="replace"))
+        for epoch in _REIGN.findall(replica.log_text())
     ]
 
 

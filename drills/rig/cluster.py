@@ -132,13 +132,17 @@ class ClusterPlan:
 
 @dataclass
 class Replica:
-    """One replica process, running or not."""
+    """One replica process, running or not.
+
+    log_begins: bytes of its log that a cluster before, in the same folder, has left.
+    """
 
     name: str
     folder: Path
     command: tuple[str, ...]
     address: str = ""
     process: subprocess.Popen[bytes] | None = None
+    log_begins: int = 0
 
     @property
     def config_path(self) -> Path:
@@ -167,6 +171,13 @@ class Replica:
         """Whether the process exists and has not ended."""
         return self.process is not None and self.process.poll() is None
 
+    def log_text(self) -> str:
+        """What it has written since this cluster was made; empty where it was never started."""
+        try:
+            return self.log_path.read_bytes()[self.log_begins :].decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+
     def log_tail(self, lines: int = 15) -> str:
         """The end of its log, for error texts."""
         try:
@@ -186,6 +197,9 @@ class Cluster:
         self.folder = folder
         self.data_dir = folder / "data"
         self.replicas = [Replica(name, folder, tuple(plan.command)) for name in NAMES[: plan.replicas]]
+        for replica in self.replicas:
+            if replica.log_path.exists():
+                replica.log_begins = replica.log_path.stat().st_size
         self._channels: dict[str, grpc.Channel] = {}
 
     def __enter__(self) -> Self:

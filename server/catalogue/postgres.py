@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -202,6 +203,12 @@ class PostgresStore(SqlStore):
                 "tcp_user_timeout": self._config.busy_timeout_ms,
             },
         )
+
+        @sa.event.listens_for(engine, "checkout")
+        def on_checkout(connection: psycopg.Connection[Any], record: object, proxy: object) -> None:
+            # A primary that hung has its sessions ended; the next claim must not fail for one of them.
+            if connection.closed or _has_unread(connection):
+                raise sa.exc.DisconnectionError("the server ended the session while nobody used it")
 
         @sa.event.listens_for(engine, "do_connect")
         def on_connecting(dialect: object, record: object, args: object, parameters: dict[str, Any]) -> None:
@@ -435,6 +442,13 @@ def _forbid_writes(connection: psycopg.Connection[Any], record: object) -> None:
     # that does not (`target_session_attrs`).
     connection.execute("SET default_transaction_read_only = on")
     connection.commit()
+
+
+def _has_unread(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has said something unasked: as a rule that the session is over."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _fd(connection: sa.Connection) -> int:

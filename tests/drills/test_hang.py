@@ -17,7 +17,7 @@ from drills.faults.process import StopPrimary
 from drills.hang import LEASE, Hang
 from drills.journal import read_history
 from drills.judges.checks import FailoverLimits
-from drills.rig.cluster import ClusterPlan
+from drills.rig.cluster import Cluster, ClusterPlan
 from drills.rig.postgres import missing
 from drills.rig.shop import synthetic_shop
 from tests.drills.conftest import FAKE_COMMAND
@@ -115,6 +115,14 @@ def test_without_hedging_reads_wait_for_it(
     # A machine so busy that reads were slow before the fault as well can only say that it does not know.
     assert code in (10, 20), result
     assert "99th percentile" in result["reason"] or "ended with" in result["reason"]
+
+
+def test_only_the_reigns_of_this_cluster_count(scripted: Scripted, tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("this replica is the primary of epoch 7\n", encoding="utf-8")
+    cluster = Cluster(scripted(2), tmp_path)
+    with (tmp_path / "a.log").open("a", encoding="utf-8") as log:
+        log.write("this replica is the primary of epoch 1\n")
+    assert hang.reigns(cluster) == [{"replica": "a", "epoch": 1}]
 
 
 @pytest.mark.parametrize("module", [hang, hang_in_transaction, double_fault, standby_hang])

@@ -404,6 +404,16 @@ def test_a_byte_flipped_on_the_disk_of_the_server_is_named_and_comes_back(
     assert verify_store(address).digest == before
 
 
+def test_sessions_that_the_server_has_ended_meanwhile_cost_no_failed_call(
+    store: PostgresStore, admin: psycopg.Connection
+) -> None:
+    store.append([new_events("a")], epoch=1)
+    ended = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE application_name ^@ 'muster '"
+    assert admin.execute(ended).fetchall()
+    assert store.append([new_events("b")], epoch=1).batches == [Appended(2, 1, 0)]
+    assert store.lease() is not None
+
+
 def test_a_server_that_hangs_is_given_up_and_found_again(own_server: ThrowawayPostgres) -> None:
     with closing(open_store(own_server.url(), StoreConfig(busy_timeout_ms=300))) as store:
         assert store.claim_lease(HOLDER, expected_epoch=0, ttl_ns=TTL_NS) is not None
