@@ -19,6 +19,12 @@ pub const TIMEOUT_KEY: &str = "grpc-timeout";
 /// Calls of a connection after which its clock is taken to be known.
 const SAMPLES_MIN: u32 = 8;
 
+/// Calls after which what was seen before them begins to be forgotten: clocks drift, and are set.
+const WINDOW_CALLS: u32 = 128;
+
+/// No call waits for so long before it is read: what looks like it is a clock that differs, or was set.
+const WAIT_MAX_US: i64 = 10_000_000;
+
 /// A budget above this is none.
 const NO_DEADLINE_US: i64 = 365 * 86_400 * 1_000_000;
 
@@ -27,24 +33,54 @@ const NO_DEADLINE_US: i64 = 365 * 86_400 * 1_000_000;
 /// For one call, `excess = gRPC remainder - metadata remainder` is the time that the call waited before it was read plus what
 /// our clock is ahead of the client's. Waiting is never negative and sometimes about zero, so the least excess is the skew
 /// (plus the least delay, which gRPC's own deadline has counted at the client's side). Until a connection has shown a few
-/// calls, the clocks are taken to agree.
-#[derive(Debug, Default)]
+/// calls, the clocks are taken to agree. The least is that of the last one to two windows of calls; an excess that no wait can
+/// explain begins the estimate anew, so neither clock's being set leaves a connection without answers.
+#[derive(Debug)]
 pub struct Skew {
     calls: u32,
+    in_window: u32,
     least_us: i64,
+    /// Of the window before.
+    before_us: i64,
+}
+
+impl Default for Skew {
+    fn default() -> Self {
+        Self {
+            calls: 0,
+            in_window: 0,
+            least_us: i64::MAX,
+            before_us: i64::MAX,
+        }
+    }
 }
 
 impl Skew {
     /// Notes one call; the skew to take off its excess, microseconds.
     pub fn note(&mut self, excess_us: i64) -> i64 {
-        self.least_us = if self.calls == 0 {
-            excess_us
+        // Clocks that nothing is known of are taken to agree.
+        let known_us = if self.calls == 0 {
+            0
         } else {
-            self.least_us.min(excess_us)
+            self.least_us.min(self.before_us)
         };
+        if excess_us.saturating_sub(known_us) > WAIT_MAX_US {
+            *self = Self {
+                calls: SAMPLES_MIN,
+                in_window: 1,
+                least_us: excess_us,
+                ..Self::default()
+            };
+            return excess_us;
+        }
+        if self.in_window == WINDOW_CALLS {
+            (self.before_us, self.least_us, self.in_window) = (self.least_us, i64::MAX, 0);
+        }
+        self.least_us = self.least_us.min(excess_us);
+        self.in_window += 1;
         self.calls = self.calls.saturating_add(1);
         if self.calls >= SAMPLES_MIN {
-            self.least_us
+            self.least_us.min(self.before_us)
         } else {
             0
         }
@@ -220,6 +256,44 @@ mod tests {
         }
         assert_eq!(remaining(0), Some(50_000));
         assert_eq!(remaining(30_000), Some(20_000));
+    }
+
+    /// What a call of 50 ms has left that waited for so long, our clock being ahead.
+    fn left(clock: &mut PeerClock, ahead_us: i64, waited_us: i64) -> Option<i64> {
+        clock.remaining_us(Some(50_000), Some(50_000 - ahead_us - waited_us))
+    }
+
+    #[test]
+    fn a_clock_that_is_set_by_an_hour_costs_no_call_and_a_delay_is_still_seen() {
+        const HOUR_US: i64 = 3_600_000_000;
+        // From the first call on, in the middle of a connection, and back again.
+        for begun_us in [HOUR_US, -HOUR_US, 0] {
+            let mut clock = other();
+            for ahead_us in [begun_us, 0, HOUR_US, 0, -HOUR_US, 0] {
+                for _ in 0..2 * SAMPLES_MIN {
+                    assert_eq!(left(&mut clock, ahead_us, 0), Some(50_000));
+                }
+                // A clock that is behind hides a wait, it never makes one up.
+                let waited = left(&mut clock, ahead_us, 30_000).expect("a deadline");
+                assert!((20_000..=50_000).contains(&waited), "{waited}");
+                if ahead_us > 0 {
+                    assert_eq!(waited, 20_000);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_by_a_second_is_learned_within_two_windows() {
+        let mut clock = other();
+        for _ in 0..WINDOW_CALLS {
+            left(&mut clock, 0, 0);
+        }
+        for _ in 0..2 * WINDOW_CALLS {
+            left(&mut clock, 1_000_000, 0);
+        }
+        assert_eq!(left(&mut clock, 1_000_000, 0), Some(50_000));
+        assert_eq!(left(&mut clock, 1_000_000, 30_000), Some(20_000));
     }
 
     #[test]
