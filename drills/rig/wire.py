@@ -225,7 +225,12 @@ class Connection(asyncio.Protocol):
         else:
             connecting = loop.create_connection(cls, sock=over)
         _, connection = await asyncio.wait_for(connecting, timeout_s)
-        await asyncio.wait_for(asyncio.shield(connection._ready), timeout_s)
+        try:
+            await asyncio.wait_for(asyncio.shield(connection._ready), timeout_s)
+        except BaseException:
+            # One that stands still takes the connection and says nothing.
+            connection.close()
+            raise
         return connection
 
     def call(self, headers: bytes, message: bytes, deadline_s: float) -> asyncio.Future[Answer]:
