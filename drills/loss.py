@@ -2,7 +2,7 @@
 
     python -m drills.loss --json                 in a network namespace of its own; needs root and nft
     python -m drills.loss --by proxy --json      without: connections are reset and held up instead
-    python -m drills.loss --without hedging      the negative control
+    python -m drills.loss --without detection    the negative control: no hedges, no pings
 
 Hypothesis: no read fails, nothing acknowledged is lost, and a client knows within 600 ms of a replica from
 which nothing comes any more.
@@ -40,7 +40,7 @@ from drills.faults.network import BreakConnections, DropPackets
 from drills.journal import History
 from drills.judges.network import LossLimits, judge_loss, over_kinds, over_runs
 from drills.outcome import guarded, parser, positive, run_folder, tell
-from drills.partition import HEDGING, collect, watched_load, without
+from drills.partition import DETECTION, collect, watched_load, without
 from drills.rig.namespace import enter, namespace_need
 
 NAME = "loss"
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--kind", choices=KINDS, help="which packets (default: some of all, then the primary's)"
     )
-    options.add_argument("--without", choices=(HEDGING,), help="switch this protection of the client off")
+    options.add_argument("--without", choices=(DETECTION,), help="switch this protection of the client off")
     load_options(options)
     given = options.parse_args(list(arguments))
     check_replicas(options, given)

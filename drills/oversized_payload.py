@@ -64,7 +64,9 @@ EMPTY: dict[str, Any] = {
     "writes_doubled": 0,
     "epochs_monotone": True,
 }
-PER_S = 20.0
+PER_S = 10.0
+"""Few, for large messages take time from the load's own interpreter."""
+
 DURATION_S = 15.0
 LIMIT = "limit"
 WIDE_BYTES = 64 * 1024 * 1024

@@ -2,7 +2,7 @@
 
     python -m drills.partition --json                       from its clients
     python -m drills.partition --store postgresql --json    from its clients, then from the store
-    python -m drills.partition --without hedging            the negative control: reads wait and fail
+    python -m drills.partition --without detection          the negative control: no hedges, no pings
 
 Hypothesis: no read fails; a client knows of the cut within 600 ms, and spares the replica its reads; there
 is one writer at all times; a primary that is cut off from the store stops acknowledging, and another one does
@@ -85,7 +85,7 @@ LEASE_TTL_MS = 500
 REPLICA_READS_PER_S = 10.0
 """At each replica; few, for they only look."""
 
-HEDGING = "hedging"
+DETECTION = "detection"
 
 
 def lease_ttl_ms(plan: ClusterPlan) -> float:
@@ -194,9 +194,16 @@ def without(traffic: Traffic, protection: str | None) -> Traffic:
     """The traffic with one protection of the client's switched off; None: with all."""
     if protection is None:
         return traffic
-    assert protection == HEDGING
+    assert protection == DETECTION
     client = replace(
-        traffic.client or ClientSettings(), hedge_share=0.0, hedge_burst=0, attempts_max=1, reserve_share=0.0
+        traffic.client or ClientSettings(),
+        hedge_share=0.0,
+        hedge_burst=0,
+        attempts_max=1,
+        reserve_share=0.0,
+        # A ping that goes unanswered would tell as well, some time within a second.
+        keepalive_ms=3_600_000,
+        keepalive_timeout_ms=3_600_000,
     )
     return replace(traffic, client=client)
 
@@ -210,7 +217,7 @@ def main(arguments: Sequence[str]) -> int:
         choices=(CLIENTS, STORE),
         help="what the primary is cut off from (default: both; from the store on PostgreSQL only)",
     )
-    options.add_argument("--without", choices=(HEDGING,), help="switch this protection of the client off")
+    options.add_argument("--without", choices=(DETECTION,), help="switch this protection of the client off")
     load_options(options)
     given = options.parse_args(list(arguments))
     check_replicas(options, given)

@@ -29,7 +29,9 @@ def judge_clock_jump(history: History, limits: ClockLimits) -> Judgement:
     """Judges one jump. overrun_ms: of the search that ended latest, how long after its deadline; below 0:
     before it. takeovers: changes of the epoch that callers saw."""
     fault = history.first("fault")
-    skewed = history.of("skewed_read")
+    steady = history.first("steady")
+    since_s = 0.0 if steady is None else steady["at_s"]
+    skewed = [read for read in history.of("skewed_read") if read["done_s"] >= since_s]
     failed = [read for read in skewed if read["status"] != OK]
     took = [(read["done_s"] - read["sent_s"]) * 1000.0 - limits.deadline_ms for read in skewed]
     epochs = {write["epoch"] for write in history.of("write") if write["status"] == OK}

@@ -58,7 +58,7 @@ class RudeClients:
             if connection is None:
                 self.connections += 1
                 try:
-                    connection = await asyncio.wait_for(Connection.connect(address), CONNECT_S)
+                    connection = await Connection.connect(address, timeout_s=CONNECT_S)
                 except (OSError, TimeoutError):
                     await asyncio.sleep(NO_CONNECTION_S)
                     continue

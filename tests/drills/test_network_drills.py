@@ -12,7 +12,7 @@ import pytest
 
 from drills.failover import Traffic
 from drills.journal import read_history
-from drills.partition import HEDGING, without
+from drills.partition import DETECTION, without
 from drills.rig.cluster import ClusterPlan
 from tests.drills.conftest import FAKE_COMMAND
 
@@ -85,9 +85,9 @@ def test_a_machine_without_what_is_needed_makes_it_inconclusive(
     assert {key: result[key] for key in drill.EMPTY} == drill.EMPTY
 
 
-def test_without_hedging_a_read_is_sent_once() -> None:
+def test_without_detection_a_read_is_sent_once() -> None:
     traffic = Traffic()
     assert without(traffic, None) is traffic
-    client = without(traffic, HEDGING).client
+    client = without(traffic, DETECTION).client
     assert client is not None
     assert (client.hedge_share, client.hedge_burst, client.attempts_max) == (0.0, 0, 1)
