@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,17 @@ import pytest
 from drills.rig.cluster import ClusterPlan
 
 FAKE_COMMAND = (sys.executable, "-m", "tests.drills.fake_replica")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves whole drills on real replicas out where nobody has asked for them: minutes, and a quiet machine."""
+    if os.environ.get("MUSTER_REHEARSALS"):
+        return
+    for item in items:
+        if item.get_closest_marker("rehearsal"):
+            item.add_marker(
+                pytest.mark.skip(reason="a whole drill on real replicas; set MUSTER_REHEARSALS=1 to run it")
+            )
 
 
 @pytest.fixture

@@ -180,6 +180,7 @@ def check_held(judgement: Judgement, details: dict[str, Any], store: str) -> Non
 
 
 @needs_core
+@pytest.mark.rehearsal
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", STORES)
 def test_a_primary_that_hangs_is_replaced_and_changes_nothing_later(tmp_path: Path, store: str) -> None:
@@ -187,6 +188,7 @@ def test_a_primary_that_hangs_is_replaced_and_changes_nothing_later(tmp_path: Pa
 
 
 @needs_core
+@pytest.mark.rehearsal
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", STORES)
 def test_so_is_one_that_hangs_inside_an_append(tmp_path: Path, store: str) -> None:
@@ -194,6 +196,7 @@ def test_so_is_one_that_hangs_inside_an_append(tmp_path: Path, store: str) -> No
 
 
 @needs_core
+@pytest.mark.rehearsal
 @pytest.mark.timeout(600)
 def test_without_a_lease_that_ends_nobody_replaces_it(tmp_path: Path) -> None:
     judgement, details = hang.run(hanging(without=LEASE, during_s=3.0), real(tmp_path, SQLITE))

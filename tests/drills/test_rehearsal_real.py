@@ -20,7 +20,7 @@ pytestmark = [
         importlib.util.find_spec("rankcore._native") is None,
         reason="the ranking core is not built; run `make build`",
     ),
-    pytest.mark.slow,
+    pytest.mark.rehearsal,
     pytest.mark.privileged,
     pytest.mark.timeout(300),
 ]

@@ -55,6 +55,10 @@ class Trio:
             raise ClusterError("one primary expected, found none")
         return self.replicas[0]
 
+    def wake(self, replica: Standing) -> None:
+        if replica.running:
+            replica.process.send_signal(signal.SIGCONT)
+
     def restart(self, replica: Standing) -> None:
         if not replica.running:
             self.restarted.append(replica.name)
