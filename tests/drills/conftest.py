@@ -14,7 +14,7 @@ FAKE_COMMAND = (sys.executable, "-m", "tests.drills.fake_replica")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves whole drills on real replicas out where nobody has asked for them: minutes, and a quiet machine."""
+    """Leaves whole drills on real replicas out unless asked: they take minutes, and a quiet machine."""
     if os.environ.get("MUSTER_REHEARSALS"):
         return
     for item in items:
