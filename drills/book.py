@@ -119,7 +119,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="cut the primary off from its clients, then from the PostgreSQL server of its store",
         module="drills.partition",
         needs=("a model bundle", "PostgreSQL for the second cut"),
-        control="--without hedging",
+        control="--without detection",
     ),
     Drill(
         name="store_down",
@@ -162,7 +162,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="drop packets between clients and replicas, some of all, then all of the primary's",
         module="drills.loss",
         needs=("a model bundle", "root and nft, or --by proxy"),
-        control="--without hedging",
+        control="--without detection",
     ),
     Drill(
         name="oversized_payload",
