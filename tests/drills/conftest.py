@@ -14,13 +14,13 @@ FAKE_COMMAND = (sys.executable, "-m", "tests.drills.fake_replica")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves whole drills on real replicas out unless asked: they take minutes, and a quiet machine."""
+    """Leaves whole drills that must hold out unless asked: they take minutes, and a quiet machine."""
     if os.environ.get("MUSTER_REHEARSALS"):
         return
     for item in items:
         if item.get_closest_marker("rehearsal"):
             item.add_marker(
-                pytest.mark.skip(reason="a whole drill on real replicas; set MUSTER_REHEARSALS=1 to run it")
+                pytest.mark.skip(reason="a whole drill that must hold; set MUSTER_REHEARSALS=1 to run it")
             )
 
 

@@ -26,6 +26,7 @@ def setup(plan: ClusterPlan, folder: Path) -> Setup:
     )
 
 
+@pytest.mark.rehearsal
 def test_sound_replicas_hold_under_a_schedule_from_a_file(
     scripted: Callable[..., ClusterPlan], tmp_path: Path
 ) -> None:

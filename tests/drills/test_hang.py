@@ -74,6 +74,7 @@ def test_where_nobody_replaces_a_primary_that_hangs_the_drill_deviates(
     assert (result["woken"], result["killed"]) == (1, 0)
 
 
+@pytest.mark.rehearsal
 @pytest.mark.usefixtures("scripted_command")
 def test_one_replica_that_is_left_carries_on_alone(
     scripted: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -96,6 +97,7 @@ def test_without_a_spare_replica_a_double_fault_deviates(
     assert result["read_errors"] > 0
 
 
+@pytest.mark.rehearsal
 @pytest.mark.usefixtures("scripted_command")
 def test_hedged_reads_go_round_a_silent_standby(
     scripted: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
