@@ -71,7 +71,7 @@ bench: .venv/.all ## pytest-benchmark over tiers, depths and sizes; Criterion fo
 compare: .venv/.all ## Muster beside other servers, same model and machine (each peer in an environment of its own)
 	$(BIN)/python -m benchmarks.peers.compare $(ARGS)
 
-drill: .venv/.serve ## every drill once, about a quarter of an hour, and the page about them
+drill: .venv/.serve ## every drill once, and the page about them
 	@code=0; $(BIN)/muster drill run all || code=$$?; $(BIN)/muster drill report; exit $$code
 
 fuzz: ## libFuzzer on every parser of engine and front, MINUTES (1) each; without a nightly compiler, the tests' mutator
