@@ -155,39 +155,41 @@ def options_of(name: str, hypothesis: str, *, protections: Sequence[str]) -> arg
     return options
 
 
-def lease_option(options: argparse.ArgumentParser) -> None:
-    """For the drills whose limit follows from the lease."""
+def command(
+    arguments: Sequence[str],
+    *,
+    name: str,
+    hypothesis: str,
+    fault: Callable[[], Fault[Rehearsal]],
+    run: Callable[[Hang, Setup], tuple[Judgement, dict[str, Any]]],
+) -> int:
+    """Runs a drill of a primary that hangs from a command line; returns the exit code."""
+    options = options_of(name, hypothesis, protections=(LEASE,))
     options.add_argument(
         "--lease-ttl-ms", type=positive(int), default=LEASE_TTL_MS, help="of the replicas' lease"
     )
-
-
-def limits_of(lease_ttl_ms: int) -> FailoverLimits:
-    """What follows from the lease."""
-    return FailoverLimits(rto_ms=lease_ttl_ms + BEYOND_LEASE_MS)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the drill from a command line; returns the exit code."""
-    options = options_of(NAME, HYPOTHESIS, protections=(LEASE,))
-    lease_option(options)
     given = options.parse_args(list(arguments))
     check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
+    folder = run_folder(given.journal, name)
 
     def body() -> int:
         hang = Hang(
-            NAME,
-            HYPOTHESIS,
-            StopPrimary,
-            limits_of(given.lease_ttl_ms),
+            name,
+            hypothesis,
+            fault,
+            FailoverLimits(rto_ms=given.lease_ttl_ms + BEYOND_LEASE_MS),
             lease_ttl_ms=given.lease_ttl_ms,
             without=given.without,
         )
         judgement, details = run(hang, setup_of(given, folder))
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
+        return tell(name, judgement, as_json=given.json, folder=folder, details=details)
 
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return guarded(name, body, as_json=given.json, empty=EMPTY)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    return command(arguments, name=NAME, hypothesis=HYPOTHESIS, fault=StopPrimary, run=run)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ from typing import Any
 
 from drills import hang
 from drills.experiment import Judgement
-from drills.failover import Setup, check_replicas, setup_of
+from drills.failover import Setup
 from drills.faults.process import STOP_IN_APPEND, StopInAppend
-from drills.hang import LEASE, Hang, lease_option, limits_of, options_of
-from drills.outcome import guarded, run_folder, tell
+from drills.hang import Hang
 
 NAME = "hang_in_transaction"
 HYPOTHESIS = (
@@ -43,25 +42,7 @@ def run(given: Hang, setup: Setup) -> tuple[Judgement, dict[str, Any]]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = options_of(NAME, HYPOTHESIS, protections=(LEASE,))
-    lease_option(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        drill = Hang(
-            NAME,
-            HYPOTHESIS,
-            StopInAppend,
-            limits_of(given.lease_ttl_ms),
-            lease_ttl_ms=given.lease_ttl_ms,
-            without=given.without,
-        )
-        judgement, details = run(drill, setup_of(given, folder))
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return hang.command(arguments, name=NAME, hypothesis=HYPOTHESIS, fault=StopInAppend, run=run)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from drills.experiment import Verdict
 from drills.journal import History
 from drills.report.headlines import HEADLINES, Headline
 from drills.report.records import Run
-from drills.report.summary import Summary
+from drills.report.summary import Summary, deadline_of
 
 NEVER = "never run"
 
@@ -81,14 +81,12 @@ def draw(section: Section) -> bytes | None:
     # Only where something is drawn: it takes a second to import.
     from drills.plot import timeline
 
-    settings = (section.history.first("run") or {}).get("settings", {})
-    deadline_ms = settings.get("read_deadline_ms", settings.get("deadline_ms"))
     with tempfile.TemporaryDirectory() as folder:
         path = timeline(
             section.history,
             Path(folder) / "timeline.png",
             title=f"{section.drill.name}: {section.verdict}",
-            deadline_ms=deadline_ms,
+            deadline_ms=deadline_of(section.history),
         )
         return path.read_bytes()
 

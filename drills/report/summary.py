@@ -40,8 +40,7 @@ class Summary:
 def summarise(history: History) -> Summary:
     """One run."""
     fault, steady = history.first("fault"), history.first("steady")
-    header = history.first("run") or {}
-    deadline_ms = _deadline_ms(header.get("settings", {}))
+    deadline_ms = deadline_of(history)
     since_s = 0.0 if steady is None else steady["at_s"]
     reads = [read for read in history.of("read") if read["done_s"] >= since_s]
     writes = history.of("write")
@@ -85,7 +84,9 @@ def telling_history(folder: Path, each: Sequence[dict[str, Any]]) -> History | N
         return None
 
 
-def _deadline_ms(settings: dict[str, Any]) -> float | None:
+def deadline_of(history: History) -> float | None:
+    """What a read of the run had, milliseconds; None: it does not say."""
+    settings = (history.first("run") or {}).get("settings", {})
     value = settings.get("read_deadline_ms", settings.get("deadline_ms"))
     return float(value) if isinstance(value, int | float) else None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.bundle.errors import BundleDamagedError, BundleError, BundleGateError
-from muster.bundle.manifest import GATE_FILE, Signature, read_signature
+from muster.bundle.manifest import GATE_FILE, Signature, read_field, read_signature
 from muster.bundle.signature import SigningKey, signature_fits
 
 GATE_BYTES_MAX = 1 << 20
@@ -76,10 +76,7 @@ class Gate:
             "override": self.override,
         }
         if self.signature is not None:
-            value["signature"] = {
-                "public_key": self.signature.public_key,
-                "ed25519": self.signature.signature,
-            }
+            value["signature"] = self.signature.plain()
         return json.dumps(value, indent=2) + "\n"
 
     @classmethod
@@ -94,13 +91,13 @@ class Gate:
                 GATE_FILE, f"not a verdict of schema {_SCHEMA_VERSION}; have the drills run again"
             )
         return cls(
-            bundle_id=_field(value, "bundle_id", str),
-            profile=_field(value, "profile", str),
-            made_unix_s=_field(value, "made_unix_s", int),
-            muster_version=_field(value, "muster_version", str),
-            drills=tuple(_drill(one) for one in _field(value, "drills", list)),
-            machine=_field(value, "machine", dict),
-            override=_field(value, "override", str),
+            bundle_id=read_field(value, "bundle_id", str, GATE_FILE),
+            profile=read_field(value, "profile", str, GATE_FILE),
+            made_unix_s=read_field(value, "made_unix_s", int, GATE_FILE),
+            muster_version=read_field(value, "muster_version", str, GATE_FILE),
+            drills=tuple(_drill(one) for one in read_field(value, "drills", list, GATE_FILE)),
+            machine=read_field(value, "machine", dict, GATE_FILE),
+            override=read_field(value, "override", str, GATE_FILE),
             signature=read_signature(value, GATE_FILE),
         )
 
@@ -129,9 +126,7 @@ def write_gate(folder: str | Path, gate: Gate, key: SigningKey | None) -> Gate:
     """
     bare = replace(gate, signature=None)
     if key is not None:
-        bare = replace(
-            bare, signature=Signature(key.public_key, key.private.sign(bare.to_json().encode()).hex())
-        )
+        bare = replace(bare, signature=key.sign(bare.to_json()))
     path = Path(folder) / GATE_FILE
     # Beside the folder until it is whole: a bundle with a stray file in it is refused.
     draft = Path(folder).resolve().with_name(f".{Path(folder).resolve().name}-{GATE_FILE}-{os.getpid()}")
@@ -173,16 +168,9 @@ def _drill(value: Any) -> Rehearsed:
     if not isinstance(value, dict):
         raise BundleDamagedError(GATE_FILE, "a drill is not an object")
     return Rehearsed(
-        drill=_field(value, "drill", str),
-        verdict=_field(value, "verdict", str),
-        reason=_field(value, "reason", str),
-        command=_field(value, "command", str),
-        figures=_field(value, "figures", dict),
+        drill=read_field(value, "drill", str, GATE_FILE),
+        verdict=read_field(value, "verdict", str, GATE_FILE),
+        reason=read_field(value, "reason", str, GATE_FILE),
+        command=read_field(value, "command", str, GATE_FILE),
+        figures=read_field(value, "figures", dict, GATE_FILE),
     )
-
-
-def _field(value: Mapping[str, Any], key: str, kind: type) -> Any:
-    found = value.get(key)
-    if not isinstance(found, kind) or isinstance(found, bool):
-        raise BundleDamagedError(GATE_FILE, f"{key} is missing or of the wrong kind")
-    return found

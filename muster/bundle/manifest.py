@@ -50,6 +50,10 @@ class Signature:
     public_key: str
     signature: str
 
+    def plain(self) -> dict[str, str]:
+        """As it stands in the JSON that it signs."""
+        return {"public_key": self.public_key, "ed25519": self.signature}
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -81,10 +85,7 @@ class Manifest:
             },
         }
         if self.signature is not None:
-            value["signature"] = {
-                "public_key": self.signature.public_key,
-                "ed25519": self.signature.signature,
-            }
+            value["signature"] = self.signature.plain()
         return json.dumps(value, indent=2) + "\n"
 
     @classmethod
@@ -112,11 +113,11 @@ class Manifest:
                 MANIFEST_FILE,
                 f"schema version {schema} is {age} than the version {SCHEMA_VERSION} this software reads",
             )
-        bundle_id = _field(value, "bundle_id", str)
-        created = _field(value, "created_unix_s", int)
-        version = _field(value, "muster_version", str)
+        bundle_id = read_field(value, "bundle_id", str, MANIFEST_FILE)
+        created = read_field(value, "created_unix_s", int, MANIFEST_FILE)
+        version = read_field(value, "muster_version", str, MANIFEST_FILE)
         files: dict[str, FileEntry] = {}
-        for name, entry in _field(value, "files", dict).items():
+        for name, entry in read_field(value, "files", dict, MANIFEST_FILE).items():
             if not _PATH.fullmatch(name) or name in (MANIFEST_FILE, GATE_FILE):
                 raise BundleDamagedError(MANIFEST_FILE, f"{name!r} is not a file path inside a bundle")
             digest = entry.get("sha256") if isinstance(entry, dict) else None
@@ -180,8 +181,9 @@ def read_signature(value: Mapping[str, Any], file: str) -> Signature | None:
     return Signature(public_key, signature)
 
 
-def _field(value: Mapping[str, Any], key: str, kind: type) -> Any:
+def read_field(value: Mapping[str, Any], key: str, kind: type, file: str) -> Any:
+    """A field of a JSON object, of its kind. file: named in the error. Raises: BundleDamagedError."""
     found = value.get(key)
     if not isinstance(found, kind) or isinstance(found, bool):
-        raise BundleDamagedError(MANIFEST_FILE, f"{key} is missing or of the wrong kind")
+        raise BundleDamagedError(file, f"{key} is missing or of the wrong kind")
     return found

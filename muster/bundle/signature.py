@@ -33,6 +33,10 @@ class SigningKey:
         """What those who trust the key write into their settings."""
         return self.private.public_key().public_bytes_raw().hex()
 
+    def sign(self, text: str) -> Signature:
+        """A signature over exactly this text; `signature_fits` checks it."""
+        return Signature(self.public_key, self.private.sign(text.encode()).hex())
+
 
 def is_public_key(text: str) -> bool:
     """Whether the text is a public key as settings name it."""
@@ -82,9 +86,7 @@ def sign_bundle(folder: str | Path, key: SigningKey) -> Manifest:
 
     bundle = read_bundle(folder)
     bare = replace(bundle.manifest, signature=None)
-    signed = replace(
-        bare, signature=Signature(key.public_key, key.private.sign(bare.to_json().encode()).hex())
-    )
+    signed = replace(bare, signature=key.sign(bare.to_json()))
     path = bundle.folder / MANIFEST_FILE
     draft = path.with_name(f".{MANIFEST_FILE}-{os.getpid()}")
     try:

@@ -89,8 +89,9 @@ def _chosen(bundle: Path | None) -> tuple[str, str, str]:
         raise DeployImpossible("name the folder of the bundle, or one of --abort, --roll-back and --unload")
     verified = read_bundle(bundle)
     gate = read_gate(bundle)
-    overridden = gate is not None and gate.override and not gate.held
-    note = f"drills overridden: {gate.override}" if gate is not None and overridden else ""
+    note = ""
+    if gate is not None and gate.override and not gate.held:
+        note = f"drills overridden: {gate.override}"
     return verified.bundle_id, str(verified.folder.resolve()), note
 
 
