@@ -76,7 +76,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="SIGSTOP a standby under read and write load, SIGCONT later",
         module="drills.standby_hang",
         needs=("a model bundle",),
-        control="--without hedging",
+        control="--without detection",
     ),
     Drill(
         name="double_fault",

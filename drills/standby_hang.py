@@ -2,7 +2,7 @@
 
     python -m drills.standby_hang --runs 3 --json
     python -m drills.standby_hang --store postgresql
-    python -m drills.standby_hang --without hedging    the client asks one replica at a time: must deviate
+    python -m drills.standby_hang --without detection    the client asks once, and pings nobody: must deviate
 
 Hypothesis: no read fails, and of the reads that are due while the standby is stopped 99 in 100 are answered
 within 100 ms: a read that it is silent on is sent to another replica after some 20 ms, and soon it is asked
@@ -32,7 +32,8 @@ from drills.faults.process import StopStandby
 from drills.hang import options_of
 from drills.judges.hang import StandbyHangLimits, judge_standby_hang, judge_standby_hang_runs
 from drills.outcome import guarded, positive, run_folder, tell
-from muster.client import ClientSettings
+from drills.partition import DETECTION
+from drills.partition import without as traffic_without
 
 NAME = "standby_hang"
 HYPOTHESIS = "no read fails, and 99 of 100 reads are answered within 100 ms beside a standby that hangs"
@@ -50,9 +51,6 @@ EMPTY: dict[str, Any] = {
     "base_read_p99_ms": None,
     "epochs_monotone": True,
 }
-HEDGING = "hedging"
-"""The protection, in the client."""
-
 DURING_S = 5.0
 
 
@@ -76,9 +74,7 @@ def run(
     """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
     record."""
     bundle, store = setup["plan"].bundle, setup.get("store", failover.SQLITE)
-    if without == HEDGING:
-        unhedged = ClientSettings(hedge_share=0.0, hedge_burst=0)
-        setup["traffic"] = replace(setup["traffic"], client=unhedged)
+    setup["traffic"] = traffic_without(setup["traffic"], without)
     drill = Rehearsed(NAME, lambda seed: experiment(seed, bundle, store, limits), _shown)
     outcomes, settings = rehearse_on_cluster(drill, setup)
     judgement = judge_standby_hang_runs([one for one, _ in outcomes])
@@ -102,7 +98,7 @@ def _shown(judgement: Judgement) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = options_of(NAME, HYPOTHESIS, protections=(HEDGING,))
+    options = options_of(NAME, HYPOTHESIS, protections=(DETECTION,))
     options.add_argument(
         "--read-p99-ms", type=positive(float), default=StandbyHangLimits.read_p99_ms, help="to hold"
     )

@@ -110,10 +110,10 @@ def test_hedged_reads_go_round_a_silent_standby(
 
 
 @pytest.mark.usefixtures("scripted_command")
-def test_without_hedging_reads_wait_for_it(
+def test_without_detection_reads_wait_for_it(
     scripted: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, result = told(standby_hang, scripted(), tmp_path / "run", capsys, "--without", "hedging")
+    code, result = told(standby_hang, scripted(), tmp_path / "run", capsys, "--without", "detection")
     # A machine so busy that reads were slow before the fault as well can only say that it does not know.
     assert code in (10, 20), result
     assert "99th percentile" in result["reason"] or "ended with" in result["reason"]
@@ -142,7 +142,7 @@ def test_a_missing_bundle_is_inconclusive_with_its_reason(
     ("module", "arguments"),
     [
         (hang, ["--replicas", "1"]),
-        (hang, ["--without", "hedging"]),
+        (hang, ["--without", "detection"]),
         (hang_in_transaction, ["--lease-ttl-ms", "0"]),
         (double_fault, ["--replicas", "2"]),
         (standby_hang, ["--without", "lease"]),
