@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from muster.commands import bundle, catalogue, data, deploy, drills, replicas, search, serve, training
+from muster.commands import alerts, bundle, catalogue, data, deploy, drills, replicas, search, serve, training
 from muster.commands.arguments import PASS_ON
 from muster.commands.failures import complain
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, group in (
+    ("alerts", alerts.app),
     ("catalogue", catalogue.app),
     ("data", data.app),
     ("bundle", bundle.app),
