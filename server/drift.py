@@ -1,8 +1,8 @@
 """Whether what is asked, and how well the catalogue answers it, has moved from what it was.
 
-The ranking core counts each answered search in bins: words of the query, rarity of its words in the catalogue,
-score of the best product as a share of what its words allow, cosine of the nearest product. Here the counts of
-the last minutes are compared with a reference by the population stability index.
+The ranking core counts each answered search in bins: words of the query, rarity of its words in the
+catalogue, score of the best product as a share of what its words allow, cosine of the nearest product. Here
+the counts of the last minutes are compared with a reference by the population stability index.
 
 The reference is what the bundle was first asked on this machine, and is kept beside the data: a generation is
 built from products, without a query, and the labels that a bundle was trained on are no sample of the traffic
@@ -34,9 +34,9 @@ _LOOKS_PER_WINDOW = 30
 def stability_index(reference: Sequence[int], seen: Sequence[int]) -> float:
     """Population stability index of two histograms over the same bins; 0: alike, above 0.25: moved.
 
-    reference, seen: counts, shape (bins,), each with a sum above 0. Half a count is added to each bin, so that
-    an empty one is finite. Returns: sum over bins of (p - q) ln(p / q), in nats, at least 0. Two samples of one
-    distribution come to about (bins - 1) x (1/n + 1/m).
+    reference, seen: counts, shape (bins,), each with a sum above 0. Half a count is added to each bin, so
+    that an empty one is finite. Returns: sum over bins of (p - q) ln(p / q), in nats, at least 0. Two samples
+    of one distribution come to about (bins - 1) x (1/n + 1/m).
     Raises: ValueError for histograms of different or no length, or without a count.
     Source: Yurdakul 2018, "Statistical properties of population stability index", section 2.
     """
@@ -110,15 +110,14 @@ class Drift:
                 for name, seen in window.items()
                 if name in reference
                 and len(reference[name]) == len(seen)
-                and sum(reference[name])
+                and sum(reference[name]) > 0
                 and sum(seen) >= self._policy.window_answers
             }
             return Drifted(index, _answers(reference))
 
     def _fell(self, counts: Counts) -> bool:
-        return bool(self._looks) and any(
-            sum(seen) < sum(self._looks[-1][1].get(name, ())) for name, seen in counts.items()
-        )
+        """Whether another engine counts now, from 0."""
+        return bool(self._looks) and _answers(counts) < _answers(self._looks[-1][1])
 
     def _window(self, now_s: float, counts: Counts) -> Counts:
         """What was counted since the look that is a window old; notes this one."""

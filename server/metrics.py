@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -21,16 +22,29 @@ from prometheus_client.core import (
 )
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 import rankcore
 from server import config, health
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A call that has ended, for whoever traces. metadata: of the caller."""
+
+    service: str
+    method: str
+    code: grpc.StatusCode
+    took_s: float
+    request_id: str
+    metadata: Sequence[tuple[str, Any]]
 
 
 class Call:
     """The series of one method, looked up once."""
 
     def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
+        self._metrics = metrics
+        self._service, self._method = service, method
         self._labels = (kind, service, method)
         self._started = metrics.started.labels(*self._labels)
         self._seconds = metrics.seconds.labels(*self._labels)
@@ -43,10 +57,20 @@ class Call:
         self._started.inc()
         return time.perf_counter()
 
-    def finish(self, started: float, code: grpc.StatusCode) -> None:
-        """Count the end of a call."""
-        self._seconds.observe(time.perf_counter() - started)
+    def finish(
+        self,
+        started: float,
+        code: grpc.StatusCode,
+        *,
+        request_id: str = "",
+        metadata: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        """Count the end of a call, and tell whoever traces."""
+        took_s = time.perf_counter() - started
+        self._seconds.observe(took_s)
         self._handled[code].inc()
+        if self._metrics.on_end is not None:
+            self._metrics.on_end(Ended(self._service, self._method, code, took_s, request_id, metadata))
 
 
 class Metrics:
@@ -64,6 +88,7 @@ class Metrics:
         front: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
     ) -> None:
         self.registry = CollectorRegistry()
+        self.on_end: Callable[[Ended], None] | None = None
         labels = ("grpc_type", "grpc_service", "grpc_method")
         # Not registered: each is exposed as one family together with the front's.
         self.started = Counter("grpc_server_started", "Calls begun.", labels, registry=None)
@@ -106,6 +131,10 @@ _GAUGES = {
     ),
     "generation_failures": ("muster_generation_failures", "Builds in a row that failed."),
     "building": ("muster_building", "1 while a generation is being built on this machine."),
+    "deploy_rolled_back": (
+        "muster_deploy_rolled_back",
+        "1 while the last deploy is rolled back, or being so.",
+    ),
     "in_flight": ("muster_in_flight", "Requests waiting or running in the ranking core."),
     "queued": ("muster_queued", "Requests waiting in the ranking core."),
     "workers": ("muster_workers", "Worker threads of the ranking core."),
@@ -248,12 +277,12 @@ def _by_label(family: _F, values: Mapping[Any, float]) -> _F:
 
 
 def _histogram(
-    family: HistogramMetricFamily, counted: Mapping[tuple[str, ...], Mapping[str, Any]]
+    family: HistogramMetricFamily, counted: Mapping[Any, Mapping[str, Any]]
 ) -> HistogramMetricFamily:
     """The family with a histogram for each value of its labels. counted: "bounds", "buckets" (one more),
     "total"."""
     for labels, one in counted.items():
-        bounds = [*(floatToGoString(bound) for bound in one["bounds"]), "+Inf"]
+        bounds = [*(f"{bound:g}" for bound in one["bounds"]), "+Inf"]
         # Prometheus counts what is up to each bound.
         up_to = itertools.accumulate(one["buckets"])
         family.add_metric(labels, list(zip(bounds, up_to, strict=True)), float(one["total"]))

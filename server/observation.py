@@ -1,5 +1,5 @@
-"""What a replica publishes of itself, by the names that ``server.metrics`` knows: plain numbers out of what its
-parts say, read when somebody looks."""
+"""What a replica publishes of itself, by the names that ``server.metrics`` knows: plain numbers out of what
+its parts say, read when somebody looks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muster.v1 import admin_pb2
+from muster.v1 import admin_pb2, deploy_pb2
 from server.catalogue.appending import LogWriterStats
 from server.drift import Drift, Drifted
 from server.generation.open import MANIFEST
+
+_ROLLED_BACK = (deploy_pb2.DEPLOY_PHASE_ROLLING_BACK, deploy_pb2.DEPLOY_PHASE_ROLLED_BACK)
 
 
 def of_status(status: admin_pb2.StatusResponse) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def of_status(status: admin_pb2.StatusResponse) -> dict[str, Any]:
             "generation": status.generation_id,
         },
     }
+    if status.HasField("deploy"):
+        numbers["deploy_rolled_back"] = status.deploy.phase in _ROLLED_BACK
     if status.HasField("dense_index"):
         numbers["generation_recall"] = status.dense_index.recall_at_100
     if status.HasField("folding"):

@@ -1,4 +1,4 @@
-"""Which alerts fire: the rules evaluated one moment after the other, without a clock or a socket of its own."""
+"""Which alerts fire: the rules evaluated at one moment after the other, without a clock or a socket."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Evaluator:
         self._states = [_State(rule) for rule in rules]
 
     def scraped(self, at_s: float, target: str, page: str | None) -> None:
-        """What a replica's ``/metrics`` said; None: it did not answer. Raises: ValueError for no such page."""
+        """What a replica's ``/metrics`` said; None: it did not answer. Raises: ValueError for no page."""
         labels = {"job": JOB, "instance": target}
         samples = [] if page is None else list(read_exposition(page, self._names, labels))
         self.add(at_s, target, [Sample("up", labels_of(labels), float(page is not None)), *samples])

@@ -5,13 +5,14 @@
     over a window `[5m]`: rate increase delta changes max_over_time min_over_time avg_over_time
     time()
 
-What Prometheus does beyond that is a parse error here, never another meaning. One difference is on purpose: rate
-and increase are told from the first to the last sample in the window, without extrapolation to its edges.
+What Prometheus does beyond that is a parse error here, never another meaning. One difference is on purpose:
+rate and increase are told from the first to the last sample in the window, not extrapolated to its edges.
 Source of the semantics: the Prometheus documentation, "Querying Prometheus: operators, functions".
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import re
@@ -130,7 +131,7 @@ def _delta(points: Points) -> float | None:
 
 
 def _changes(points: Points) -> float | None:
-    return float(sum(now[1] != before[1] for before, now in zip(points, points[1:], strict=False)))
+    return float(sum(now[1] != before[1] for before, now in itertools.pairwise(points)))
 
 
 _OVER_WINDOWS: dict[str, Callable[[Points], float | None]] = {

@@ -83,7 +83,7 @@ def _rule(entry: Mapping[str, Any], shares: Mapping[str, str], figures: Mapping[
 
 
 def _filled_in(text: str, shares: Mapping[str, str], figures: Mapping[str, str]) -> str:
-    """The expression with what stands in braces put in: shares with their window, figures of the objective."""
+    """The expression with what stands in braces put in: shares with a window, figures of the objective."""
 
     def share(match: re.Match[str]) -> str:
         if match[1] not in shares:

@@ -1,4 +1,4 @@
-"""`muster alerts`: the rules that an operations team is called by, and their evaluation without Prometheus."""
+"""`muster alerts`: the rules that an operations team is called by, and their evaluation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def watch(
             "--scale",
             min=0.001,
             max=1.0,
-            help="Multiplies every window and duration of the rules: for rehearsals, where minutes are seconds.",
+            help="Multiplies windows and durations of the rules: for rehearsals, where minutes are seconds.",
         ),
     ] = 1.0,
     rules: _RulesFile = None,

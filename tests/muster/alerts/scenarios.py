@@ -15,8 +15,8 @@ STEP_S = 15
 
 @dataclass(frozen=True)
 class Scenario:
-    """series: notation by series. fires_s: a moment at which the alert fires. labels: of the alert, beside its
-    name and severity. quiet_s: moments at which it does not."""
+    """series: notation by series. fires_s: a moment at which the alert fires. labels: of the alert, beside
+    its name and severity. quiet_s: moments at which it does not."""
 
     alert: str
     series: Mapping[str, str]
@@ -124,7 +124,9 @@ SCENARIOS = (
     Scenario("MusterBudgetBurnsFast", traffic("0+100x9 1000+50x70", "0+100x{n}", "0+0x{n}"), 1200, (120,)),
     Scenario("MusterBudgetBurns", traffic("0+100x9 1000+85x70", "0+100x{n}", "0+0x{n}"), 1200, (120,)),
     Scenario("MusterBudgetBurnsSlowly", traffic("0+100x9 1000+97x70", "0+100x{n}", "0+0x{n}"), 1200, (120,)),
-    Scenario("MusterDeployRolledBack", {of("muster_deploy_rolled_back"): "0+0x9 1+0x9"}, 165, (120,), A),
+    Scenario(
+        "MusterDeployRolledBack", {of("muster_deploy_rolled_back"): "0+0x9 1+0x300"}, 165, (120, 3900), A
+    ),
     Scenario(
         "MusterGenerationOld",
         {
