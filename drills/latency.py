@@ -57,6 +57,9 @@ EMPTY: dict[str, Any] = {
 ONE = "one"
 ALL = "all"
 LATENCY_MS = 20.0
+BEYOND_MS = 60.0
+"""Longer than the deadline allows: the control."""
+
 JITTER_MS = 4.0
 DEADLINE_MS = 50.0
 UNHURRIED_S = 5.0
@@ -133,7 +136,10 @@ def add_options(options: argparse.ArgumentParser) -> None:
     """The drill's own options."""
     options.add_argument("--slowed", choices=(ONE, ALL), help="replicas (default: one, then all)")
     options.add_argument(
-        "--latency-ms", type=positive(float), default=LATENCY_MS, help="there and back together"
+        "--latency-ms",
+        type=positive(float),
+        default=LATENCY_MS,
+        help=f"there and back together (default: {LATENCY_MS:g}; with {BEYOND_MS:g} it must deviate)",
     )
     options.add_argument("--jitter-ms", type=positive(float), default=JITTER_MS, help="up to so much more")
     options.set_defaults(deadline_ms=DEADLINE_MS)

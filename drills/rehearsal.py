@@ -39,10 +39,10 @@ from muster.client import ClientSettings
 class Changes:
     """What a drill changes about the cluster and the load that were asked for.
 
-    settings: sections of the replicas' settings file. plan: what else is started otherwise. write_deadline_ms:
-    of a write. client: how reads are hedged and retried; None: as asked for. proxied: a proxy stands between
-    the parties. around: entered with the run's folder before the cluster starts, left after it has ended.
-    noted: beside the settings of the record.
+    settings: sections of the replicas' settings file. plan: what else is started otherwise.
+    write_deadline_ms: of a write. client: how reads are hedged and retried; None: as asked for. proxied: a
+    proxy stands between the parties. around: entered with the run's folder before the cluster starts, left
+    after it has ended. noted: beside the settings of the record.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
