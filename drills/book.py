@@ -50,6 +50,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="kill -9 the primary under read and write load",
         module="drills.failover",
         needs=("a model bundle",),
+        control="--without standby",
     ),
     Drill(
         name="hang",
@@ -92,6 +93,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="drain and restart every replica in turn under load, transfer the lease in the middle",
         module="drills.rolling_restart",
         needs=("a model bundle",),
+        control="--without turns",
     ),
     Drill(
         name="deadline_storm",
@@ -99,6 +101,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
+        control="--without ladder",
     ),
     Drill(
         name="bad_deploy",
@@ -109,6 +112,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="muster deploy of a bundle that ranks backwards, and of one that ranks slowly",
         module="drills.bad_deploy",
         needs=("a model bundle",),
+        control="--without judge",
     ),
     Drill(
         name="partition",
@@ -152,6 +156,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="a slow link between clients and one replica, then all of them",
         module="drills.latency",
         needs=("a model bundle",),
+        control="--latency-ms 60",
     ),
     Drill(
         name="loss",
@@ -283,6 +288,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="one query at twice the capacity on top of an even mix",
         module="drills.hot_key",
         needs=("a model bundle",),
+        control="--without ladder",
     ),
     Drill(
         name="clock_jump",
@@ -293,6 +299,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="move the wall clock of callers, of the primary, then of a standby, an hour to and fro",
         module="drills.clock_jump",
         needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
+        control="--plant lease",
     ),
 )
 

@@ -1,6 +1,7 @@
 """Drill: a flood at a multiple of the capacity, every request with a short deadline.
 
     python -m drills.deadline_storm --factor 5 --json
+    python -m drills.deadline_storm --without ladder    the negative control: there is no plan but the best
 
 Hypothesis: the ladder of plans answers at least 95 % of all requests in time at 5 times what the best plan
 could do.
@@ -30,8 +31,8 @@ from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.journal import History, Journal
 from drills.judges.checks import StormLimits, judge_storm
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
-from drills.rig.capacity import measure_capacity, workers_beside_generator
-from drills.rig.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
+from drills.rig.capacity import ladder_option, measure_capacity, plan_beside_generator, served_bundle
+from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
@@ -300,17 +301,13 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--in-time-share", type=positive(float), default=StormLimits().in_time_share, help="to hold"
     )
+    ladder_option(options)
     given = options.parse_args(list(arguments))
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        workers = given.workers or workers_beside_generator()
-        plan = ClusterPlan(
-            bundle=find_bundle(given.bundle),
-            replicas=given.replicas,
-            settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
-            command=SERVER_COMMAND,
-        )
+        bundle = served_bundle(given, folder)
+        plan, concurrency = plan_beside_generator(bundle, given, replicas=given.replicas)
         judgement, details = run(
             folder=folder,
             shop=choose_shop(given.products, given.seed),
@@ -318,7 +315,7 @@ def main(arguments: Sequence[str]) -> int:
             factor=given.factor,
             deadline_ms=given.deadline_ms,
             duration_s=given.duration,
-            concurrency=2 * workers * given.replicas,
+            concurrency=concurrency,
             seed=given.seed,
             limits=StormLimits(in_time_share=given.in_time_share),
             keep_data=given.keep_data,

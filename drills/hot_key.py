@@ -2,6 +2,7 @@
 
     python -m drills.hot_key --json
     python -m drills.hot_key --factor 4
+    python -m drills.hot_key --without ladder     the negative control: there is no plan but the best
 
 Hypothesis: of the other queries, as many are answered within their 50 ms as without the hot one, but for 2 in
 100.
@@ -26,8 +27,8 @@ from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.journal import History, Journal
 from drills.judges.hot_key import HotLimits, judge_hot_key
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
-from drills.rig.capacity import measure_capacity, workers_beside_generator
-from drills.rig.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
+from drills.rig.capacity import ladder_option, measure_capacity, plan_beside_generator, served_bundle
+from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
@@ -238,24 +239,20 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--replicas", type=positive(int), default=1, help="that share the load")
     machine_options(options)
     options.set_defaults(products=DEFAULT_PRODUCTS)
+    ladder_option(options)
     given = options.parse_args(list(arguments))
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        workers = given.workers or workers_beside_generator()
-        plan = ClusterPlan(
-            bundle=find_bundle(given.bundle),
-            replicas=given.replicas,
-            settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
-            command=SERVER_COMMAND,
-        )
+        bundle = served_bundle(given, folder)
+        plan, concurrency = plan_beside_generator(bundle, given, replicas=given.replicas)
         judgement, details = run(
             folder=folder,
             shop=choose_shop(given.products, given.seed),
             plan=plan,
             factor=given.factor,
             deadline_ms=given.deadline_ms,
-            concurrency=2 * workers * given.replicas,
+            concurrency=concurrency,
             seed=given.seed,
             limits=HotLimits(),
             keep_data=given.keep_data,

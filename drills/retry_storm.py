@@ -10,6 +10,7 @@ budgets of retries and hedges allow.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import time
@@ -21,22 +22,15 @@ from drills import failover
 from drills.experiment import Experiment, Judgement, Probe
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
     all_serve_reads,
-    check_replicas,
-    each_run,
-    load_options,
     reads_are_answered,
-    rehearse_on_cluster,
-    setup_of,
 )
 from drills.faults.process import bring_back
 from drills.journal import History, Journal
-from drills.judges.network import over_runs
 from drills.judges.retries import RetryLimits, judge_retry_storm
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.outcome import positive
 from drills.partition import collect
+from drills.rehearsal import Changes, Rehearsable
 from drills.rig.load import OpenLoop, Stream, poisson_arrivals
 from drills.rig.rude import RudeClients
 from drills.rig.traffic import ClientReads, RecordedLoad
@@ -145,14 +139,14 @@ class StopAll:
         return {"instant_s": instant_s, "rude_sent": sent, "rude_answered": answered}
 
 
-def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal]:
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     """One storm as a value."""
-    traffic = setup["traffic"]
     around = frozenset({"before", "after"})
-    limits = RetryLimits(deadline_ms=traffic.read_deadline_ms)
+    limits = RetryLimits(deadline_ms=given.deadline_ms)
     ours: list[OurReads] = []
 
     def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
+        traffic = rehearsal.traffic
         caller = OurReads(
             list(rehearsal.reached_at.values()),
             rehearsal.queries,
@@ -184,9 +178,7 @@ def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal
         return judge_retry_storm(history, limits)
 
     return replace(
-        failover.experiment(
-            seed=seed, bundle=setup["plan"].bundle, store=setup.get("store", failover.SQLITE)
-        ),
+        failover.experiment(seed=seed, bundle=given.bundle, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         load=load,
@@ -194,7 +186,7 @@ def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal
             Probe("reads are answered", reads_are_answered, frozenset({"before"})),
             Probe("every replica serves reads", all_serve_reads, around),
         ),
-        fault=StopAll(clients, traffic.read_deadline_ms),
+        fault=StopAll(given.clients, given.deadline_ms),
         judge=judge,
         collect=collected,
         before_s=3.0,
@@ -203,48 +195,45 @@ def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal
     )
 
 
-def run(setup: Setup, *, clients: int) -> tuple[Judgement, dict[str, Any]]:
-    """All storms on a fresh cluster; the judgement over them, and the details for the record."""
+def changes(given: argparse.Namespace) -> Changes:
+    """Our client, with its budgets or without."""
+    boundless = ClientSettings(
+        hedge_share=1.0, hedge_burst=1_000_000, retry_tokens_max=1_000_000, attempts_max=5
+    )
+    return Changes(client=boundless if given.without == BUDGET else None, noted={"clients": given.clients})
 
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"{figures['rude_sent']} rude searches; back {figures['recovered_ms']} ms after them; ours sent "
-            f"{figures['sendings']} times for {figures['reads']} reads, allowed are {figures['allowed']}"
-        )
 
-    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, setup=setup, clients=clients), shown)
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return over_runs([one for one, _ in outcomes]), {
-        **settings,
-        "clients": clients,
-        "each": each_run(outcomes),
-    }
+def shown(judgement: Judgement) -> str:
+    """One storm in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"{figures['rude_sent']} rude searches; back {figures['recovered_ms']} ms after them; ours sent "
+        f"{figures['sendings']} times for {figures['reads']} reads, allowed are {figures['allowed']}"
+    )
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
+    options.add_argument("--clients", type=positive(int), default=RUDE, help="rude ones")
+    options.set_defaults(reads=80.0)
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(BUDGET,),
+    runs_help="storms",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="storms")
-    options.add_argument("--clients", type=positive(int), default=RUDE, help="rude ones")
-    options.add_argument("--without", choices=(BUDGET,), help="switch this protection of our client off")
-    load_options(options)
-    options.set_defaults(reads=80.0)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        if given.without == BUDGET:
-            client = ClientSettings(
-                hedge_share=1.0, hedge_burst=1_000_000, retry_tokens_max=1_000_000, attempts_max=5
-            )
-            setup["traffic"] = replace(setup["traffic"], client=client)
-        judgement, details = run(setup, clients=given.clients)
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

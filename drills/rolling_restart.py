@@ -2,6 +2,7 @@
 under read and write load.
 
     python -m drills.rolling_restart --runs 3 --json --journal DIR --replicas 3
+    python -m drills.rolling_restart --without turns    the negative control: all of them at once
 
 Hypothesis: no read and no write fails, no acknowledged write is lost or doubled, epochs never fall.
 
@@ -11,32 +12,26 @@ deadline is its business, what the caller sees as an error is a deviation.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import grpc
 
 from drills import failover
-from drills.experiment import Experiment, Judgement, Verdict, worst
+from drills.experiment import Experiment, Judgement, Verdict
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
-    check_replicas,
-    each_run,
-    load_options,
-    rehearse_on_cluster,
-    setup_of,
 )
-from drills.faults.process import Clustered
+from drills.faults.process import Clustered, sole_primary
 from drills.journal import History
 from drills.judges.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
 from drills.judges.history import OK, check_epochs, check_sessions, check_writes
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.rehearsal import Rehearsable
 from drills.rig.cluster import Cluster, ClusterError, Replica
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
@@ -63,6 +58,7 @@ _STARVED = (TIMED_OUT, "Unavailable")
 DRAIN_S = 60.0
 TRANSFER_S = 30.0
 PAUSE_S = 0.5
+TURNS = "turns"
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class RestartInTurn:
             for number, replica in enumerate(turn):
                 if number == middle:
                     steps.append(self._transfer(cluster))
-                steps.append(self._restart(cluster, replica))
+                steps.append(self._restart(cluster, replica, cluster.wait_primary(DRAIN_S) is replica))
                 # Clients must find it again before the next one goes.
                 time.sleep(PAUSE_S)
         except (ClusterError, grpc.RpcError) as error:
@@ -99,8 +95,7 @@ class RestartInTurn:
         for replica in subject.cluster.replicas:
             subject.cluster.restart(replica)
 
-    def _restart(self, cluster: Cluster, replica: Replica) -> dict[str, Any]:
-        was_primary = cluster.wait_primary(DRAIN_S) is replica
+    def _restart(self, cluster: Cluster, replica: Replica, was_primary: bool) -> dict[str, Any]:
         began_s = time.monotonic()
         stub = admin_pb2_grpc.AdminServiceStub(cluster.channel(replica))
         stub.Drain(admin_pb2.DrainRequest(), timeout=DRAIN_S)
@@ -133,6 +128,29 @@ class RestartInTurn:
             "epoch": answer.epoch,
             "took_ms": round((time.monotonic() - began_s) * 1000),
         }
+
+
+@dataclass(frozen=True)
+class RestartAtOnce(RestartInTurn):
+    """The same for all replicas at one time."""
+
+    name: str = "restart at once"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """Restarts them; "steps" tells what was done, in order."""
+        cluster = subject.cluster
+        primary = sole_primary(cluster)
+        instant_s = time.monotonic()
+
+        def restart(replica: Replica) -> dict[str, Any]:
+            try:
+                return self._restart(cluster, replica, replica is primary)
+            except (ClusterError, grpc.RpcError) as error:
+                return {"step": "failed", "problem": f"{type(error).__name__}: {error}"[:1000]}
+
+        with ThreadPoolExecutor(len(cluster.replicas)) as threads:
+            steps = list(threads.map(restart, cluster.replicas))
+        return {"steps": steps, "instant_s": instant_s}
 
 
 def judge_rolling_restart(history: History) -> Judgement:
@@ -193,42 +211,19 @@ def _slowest_ms(calls: Sequence[dict[str, Any]]) -> float | None:
     return round(max(took), 1) if took else None
 
 
-def judge_runs(runs: Sequence[Judgement]) -> Judgement:
-    """The verdict over all runs, with the figures that `--json` prints."""
-    summed = [key for key, value in EMPTY.items() if isinstance(value, int) and not isinstance(value, bool)]
-    figures: dict[str, Any] = {
-        key: sum(run.figures.get(key, 0) for run in runs) for key in summed if key != "runs"
-    }
-    figures["epochs_monotone"] = all(run.figures.get("epochs_monotone", True) for run in runs)
-    for key in ("slowest_read_ms", "slowest_write_ms"):
-        figures[key] = max(
-            (run.figures[key] for run in runs if run.figures.get(key) is not None), default=None
-        )
-    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
-    return Judgement(worst([run.verdict for run in runs]), {"runs": len(runs), **figures}, tuple(reasons))
-
-
-def experiment(*, seed: int, bundle: Path | None, store: str = failover.SQLITE) -> Experiment[Rehearsal]:
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     """The rolling restart as a value: the failover's load and steady state under another fault."""
     return replace(
-        failover.experiment(seed=seed, bundle=bundle, during_s=1.0, store=store),
+        failover.experiment(seed=seed, bundle=given.bundle, during_s=1.0, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
-        fault=RestartInTurn(),
+        fault=RestartAtOnce() if given.without == TURNS else RestartInTurn(),
         judge=judge_rolling_restart,
     )
 
 
-def run(**setup: Unpack[Setup]) -> tuple[Judgement, dict[str, Any]]:
-    """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
-    record."""
-    bundle, store = setup["plan"].bundle, setup.get("store", failover.SQLITE)
-    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle, store=store), _shown)
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return judge_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
-
-
-def _shown(judgement: Judgement) -> str:
+def shown(judgement: Judgement) -> str:
+    """One turn in a few words."""
     figures = {**EMPTY, **judgement.figures}
     return (
         f"{figures['restarts']} restarts, {figures['transfers']} transfers, {figures['read_errors']} of "
@@ -236,20 +231,20 @@ def _shown(judgement: Judgement) -> str:
     )
 
 
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    experiment=experiment,
+    shown=shown,
+    protections=(TURNS,),
+    runs_help="turns over all replicas",
+)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="turns over all replicas")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        judgement, details = run(**setup_of(given, folder))
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

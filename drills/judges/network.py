@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drills.experiment import Judgement, Verdict, quantile, worst
+from drills.experiment import Judgement, Verdict, quantile
 from drills.journal import History, Record
 from drills.judges.checks import (
     STALL_MS,
@@ -459,29 +459,3 @@ def _in_time(found: Findings, what: str, took_ms: float | None, limit_ms: float)
         found.deviations.append(f"it never came to this: {what}")
     elif took_ms > limit_ms:
         found.deviations.append(f"{what} after {took_ms:.0f} ms, allowed are {limit_ms:g}")
-
-
-def over_runs(runs: Sequence[Judgement]) -> Judgement:
-    """The verdict over all runs: counts are added, of times and shares the worst is told (the highest; of
-    what ends in `_share` the lowest), what must be true must be so in each."""
-    figures: dict[str, Any] = {}
-    for name in dict.fromkeys(name for run in runs for name in run.figures):
-        values = [run.figures[name] for run in runs if run.figures.get(name) is not None]
-        if not values:
-            figures[name] = None
-        elif isinstance(values[0], bool):
-            figures[name] = all(values)
-        elif isinstance(values[0], int):
-            figures[name] = sum(values)
-        else:
-            figures[name] = min(values) if name.endswith("_share") else max(values)
-    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
-    return Judgement(worst([run.verdict for run in runs]), {"runs": len(runs), **figures}, tuple(reasons))
-
-
-def over_kinds(judgements: Sequence[Judgement]) -> Judgement:
-    """The verdict over what `over_runs` told of several kinds of the same fault."""
-    found = over_runs(judgements)
-    runs = sum(one.figures["runs"] for one in judgements)
-    reasons = tuple(reason for one in judgements for reason in one.reasons)
-    return Judgement(found.verdict, {**found.figures, "runs": runs}, reasons)

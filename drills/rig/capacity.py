@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from drills.experiment import Inconclusive
-from drills.rig.cluster import Cluster
+from drills.faults.bundles import best_plan_alone
+from drills.rig.cluster import SERVER_COMMAND, Cluster, ClusterPlan, find_bundle
 from drills.rig.load import OK, Sample, SearchFlood, closed_loop, decode
+
+LADDER = "ladder"
+"""The protection against overload: plans that cost less than the best one."""
 
 CALIBRATION_DEADLINE_MS = 2000.0
 
@@ -61,3 +67,36 @@ def workers_beside_generator() -> int:
     """Ranking workers that leave one core to the load generator: a flood that starves its own sender offers
     less than it says."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def plan_beside_generator(
+    bundle: Path, given: argparse.Namespace, *, replicas: int
+) -> tuple[ClusterPlan, int]:
+    """Replicas that share the machine with a load generator, and how many searches to keep in flight while
+    their capacity is measured: two for each worker. given: as of `machine_options`."""
+    workers = given.workers or workers_beside_generator()
+    plan = ClusterPlan(
+        bundle=bundle,
+        replicas=replicas,
+        settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
+        command=SERVER_COMMAND,
+    )
+    return plan, 2 * workers * replicas
+
+
+def ladder_option(options: argparse.ArgumentParser) -> None:
+    """Lets a drill of overload be done without the cheaper plans."""
+    options.add_argument(
+        "--without", choices=(LADDER,), help="without this protection: the drill must then deviate"
+    )
+
+
+def served_bundle(given: argparse.Namespace, folder: Path) -> Path:
+    """The bundle to serve: the one asked for, or without its ladder a copy with the best plan alone, in the
+    folder of the record. Raises: Inconclusive where there is none."""
+    bundle = find_bundle(given.bundle)
+    if given.without != LADDER:
+        return bundle
+    alone = folder / "bundle"
+    best_plan_alone(bundle, alone)
+    return alone

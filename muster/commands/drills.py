@@ -60,6 +60,38 @@ def drill_run(
     raise typer.Exit(code)
 
 
+@app.command("nightly")
+@reported
+def drill_nightly(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of drills; none: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Runs each drill whole, then its control, which must deviate; exit code as of a drill, 0: all well."""
+    nights, book = room("drills.nightly", _BUILD), room("drills.book", _BUILD)
+    kinds = room("drills.experiment", _BUILD)
+    try:
+        tasks = nights.tasks_of(names or [])
+    except book.UnknownDrill as error:
+        raise typer.BadParameter(str(error)) from error
+    done = nights.spend(tasks, tell=lambda text: print(text, file=sys.stderr, flush=True))
+    if as_json:
+        print_json([one.plain() for one in done])
+    else:
+        table = make_table("drill", "held", "control", "deviated", "why")
+        for one in done:
+            told = one.plain()
+            deviated = {True: "yes", False: "NO", None: "cannot tell" if told["control"] else ""}
+            table.add_row(
+                one.drill,
+                one.whole.verdict,
+                book.find(one.drill).control,
+                deviated[told["control_deviated"]],
+                one.reason,
+            )
+        make_console().print(table)
+    raise typer.Exit(kinds.worst([one.verdict for one in done]).exit_code)
+
+
 @app.command("report")
 @reported
 def drill_report(
