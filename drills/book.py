@@ -15,6 +15,7 @@ class Drill:
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
+    alerts: those that an operations team would get, which must fire and end in each run.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Drill:
     module: str
     needs: tuple[str, ...] = ()
     control: str = ""
+    alerts: tuple[str, ...] = ()
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
@@ -38,6 +40,7 @@ class Drill:
             "injection": self.injection,
             "needs": list(self.needs),
             "control": self.control,
+            "alerts": list(self.alerts),
         }
 
 
@@ -51,6 +54,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.failover",
         needs=("a model bundle",),
         control="--without standby",
+        alerts=("MusterPrimaryDown",),
     ),
     Drill(
         name="hang",
@@ -62,6 +66,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.hang",
         needs=("a model bundle",),
         control="--without lease",
+        alerts=("MusterPrimaryDown",),
     ),
     Drill(
         name="hang_in_transaction",
@@ -78,6 +83,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_hang",
         needs=("a model bundle",),
         control="--without detection",
+        alerts=("MusterReplicaDown",),
     ),
     Drill(
         name="double_fault",
@@ -102,6 +108,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.deadline_storm",
         needs=("a model bundle",),
         control="--without ladder",
+        alerts=("MusterQualityLow",),
     ),
     Drill(
         name="bad_deploy",
@@ -113,6 +120,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.bad_deploy",
         needs=("a model bundle",),
         control="--without judge",
+        alerts=("MusterDeployRolledBack",),
     ),
     Drill(
         name="partition",
@@ -135,6 +143,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.store_down",
         needs=("a model bundle",),
         control="--without deadline",
+        alerts=("MusterWritesFail",),
     ),
     Drill(
         name="standby_lag",
@@ -146,6 +155,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_lag",
         needs=("a model bundle",),
         control="--without bound",
+        alerts=("MusterReadsNotServed",),
     ),
     Drill(
         name="latency",
@@ -201,6 +211,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.slow_disk",
         needs=("a model bundle", "strace and the right to attach it (ptrace)"),
         control="--without shedding",
+        alerts=("MusterSlowCommits",),
     ),
     Drill(
         name="disk_full",
@@ -212,6 +223,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.disk_full",
         needs=("a model bundle", "root, or a user namespace with mounts"),
         control="--without room",
+        alerts=("MusterDiskNearlyFull",),
     ),
     Drill(
         name="fsync_error",
@@ -306,12 +318,19 @@ DRILLS: tuple[Drill, ...] = (
 
 def reference() -> str:
     """The book as a Markdown table, for docs/drills.md."""
-    lines = ["| drill | breaks | must hold | control | needs |", "|---|---|---|---|---|"]
+    lines = ["| drill | breaks | must hold | control | alerts | needs |", "|---|---|---|---|---|---|"]
     for drill in DRILLS:
         needs = ", ".join(need for need in drill.needs if need != "a model bundle")
         control = f"`{drill.control}`" if drill.control else ""
-        lines.append(f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {needs} |")
+        alerts = ", ".join(f"`{name}`" for name in drill.alerts)
+        cells = (f"`{drill.name}`", drill.injection, drill.hypothesis, control, alerts, needs)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def expected_alerts(name: str) -> tuple[str, ...]:
+    """The alerts that a drill must set off; none of one that is not in the book."""
+    return next((drill.alerts for drill in DRILLS if drill.name == name), ())
 
 
 class UnknownDrill(LookupError):

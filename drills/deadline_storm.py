@@ -23,12 +23,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from drills.book import expected_alerts
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.journal import History, Journal
+from drills.judges.alerts import over_runs
 from drills.judges.checks import StormLimits, judge_storm
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
 from drills.rig.capacity import ladder_option, measure_capacity, plan_beside_generator, served_bundle
@@ -227,7 +229,7 @@ def run(
     """The whole drill on a fresh cluster; returns the judgement and the details for the record."""
     requests = search_requests(shop.queries)
     random.Random(seed).shuffle(requests)
-    cluster = Cluster(plan, folder / "cluster")
+    cluster = Cluster(replace(plan, alerts=expected_alerts(NAME)), folder / "cluster")
     try:
         with cluster:
             say(f"{NAME}: starting {plan.replicas} replica(s), catalogue {shop.name}")
@@ -266,7 +268,10 @@ def run(
             }
             with Journal(folder / "run-0001.jsonl", drill=NAME, seed=seed, settings=settings) as journal:
                 judgement = conduct(
-                    experiment(storm, seed=seed, limits=limits, bundle=plan.bundle), storm, journal
+                    experiment(storm, seed=seed, limits=limits, bundle=plan.bundle),
+                    storm,
+                    journal,
+                    alerts=cluster.alerts,
                 )
                 history = journal.history()
     finally:
@@ -283,6 +288,7 @@ def run(
     return judgement, {
         **settings,
         "sent_late": late,
+        "alerts": over_runs([judgement.figures.get("alerts", {})]),
         "statuses": dict(Counter(read["status"] for read in reads)),
         "plot": str(picture),
     }

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,8 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
 
     details: goes to result.json beside the figures (settings, single runs, files).
     """
+    if alerts := _alerts(details):
+        judgement = replace(judgement, figures={**judgement.figures, "alerts": alerts})
     result = {"drill": name, "verdict": str(judgement.verdict), **judgement.figures}
     reasons = {} if judgement.verdict is Verdict.HELD else {"reason": "; ".join(judgement.reasons)}
     write_result(folder, {**result, **reasons, "details": details})
@@ -109,6 +112,12 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
             print(f"  - {reason}")
         print(f"  record: {folder}")
     return judgement.verdict.exit_code
+
+
+def _alerts(details: dict[str, Any]) -> dict[str, Any]:
+    """The alerts of all runs; of a drill in several parts, of the first part that tells of any."""
+    parts = [details, *(part for part in details.values() if isinstance(part, dict))]
+    return next((part["alerts"] for part in parts if part.get("alerts")), {})
 
 
 def _keep(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> None:
