@@ -245,6 +245,9 @@ class Cluster:
                 replica.metrics = f"{self.plan.host}:{found[1]}"
         endpoints = [replica.metrics for replica in self.replicas if replica.metrics]
         if endpoints:
+            # For a Prometheus that wants to look as well (file_sd_configs).
+            found_by = [{"targets": endpoints, "labels": {"job": "muster"}}]
+            (self.folder / "prometheus.json").write_text(json.dumps(found_by), encoding="utf-8")
             self.alerts = AlertWatch(self.plan.alerts, endpoints, self.folder)
 
     def restart(self, replica: Replica) -> None:

@@ -19,6 +19,17 @@ _RulesFile = Annotated[
 ]
 
 
+_Scale = Annotated[
+    float,
+    typer.Option(
+        "--scale",
+        min=0.001,
+        max=1.0,
+        help="Multiplies windows and durations of the rules: for rehearsals, where minutes are seconds.",
+    ),
+]
+
+
 @app.command("list")
 def list_rules(rules: _RulesFile = None, as_json: Json = False) -> None:
     """Shows every rule: what it means, when it fires, and where the run-book is."""
@@ -45,11 +56,11 @@ def list_rules(rules: _RulesFile = None, as_json: Json = False) -> None:
 
 
 @app.command("export")
-def export(rules: _RulesFile = None) -> None:
+def export(rules: _RulesFile = None, scale: _Scale = 1.0) -> None:
     """Prints the rules as a rule file of Prometheus."""
     from muster.alerts.prometheus import rule_file
 
-    print(rule_file(_read(rules)), end="")
+    print(rule_file(_read(rules), scale=scale), end="")
 
 
 @app.command()
@@ -67,15 +78,7 @@ def watch(
         Path | None, typer.Option("--log", metavar="FILE", help="One JSON object for each change.")
     ] = None,
     interval: Annotated[float, duration("--interval", "Time between two looks.")] = 15_000.0,
-    scale: Annotated[
-        float,
-        typer.Option(
-            "--scale",
-            min=0.001,
-            max=1.0,
-            help="Multiplies windows and durations of the rules: for rehearsals, where minutes are seconds.",
-        ),
-    ] = 1.0,
+    scale: _Scale = 1.0,
     rules: _RulesFile = None,
 ) -> None:
     """Evaluates the rules from the replicas' own metrics, until it is interrupted."""
