@@ -13,7 +13,7 @@ from pathlib import Path
 
 PROMETHEUS = shutil.which("prometheus")
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-MISSING = "prometheus or its alertmanager is not installed (scripts/apt-packages.sh)"
+MISSING = "prometheus or its alertmanager is not installed (scripts/drill-tools.sh monitoring)"
 
 
 def free_port() -> int:

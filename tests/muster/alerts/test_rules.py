@@ -92,7 +92,7 @@ def promtool_test(scenario: Scenario) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)"
+    shutil.which("promtool") is None, reason="promtool is not installed (scripts/drill-tools.sh monitoring)"
 )
 def test_prometheus_fires_when_it_should_and_is_quiet_before(tmp_path: Path) -> None:
     (tmp_path / "alerts.yaml").write_text(rule_file(load_rules()), encoding="utf-8")
