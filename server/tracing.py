@@ -1,9 +1,9 @@
 """Spans of calls, sent by OpenTelemetry (extra ``otel``).
 
 Spans are made after the fact. The front says which ranking calls were sampled and hands over what they told
-of themselves once they have ended, so a call that is not traced pays one look at a number, and one which is pays
-for no span. The stages of a ranking call are told by how long they took altogether; they
-are laid end to end, in the order in which they run, from the beginning of the call.
+of themselves once they have ended: a call that is not traced pays one look at a number, and no call waits
+for a span. The stages of a ranking call are told by how long they took altogether; they are laid end to end,
+in the order in which they run, from the beginning of the call.
 
 Names of spans and attributes: OpenTelemetry semantic conventions for RPC and gRPC.
 """
