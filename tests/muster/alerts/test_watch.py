@@ -6,8 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,43 +15,11 @@ from muster.alerts.expression import parse
 from muster.alerts.rules import Rule
 from muster.alerts.sinks import SinkError
 from muster.alerts.watch import Watch, fetch_page
-from tests.muster.alerts.listener import Listener
+from tests.muster.alerts.listener import Endpoint, Listener
 from tests.muster.alerts.prometheus import free_port
 
 ROOT = Path(__file__).parents[3]
 DOWN = Rule("MusterTest", "up == 0", parse("up == 0"), 0.0, "page", "It is down.")
-
-
-class Endpoint:
-    """A metrics endpoint that says what it is told to. A context manager."""
-
-    def __init__(self, page: str = "muster_primary 1\n") -> None:
-        self.page = page
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # the name that http.server calls
-                body = endpoint.page.encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Endpoint:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class Kept:
