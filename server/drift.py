@@ -96,13 +96,10 @@ class Drift:
             if bundle_id != self._bundle_id or self._fell(counts):
                 self._bundle_id = bundle_id
                 self._looks.clear()
-            window = self._window(now_s, counts)
             reference = read_reference(self.path(bundle_id))
-            if reference is None:
-                # All since the start, or since the reference was taken away.
-                window = self._since(counts, self._looks[0][1])
-                if _answers(window) >= self._policy.reference_answers:
-                    reference = self._keep(bundle_id, window)
+            window = self._window(now_s, counts, comparing=reference is not None)
+            if reference is None and _answers(window) >= self._policy.reference_answers:
+                reference = self._keep(bundle_id, window)
             if reference is None:
                 return Drifted({}, 0)
             index = {
@@ -119,20 +116,19 @@ class Drift:
         """Whether another engine counts now, from 0."""
         return bool(self._looks) and _answers(counts) < _answers(self._looks[-1][1])
 
-    def _window(self, now_s: float, counts: Counts) -> Counts:
-        """What was counted since the look that is a window old; notes this one."""
+    def _window(self, now_s: float, counts: Counts, *, comparing: bool) -> Counts:
+        """What was counted within the window that ends now.
+
+        comparing: there is a reference. Without one, all since the start, or since the reference was removed.
+        """
         looks, policy = self._looks, self._policy
         if not looks:
             looks.append((now_s, {name: [0] * len(seen) for name, seen in counts.items()}))
-        elif now_s - looks[-1][0] >= policy.window_s / _LOOKS_PER_WINDOW:
+        elif comparing and now_s - looks[-1][0] >= policy.window_s / _LOOKS_PER_WINDOW:
             looks.append((now_s, {name: list(seen) for name, seen in counts.items()}))
-        # The reference, once it exists, is not compared with itself for longer than a window.
-        while len(looks) > 1 and now_s - looks[1][0] >= policy.window_s and self._referenced():
+        while len(looks) > 1 and now_s - looks[1][0] >= policy.window_s:
             looks.popleft()
         return self._since(counts, looks[0][1])
-
-    def _referenced(self) -> bool:
-        return self.path(self._bundle_id).exists()
 
     @staticmethod
     def _since(counts: Counts, before: Counts) -> dict[str, list[int]]:
