@@ -101,7 +101,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
-        control="--without ladder",
+        control="--without deadlines",
     ),
     Drill(
         name="bad_deploy",
@@ -288,7 +288,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="one query at twice the capacity on top of an even mix",
         module="drills.hot_key",
         needs=("a model bundle",),
-        control="--without ladder",
+        control="--without deadlines",
     ),
     Drill(
         name="clock_jump",

@@ -1,7 +1,7 @@
 """Drill: a flood at a multiple of the capacity, every request with a short deadline.
 
     python -m drills.deadline_storm --factor 5 --json
-    python -m drills.deadline_storm --without ladder    the negative control: there is no plan but the best
+    python -m drills.deadline_storm --without deadlines    the negative control: replicas are not told them
 
 Hypothesis: the ladder of plans answers at least 95 % of all requests in time at 5 times what the best plan
 could do.
@@ -31,8 +31,8 @@ from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.journal import History, Journal
 from drills.judges.checks import StormLimits, judge_storm
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
-from drills.rig.capacity import ladder_option, measure_capacity, plan_beside_generator, served_bundle
-from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need
+from drills.rig.capacity import measure_capacity, plan_beside_generator
+from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need, find_bundle
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
@@ -40,8 +40,10 @@ from drills.rig.load import (
     Sample,
     SearchFlood,
     Stream,
+    deadlines_option,
     decode,
     poisson_arrivals,
+    told_ms,
 )
 from drills.rig.shop import Shop, choose_shop, fill, search_requests
 from drills.rig.traffic import RecordedLoad
@@ -83,12 +85,16 @@ def phased_arrivals(phases: Sequence[Phase], seed: int) -> Iterator[float]:
 
 @dataclass
 class Storm:
-    """The subject: the cluster, the requests to send and the phases of the load."""
+    """The subject: the cluster, the requests to send and the phases of the load.
+
+    told_ms: as of `SearchFlood`.
+    """
 
     cluster: Cluster
     requests: Sequence[bytes]
     phases: tuple[Phase, Phase, Phase]
     deadline_ms: float
+    told_ms: float | None = None
     load: StormLoad | None = field(default=None)
 
 
@@ -107,7 +113,9 @@ class StormLoad(RecordedLoad):
 
     def __init__(self, storm: Storm, journal: Journal, seed: int) -> None:
         self._phases = storm.phases
-        caller = SearchFlood(storm.cluster.addresses, storm.requests, deadline_ms=storm.deadline_ms)
+        caller = SearchFlood(
+            storm.cluster.addresses, storm.requests, deadline_ms=storm.deadline_ms, told_ms=storm.told_ms
+        )
         arrivals = list(phased_arrivals(storm.phases, seed))
         self.planned = len(arrivals)
         super().__init__(ReceiptLoop([Stream("read", iter(arrivals), caller)]), journal)
@@ -222,6 +230,7 @@ def run(
     seed: int,
     limits: StormLimits,
     progress: bool = True,
+    told_ms: float | None = None,
     keep_data: bool = False,
 ) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement and the details for the record."""
@@ -253,10 +262,11 @@ def run(
                 Phase(duration_s, factor * capacity.per_s),
                 Phase(3.0, max(1.0, BASE_SHARE * capacity.per_s)),
             )
-            storm = Storm(cluster, requests, phases, deadline_ms)
+            storm = Storm(cluster, requests, phases, deadline_ms, told_ms)
             settings = {
                 "load_factor": factor,
                 "deadline_ms": deadline_ms,
+                "told_ms": told_ms,
                 "late_after_ms": LATE_AFTER_S * 1000.0,
                 "capacity_per_s": round(capacity.per_s, 1),
                 "best_plan": {"tier": capacity.tier, "depth": capacity.depth, "p50_ms": capacity.p50_ms},
@@ -301,13 +311,12 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--in-time-share", type=positive(float), default=StormLimits().in_time_share, help="to hold"
     )
-    ladder_option(options)
+    deadlines_option(options)
     given = options.parse_args(list(arguments))
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        bundle = served_bundle(given, folder)
-        plan, concurrency = plan_beside_generator(bundle, given, replicas=given.replicas)
+        plan, concurrency = plan_beside_generator(find_bundle(given.bundle), given, replicas=given.replicas)
         judgement, details = run(
             folder=folder,
             shop=choose_shop(given.products, given.seed),
@@ -318,6 +327,7 @@ def main(arguments: Sequence[str]) -> int:
             concurrency=concurrency,
             seed=given.seed,
             limits=StormLimits(in_time_share=given.in_time_share),
+            told_ms=told_ms(given),
             keep_data=given.keep_data,
         )
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)

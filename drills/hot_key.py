@@ -2,7 +2,7 @@
 
     python -m drills.hot_key --json
     python -m drills.hot_key --factor 4
-    python -m drills.hot_key --without ladder     the negative control: there is no plan but the best
+    python -m drills.hot_key --without deadlines    the negative control: replicas are not told them
 
 Hypothesis: of the other queries, as many are answered within their 50 ms as without the hot one, but for 2 in
 100.
@@ -27,8 +27,8 @@ from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.journal import History, Journal
 from drills.judges.hot_key import HotLimits, judge_hot_key
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
-from drills.rig.capacity import ladder_option, measure_capacity, plan_beside_generator, served_bundle
-from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need
+from drills.rig.capacity import measure_capacity, plan_beside_generator
+from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need, find_bundle
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
@@ -36,8 +36,10 @@ from drills.rig.load import (
     OpenLoop,
     SearchFlood,
     Stream,
+    deadlines_option,
     poisson_arrivals,
     receipt_fields,
+    told_ms,
 )
 from drills.rig.shop import Shop, choose_shop, fill, search_requests
 from drills.rig.traffic import RecordedLoad
@@ -84,7 +86,8 @@ class ToldSearches(SearchFlood):
 class Counter:
     """The subject: the cluster, what is asked of it, and how often.
 
-    others, hot: serialised requests. others_per_s, hot_per_s: how many of each.
+    others, hot: serialised requests. others_per_s, hot_per_s: how many of each. told_ms: as of
+    `SearchFlood`.
     """
 
     cluster: Cluster
@@ -93,12 +96,15 @@ class Counter:
     others_per_s: float
     hot_per_s: float
     deadline_ms: float
+    told_ms: float | None = None
     load: RecordedLoad | None = field(default=None)
 
 
 def others_load(counter: Counter, journal: Journal, seed: int) -> RecordedLoad:
     """The other queries."""
-    caller = ToldSearches(counter.cluster.addresses, counter.others, deadline_ms=counter.deadline_ms)
+    caller = ToldSearches(
+        counter.cluster.addresses, counter.others, deadline_ms=counter.deadline_ms, told_ms=counter.told_ms
+    )
     counter.load = RecordedLoad(
         OpenLoop([Stream("read", poisson_arrivals(counter.others_per_s, seed), caller)]), journal
     )
@@ -115,7 +121,9 @@ class HotQuery:
 
     def inject(self, counter: Counter) -> dict[str, Any]:
         """Begins to ask it."""
-        caller = ToldSearches(counter.cluster.addresses, [counter.hot], deadline_ms=counter.deadline_ms)
+        caller = ToldSearches(
+            counter.cluster.addresses, [counter.hot], deadline_ms=counter.deadline_ms, told_ms=counter.told_ms
+        )
         self.loop = OpenLoop([Stream("hot", poisson_arrivals(counter.hot_per_s, self.seed), caller)])
         self.loop.start()
         return {"per_s": round(counter.hot_per_s, 1), "instant_s": self.loop.start_s}
@@ -186,6 +194,7 @@ def run(
     concurrency: int,
     seed: int,
     limits: HotLimits,
+    told_ms: float | None = None,
     keep_data: bool = False,
 ) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; the judgement and the details for the record."""
@@ -209,10 +218,12 @@ def run(
                 max(1.0, BASE_SHARE * capacity.per_s),
                 factor * capacity.per_s,
                 deadline_ms,
+                told_ms,
             )
             settings = {
                 "factor": factor,
                 "deadline_ms": deadline_ms,
+                "told_ms": told_ms,
                 "late_after_ms": LATE_AFTER_S * 1000.0,
                 "capacity_per_s": round(capacity.per_s, 1),
                 "catalogue": shop.name,
@@ -239,13 +250,12 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--replicas", type=positive(int), default=1, help="that share the load")
     machine_options(options)
     options.set_defaults(products=DEFAULT_PRODUCTS)
-    ladder_option(options)
+    deadlines_option(options)
     given = options.parse_args(list(arguments))
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        bundle = served_bundle(given, folder)
-        plan, concurrency = plan_beside_generator(bundle, given, replicas=given.replicas)
+        plan, concurrency = plan_beside_generator(find_bundle(given.bundle), given, replicas=given.replicas)
         judgement, details = run(
             folder=folder,
             shop=choose_shop(given.products, given.seed),
@@ -255,6 +265,7 @@ def main(arguments: Sequence[str]) -> int:
             concurrency=concurrency,
             seed=given.seed,
             limits=HotLimits(),
+            told_ms=told_ms(given),
             keep_data=given.keep_data,
         )
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
