@@ -324,7 +324,9 @@ def judge_store_down(history: History, limits: StoreLimits) -> Judgement:
     found = judge_common(history)
     found.add(failed_calls(history, [read for read in replica_reads(history) if read["status"] != OK]))
     stall_ms = generator_stall_ms(history)
-    if overdue and stall_ms > STALL_MS:
+    # A machine that stands still for a moment makes writes late by that moment, and no more.
+    beyond = overdue_writes(history, limits.write_ms + stall_ms)
+    if overdue and not beyond and stall_ms > STALL_MS:
         found.doubts.append(
             f"{len(overdue)} writes ended late, but this machine kept the load generator itself waiting for "
             f"up to {stall_ms:.0f} ms: too busy to judge"
@@ -336,8 +338,8 @@ def judge_store_down(history: History, limits: StoreLimits) -> Judgement:
             f"{slowest_ms:.0f} ms"
         )
     sent = [write for write in writes if fault["at_s"] + 1.0 <= write["sent_s"] <= end["at_s"] - 1.0]
-    if not any(write["status"] != OK for write in sent):
-        found.doubts.append("no write failed during the outage, so there was none")
+    if not any(write["status"] != OK for write in sent) and not beyond:
+        found.doubts.append("no write failed or waited during the outage, so there was none")
     if not fault["store_readable"]:
         asked = {read["asked"] for read in replica_reads(history)}
         marked, unmarked = check_marks(history, asked, fault["at_s"], end["at_s"])
