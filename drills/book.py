@@ -15,6 +15,8 @@ class Drill:
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
+    target: whether it can be done to a running service (`--target`); others need processes or a store of
+    their own to break.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Drill:
     module: str
     needs: tuple[str, ...] = ()
     control: str = ""
+    target: bool = False
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
@@ -38,6 +41,7 @@ class Drill:
             "injection": self.injection,
             "needs": list(self.needs),
             "control": self.control,
+            "target": self.target,
         }
 
 
@@ -94,6 +98,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.rolling_restart",
         needs=("a model bundle",),
         control="--without turns",
+        target=True,
     ),
     Drill(
         name="deadline_storm",
@@ -101,7 +106,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
-        control="--without deadlines",
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="bad_deploy",
@@ -157,6 +163,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.latency",
         needs=("a model bundle",),
         control="--latency-ms 60",
+        target=True,
     ),
     Drill(
         name="loss",
@@ -179,6 +186,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.oversized_payload",
         needs=("a model bundle",),
         control="--without limit",
+        target=True,
     ),
     Drill(
         name="poison_request",
@@ -190,6 +198,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.poison_request",
         needs=("a model bundle",),
         control="--plant crash",
+        target=True,
     ),
     Drill(
         name="slow_disk",
@@ -244,7 +253,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="a quota of a fifth of a core for a standby, under searches with 50 ms deadlines",
         module="drills.cpu_starvation",
         needs=("a model bundle", "root and control groups for the processor"),
-        control="--without deadlines",
+        control="--without core",
     ),
     Drill(
         name="corrupt_bundle",
@@ -278,6 +287,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.retry_storm",
         needs=("a model bundle",),
         control="--without budget",
+        target=True,
     ),
     Drill(
         name="hot_key",
@@ -288,7 +298,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="one query at twice the capacity on top of an even mix",
         module="drills.hot_key",
         needs=("a model bundle",),
-        control="--without deadlines",
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="clock_jump",
@@ -306,11 +317,14 @@ DRILLS: tuple[Drill, ...] = (
 
 def reference() -> str:
     """The book as a Markdown table, for docs/drills.md."""
-    lines = ["| drill | breaks | must hold | control | needs |", "|---|---|---|---|---|"]
+    lines = ["| drill | breaks | must hold | control | `--target` | needs |", "|---|---|---|---|---|---|"]
     for drill in DRILLS:
         needs = ", ".join(need for need in drill.needs if need != "a model bundle")
+        target = "yes" if drill.target else ""
         control = f"`{drill.control}`" if drill.control else ""
-        lines.append(f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {needs} |")
+        lines.append(
+            f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {target} | {needs} |"
+        )
     return "\n".join(lines) + "\n"
 
 

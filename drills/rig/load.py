@@ -10,7 +10,6 @@ serialised requests prepared in advance, raw bytes back, decoded only after the 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import threading
@@ -307,45 +306,19 @@ async def closed_loop(
     return samples
 
 
-DEADLINES = "deadlines"
-"""The protection against overload: replicas that know how much time each request has."""
-
-ENDLESS_MS = 10_000.0
-
-
-def deadlines_option(options: argparse.ArgumentParser) -> None:
-    """Lets a drill of overload be done without telling the replicas its deadlines."""
-    options.add_argument(
-        "--without", choices=(DEADLINES,), help="without this protection: the drill must then deviate"
-    )
-
-
-def told_ms(given: argparse.Namespace) -> float | None:
-    """What replicas are told of deadlines; None: the truth."""
-    return ENDLESS_MS if given.without == DEADLINES else None
-
-
 class SearchFlood:
     """Searches at a high rate over plain connections: no retry, no hedging, so that offered means offered.
 
     addresses: one connection each, used in turn. requests: serialised SearchRequests, used in turn.
     deadline_ms: counts from the intended moment; it goes out as gRPC's deadline and as absolute metadata.
-    told_ms: what the replicas are told instead; None: the truth.
     """
 
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        requests: Sequence[bytes],
-        *,
-        deadline_ms: float,
-        told_ms: float | None = None,
-    ) -> None:
+    def __init__(self, addresses: Sequence[str], requests: Sequence[bytes], *, deadline_ms: float) -> None:
         if not addresses or not requests:
             raise ValueError("a flood needs at least one address and one request")
         self._addresses = tuple(addresses)
         self._requests = tuple(requests)
-        self._told_s = (deadline_ms if told_ms is None else told_ms) / 1000.0
+        self._deadline_s = deadline_ms / 1000.0
         self._connections: list[Connection] = []
         self._headers: list[bytes] = []
         # Wall and monotonic clock drift apart by microseconds over a drill; one offset serves all requests.
@@ -371,7 +344,7 @@ class SearchFlood:
 
     def send(self, index: int, intended_s: float, ended: Ended) -> None:
         """One search; the answer is kept as bytes under "body" until `decode`."""
-        deadline_s = intended_s + self._told_s
+        deadline_s = intended_s + self._deadline_s
         left_us = int((deadline_s - time.monotonic()) * 1e6)
         if left_us <= 0:
             ended(UNSENT, {})
