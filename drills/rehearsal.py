@@ -115,7 +115,7 @@ class Rehearsable:
 
     def command(self, arguments: Sequence[str]) -> int:
         """Runs the drill from a command line; returns the exit code."""
-        options = self._options()
+        options = self.parser()
         given = options.parse_args(list(arguments))
         check_replicas(options, given)
         service = getattr(given, "target", None)
@@ -133,7 +133,8 @@ class Rehearsable:
 
         return guarded(self.name, body, as_json=given.json, empty=dict(self.empty))
 
-    def _options(self) -> argparse.ArgumentParser:
+    def parser(self) -> argparse.ArgumentParser:
+        """The command line: what every drill takes, what this frame adds, and the drill's own."""
         options = parser(self.name, self.hypothesis)
         options.add_argument("--runs", type=positive(int), default=self.runs, help=self.runs_help)
         load_options(options)
