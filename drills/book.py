@@ -253,7 +253,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="a quota of a fifth of a core for a standby, under searches with 50 ms deadlines",
         module="drills.cpu_starvation",
         needs=("a model bundle", "root and control groups for the processor"),
-        control="--without core",
+        control="--without deadlines",
     ),
     Drill(
         name="corrupt_bundle",

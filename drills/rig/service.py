@@ -215,7 +215,7 @@ def abort_key() -> Iterator[None]:
     def listen() -> None:
         while not ended.is_set():
             ready, _, _ = select.select([terminal], [], [], 0.1)
-            if ready and os.read(terminal, 1).lower() == b"q":
+            if ready and b"q" in os.read(terminal, 64).lower():
                 interrupt()
                 return
 
