@@ -47,7 +47,7 @@ def test_the_runs_foretold_are_about_those_done() -> None:
 
 def test_the_best_is_valid_though_invalid_points_are_cheaper() -> None:
     for seed in range(3):
-        found, runner = search(12, seed)
+        found, _ = search(12, seed)
         assert found.best is not None and not invalid(found.best.point)
         for standing in found.tried:
             if standing.broken(PROFILE.limits):
