@@ -324,7 +324,12 @@ def main(arguments: Sequence[str]) -> int:
                 settings={"lease": {"ttl_ms": 5000}},
                 command=SERVER_COMMAND,
             ),
-            kinds=[given.kind] if given.kind else sorted(bad_bundles.KINDS),
+            # What is not held back in a control is served: one kind will do.
+            kinds=[given.kind or "wrong"]
+            if given.without
+            else [given.kind]
+            if given.kind
+            else sorted(bad_bundles.KINDS),
             runs=given.runs,
             seed=given.seed,
             reads_per_s=given.reads,

@@ -16,6 +16,8 @@ class Drill:
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
     alerts: those that an operations team would get, which must fire and end in each run.
+    target: whether it can be done to a running service (`--target`); others need processes or a store of
+    their own to break.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Drill:
     needs: tuple[str, ...] = ()
     control: str = ""
     alerts: tuple[str, ...] = ()
+    target: bool = False
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
@@ -41,6 +44,7 @@ class Drill:
             "needs": list(self.needs),
             "control": self.control,
             "alerts": list(self.alerts),
+            "target": self.target,
         }
 
 
@@ -100,6 +104,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.rolling_restart",
         needs=("a model bundle",),
         control="--without turns",
+        target=True,
     ),
     Drill(
         name="deadline_storm",
@@ -107,8 +112,9 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
-        control="--without ladder",
         alerts=("MusterQualityLow",),
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="bad_deploy",
@@ -167,6 +173,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.latency",
         needs=("a model bundle",),
         control="--latency-ms 60",
+        target=True,
     ),
     Drill(
         name="loss",
@@ -189,6 +196,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.oversized_payload",
         needs=("a model bundle",),
         control="--without limit",
+        target=True,
     ),
     Drill(
         name="poison_request",
@@ -200,6 +208,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.poison_request",
         needs=("a model bundle",),
         control="--plant crash",
+        target=True,
     ),
     Drill(
         name="slow_disk",
@@ -290,6 +299,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.retry_storm",
         needs=("a model bundle",),
         control="--without budget",
+        target=True,
     ),
     Drill(
         name="hot_key",
@@ -300,7 +310,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="one query at twice the capacity on top of an even mix",
         module="drills.hot_key",
         needs=("a model bundle",),
-        control="--without ladder",
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="clock_jump",
@@ -318,12 +329,16 @@ DRILLS: tuple[Drill, ...] = (
 
 def reference() -> str:
     """The book as a Markdown table, for docs/drills.md."""
-    lines = ["| drill | breaks | must hold | control | alerts | needs |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| drill | breaks | must hold | control | alerts | `--target` | needs |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for drill in DRILLS:
         needs = ", ".join(need for need in drill.needs if need != "a model bundle")
+        target = "yes" if drill.target else ""
         control = f"`{drill.control}`" if drill.control else ""
         alerts = ", ".join(f"`{name}`" for name in drill.alerts)
-        cells = (f"`{drill.name}`", drill.injection, drill.hypothesis, control, alerts, needs)
+        cells = (f"`{drill.name}`", drill.injection, drill.hypothesis, control, alerts, target, needs)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 """Drill: the network between clients and replicas becomes slow, first to one replica, then to all.
 
     python -m drills.latency --json
+    python -m drills.latency --target HOST:PORT,... to a running service: its primary, or --slowed all
     python -m drills.latency --latency-ms 60       the negative control: longer than the deadline allows
 
 Hypothesis: with 20 ms more there and back, and jitter, at least 99 % of all searches are answered within
@@ -33,7 +34,7 @@ from drills.faults.network import SlowLinks
 from drills.journal import History, Journal
 from drills.judges.latency import LatencyLimits, judge_latency
 from drills.outcome import positive
-from drills.rehearsal import Changes, Rehearsable
+from drills.rehearsal import Changes, OnService, Rehearsable
 from drills.rig.load import OpenLoop, Stream, poisson_arrivals
 from drills.rig.traffic import ClientReads, RecordedLoad
 from muster.v1 import ranking_pb2, ranking_pb2_grpc
@@ -155,6 +156,12 @@ DRILL = Rehearsable(
     shown=shown,
     runs_help="slow spells of each kind",
     parts=lambda given: (given.slowed,) if given.slowed else (ONE, ALL),
+    on_service=OnService(
+        "latency",
+        experiment,
+        everyone=lambda given: given.slowed == ALL,
+        parts=lambda given: (given.slowed or ONE,),
+    ),
 )
 
 

@@ -1,6 +1,7 @@
 """Drill: requests over every limit, again and again, beside the load of decent callers.
 
     python -m drills.oversized_payload --json
+    python -m drills.oversized_payload --target HOST:PORT,...    to a running service; no writes
     python -m drills.oversized_payload --without limit     the negative control: larger messages are accepted
 
 Hypothesis: each is refused with the status that the contract names, soon; the replicas' memory stays flat, no
@@ -30,10 +31,10 @@ from drills.faults.process import sole_primary
 from drills.journal import History, Journal
 from drills.judges.hostile import HostileLimits, judge_hostile
 from drills.partition import collect
-from drills.rehearsal import Changes, Rehearsable
+from drills.rehearsal import Changes, OnService, Rehearsable, read_load
 from drills.rig.hostile import Hostile, HostileCalls, oversized
 from drills.rig.load import OpenLoop, Stream, even_arrivals
-from drills.rig.traffic import MemoryWatch, RecordedLoad
+from drills.rig.traffic import MemoryWatch, ProcessWatch, RecordedLoad
 
 NAME = "oversized_payload"
 HYPOTHESIS = (
@@ -69,23 +70,29 @@ WIDE_BYTES = 64 * 1024 * 1024
 class Attack:
     """Hostile requests, until it is undone. For one run.
 
-    requests: made for a seed. per_s: how many of them. crash: kill a standby in the middle, as a request that
-    crashes it would; a judge must find it.
+    requests: made for a seed. per_s: how many of them. replicas_max: that get them; None: all. crash: kill a
+    standby in the middle, as a request that crashes it would; a judge must find it.
     """
 
     requests: Sequence[Hostile]
     per_s: float
     crash: bool = False
+    replicas_max: int | None = None
     name: str = "attack"
     loop: OpenLoop | None = None
     _timer: threading.Timer | None = field(default=None)
+
+    def addresses(self, rehearsal: Rehearsal) -> dict[str, str]:
+        """Of the replicas that get them, by name."""
+        replicas = rehearsal.cluster.replicas[: self.replicas_max]
+        return {replica.name: replica.address for replica in replicas}
 
     def inject(self, rehearsal: Rehearsal) -> dict[str, Any]:
         """Begins. Raises Inconclusive where there is no single primary."""
         cluster = rehearsal.cluster
         primary = sole_primary(cluster)
         calls = HostileCalls(
-            {replica.name: replica.address for replica in cluster.replicas},
+            self.addresses(rehearsal),
             self.requests,
             lambda: primary.name,
         )
@@ -172,6 +179,35 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     return replace(attacked(NAME, HYPOTHESIS, given, Attack(oversized(), PER_S)), seed=seed)
 
 
+def on_service(whole: Experiment[Rehearsal], given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """An attack as a value against a running service: none of the requests writes, and the replicas' memory
+    is not known, but their processes are."""
+    attack = whole.fault
+    assert isinstance(attack, Attack)
+    harmless = [one for one in attack.requests if not one.writes]
+    reading = Attack(harmless, min(attack.per_s, given.rate_per_s), replicas_max=given.harmed)
+
+    def collected(rehearsal: Rehearsal, journal: Journal) -> None:
+        reading.record(journal)
+        collect(rehearsal, journal)
+
+    return replace(
+        whole,
+        load=served_load,
+        fault=reading,
+        collect=collected,
+        judge=lambda history: judge_hostile(history, HostileLimits(growth_mib=None, written=False)),
+        probes=tuple(probe for probe in whole.probes if probe.name != "writes are acknowledged"),
+    )
+
+
+def served_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
+    """Searches, and which processes serve."""
+    cluster = rehearsal.cluster
+    watch = ProcessWatch(lambda: {one.name: cluster.status(one).pid for one in cluster.replicas}, journal)
+    return read_load(rehearsal, journal, seed, watch)
+
+
 DRILL = Rehearsable(
     name=NAME,
     hypothesis=HYPOTHESIS,
@@ -181,6 +217,7 @@ DRILL = Rehearsable(
     shown=shown,
     protections=(LIMIT,),
     runs_help="attacks",
+    on_service=OnService("malformed", lambda seed, given: on_service(experiment(seed, given), given)),
 )
 
 

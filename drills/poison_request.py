@@ -1,6 +1,7 @@
 """Drill: malformed and strange requests, again and again, beside the load of decent callers.
 
     python -m drills.poison_request --json
+    python -m drills.poison_request --target HOST:PORT,...    to a running service; no writes
     python -m drills.poison_request --plant crash     the negative control: a replica really ends
 
 Hypothesis: each is refused with a clear status, or answered where it is legal; none ends a replica, none
@@ -19,8 +20,8 @@ from dataclasses import replace
 
 from drills.experiment import Experiment
 from drills.failover import Rehearsal
-from drills.oversized_payload import EMPTY, PER_S, Attack, attacked, shown
-from drills.rehearsal import Rehearsable
+from drills.oversized_payload import EMPTY, PER_S, Attack, attacked, on_service, shown
+from drills.rehearsal import OnService, Rehearsable
 from drills.rig.hostile import poison
 
 NAME = "poison_request"
@@ -50,6 +51,7 @@ DRILL = Rehearsable(
     experiment=experiment,
     shown=shown,
     runs_help="attacks",
+    on_service=OnService("malformed", lambda seed, given: on_service(experiment(seed, given), given)),
 )
 
 

@@ -19,10 +19,14 @@ from drills.failover import (
     Setup,
     Traffic,
     check_replicas,
+    client_streams,
     each_run,
+    head_of,
     load_options,
+    rehearse,
     rehearse_on_cluster,
     setup_of,
+    to_replica,
 )
 from drills.faults.weakened import PROTECTIONS, weakened
 from drills.journal import Journal
@@ -31,7 +35,9 @@ from drills.outcome import guarded, parser, positive, run_folder, tell
 from drills.rig.cluster import ClusterPlan
 from drills.rig.direct import KIND, DirectReads
 from drills.rig.load import OpenLoop, Stream, even_arrivals, poisson_arrivals
-from drills.rig.traffic import ClientReads, ClientWrites, RecordedLoad
+from drills.rig.proxy import Proxy
+from drills.rig.service import asked_of_service, refuse_control, service_options, with_leave
+from drills.rig.traffic import ClientReads, ClientWrites, RecordedLoad, Watch
 from muster.client import ClientSettings
 
 
@@ -65,6 +71,21 @@ def nothing_changed(given: argparse.Namespace) -> Changes:
 
 
 @dataclass(frozen=True)
+class OnService:
+    """How a drill is done to a running service, whose replicas are not the drill's to break.
+
+    fault: what its operators must allow. experiment: for a seed and what was asked for, which says in
+    `harmed` how many replicas may be harmed, and in `rate_per_s` how many requests a second may be added.
+    everyone: whether it harms all replicas. parts: as of the drill.
+    """
+
+    fault: str
+    experiment: Callable[[int, argparse.Namespace], Experiment[Rehearsal]]
+    everyone: Callable[[argparse.Namespace], bool] = lambda given: False
+    parts: Callable[[argparse.Namespace], Sequence[str]] = one_part
+
+
+@dataclass(frozen=True)
 class Rehearsable:
     """One drill as a command.
 
@@ -75,6 +96,7 @@ class Rehearsable:
     parts: of what was asked for, the kinds of its fault, each done to a fresh cluster; what `experiment`,
     `changes` and `shown` are given says in `part` which one it is, and in `folder` where its record goes.
     begin: before anything else, with the command line; may become another process.
+    on_service: how it is done to a running service; None: not at all.
     """
 
     name: str
@@ -89,26 +111,30 @@ class Rehearsable:
     runs_help: str = "how often the fault is injected"
     parts: Callable[[argparse.Namespace], Sequence[str]] = one_part
     begin: Callable[[argparse.Namespace, Sequence[str]], None] = lambda given, arguments: None
+    on_service: OnService | None = None
 
     def command(self, arguments: Sequence[str]) -> int:
         """Runs the drill from a command line; returns the exit code."""
-        options = self._options()
+        options = self.parser()
         given = options.parse_args(list(arguments))
         check_replicas(options, given)
+        service = getattr(given, "target", None)
         try:
-            parts = self.parts(given)
+            parts = self.on_service.parts(given) if self.on_service and service else self.parts(given)
         except ValueError as error:
             options.error(str(error))
 
         def body() -> int:
-            self.begin(given, arguments)
+            if not service:
+                self.begin(given, arguments)
             folder = run_folder(given.journal, self.name)
             judgement, details = self.whole(given, parts, folder)
             return tell(self.name, judgement, as_json=given.json, folder=folder, details=details)
 
         return guarded(self.name, body, as_json=given.json, empty=dict(self.empty))
 
-    def _options(self) -> argparse.ArgumentParser:
+    def parser(self) -> argparse.ArgumentParser:
+        """The command line: what every drill takes, what this frame adds, and the drill's own."""
         options = parser(self.name, self.hypothesis)
         options.add_argument("--runs", type=positive(int), default=self.runs, help=self.runs_help)
         load_options(options)
@@ -118,6 +144,8 @@ class Rehearsable:
                 choices=sorted(self.protections),
                 help="without this protection: the drill must then deviate",
             )
+        if self.on_service:
+            service_options(options)
         self.options(options)
         return options
 
@@ -131,7 +159,10 @@ class Rehearsable:
         for part in parts:
             below = folder / part if part else folder
             asked = argparse.Namespace(**{**vars(given), "part": part, "folder": below})
-            judgement, details[part] = self.run(asked, setup_of(given, below))
+            if getattr(given, "target", None):
+                judgement, details[part] = self.run_on_service(asked)
+            else:
+                judgement, details[part] = self.run(asked, setup_of(given, below))
             judgements.append(judgement)
         if parts == ("",):
             return judgements[0], details[""]
@@ -166,6 +197,54 @@ class Rehearsable:
             raise Inconclusive(f"a replica did not answer, apart from any fault: {error}") from error
         judgement = over_runs([one for one, _ in outcomes], self.empty)
         return judgement, {**settings, "each": each_run(outcomes)}
+
+    def run_on_service(self, given: argparse.Namespace) -> tuple[Judgement, dict[str, Any]]:
+        """One part of the drill on the service at `given.target`; returns as `run` does. Reads only: a
+        running service's catalogue is not the drill's to change. Raises: Inconclusive where the service does
+        not allow it, or where it is aborted."""
+        how = self.on_service
+        assert how is not None
+        refuse_control(given)
+        asked = asked_of_service(given, how.fault, everyone=how.everyone(given))
+        with contextlib.ExitStack() as stack:
+            service = stack.enter_context(
+                with_leave(
+                    given.target, self.name, how.fault, replicas=asked.harmed, rate_per_s=asked.rate_per_s
+                )
+            )
+            proxy = stack.enter_context(Proxy()) if self.changes(asked).proxied else None
+            for replica in service.replicas if proxy is not None else ():
+                assert proxy is not None
+                proxy.link(to_replica(replica.name), replica.address)
+            traffic = Traffic(reads_per_s=asked.reads, read_deadline_ms=given.deadline_ms)
+            rehearsal = Rehearsal(
+                service, asked.queries, (), traffic, from_sequence=head_of(service)[0] + 1, proxy=proxy
+            )
+            settings = {
+                "target": given.target,
+                "replicas": len(service.replicas),
+                "reads_per_s": asked.reads,
+                "read_deadline_ms": given.deadline_ms,
+                "rate_per_s": asked.rate_per_s,
+                "harmed": asked.harmed,
+            }
+            drill = Rehearsed(
+                self.name,
+                lambda seed: replace(how.experiment(seed, asked), needs=()),
+                self._shown(given.part),
+            )
+            outcomes = rehearse(
+                rehearsal, drill, runs=given.runs, folder=given.folder, seed=given.seed, settings=settings
+            )
+        judgement = over_runs([one for one, _ in outcomes], self.empty)
+        return judgement, {**settings, "each": each_run(outcomes)}
+
+
+def read_load(rehearsal: Rehearsal, journal: Journal, seed: int, *watches: Watch) -> RecordedLoad:
+    """Searches through the client alone, for a service whose catalogue is not to be changed."""
+    reads, _ = client_streams(rehearsal, seed)
+    rehearsal.load = RecordedLoad(OpenLoop([reads]), journal, watches)
+    return rehearsal.load
 
 
 def changed(setup: Setup, changes: Changes) -> Setup:

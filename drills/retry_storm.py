@@ -1,6 +1,7 @@
 """Drill: all replicas stand still for a while, and everybody comes back at once.
 
     python -m drills.retry_storm --json
+    python -m drills.retry_storm --target HOST:PORT,...    to a running service, by cutting the way to it
     python -m drills.retry_storm --without budget    the negative control: our client retries as it likes
 
 Hypothesis: beside many clients that ask again at once, without pause, jitter or budget, the service answers
@@ -25,12 +26,13 @@ from drills.failover import (
     all_serve_reads,
     reads_are_answered,
 )
+from drills.faults.network import proxy_of
 from drills.faults.process import bring_back
 from drills.journal import History, Journal
 from drills.judges.retries import RetryLimits, judge_retry_storm
 from drills.outcome import positive
 from drills.partition import collect
-from drills.rehearsal import Changes, Rehearsable
+from drills.rehearsal import Changes, OnService, Rehearsable
 from drills.rig.load import OpenLoop, Stream, poisson_arrivals
 from drills.rig.rude import RudeClients
 from drills.rig.traffic import ClientReads, RecordedLoad
@@ -107,26 +109,36 @@ class StopAll:
     clients: int
     deadline_ms: float
     name: str = "outage"
+    rate_max_per_s: float | None = None
     rude: RudeClients | None = None
     _waking: threading.Thread | None = field(default=None)
 
     def inject(self, rehearsal: Rehearsal) -> dict[str, Any]:
         """Begins; returns once the replicas are awake again."""
-        cluster = rehearsal.cluster
         requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in rehearsal.queries]
         self.rude = RudeClients(
-            cluster.addresses, requests, clients=self.clients, deadline_ms=self.deadline_ms
+            list(rehearsal.reached_at.values()),
+            requests,
+            clients=self.clients,
+            deadline_ms=self.deadline_ms,
+            rate_max_per_s=self.rate_max_per_s,
         )
         self.rude.start()
         # So that their connections stand when the outage begins.
         time.sleep(0.5)
         instant_s = time.monotonic()
-        for replica in cluster.replicas:
-            cluster.stop(replica)
+        self._begin_outage(rehearsal)
         time.sleep(max(0.0, instant_s + OUTAGE_S - time.monotonic()))
-        for replica in cluster.replicas:
-            cluster.wake(replica)
+        self._end_outage(rehearsal)
         return {"instant_s": instant_s, "outage_s": OUTAGE_S, "clients": self.clients}
+
+    def _begin_outage(self, rehearsal: Rehearsal) -> None:
+        for replica in rehearsal.cluster.replicas:
+            rehearsal.cluster.stop(replica)
+
+    def _end_outage(self, rehearsal: Rehearsal) -> None:
+        for replica in rehearsal.cluster.replicas:
+            rehearsal.cluster.wake(replica)
 
     def rollback(self, rehearsal: Rehearsal) -> dict[str, Any]:
         """Ends the clients; "rude_sent", "rude_answered": their searches. Starts a replica that another one
@@ -134,9 +146,32 @@ class StopAll:
         if self.rude is not None:
             self.rude.stop()
         instant_s = time.monotonic()
+        self._end_outage(rehearsal)
         bring_back(rehearsal.cluster)
         sent, answered = (0, 0) if self.rude is None else (self.rude.sent, self.rude.answered)
         return {"instant_s": instant_s, "rude_sent": sent, "rude_answered": answered}
+
+
+@dataclass
+class HoldAll(StopAll):
+    """The same for a running service, which goes on: nothing passes between it and the drill's own clients.
+    These send no more than `rate_max_per_s`."""
+
+    name: str = "nothing passes"
+
+    def _begin_outage(self, rehearsal: Rehearsal) -> None:
+        for link in proxy_of(rehearsal).links.values():
+            link.cut()
+
+    def _end_outage(self, rehearsal: Rehearsal) -> None:
+        proxy_of(rehearsal).heal()
+
+
+def on_service(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """The storm against a running service as a value."""
+    rude_per_s = max(1.0, given.rate_per_s - given.reads)
+    fault = HoldAll(given.clients, given.deadline_ms, rate_max_per_s=rude_per_s)
+    return replace(experiment(seed, given), fault=fault)
 
 
 def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
@@ -200,7 +235,12 @@ def changes(given: argparse.Namespace) -> Changes:
     boundless = ClientSettings(
         hedge_share=1.0, hedge_burst=1_000_000, retry_tokens_max=1_000_000, attempts_max=5
     )
-    return Changes(client=boundless if given.without == BUDGET else None, noted={"clients": given.clients})
+    return Changes(
+        client=boundless if given.without == BUDGET else None,
+        # A running service cannot be stopped; the way to it can.
+        proxied=bool(given.target),
+        noted={"clients": given.clients},
+    )
 
 
 def shown(judgement: Judgement) -> str:
@@ -228,6 +268,7 @@ DRILL = Rehearsable(
     shown=shown,
     protections=(BUDGET,),
     runs_help="storms",
+    on_service=OnService("flood", on_service, everyone=lambda given: True),
 )
 
 

@@ -2,6 +2,7 @@
 under read and write load.
 
     python -m drills.rolling_restart --runs 3 --json --journal DIR --replicas 3
+    python -m drills.rolling_restart --target HOST:PORT,...    a running service: transfers alone
     python -m drills.rolling_restart --without turns    the negative control: all of them at once
 
 Hypothesis: no read and no write fails, no acknowledged write is lost or doubled, epochs never fall.
@@ -31,7 +32,7 @@ from drills.faults.process import Clustered, sole_primary
 from drills.journal import History
 from drills.judges.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
 from drills.judges.history import OK, check_epochs, check_sessions, check_writes
-from drills.rehearsal import Rehearsable
+from drills.rehearsal import OnService, Rehearsable, read_load
 from drills.rig.cluster import Cluster, ClusterError, Replica
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
@@ -131,6 +132,25 @@ class RestartInTurn:
 
 
 @dataclass(frozen=True)
+class TransferInTurn(RestartInTurn):
+    """The primary of a running service gives the lease away, as often as there are replicas."""
+
+    name: str = "transfer"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """All transfers; "steps" tells what was done, in order."""
+        steps: list[dict[str, Any]] = []
+        instant_s = time.monotonic()
+        try:
+            for _ in subject.cluster.replicas:
+                steps.append(self._transfer(subject.cluster))
+                time.sleep(PAUSE_S)
+        except (ClusterError, grpc.RpcError) as error:
+            steps.append({"step": "failed", "problem": f"{type(error).__name__}: {error}"[:1000]})
+        return {"steps": steps, "instant_s": instant_s}
+
+
+@dataclass(frozen=True)
 class RestartAtOnce(RestartInTurn):
     """The same for all replicas at one time."""
 
@@ -153,8 +173,11 @@ class RestartAtOnce(RestartInTurn):
         return {"steps": steps, "instant_s": instant_s}
 
 
-def judge_rolling_restart(history: History) -> Judgement:
-    """Judges one run: nothing that the caller sees may fail, and the log holds what was acknowledged."""
+def judge_rolling_restart(history: History, *, written: bool = True) -> Judgement:
+    """Judges one run: nothing that the caller sees may fail, and the log holds what was acknowledged.
+
+    written: whether callers write.
+    """
     reads, writes = steady_reads(history), history.of("write")
     fault = history.first("fault")
     steps: list[dict[str, Any]] = [] if fault is None else fault["steps"]
@@ -196,7 +219,7 @@ def judge_rolling_restart(history: History) -> Judgement:
         ]
     if findings is None:
         doubts.append("the log could not be read to its end, so nothing is known of lost writes")
-    if not reads or not writes:
+    if not reads or (written and not writes):
         doubts.append("there was no load to fail")
     if deviations:
         return Judgement(Verdict.DEVIATED, figures, tuple(deviations))
@@ -222,6 +245,18 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     )
 
 
+def on_service(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """Transfers alone, of a running service's lease, as a value."""
+    whole = experiment(seed, given)
+    return replace(
+        whole,
+        load=read_load,
+        fault=TransferInTurn(),
+        judge=lambda history: judge_rolling_restart(history, written=False),
+        probes=tuple(probe for probe in whole.probes if probe.name != "writes are acknowledged"),
+    )
+
+
 def shown(judgement: Judgement) -> str:
     """One turn in a few words."""
     figures = {**EMPTY, **judgement.figures}
@@ -239,6 +274,7 @@ DRILL = Rehearsable(
     shown=shown,
     protections=(TURNS,),
     runs_help="turns over all replicas",
+    on_service=OnService("transfer", on_service),
 )
 
 

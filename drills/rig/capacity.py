@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drills.experiment import Inconclusive
-from drills.faults.bundles import best_plan_alone
-from drills.rig.cluster import SERVER_COMMAND, Cluster, ClusterPlan, find_bundle
+from drills.rig.cluster import SERVER_COMMAND, Cluster, ClusterPlan
 from drills.rig.load import OK, Sample, SearchFlood, closed_loop, decode
-
-LADDER = "ladder"
-"""The protection against overload: plans that cost less than the best one."""
 
 CALIBRATION_DEADLINE_MS = 2000.0
 
@@ -82,21 +78,3 @@ def plan_beside_generator(
         command=SERVER_COMMAND,
     )
     return plan, 2 * workers * replicas
-
-
-def ladder_option(options: argparse.ArgumentParser) -> None:
-    """Lets a drill of overload be done without the cheaper plans."""
-    options.add_argument(
-        "--without", choices=(LADDER,), help="without this protection: the drill must then deviate"
-    )
-
-
-def served_bundle(given: argparse.Namespace, folder: Path) -> Path:
-    """The bundle to serve: the one asked for, or without its ladder a copy with the best plan alone, in the
-    folder of the record. Raises: Inconclusive where there is none."""
-    bundle = find_bundle(given.bundle)
-    if given.without != LADDER:
-        return bundle
-    alone = folder / "bundle"
-    best_plan_alone(bundle, alone)
-    return alone

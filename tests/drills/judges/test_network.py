@@ -236,7 +236,18 @@ def test_writes_that_do_not_come_back_deviate_and_an_outage_that_nobody_felt_is_
     judgement = judge_store_down(gone, StoreLimits())
     assert "never came to this: writes were back" in " ".join(judgement.reasons)
     unfelt = judge_store_down(history(stale(4.0)), StoreLimits())
-    assert unfelt.verdict is Verdict.INCONCLUSIVE and "no write failed" in unfelt.reasons[0]
+    assert unfelt.verdict is Verdict.INCONCLUSIVE and "no write failed or waited" in unfelt.reasons[0]
+
+
+def test_a_machine_that_stands_still_excuses_no_more_than_that() -> None:
+    stalled = read(4.2, 2)
+    stalled.update(sent_s=stalled["sent_s"] + 0.2, done_s=stalled["done_s"] + 0.2)
+
+    def judged(took_s: float) -> Judgement:
+        return store_down(stale(4.0), stalled, write(8, 3.2, status="Unavailable", took_s=took_s))
+
+    assert judged(4.0).verdict is Verdict.DEVIATED
+    assert judged(1.4).verdict is Verdict.INCONCLUSIVE and "too busy to judge" in judged(1.4).reasons[0]
 
 
 def lag(*more: Record) -> Judgement:
