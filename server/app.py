@@ -220,7 +220,7 @@ class Replica:
             replica=self.name,
             on_primary=self._became_primary,
             on_standby=self._became_standby,
-            config=LeaseConfig(ttl_ms=settings.lease.ttl_ms),
+            config=LeaseConfig(settings.lease.ttl_ms, settings.lease.check_every_ms),
             eligible=lambda: (
                 self._warm
                 and not self._stopping.is_set()

@@ -174,6 +174,23 @@ class RankingSettings(_Section):
         ge=1,
         le=65536,
     )
+    backlog_ms: float = _setting(
+        0.0,
+        "milliseconds",
+        "Work that may wait for each worker before the planner charges for time, so that requests fall back"
+        " to cheaper plans. Longer: more quality in a short burst, and more answers that come close to their"
+        " deadline. 0: as long as the best plan takes.",
+        ge=0.0,
+        le=60_000.0,
+    )
+    price_gain: float = _setting(
+        1.0,
+        "times",
+        "How strongly the price of time follows the backlog, as a multiple of the pace that was measured to"
+        " be stable. More falls back sooner and sways more.",
+        ge=0.01,
+        le=100.0,
+    )
     kernels: Literal["auto", "own", "onnxruntime"] = _setting(
         "auto",
         "-",
@@ -289,9 +306,18 @@ class LeaseSettings(_Section):
         500,
         "milliseconds",
         "Life of the lease. A primary that hangs is replaced after at most this. It is renewed every third of"
-        " it and checked every eighth; it should be at least twice the longest harmless pause.",
+        " it; it should be at least twice the longest harmless pause.",
         ge=100,
         le=60_000,
+    )
+    check_every_ms: int = _setting(
+        0,
+        "milliseconds",
+        "How often a standby looks whether the primary is gone: what a dead primary costs before its"
+        " successor knows. Each look asks for the kernel lock and reads the lease. 0: every eighth of"
+        " `lease.ttl_ms`; at most a quarter of it.",
+        ge=0,
+        le=15_000,
     )
     eligible: bool = _setting(
         True, "-", "Whether this replica may become primary. False: it only ever follows and serves reads."
@@ -305,7 +331,7 @@ class LeaseSettings(_Section):
     @property
     def check_ms(self) -> float:
         """Interval between looks at the lease of another, milliseconds."""
-        return self.ttl_ms / 8
+        return self.check_every_ms or self.ttl_ms / 8
 
 
 class GenerationSettings(_Section):
@@ -620,6 +646,11 @@ class Settings(BaseSettings):
         """What must hold between settings of different sections."""
         if not self.lease.renew_ms * 2 < self.lease.ttl_ms:
             yield "lease.ttl_ms must leave room for two renewals"
+        if not self.lease.check_ms * 4 <= self.lease.ttl_ms:
+            yield (
+                f"lease.check_every_ms ({self.lease.check_every_ms}) must be at most a quarter of"
+                f" lease.ttl_ms ({self.lease.ttl_ms}), or a failed renewal could not be tried again in time"
+            )
         if not self.catalogue.poll_ms * 4 <= self.lease.ttl_ms:
             yield (
                 f"catalogue.poll_ms ({self.catalogue.poll_ms}) must be at most a quarter of lease.ttl_ms"
