@@ -4,8 +4,8 @@
     python -m drills.noisy_data --without checks     the control: must deviate
 
 A feed of products that are served already, with new stock, is written as CSV. A seventh of its rows is
-spoiled in fifteen ways: broken UTF-8, empty titles, prices that are negative, no numbers, zero or 1e12, rows of
-another length, wrong decoding, markup, control characters, swapped columns, stuffed titles, huge texts,
+spoiled in fifteen ways: broken UTF-8, empty titles, prices that are negative, no numbers, zero or 1e12, rows
+of another length, wrong decoding, markup, control characters, swapped columns, stuffed titles, huge texts,
 repeated identifiers. `muster catalogue load --leave-out suspicious` loads it while searches and writes go on. In the
 control only what cannot become a product is left out.
 
@@ -41,8 +41,8 @@ from muster.v1 import catalogue_pb2
 
 NAME = "noisy_data"
 HYPOTHESIS = (
-    "of a garbled feed each malformed row is refused by its number, each suspicious one held back, no good row"
-    " is lost, nDCG@10 falls by at most .01, and no read fails"
+    "of a garbled feed each malformed row is refused by its number, each suspicious one held back, no good"
+    " row is lost, nDCG@10 falls by at most .01, and no read fails"
 )
 EMPTY: dict[str, Any] = {"runs": 0, **FEED_FIGURES}
 STOCK = 4_000_000
