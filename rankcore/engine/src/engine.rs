@@ -18,7 +18,7 @@ use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::help::HelpBook;
 use crate::plan::pace::whole_us;
-use crate::plan::price::Price;
+use crate::plan::price::{Price, Pricing};
 use crate::plan::priority::Priority;
 use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub reserve_us: u64,
     /// Most requests that wait or run at a time, at least 1; the lower classes are refused below it.
     pub queue_max: usize,
+    /// When and how soon time is charged for.
+    pub pricing: Pricing,
     /// What the models are run by.
     pub kernels: Choice,
 }
@@ -58,6 +60,7 @@ impl Default for Settings {
             chunk_pairs: 4,
             reserve_us: 500,
             queue_max: 1_024,
+            pricing: Pricing::default(),
             kernels: Choice::Auto,
         }
     }
@@ -325,7 +328,7 @@ impl Engine {
             replica: settings.replica,
             chunk: AtomicUsize::new(settings.chunk_pairs),
             failures: Failures::default(),
-            price: Price::default(),
+            price: Price::new(settings.pricing),
             help: HelpBook::default(),
             bundle,
         });
@@ -1230,6 +1233,31 @@ pub fn reserve_us(reserve_ms: f64) -> Result<u64> {
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     Ok((reserve_ms * 1_000.0).round() as u64)
+}
+
+/// The price's settings, from milliseconds of backlog and a factor.
+///
+/// # Errors
+/// `InvalidRequest` unless the backlog is from 0 to 60,000 and the gain from 0.01 to 100.
+pub fn pricing(backlog_ms: f64, gain: f64) -> Result<Pricing> {
+    let mut violations = Vec::new();
+    for (field, value, range) in [
+        ("backlog_ms", backlog_ms, 0.0..=60_000.0),
+        ("price_gain", gain, 0.01..=100.0),
+    ] {
+        if !range.contains(&value) {
+            violations.push(Violation {
+                field: field.to_owned(),
+                description: format!("{value}; accepted: {} to {}", range.start(), range.end()),
+            });
+        }
+    }
+    if !violations.is_empty() {
+        return Err(Error::InvalidRequest(violations));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let backlog_us = (backlog_ms * 1_000.0).round() as u64;
+    Ok(Pricing { backlog_us, gain })
 }
 
 /// Instruction sets of this machine that the kernels can use.
