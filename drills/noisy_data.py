@@ -6,8 +6,8 @@
 A feed of products that are served already, with new stock, is written as CSV. A seventh of its rows is
 spoiled in fifteen ways: broken UTF-8, empty titles, prices that are negative, no numbers, zero or 1e12, rows
 of another length, wrong decoding, markup, control characters, swapped columns, stuffed titles, huge texts,
-repeated identifiers. `muster catalogue load --leave-out suspicious` loads it while searches and writes go on. In the
-control only what cannot become a product is left out.
+repeated identifiers. `muster catalogue load --leave-out suspicious` loads it while searches and writes go on.
+In the control only what cannot become a product is left out.
 
 Hypothesis: each malformed row is refused by its number, each suspicious one held back, no good row is lost,
 nDCG@10 of the judged queries falls by at most .01, and no read fails.

@@ -4,9 +4,9 @@
     python -m drills.traffic_surge --without scaling     the control: must deviate
 
 One replica stands; `muster autoscale` may add two more. Each gets a share of a core and no more, as a
-container with a limit does, so that on a machine of two cores a further replica really adds something: searches
-go through the client, and noon is half more than what the best plan can do on the standing replica alone. In
-the control no replica may be added.
+container with a limit does, so that on a machine of two cores a further replica really adds something.
+Searches go through the client, and noon is half more than what the best plan can do on the standing replica
+alone. In the control no replica may be added.
 
 Hypothesis: 99 % of what is not refused is answered within its deadline, over the whole day and while replicas
 come and go; no search fails otherwise, no replica starts or ends with an error, the first one joins within
@@ -182,7 +182,10 @@ class Scaling:
 
 
 def limit_core(pid: int, share: float) -> Group | None:
-    """Puts a process into a group of its own with a share of a core, in periods of 10 ms; None for a whole one."""
+    """Puts a process into a group of its own with a share of a core, in periods of 10 ms.
+
+    Returns: the group, to be removed; None for a whole core. Raises: Inconclusive.
+    """
     if share >= 1:
         return None
     group = Group("cpu")
@@ -259,7 +262,8 @@ def run(
             capacity = measure_capacity(cluster, requests, concurrency=2, duration_s=3.0)
             noon_per_s = peak * capacity.per_s
             say(
-                f"{NAME}: {capacity.per_s:.0f} best plans a second; noon {noon_per_s:.0f}, night a {factor:g}th"
+                f"{NAME}: {capacity.per_s:.0f} best plans a second, noon {noon_per_s:.0f} searches, "
+                f"night a {factor:g}th of it"
             )
             day = Day(
                 cluster,
