@@ -378,6 +378,7 @@ class Replica:
             if dense_index["median_ms"] is not None:
                 response.dense_index.median_ms = dense_index["median_ms"]
         response.in_flight = int(engine["in_flight"])
+        response.price = float(engine["price"])
         response.building = serving.renewal.building()
         held = admin_pb2.ReplicaBundles()
         parts.bundles.describe(held)
