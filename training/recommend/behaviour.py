@@ -56,7 +56,8 @@ class Cases:
 class Behaviour:
     """One set of behaviour, split. Items are numbered in an order that says nothing about them.
 
-    item_ids: place to id. train: what is learnt from. validation, test: see the module. kind: "sequences", "windows" or
+    item_ids: place to id. train: what is learnt from. whole: the same and the validation's targets, which is all that
+    is known before the test. validation, test: see the module. kind: "sequences", "windows" or
     "events". texts: of each item, "" where nothing is known; attributes: names of each item's attributes.
     """
 
@@ -64,6 +65,7 @@ class Behaviour:
     kind: str
     item_ids: list[str]
     train: list[Items]
+    whole: list[Items]
     validation: Cases
     test: Cases
     texts: list[str] = field(default_factory=list)
@@ -73,14 +75,6 @@ class Behaviour:
     def items(self) -> int:
         """How many there are."""
         return len(self.item_ids)
-
-    def known_before_test(self) -> list[Items]:
-        """What is learnt from once the validation has been used: the training part and the validation's targets."""
-        if self.kind != "sequences":
-            asked = [np.append(h, t) for h, t in zip(self.validation.histories, self.validation.targets, strict=True)]
-            # The histories of windows overlap with what is learnt from already: only the last step is new.
-            return [*self.train, *(one[-2:] for one in asked)] if self.kind == "windows" else [*self.train, *asked]
-        return self.test.histories
 
     def attribute_shares(self) -> sparse.csr_matrix | None:
         """float32 [items, kinds], each row the item's attributes, in equal shares; None where nothing is known."""
@@ -128,7 +122,7 @@ def read_behaviour(path: str | Path, *, seed: int = 20260401) -> Behaviour:
     order = np.random.default_rng(seed).permutation(len(ids))
     item_ids = [ids[at] for at in order]
     places = {item: place for place, item in enumerate(item_ids)}
-    train, validation, test = _SPLITS[kind](rows, places, seed)
+    train, whole, validation, test = _SPLITS[kind](rows, places, seed)
     if not len(test) or not len(validation) or not train:
         raise ProductFileError(
             file,
@@ -140,6 +134,7 @@ def read_behaviour(path: str | Path, *, seed: int = 20260401) -> Behaviour:
         kind,
         item_ids,
         train,
+        whole,
         validation,
         test,
         [texts.get(item, "") for item in item_ids] if texts else [],
@@ -272,7 +267,7 @@ def _cases(rows: Iterator[tuple[str, Items]]) -> Cases:
     )
 
 
-_Split = tuple[list[Items], Cases, Cases]
+_Split = tuple[list[Items], list[Items], Cases, Cases]
 
 
 def _leave_one_out(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -> _Split:
@@ -282,6 +277,7 @@ def _leave_one_out(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -
     train = [items[:-2] for _, items in long]
     return (
         train + short,
+        [items[:-1] for _, items in long] + short,
         _cases((user, items[:-1]) for user, items in long),
         _cases((user, items) for user, items in long),
     )
@@ -295,24 +291,27 @@ def _split_windows(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -
     held = [one for one, is_held in zip(rest, chosen, strict=True) if is_held]
     train = [items for (_, items), is_held in zip(rest, chosen, strict=True) if not is_held]
     # Of the validation's users the history is no secret: it lies before their target.
+    whole = train + [items for _, items in held]
     train += [items[:-1] for _, items in held]
-    return train, _cases(iter(held)), _cases(iter(test))
+    return train, whole, _cases(iter(held)), _cases(iter(test))
 
 
 def _split_by_time(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -> _Split:
     times = np.concatenate([row.times for row in rows])
     first, second = np.quantile(times, [VALIDATION_QUANTILE, TEST_QUANTILE])
-    train, validation, test = [], [], []
+    train, whole, validation, test = [], [], [], []
     for row in rows:
         items, at = _placed(row.items, places), np.array(row.times)
         before, until = int(np.searchsorted(at, first)), int(np.searchsorted(at, second))
         if before:
             train.append(items[:before])
+        if until:
+            whole.append(items[:until])
         if until > before and until > 1:
             validation.append((row.user, items[:until]))
         if len(items) > until and len(items) > 1:
             test.append((row.user, items))
-    return train, _cases(iter(validation)), _cases(iter(test))
+    return train, whole, _cases(iter(validation)), _cases(iter(test))
 
 
 _SPLITS = {"sequences": _leave_one_out, "windows": _split_windows, "events": _split_by_time}

@@ -117,7 +117,7 @@ def section_ranks(
             _strip(section, scores, histories)
             found[name][part] = _ranks(scores, targets, section.items)
         if order is not None and signals is not None:
-            ranks = ranks_among(ordered(order, *signals), targets, section.items)
+            ranks = ranks_among(ordered(order, *signals, taken), targets, section.items)
             # What the final order does not look at keeps its place behind it.
             found[ORDERED][part] = np.where(ranks < section.items, ranks, found[MIXTURE][part])
         progress(part.stop, len(cases))

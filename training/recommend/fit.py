@@ -52,7 +52,9 @@ from training.recommend.tables import (
     together,
 )
 
-_CHOOSING_CASES = 4000
+_CHOOSING_CASES = 2000
+NEW = "new"
+"""The table of items that nobody took."""
 COUNTS = "later"
 """The table that is counts from item to item and nothing else."""
 
@@ -104,7 +106,7 @@ def fit(
     note("mixture")
     validation = behaviour.validation
     found = target_shares(sources, validation, repeats=recipe.repeats, tick=progress)
-    weights = fit_weights(found)
+    weights = with_new_share(fit_weights(found), [one.name for one in sources], recipe.new_share)
     note("order")
     order, ordered = _order(recipe, sources, weights, behaviour, progress)
     shares = {one.name: round(float(weight), 4) for one, weight in zip(sources, weights, strict=True)}
@@ -188,10 +190,48 @@ def make_tables(
             similar_texts(texts, neighbours=settings.neighbours, temperature=settings.temperature),
             0.0,
         )
+    new = _new_items(recipe, shares, texts, counts)
+    if new is not None:
+        made[NEW] = (new, 0.0)
     return [
         Table(name, keep_largest(weights, settings.neighbours).astype(np.float32), recency, doubt)
         for name, (weights, doubt) in made.items()
     ]
+
+
+def _new_items(
+    recipe: RecommendRecipe,
+    shares: sparse.csr_matrix | None,
+    texts: NDArray[np.float32] | None,
+    counts: NDArray[np.float32],
+) -> sparse.csr_matrix | None:
+    """The table that names only items that nobody took, by text or else by attributes; None where there is none."""
+    never, settings = counts == 0, recipe.tables
+    if not recipe.new_share or not never.any():
+        return None
+    if texts is not None:
+        found = similar_texts(
+            texts, neighbours=settings.new_neighbours, temperature=settings.temperature, known=never
+        )
+    elif shares is not None:
+        found = similar_attributes(
+            shares, np.zeros(len(counts)), neighbours=settings.new_neighbours, known=never
+        )
+    else:
+        return None
+    return found if found.nnz else None
+
+
+def with_new_share(weights: NDArray[np.float64], names: Sequence[str], share: float) -> NDArray[np.float64]:
+    """The weights with at least `share` for new items: what nobody took before is rarely the validation's target, so
+    the likeliest weights would never let it be seen.
+    """
+    if NEW not in names or weights[list(names).index(NEW)] >= share:
+        return weights
+    at = list(names).index(NEW)
+    rest = np.delete(weights, at)
+    raised = np.insert(rest / rest.sum() * (1.0 - share), at, share)
+    return np.asarray(raised, dtype=np.float64)
 
 
 def choose_recency(
@@ -313,11 +353,14 @@ def _again(
     sequence: dict[str, Any] | None,
 ) -> list[Source]:
     """The same sources from everything before the test; the model for as many steps as served it best."""
-    sequences = behaviour.known_before_test()
+    sequences = behaviour.whole
     recency = {one.name: one.recency for one in tables}
-    made = make_tables(recipe, behaviour, sequences, texts)
+    made = {one.name: one for one in make_tables(recipe, behaviour, sequences, texts)}
+    # Each has its weight already, so what was there stays, be it empty: an item may be new no more.
+    empty = sparse.csr_matrix((behaviour.items, behaviour.items), dtype=np.float32)
     sources: list[Source] = [
-        FromTable(replace(one, recency=recency[one.name]), recipe.history_max) for one in made
+        FromTable(replace(made.get(name, Table(name, empty, 0.0, 0.0)), recency=value), recipe.history_max)
+        for name, value in recency.items()
     ]
     counts = counts_of(sequences, behaviour.items)
     sources.append(FromPopularity(counts))
@@ -370,7 +413,7 @@ def _order(
     learnable = int((mixture < beyond).sum())
     if not settings.candidates or learnable < 2 * settings.folds:
         return None, {**report, "earned": False}
-    ranks = out_of_fold(settings, found, cases, seed=recipe.seed)
+    ranks = out_of_fold(settings, found, cases, taken, seed=recipe.seed)
     ahead = gap(ranks, mixture, seed=recipe.seed, rounds=recipe.bootstrap)
     report |= {
         "ordered_ndcg10": interval_of(ndcg(ranks), seed=recipe.seed, rounds=recipe.bootstrap).rounded(),

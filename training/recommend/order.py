@@ -115,12 +115,23 @@ def train_order(
     return train_forest(_settings(recipe, candidates.names), rows, candidates.names, seed=seed)
 
 
-def ordered(model: str, places: NDArray[np.int64], signals: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Candidates in the model's order, best first, ties as they came: int64 [cases, n]."""
+def ordered(
+    model: str, places: NDArray[np.int64], signals: NDArray[np.float32], taken: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Candidates in the model's order, best first, ties as they came: int64 [cases, n].
+
+    taken: [items]. A candidate that nobody took keeps its place: the model has learnt from targets that were all taken.
+    """
     cases, count, width = signals.shape
     scores = score(model, signals.reshape(-1, width).astype(np.float64)).reshape(cases, count)
+    new = taken[places] == 0
+    scores[new] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")
     found: NDArray[np.int64] = np.take_along_axis(places, order, axis=1)
+    for row in np.flatnonzero(new.any(axis=1)):
+        known = found[row][: count - int(new[row].sum())].copy()
+        found[row][new[row]] = places[row][new[row]]
+        found[row][~new[row]] = known
     return found
 
 
@@ -131,7 +142,7 @@ def ranks_among(places: NDArray[np.int64], targets: Items, beyond: int) -> NDArr
 
 
 def out_of_fold(
-    recipe: OrderRecipe, candidates: Candidates, cases: Cases, *, seed: int
+    recipe: OrderRecipe, candidates: Candidates, cases: Cases, taken: NDArray[np.float32], *, seed: int
 ) -> NDArray[np.int64]:
     """Rank of each target in the order of a model that did not see its shopper: int64 [cases]."""
     folds = np.array([fold_of("order", user, recipe.folds, seed) for user in cases.users])
@@ -141,7 +152,7 @@ def out_of_fold(
         if not len(inside):
             continue
         model = train_order(recipe, candidates, cases.targets, np.flatnonzero(folds != fold), seed=seed)
-        places = ordered(model, candidates.places[inside], candidates.signals[inside])
+        places = ordered(model, candidates.places[inside], candidates.signals[inside], taken)
         found[inside] = ranks_among(places, cases.targets[inside], candidates.places.shape[1])
     return found
 

