@@ -208,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return recommend(argv)
     program = "muster evaluate"
     parser = options.parser(
-        program, "nDCG@10 per tier and depth, with intervals. --task recommend measures recommendation instead."
+        program,
+        "nDCG@10 per tier and depth, with intervals. --task recommend measures recommendation instead.",
     )
     parser.add_argument("--queries", type=Path, help="another queries.parquet")
     parser.add_argument("--labels", type=Path, help="another labels.parquet")

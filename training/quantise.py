@@ -122,8 +122,8 @@ def write_graph(
 ) -> None:
     """Write a module as ONNX, whole or not at all.
 
-    inputs: example values by name, in the order of the arguments; names: of the outputs; axes: name to the axes
-    that vary. int8: matrix products with constants in int8 per output channel, of `weight_bits`.
+    inputs: example values by name, in the order of the arguments; names: of the outputs; axes: name to the
+    axes that vary. int8: matrix products with constants in int8 per output channel, of `weight_bits`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,13 @@
 """The section `recommend/` of a bundle: what says which product a shopper takes next.
 
-The section names its own files with their digests, so that it is checked alike inside a bundle and in a folder of its own.
-All numbers are little-endian. Needs the standard library alone.
+The section names its own files with their digests, so that it is checked alike inside a bundle and in a
+folder of its own. All numbers are little-endian. Needs the standard library alone.
 """
 
 from __future__ import annotations
 
 import array
+import itertools
 import math
 import re
 import sys
@@ -39,8 +40,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class SourceEntry:
     """One source of the mixture.
 
-    kind: of SOURCE_KINDS. weight: in the mixture, 0 to 1. recency, doubt: see docs/bundle-format.md. entries: of a table.
-    width, positions: of a sequence model.
+    kind: of SOURCE_KINDS. weight: in the mixture, 0 to 1. recency, doubt: see docs/bundle-format.md. entries:
+    of a table. width, positions: of a sequence model.
     """
 
     name: str
@@ -55,8 +56,8 @@ class SourceEntry:
 
 @dataclass(frozen=True)
 class RecommendSection:
-    """A section whose files are as declared. repeats: whether what was taken may be named again. candidates: that the
-    final order looks at, 0 where there is none.
+    """A section whose files are as declared. repeats: whether what was taken may be named again.
+    candidates: that the final order looks at, 0 where there is none.
     """
 
     folder: Path
@@ -112,7 +113,9 @@ def parse_section(folder: Path, value: Mapping[str, Any]) -> RecommendSection:
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise BundleDamagedError(SECTION_FILE, "schema_version is missing or not a whole number")
     if schema != SECTION_SCHEMA:
-        raise BundleSchemaError(SECTION_FILE, f"schema version {schema}, this software reads {SECTION_SCHEMA}")
+        raise BundleSchemaError(
+            SECTION_FILE, f"schema version {schema}, this software reads {SECTION_SCHEMA}"
+        )
     items = _whole(value, "items", 1, ITEMS_MAX)
     repeats = value.get("repeats")
     if not isinstance(repeats, bool):
@@ -159,7 +162,9 @@ def _entries(value: Mapping[str, Any]) -> dict[str, FileEntry]:
 
 
 def _check_files(section: RecommendSection) -> None:
-    """Every file that the section needs is declared with the size that follows from the numbers, and no other."""
+    """Every file that the section needs is declared with the size that follows from the numbers, and no
+    other.
+    """
     wanted: dict[str, int | None] = {CARD_FILE: None, ITEMS_FILE: None}
     if section.candidates:
         wanted[ORDER_FILE] = None
@@ -201,8 +206,12 @@ def _check_table(section: RecommendSection, source: SourceEntry) -> None:
     file = table_file(source.name)
     data = (section.folder / file).read_bytes()
     cut, end = 4 * (section.items + 1), 4 * (section.items + 1) + 4 * source.entries
-    offsets, places, weights = _numbers("I", data[:cut]), _numbers("I", data[cut:end]), _numbers("f", data[end:])
-    if offsets[0] != 0 or offsets[-1] != source.entries or any(b < a for a, b in zip(offsets, offsets[1:], strict=False)):
+    offsets, places, weights = (
+        _numbers("I", data[:cut]),
+        _numbers("I", data[cut:end]),
+        _numbers("f", data[end:]),
+    )
+    if offsets[0] != 0 or offsets[-1] != source.entries or any(b < a for a, b in itertools.pairwise(offsets)):
         raise BundleContentError(file, "its rows do not follow each other from the first entry to the last")
     if places and max(places) >= section.items:
         raise BundleContentError(file, f"it names an item beyond the {section.items}")

@@ -1,16 +1,17 @@
-"""Behaviour: what shoppers took in order of time, read from a file and split so that nothing later is learnt from.
+"""Behaviour: what shoppers took in order of time, read from a file and split so that nothing later is learnt
+from.
 
 Three kinds of files are recognised by their columns (Parquet, CSV, TSV or JSONL):
 
 - sequences: `user_id`, `items` (a list). The last item is the test, the one before it the validation.
-- windows: `user_id`, `history` (a list), `target_item_id`, `split` (train, dev or test). What is not of the split test
-  is learnt from, but for the targets of a fifth of its users, which are the validation.
-- events: `user_id`, `item_id`, `timestamp`. Learnt from is what happened before the first of two moments; each user's
-  last event between the two is the validation, after the second the test.
+- windows: `user_id`, `history` (a list), `target_item_id`, `split` (train, dev or test). What is not of the
+  split test is learnt from, but for the targets of a fifth of its users, which are the validation.
+- events: `user_id`, `item_id`, `timestamp`. Learnt from is what happened before the first of two moments;
+  each user's last event between the two is the validation, after the second the test.
 
-Beside the file, with the same beginning of the name or alone in the folder, may lie what is known of the items:
-`..._items` (`item_id` and any of `title`, `description`, `brand`, `genres`, `category`) and `..._item_attributes`
-(`item_id`, `attributes`).
+Beside the file, with the same beginning of the name or alone in the folder, may lie what is known of the
+items: `..._items` (`item_id` and any of `title`, `description`, `brand`, `genres`, `category`) and
+`..._item_attributes` (`item_id`, `attributes`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ _ENDS = ("_sequences", "_windows", "_ratings", "_events")
 
 @dataclass(frozen=True)
 class Cases:
-    """What is to be foretold. users: ids. histories: what is known of each; targets: int64 [cases], what came next."""
+    """What is to be foretold. users: ids. histories: what is known of each; targets: int64 [cases], what
+    came next.
+    """
 
     users: list[str]
     histories: list[Items]
@@ -56,8 +59,8 @@ class Cases:
 class Behaviour:
     """One set of behaviour, split. Items are numbered in an order that says nothing about them.
 
-    item_ids: place to id. train: what is learnt from. whole: the same and the validation's targets, which is all that
-    is known before the test. validation, test: see the module. kind: "sequences", "windows" or
+    item_ids: place to id. train: what is learnt from. whole: the same and the validation's targets, which is
+    all that is known before the test. validation, test: see the module. kind: "sequences", "windows" or
     "events". texts: of each item, "" where nothing is known; attributes: names of each item's attributes.
     """
 
@@ -77,10 +80,14 @@ class Behaviour:
         return len(self.item_ids)
 
     def attribute_shares(self) -> sparse.csr_matrix | None:
-        """float32 [items, kinds], each row the item's attributes, in equal shares; None where nothing is known."""
+        """float32 [items, kinds], each row the item's attributes, in equal shares; None where nothing is
+        known.
+        """
         if not any(self.attributes):
             return None
-        kinds = {name: at for at, name in enumerate(sorted({one for names in self.attributes for one in names}))}
+        kinds = {
+            name: at for at, name in enumerate(sorted({one for names in self.attributes for one in names}))
+        }
         rows = np.repeat(np.arange(self.items), [len(names) for names in self.attributes])
         columns = np.array([kinds[one] for names in self.attributes for one in names], dtype=np.int64)
         shares = np.concatenate([np.full(len(names), 1.0 / len(names)) for names in self.attributes if names])
@@ -106,9 +113,9 @@ def behaviour_file(path: Path) -> Path:
 def read_behaviour(path: str | Path, *, seed: int = 20260401) -> Behaviour:
     """Read and split a file of behaviour, and what lies beside it about the items.
 
-    seed: of the items' order. Identifiers often follow the order in which items were first taken, which would tell
-    a ranker that breaks ties by them what comes next.
-    Raises: ProductFileError naming file, row and column.
+    seed: of the items' order. Identifiers often follow the order in which items were first taken, which would
+    tell a ranker that breaks ties by them what comes next. Raises: ProductFileError naming file, row and
+    column.
     """
     file = behaviour_file(Path(path))
     kind, reader = _recognised(file)
@@ -126,7 +133,7 @@ def read_behaviour(path: str | Path, *, seed: int = 20260401) -> Behaviour:
     if not len(test) or not len(validation) or not train:
         raise ProductFileError(
             file,
-            f"{len(train)} sequences to learn from, {len(validation)} to validate and {len(test)} to test are left",
+            f"{len(train)} sequences to learn from, {len(validation)} to validate, {len(test)} to test are left",
             "Each needs at least one: sequences need three items, windows the splits dev and test",
         )
     return Behaviour(
@@ -168,7 +175,8 @@ def _recognised(file: Path) -> tuple[str, Any]:
     raise ProductFileError(
         file,
         "its columns are not those of behaviour",
-        "Name them user_id and items; or user_id, history, target_item_id and split; or user_id, item_id and timestamp",
+        "Name them user_id and items; or user_id, history, target_item_id and split; or user_id, item_id and "
+        "timestamp",
     )
 
 
@@ -178,7 +186,11 @@ def _sequences(file: Path) -> list[_Row]:
         user = str(values["user_id"])
         if user in found:
             raise ProductFileError(
-                file, f"the user {user} comes twice", "Join the sequences of one user", row=row, column="user_id"
+                file,
+                f"the user {user} comes twice",
+                "Join the sequences of one user",
+                row=row,
+                column="user_id",
             )
         found[user] = _Row(user, _list(file, row, "items", values["items"]))
     return list(found.values())
@@ -211,7 +223,9 @@ def _events(file: Path) -> list[_Row]:
                 file, "the timestamp is no number", "Write seconds since 1970", row=row, column="timestamp"
             ) from error
         if values["item_id"] is None or not np.isfinite(time_s):
-            raise ProductFileError(file, "the event is not whole", "Complete the row", row=row, column="item_id")
+            raise ProductFileError(
+                file, "the event is not whole", "Complete the row", row=row, column="item_id"
+            )
         events.setdefault(str(values["user_id"]), []).append((time_s, row, str(values["item_id"])))
     found = []
     for user, of_user in events.items():
@@ -235,14 +249,18 @@ def _list(file: Path, row: int, column: str, value: Any) -> list[str]:
 
 def _beside(file: Path, stem: str, what: str) -> Path | None:
     names = [f"{stem}_{what}", what] if stem else [what]
-    return next((one for name in names for end in _SUFFIXES if (one := file.with_name(name + end)).is_file()), None)
+    return next(
+        (one for name in names for end in _SUFFIXES if (one := file.with_name(name + end)).is_file()), None
+    )
 
 
 def _texts(file: Path) -> dict[str, str]:
     found = {}
     for _, values in read_rows(file, ("item_id",), _TEXTS):
         parts = [values.get(column) for column in _TEXTS]
-        shown = [" ".join(one) if isinstance(one, list) else str(one).replace("|", " ") for one in parts if one]
+        shown = [
+            " ".join(one) if isinstance(one, list) else str(one).replace("|", " ") for one in parts if one
+        ]
         found[str(values["item_id"])] = " ".join(shown)
     return found
 

@@ -2,8 +2,8 @@
 
     muster evaluate BUNDLE --task recommend --data FILE [--json]
 
-The test of the file (`training.recommend.behaviour`) is foretold from what the section holds, int8 and cut tables included.
-Items of which the bundle knows nothing count as missed.
+The test of the file (`training.recommend.behaviour`) is foretold from what the section holds, int8 and cut
+tables included. Items of which the bundle knows nothing count as missed.
 """
 
 from __future__ import annotations
@@ -46,15 +46,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a bundle's section on the test of a file. progress: told of cases done, of how many.
 
-    Returns: {"users", "items", "known", "rankers": [{"name", "hr10", "hr10_low", "hr10_high", "ndcg10", "low", "high"}],
-    "gain": of the last ranker over the counts, "cold": {"users", "rankers"}}, the last for targets that nobody took in what
-    the section knows. Raises: BundleError, ProductError.
+    Returns: {"users", "items", "known", "rankers": [{"name", "hr10", "hr10_low", "hr10_high", "ndcg10",
+    "low", "high"}], "gain": of the last ranker over the counts, "cold": {"users", "rankers"}}, the last for
+    targets that nobody took in what the section knows. Raises: BundleError, ProductError.
     """
     section = read_section(bundle / SECTION)
     behaviour = read_behaviour(data, seed=seed)
     cases = placed(section.item_ids(), behaviour)
     sources, weights = sources_of(section)
-    taken = next((one.counts for one in sources if isinstance(one, FromPopularity)), np.zeros(section.items, np.float32))
+    taken = next(
+        (one.counts for one in sources if isinstance(one, FromPopularity)),
+        np.zeros(section.items, np.float32),
+    )
     ranks = section_ranks(section, sources, weights, taken, cases, progress)
     cold = (cases.targets < 0) | (taken[np.maximum(cases.targets, 0)] == 0)
     measured = Ranks(ranks, {"cold": cold})
@@ -82,7 +85,9 @@ def evaluate(
 
 
 def placed(item_ids: Sequence[str], behaviour: Behaviour) -> Cases:
-    """The test in the section's places: what it does not know is left out of histories, and as a target is -1."""
+    """The test in the section's places: what it does not know is left out of histories, and as a target is
+    -1.
+    """
     places = {item: at for at, item in enumerate(item_ids)}
     there = np.array([places.get(item, -1) for item in behaviour.item_ids], dtype=np.int64)
     histories = [there[one] for one in behaviour.test.histories]
@@ -128,7 +133,9 @@ def _shown(name: str) -> str:
     return COUNTS_NAME if name == COUNTS else name
 
 
-def _strip(section: RecommendSection, scores: NDArray[np.float32], histories: Sequence[NDArray[np.int64]]) -> None:
+def _strip(
+    section: RecommendSection, scores: NDArray[np.float32], histories: Sequence[NDArray[np.int64]]
+) -> None:
     if not section.repeats:
         strip(scores, histories, -np.inf)
 
@@ -140,10 +147,15 @@ def _ranks(scores: NDArray[np.float32], targets: NDArray[np.int64], items: int) 
 
 def _show(result: Mapping[str, Any]) -> None:
     console = Console()
-    for title, part in ((f"{result['users']} shoppers, {result['items']} items", result), ("cold items", result.get("cold"))):
+    for title, part in (
+        (f"{result['users']} shoppers, {result['items']} items", result),
+        ("cold items", result.get("cold")),
+    ):
         if part is None:
             continue
-        table = Table(title=title if part is result else f"{part['users']} shoppers whose target nobody took before")
+        table = Table(
+            title=title if part is result else f"{part['users']} shoppers whose target nobody took before"
+        )
         for column in ("ranker", "HR@10", "nDCG@10"):
             table.add_column(column, justify="left" if column == "ranker" else "right")
         for row in part["rankers"]:
@@ -156,7 +168,8 @@ def _show(result: Mapping[str, Any]) -> None:
     if "gain" in result:
         gain = result["gain"]
         console.print(
-            f"{gain['of']} over {gain['over']}: nDCG@10 {gain['ndcg10']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]",
+            f"{gain['of']} over {gain['over']}: nDCG@10 {gain['ndcg10']:+.4f} "
+            f"[{gain['low']:+.4f}, {gain['high']:+.4f}]",
             highlight=False,
         )
 
@@ -164,9 +177,13 @@ def _show(result: Mapping[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `muster evaluate --task recommend`. Returns the exit code: 0 done, 2 bad input."""
     program = "muster evaluate --task recommend"
-    parser = argparse.ArgumentParser(prog=program, description="HR@10 and nDCG@10 over all items, with intervals.")
+    parser = argparse.ArgumentParser(
+        prog=program, description="HR@10 and nDCG@10 over all items, with intervals."
+    )
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("--data", type=Path, required=True, help="file of behaviour, or a folder that holds one")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="file of behaviour, or a folder that holds one"
+    )
     parser.add_argument("--seed", type=int, default=20260401, help="of the items' order and of the bootstrap")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     given = parser.parse_args(argv)

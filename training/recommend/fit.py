@@ -1,9 +1,10 @@
-"""From split behaviour to a section: sources, their mixture, the final order, each measured on the validation.
+"""From split behaviour to a section: sources, their mixture, the final order, each measured on the
+validation.
 
-    tables -> sequence -> mixture -> order -> section
+tables -> sequence -> mixture -> order -> section
 
-Every part is written to the run folder once it is done and not made again, so a run that was interrupted goes on. The test
-is looked at by no part: `training.recommend.evaluate` does.
+Every part is written to the run folder once it is done and not made again, so a run that was interrupted goes
+on. The test is looked at by no part: `training.recommend.evaluate` does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from training.recommend.mixture import (
     Source,
     chunks,
     fit_weights,
-    shares_of,
     strip,
     target_shares,
 )
@@ -60,7 +60,9 @@ COUNTS = "later"
 
 
 def text_vectors(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> NDArray[np.float32] | None:
-    """Vectors of the items' texts, float32 [items, H], kept in the run folder; None where there is no text."""
+    """Vectors of the items' texts, float32 [items, H], kept in the run folder; None where there is no
+    text.
+    """
     if not recipe.pretrained or not any(behaviour.texts):
         return None
     path = run / "texts.npy"
@@ -88,7 +90,8 @@ def fit(
 ) -> Contents:
     """Run every part that has not ended. note: told what begins; progress: of cases scored.
 
-    Raises: RecipeError where the run folder belongs to another recipe or other data; as `training.loop.train`.
+    Raises: RecipeError where the run folder belongs to another recipe or other data; as
+    `training.loop.train`.
     """
     run.mkdir(parents=True, exist_ok=True)
     _claim(recipe, behaviour, run)
@@ -205,7 +208,9 @@ def _new_items(
     texts: NDArray[np.float32] | None,
     counts: NDArray[np.float32],
 ) -> sparse.csr_matrix | None:
-    """The table that names only items that nobody took, by text or else by attributes; None where there is none."""
+    """The table that names only items that nobody took, by text or else by attributes; None where there is
+    none.
+    """
     never, settings = counts == 0, recipe.tables
     if not recipe.new_share or not never.any():
         return None
@@ -223,8 +228,8 @@ def _new_items(
 
 
 def with_new_share(weights: NDArray[np.float64], names: Sequence[str], share: float) -> NDArray[np.float64]:
-    """The weights with at least `share` for new items: what nobody took before is rarely the validation's target, so
-    the likeliest weights would never let it be seen.
+    """The weights with at least `share` for new items: what nobody took before is rarely the validation's
+    target, so the likeliest weights would never let it be seen.
     """
     if NEW not in names or weights[list(names).index(NEW)] >= share:
         return weights
@@ -237,7 +242,8 @@ def with_new_share(weights: NDArray[np.float64], names: Sequence[str], share: fl
 def choose_recency(
     recipe: RecommendRecipe, tables: Sequence[Table], validation: Cases
 ) -> tuple[list[Table], dict[str, dict[str, float]]]:
-    """For each table the recency with the best nDCG@10 of the table alone, on the first cases of the validation.
+    """For each table the recency with the best nDCG@10 of the table alone, on the first cases of the
+    validation.
 
     Returns: the tables, and of each {recency: nDCG@10}.
     """
@@ -432,6 +438,7 @@ def _claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> None:
     path = run / "belongs.txt"
     if path.is_file() and path.read_text(encoding="utf-8").strip() != digest:
         raise RecipeError(
-            f"{run} was begun with another recipe or other data: name a new folder with --run, or remove that one"
+            f"{run} was begun with another recipe or other data: name a new folder with --run, or remove "
+            "that one"
         )
     write_text(path, digest + "\n")

@@ -18,7 +18,9 @@ from training.measure import CUTOFF, Estimate
 
 
 def target_ranks(scores: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rank of each target, from 0. scores: [cases, items], -inf for what must not be named; targets: [cases]."""
+    """Rank of each target, from 0. scores: [cases, items], -inf for what must not be named; targets:
+    [cases].
+    """
     own = scores[np.arange(len(targets)), targets][:, None]
     ahead = (scores > own).sum(axis=1)
     level = (scores == own) & (np.arange(scores.shape[1]) < targets[:, None])
@@ -39,8 +41,9 @@ def ndcg(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
 def interval_of(values: NDArray[np.float64], *, seed: int, rounds: int) -> Estimate:
     """Mean over cases with its 95 % percentile bootstrap interval.
 
-    The cases of a resample are drawn by the values that occur, of which there are few: the same distribution as drawing
-    them one by one, at a cost that does not grow with the cases. Raises: ValueError where there is no case.
+    The cases of a resample are drawn by the values that occur, of which there are few: the same distribution
+    as drawing them one by one, at a cost that does not grow with the cases. Raises: ValueError where there is
+    no case.
     """
     if len(values) == 0:
         raise ValueError("there is no case to measure")
@@ -60,7 +63,9 @@ class Ranks:
     kinds: Mapping[str, NDArray[np.bool_]]
 
     def rows(self, *, seed: int, rounds: int, kind: str = "") -> list[dict[str, Any]]:
-        """A row a ranker: name, hr10 with hr10_low and hr10_high, ndcg10 with low and high. kind: "" for all cases."""
+        """A row a ranker: name, hr10 with hr10_low and hr10_high, ndcg10 with low and high. kind: "" for
+        all cases.
+        """
         found = []
         for name, ranks in self.by_ranker.items():
             chosen = ranks if not kind else ranks[self.kinds[kind]]
@@ -80,8 +85,6 @@ class Ranks:
         return found
 
 
-def gap(
-    better: NDArray[np.int64], worse: NDArray[np.int64], *, seed: int, rounds: int
-) -> dict[str, float]:
+def gap(better: NDArray[np.int64], worse: NDArray[np.int64], *, seed: int, rounds: int) -> dict[str, float]:
     """nDCG@10 of one ranker less that of another, case by case, with its interval."""
     return interval_of(ndcg(better) - ndcg(worse), seed=seed, rounds=rounds).rounded()

@@ -1,8 +1,9 @@
 """A mixture of what several sources say comes next, with the shares that foretell the validation best.
 
-Each source gives every item a share, at most 1 together, once what was taken already is left out: its evidence for the
-item by all its evidence and its doubt. The mixture is the weighted sum of the shares. Its weights are the ones under which the validation's targets are likeliest: convex, a handful of
-numbers, found by expectation and maximisation (Dempster, Laird & Rubin 1977).
+Each source gives every item a share, at most 1 together, once what was taken already is left out: its
+evidence for the item by all its evidence and its doubt. The mixture is the weighted sum of the shares. Its
+weights are the ones under which the validation's targets are likeliest: convex, a handful of numbers, found
+by expectation and maximisation (Dempster, Laird & Rubin 1977).
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def shares_of(sources: Sequence[Source], histories: Sequence[Items], repeats: bo
 def target_shares(
     sources: Sequence[Source], cases: Cases, *, repeats: bool, tick: Callable[[int], object] = lambda _: None
 ) -> NDArray[np.float64]:
-    """What each source says of the target of each case: float64 [cases, sources]. tick: told of cases done."""
+    """What each source says of the target of each case: float64 [cases, sources]. tick: told of cases
+    done.
+    """
     found = np.empty((len(cases), len(sources)))
     for part in chunks(len(cases)):
         histories = cases.histories[part]

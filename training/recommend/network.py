@@ -1,11 +1,10 @@
 """A sequence model of shoppers: what was taken so far, to a vector that meets the next item's.
 
 The Transformer of `training.models.networks`, with a causal mask over places counted from a sequence's
-beginning. An item's vector is the sum of up to three parts: one of its own, which interactions teach; the mean
-of its attributes' vectors; and a projection of its text's vector. An item without interactions has no part of
-its own, and is found by what is known of it.
-Source: Kang & McAuley 2018, arXiv:1808.09781 (SASRec); softmax over all items instead of sampled negatives as in
-Klenitskiy & Vasilev 2023, arXiv:2309.07602.
+beginning. An item's vector is the sum of up to three parts: one of its own, which interactions teach; the
+mean of its attributes' vectors; and a projection of its text's vector. An item without interactions has no
+part of its own, and is found by what is known of it. Source: Kang & McAuley 2018, arXiv:1808.09781 (SASRec);
+softmax over all items instead of sampled negatives as in Klenitskiy & Vasilev 2023, arXiv:2309.07602.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The final order: LambdaMART over the first candidates of the mixture, with what each source says as its signals.
+"""The final order: LambdaMART over the first candidates of the mixture, with what each source says as its
+signals.
 
-Learnt from the validation, whose targets none of the sources knows. What it is worth is measured out of fold, shoppers
-apart, before it may enter.
+Learnt from the validation, whose targets none of the sources knows. What it is worth is measured out of fold,
+shoppers apart, before it may enter.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _LEAST = 1e-9
 
 @dataclass(frozen=True)
 class Candidates:
-    """The first candidates of each case. places: int64 [cases, n], best first; signals: float32 [cases, n, signals]."""
+    """The first candidates of each case. places: int64 [cases, n], best first; signals: float32 [cases, n,
+    signals].
+    """
 
     places: NDArray[np.int64]
     signals: NDArray[np.float32]
@@ -45,9 +48,9 @@ def signals_of(
 ) -> NDArray[np.float32]:
     """Signals of candidates: float32 [histories, n, signals].
 
-    shares: [sources, histories, items]; mixture: [histories, items]; places: [histories, n]; taken: [items], how often
-    each item was. A source's signal is the logarithm of its share, NaN where it has none; "mixture" is that of the mixture,
-    "taken" that of the count and 1, "history" the history's length in items.
+    shares: [sources, histories, items]; mixture: [histories, items]; places: [histories, n]; taken: [items],
+    how often each item was. A source's signal is the logarithm of its share, NaN where it has none; "mixture"
+    is that of the mixture, "taken" that of the count and 1, "history" the history's length in items.
     """
     at = np.arange(len(places))[:, None]
     found = np.empty((*places.shape, len(shares) + 3), dtype=np.float32)
@@ -80,7 +83,9 @@ def candidates_of(
     repeats: bool,
     tick: Callable[[int], object] = lambda _: None,
 ) -> Candidates:
-    """The first `count` candidates of the mixture for each case, with their signals. tick: told of cases done."""
+    """The first `count` candidates of the mixture for each case, with their signals. tick: told of cases
+    done.
+    """
     places, signals = [], []
     for part in chunks(len(cases)):
         histories = cases.histories[part]
@@ -105,7 +110,9 @@ def train_order(
     found = candidates.places[chosen] == targets[chosen][:, None]
     kept = chosen[found.any(axis=1)]
     if not len(kept):
-        raise ValueError("no case has its target among the candidates: nothing can be learnt from their order")
+        raise ValueError(
+            "no case has its target among the candidates: nothing can be learnt from their order"
+        )
     count, signals = candidates.signals.shape[1:]
     rows = Rows(
         candidates.signals[kept].reshape(-1, signals).astype(np.float64),
@@ -120,7 +127,8 @@ def ordered(
 ) -> NDArray[np.int64]:
     """Candidates in the model's order, best first, ties as they came: int64 [cases, n].
 
-    taken: [items]. A candidate that nobody took keeps its place: the model has learnt from targets that were all taken.
+    taken: [items]. A candidate that nobody took keeps its place: the model has learnt from targets that were
+    all taken.
     """
     cases, count, width = signals.shape
     scores = score(model, signals.reshape(-1, width).astype(np.float64)).reshape(cases, count)
@@ -136,7 +144,9 @@ def ordered(
 
 
 def ranks_among(places: NDArray[np.int64], targets: Items, beyond: int) -> NDArray[np.int64]:
-    """Rank of each target among its candidates, from 0; `beyond` where it is not among them: int64 [cases]."""
+    """Rank of each target among its candidates, from 0; `beyond` where it is not among them: int64
+    [cases].
+    """
     same = places == targets[:, None]
     return np.where(same.any(axis=1), same.argmax(axis=1), beyond)
 

@@ -17,10 +17,10 @@ KNOWN = ("train", "validation")
 class TableRecipe:
     """The tables from item to item (`training.recommend.tables`).
 
-    neighbours: kept for each item; new_neighbours: of those that nobody took yet. doubt: observations that speak for nothing known, added to each item's. window: steps
-    between two items that count. recencies: from which the validation chooses each table's. l2: of the model in closed
-    form; 0 leaves it out; items_max: above so many items it is left out, its time grows with their cube. temperature: of
-    the texts' cosines.
+    neighbours: kept for each item; new_neighbours: of those that nobody took yet. doubt: observations that
+    speak for nothing known, added to each item's. window: steps between two items that count. recencies: from
+    which the validation chooses each table's. l2: of the model in closed form; 0 leaves it out; items_max:
+    above so many items it is left out, its time grows with their cube. temperature: of the texts' cosines.
     """
 
     neighbours: int = 200
@@ -37,10 +37,11 @@ class TableRecipe:
 class SequenceRecipe:
     """The sequence model and its training.
 
-    epochs: 0 leaves the model out. width, heads, inner, layers: of the Transformer. batch: sequences a step. own_drop:
-    share of the items that lose their own part in a step, where attributes or texts are known. warm_up, weight_decay,
-    negatives: items drawn a step that stand for all others in the softmax; 0: all of them. dropout, precision, device, minutes_max, evaluate_steps, patience, checkpoint_steps: of the training loop, see
-    `training/loop.py`. history_max: the latest items of a history that are read.
+    epochs: 0 leaves the model out. width, heads, inner, layers: of the Transformer. batch: sequences a step.
+    own_drop: share of the items that lose their own part in a step, where attributes or texts are known.
+    warm_up, weight_decay, negatives: items drawn a step that stand for all others in the softmax; 0: all of
+    them. dropout, precision, device, minutes_max, evaluate_steps, patience, checkpoint_steps: of the training
+    loop, see `training/loop.py`. history_max: the latest items of a history that are read.
     """
 
     epochs: int = 30
@@ -66,8 +67,8 @@ class SequenceRecipe:
 
 @dataclass(frozen=True)
 class OrderRecipe:
-    """LambdaMART over the first candidates of the mixture. candidates: how many; 0 leaves it out. folds: of shoppers,
-    for figures out of fold. The rest: LightGBM's.
+    """LambdaMART over the first candidates of the mixture. candidates: how many; 0 leaves it out. folds:
+    of shoppers, for figures out of fold. The rest: LightGBM's.
     """
 
     candidates: int = 100
@@ -83,10 +84,11 @@ class OrderRecipe:
 
 @dataclass(frozen=True)
 class RecommendRecipe:
-    """name: of the section. known: what the tables and the model of the section know: "train" (as in published figures) or
-    "validation" (everything before the test, as a shop would). repeats: whether what was taken may be named again.
-    new_share: least share of the mixture that belongs to items which nobody took yet, found by text or attributes; 0: none.
-    pretrained: the encoder of the items' texts, "" for none. history_max: items of a history that tables read.
+    """name: of the section. known: what the tables and the model of the section know: "train" (as in
+    published figures) or "validation" (everything before the test, as a shop would). repeats: whether what
+    was taken may be named again. new_share: least share of the mixture that belongs to items which nobody
+    took yet, found by text or attributes; 0: none. pretrained: the encoder of the items' texts, "" for
+    none. history_max: items of a history that tables read.
     """
 
     name: str = "recommend"

@@ -1,7 +1,7 @@
 """The section `recommend/` as it is written, and what is read from it: the sources that a server has.
 
-Tables keep the largest weights of a row, the items' vectors are int8 with a scale a row, the sequence network int8 per
-output channel by the exporter of `training.quantise`.
+Tables keep the largest weights of a row, the items' vectors are int8 with a scale a row, the sequence network
+int8 per output channel by the exporter of `training.quantise`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from training.recommend.tables import Table
 class Contents:
     """What a section is made of.
 
-    weights: of the sources, in their order. order: a LightGBM text model; None: none. card: what is said of how it was made.
+    weights: of the sources, in their order. order: a LightGBM text model; None: none. card: what is said of
+    how it was made.
     """
 
     item_ids: Sequence[str]
@@ -148,7 +149,9 @@ class _Served(nn.Module):
 
 
 def export_network(model: SequenceModel, path: Path, *, int8: bool = True) -> None:
-    """Write the network as ONNX: "vectors" float32 [B, T, H] to "state" float32 [B, H]. int8: False for float32."""
+    """Write the network as ONNX: "vectors" float32 [B, T, H] to "state" float32 [B, H]. int8: False for
+    float32.
+    """
     vectors = torch.zeros(2, 5, model.shape.width)
     axes = {"vectors": {0: "batch", 1: "length"}, "state": {0: "batch"}}
     write_graph(_Served(model).eval(), {"vectors": vectors}, ["state"], axes, path, int8=int8)

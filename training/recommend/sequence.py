@@ -1,7 +1,7 @@
 """The sequence model: training, and what it says of every item.
 
-A batch is some sequences; at each of their places the model foretells the next item among all items that anyone took.
-Whole sequences are read once and every place of them learns (Kang & McAuley 2018).
+A batch is some sequences; at each of their places the model foretells the next item among all items that
+anyone took. Whole sequences are read once and every place of them learns (Kang & McAuley 2018).
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from training.recommend.recipe import SequenceRecipe
 _HIDDEN = -1e4
 
 Step = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Histories [B, T], what follows each place [B, T], factors of the items' own parts [items], items to tell them from [n]."""
+"""Histories [B, T], what follows each place [B, T], factors of the items' own parts [items], items to tell
+them from [n].
+"""
 
 
 @dataclass(frozen=True)
 class FromModel:
-    """A sequence model as a source (`training.recommend.mixture`): its softmax over the items that may be named.
+    """A sequence model as a source (`training.recommend.mixture`): its softmax over the items that may be
+    named.
 
     model: in evaluation mode. named: bool [items].
     """
@@ -61,7 +64,9 @@ def softmax(scores: NDArray[np.float32], named: NDArray[np.bool_]) -> NDArray[np
 
 
 def padded(histories: Sequence[Items], positions: int) -> Tensor:
-    """The latest `positions` items of each, from the oldest on, -1 behind the last: int64 [histories, longest]."""
+    """The latest `positions` items of each, from the oldest on, -1 behind the last: int64 [histories,
+    longest].
+    """
     cut = [one[-positions:] for one in histories]
     found = np.full((len(cut), max((len(one) for one in cut), default=0)), -1, dtype=np.int64)
     for row, one in enumerate(cut):
@@ -80,16 +85,21 @@ def states_of(model: SequenceModel, items: Tensor, histories: Sequence[Items]) -
 def sampled_softmax(states: Tensor, items: Tensor, wanted: Tensor, others: Tensor, every: int) -> Tensor:
     """Cross-entropy of the wanted item among all, of which some were drawn evenly to stand for the rest.
 
-    states: [N, H]; items: [items, H]; wanted: int64 [N]; others: int64 [n], drawn out of `every`. Each of them counts for
-    every / n. Returns: scalar, nats. Source: Bengio & Senecal 2008, importance sampling of the partition function.
+    states: [N, H]; items: [items, H]; wanted: int64 [N]; others: int64 [n], drawn out of `every`. Each of
+    them counts for every / n. Returns: scalar, nats. Source: Bengio & Senecal 2008, importance sampling of
+    the partition function.
     """
     own = (states * items[wanted]).sum(-1, keepdim=True)
     scores = states @ items[others].T + math.log(every / len(others))
     scores = scores.masked_fill(others[None] == wanted[:, None], _HIDDEN)
-    return F.cross_entropy(torch.cat([own, scores], dim=1), torch.zeros(len(wanted), dtype=torch.long, device=own.device))
+    return F.cross_entropy(
+        torch.cat([own, scores], dim=1), torch.zeros(len(wanted), dtype=torch.long, device=own.device)
+    )
 
 
-def new_model(recipe: SequenceRecipe, sides: ItemSides, seen: NDArray[np.bool_], *, seed: int) -> SequenceModel:
+def new_model(
+    recipe: SequenceRecipe, sides: ItemSides, seen: NDArray[np.bool_], *, seed: int
+) -> SequenceModel:
     """A model with random weights."""
     torch.manual_seed(seed)
     shape = Shape(
@@ -111,8 +121,9 @@ def train_sequence(
 ) -> Outcome:
     """Train a model in place, and keep the weights of the best validation.
 
-    sequences: what is learnt from; those of one item teach nothing. validation: None where it is learnt from as well, and
-    nothing can be watched. steps_end: of the schedule; 0: what the recipe's epochs come to. Raises: as `training.loop.train`.
+    sequences: what is learnt from; those of one item teach nothing. validation: None where it is learnt from
+    as well, and nothing can be watched. steps_end: of the schedule; 0: what the recipe's epochs come to.
+    Raises: as `training.loop.train`.
     """
     long = [one[-recipe.history_max - 1 :] for one in sequences if len(one) > 1]
     count = steps_end or -(-len(long) // recipe.batch) * recipe.epochs

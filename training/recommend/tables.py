@@ -1,8 +1,9 @@
-"""Tables from item to item: for each item, the items that a shopper may take next and how much speaks for each.
+"""Tables from item to item: for each item, the items that a shopper may take next and how much speaks for
+each.
 
-Whatever relates two items becomes one kind of table, so that one rule scores them all and a server holds nothing else:
-steps of shoppers in either direction, items of one shopper (co-occurrence), a linear model in closed form, attributes,
-texts.
+Whatever relates two items becomes one kind of table, so that one rule scores them all and a server holds
+nothing else: steps of shoppers in either direction, items of one shopper (co-occurrence), a linear model in
+closed form, attributes, texts.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _ROWS = 512
 class Table:
     """One relation.
 
-    weights: float32 [items, items], at least 0, 0 on the diagonal. recency: see `history_weights`. doubt: observations
-    that speak for nothing known, beside which a history's weights are seen; in the unit of the weights.
+    weights: float32 [items, items], at least 0, 0 on the diagonal. recency: see `history_weights`. doubt:
+    observations that speak for nothing known, beside which a history's weights are seen; in the unit of the
+    weights.
     """
 
     name: str
@@ -33,7 +35,9 @@ class Table:
     doubt: float
 
 
-def steps(sequences: Sequence[Items], items: int, *, window: int, backward: bool = False) -> sparse.csr_matrix:
+def steps(
+    sequences: Sequence[Items], items: int, *, window: int, backward: bool = False
+) -> sparse.csr_matrix:
     """How often an item was followed by another, at most `window` steps later, a step of d counting 1 / d.
 
     backward: by which it was preceded. Returns: float32 [items, items].
@@ -67,7 +71,9 @@ def taken_by(sequences: Sequence[Items], items: int) -> sparse.csr_matrix:
 
 
 def together(taken: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Cosine of two items' shoppers. taken: [shoppers, items]. Returns: float32 [items, items], 0 on the diagonal."""
+    """Cosine of two items' shoppers. taken: [shoppers, items]. Returns: float32 [items, items], 0 on the
+    diagonal.
+    """
     counts = np.asarray(taken.sum(axis=0)).ravel()
     scale = sparse.diags((1.0 / np.sqrt(np.maximum(counts, 1.0))).astype(np.float32))
     cosine = (scale @ (taken.T @ taken) @ scale).tocsr()
@@ -79,16 +85,16 @@ def together(taken: sparse.csr_matrix) -> sparse.csr_matrix:
 def closed_form(taken: sparse.csr_matrix, *, l2: float, neighbours: int) -> sparse.csr_matrix:
     """Weights of the linear model that best says what each shopper took from the rest of it.
 
-    taken: [shoppers, items]. l2: above 0. neighbours: largest positive weights kept a row. Items that nobody took stay
-    out of the inverse. Returns: float32 [items, items], 0 on the diagonal. Time grows with the cube of the items.
-    Source: Steck 2019, arXiv:1905.03375 (EASE), equation 8.
+    taken: [shoppers, items]. l2: above 0. neighbours: largest positive weights kept a row. Items that nobody
+    took stay out of the inverse. Returns: float32 [items, items], 0 on the diagonal. Time grows with the cube
+    of the items. Source: Steck 2019, arXiv:1905.03375 (EASE), equation 8.
     """
     items = taken.shape[1]
     seen = np.flatnonzero(np.asarray(taken.sum(axis=0)).ravel() > 0)
     part = taken[:, seen]
     gram = (part.T @ part).toarray(order="F").astype(np.float32)
     gram[np.diag_indices_from(gram)] += l2
-    # Symmetric and positive: half the work of a general inverse, and single precision is enough for what l2 allows.
+    # Symmetric and positive: half the work of a general inverse. What l2 allows needs no double precision.
     factor, failed = linalg.lapack.spotrf(gram, lower=1, overwrite_a=1)
     inverse, failed_too = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
     if failed or failed_too:
@@ -104,7 +110,9 @@ def closed_form(taken: sparse.csr_matrix, *, l2: float, neighbours: int) -> spar
 
 
 def _mirror(lower: NDArray[np.float32]) -> None:
-    """Make a matrix of which only the lower triangle counts symmetric, in place and without another of its size."""
+    """Make a matrix of which only the lower triangle counts symmetric, in place and without another of its
+    size.
+    """
     for at in range(0, len(lower), _ROWS):
         until = min(at + _ROWS, len(lower))
         block = np.tril(lower[at:until, at:until])
@@ -113,12 +121,17 @@ def _mirror(lower: NDArray[np.float32]) -> None:
 
 
 def similar_texts(
-    vectors: NDArray[np.float32], *, neighbours: int, temperature: float, known: NDArray[np.bool_] | None = None
+    vectors: NDArray[np.float32],
+    *,
+    neighbours: int,
+    temperature: float,
+    known: NDArray[np.bool_] | None = None,
 ) -> sparse.csr_matrix:
     """Softmax of the cosines of the nearest texts.
 
-    vectors: float32 [items, H], rows of length 1 (0: no text, no row). temperature: of the cosines. known: bool [items],
-    where given the columns that may be named. Returns: float32 [items, items], rows that sum to 1 or are empty.
+    vectors: float32 [items, H], rows of length 1 (0: no text, no row). temperature: of the cosines. known:
+    bool [items], where given the columns that may be named. Returns: float32 [items, items], rows that sum to
+    1 or are empty.
     """
     has_text = np.linalg.norm(vectors, axis=1) > 0.5
     columns = has_text if known is None else has_text & known
@@ -143,9 +156,10 @@ def similar_attributes(
 ) -> sparse.csr_matrix:
     """Items that share rare attributes, the more popular first.
 
-    shares: float32 [items, kinds] (`Behaviour.attribute_shares`). popularity: float64 [items], how often each was taken.
-    The cosine of the attributes, weighted by how few items have each (idf), to the fourth power, times the popularity + 1:
-    of two items as near, the one that more shoppers took. known, Returns: as for `similar_texts`.
+    shares: float32 [items, kinds] (`Behaviour.attribute_shares`). popularity: float64 [items], how often each
+    was taken. The cosine of the attributes, weighted by how few items have each (idf), to the fourth power,
+    times the popularity + 1: of two items as near, the one that more shoppers took. known, Returns: as for
+    `similar_texts`.
     """
     has = shares.copy()
     has.data[:] = 1.0
@@ -219,7 +233,9 @@ def _largest(parts: Iterator[NDArray[np.float32]], items: int, neighbours: int) 
 # -- reading tables ----------------------------------------------------------
 
 
-def history_weights(histories: Sequence[Items], items: int, recency: float, history_max: int) -> sparse.csr_matrix:
+def history_weights(
+    histories: Sequence[Items], items: int, recency: float, history_max: int
+) -> sparse.csr_matrix:
     """What each item of a history counts: its place from the end, from 1, to the power of -recency.
 
     history_max: items read, the latest. An item that occurs more than once counts as often.

@@ -75,13 +75,20 @@ def train(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it from a command line. Returns 0; 1 where training failed; 2 where it cannot begin as asked."""
     parser = argparse.ArgumentParser(
-        prog="muster train --task recommend", description="Train what says which product a shopper takes next."
+        prog="muster train --task recommend",
+        description="Train what says which product a shopper takes next.",
     )
-    parser.add_argument("--data", type=Path, required=True, help="file of behaviour, or a folder that holds one")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="file of behaviour, or a folder that holds one"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle to be written")
     parser.add_argument("--base", type=Path, help="bundle whose other files the new one takes over")
-    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="TOML file (default: the shipped one)")
-    parser.add_argument("--run", type=Path, help="folder for everything in between (default: run/recommend/<set>)")
+    parser.add_argument(
+        "--recipe", type=Path, default=DEFAULT_RECIPE, help="TOML file (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--run", type=Path, help="folder for everything in between (default: run/recommend/<set>)"
+    )
     parser.add_argument("--json", action="store_true", help="print the card as JSON")
     given = parser.parse_args(argv)
     console = Console(stderr=True)
@@ -94,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"train: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (FloatingPointError, CheckpointError, DeviceMemoryError, ValueError, OSError) as error:
-        print(f"train: {error}. What was made before is kept: the same command goes on from there", file=sys.stderr)
+        print(
+            f"train: {error}. What was made before is kept: the same command goes on from there",
+            file=sys.stderr,
+        )
         return EXIT_FAILED
     card = json.loads((given.out / SECTION / "card.json").read_text(encoding="utf-8"))
     if given.json:

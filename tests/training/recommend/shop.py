@@ -1,8 +1,8 @@
 """A small shop whose shoppers follow planted steps, written as files of behaviour.
 
-Items come in pairs of kinds: whoever takes `cN` takes `pN` next, a part that fits it, whose title shares words with it.
-A few bestsellers, which follow from nothing, are what popularity would name. `new*` items nobody takes before the test;
-their titles say what they fit.
+Items come in pairs of kinds: whoever takes `cN` takes `pN` next, a part that fits it, whose title shares
+words with it. A few bestsellers, which follow from nothing, are what popularity would name. `new*` items
+nobody takes before the test; their titles say what they fit.
 """
 
 from __future__ import annotations
@@ -16,10 +16,32 @@ import pyarrow.parquet as pq
 PAIRS = 12
 BESTSELLERS = 4
 SHOPPERS = 160
-_WORDS = (
-    "amber birch cedar dune ember fjord grove heath islet juniper kelp larch maple north olive pine quartz reed "
-    "slate thorn umber vale willow yarrow"
-).split()
+_WORDS = [
+    "amber",
+    "birch",
+    "cedar",
+    "dune",
+    "ember",
+    "fjord",
+    "grove",
+    "heath",
+    "islet",
+    "juniper",
+    "kelp",
+    "larch",
+    "maple",
+    "north",
+    "olive",
+    "pine",
+    "quartz",
+    "reed",
+    "slate",
+    "thorn",
+    "umber",
+    "vale",
+    "willow",
+    "yarrow",
+]
 
 
 def write_sequences(folder: Path, *, seed: int = 1, shoppers: int = SHOPPERS) -> Path:
@@ -34,7 +56,9 @@ def write_sequences(folder: Path, *, seed: int = 1, shoppers: int = SHOPPERS) ->
         rows.append({"user_id": f"u{number}", "items": items})
     path = folder / "shop_sequences.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
-    attributes = [{"item_id": f"{kind}{n}", "attributes": [f"line{n}", kind]} for n in range(PAIRS) for kind in "cp"]
+    attributes = [
+        {"item_id": f"{kind}{n}", "attributes": [f"line{n}", kind]} for n in range(PAIRS) for kind in "cp"
+    ]
     pq.write_table(pa.Table.from_pylist(attributes), folder / "shop_item_attributes.parquet")
     return path
 

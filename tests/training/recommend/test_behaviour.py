@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def _named(behaviour: Behaviour, places: np.ndarray[Any, Any]) -> list[str]:
 
 def test_of_a_sequence_the_last_item_is_the_test_and_the_one_before_it_the_validation(tmp_path: Path) -> None:
     path = _written(
-        tmp_path, "a_sequences.parquet", [{"user_id": 1, "items": [5, 6, 7, 8]}, {"user_id": 2, "items": [6, 5]}]
+        tmp_path,
+        "a_sequences.parquet",
+        [{"user_id": 1, "items": [5, 6, 7, 8]}, {"user_id": 2, "items": [6, 5]}],
     )
     found = read_behaviour(path)
     assert [_named(found, one) for one in found.train] == [["5", "6"], ["6", "5"]]
@@ -53,7 +56,7 @@ def test_events_are_split_by_two_moments_for_all_users(tmp_path: Path) -> None:
 
 def test_of_windows_no_target_of_a_validated_user_is_learnt_from(tmp_path: Path) -> None:
     found = read_behaviour(write_windows(tmp_path))
-    learnt = {(int(a), int(b)) for one in found.train for a, b in zip(one, one[1:], strict=False)}
+    learnt = {(int(a), int(b)) for one in found.train for a, b in itertools.pairwise(one)}
     held = set(found.validation.users)
     assert held
     assert not held & set(found.test.users)

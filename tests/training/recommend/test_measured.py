@@ -16,7 +16,9 @@ def test_ranks_hits_and_ndcg_are_those_of_ir_measures() -> None:
     targets = chooser.integers(0, 40, size=30)
     ranks = target_ranks(scores, targets)
     qrels = {str(case): {str(target): 1} for case, target in enumerate(targets)}
-    run = {str(case): {str(item): float(one) for item, one in enumerate(row)} for case, row in enumerate(scores)}
+    run = {
+        str(case): {str(item): float(one) for item, one in enumerate(row)} for case, row in enumerate(scores)
+    }
     for measure, found in ((ir_measures.nDCG @ 10, ndcg(ranks)), (ir_measures.Success @ 10, hits(ranks))):
         wanted = {one.query_id: one.value for one in ir_measures.iter_calc([measure], qrels, run)}
         assert found == pytest.approx([wanted[str(case)] for case in range(30)])

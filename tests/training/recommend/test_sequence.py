@@ -27,7 +27,16 @@ from training.recommend.sequence import (
 
 ITEMS = 12
 RECIPE = SequenceRecipe(
-    epochs=12, layers=1, width=16, heads=2, inner=16, history_max=6, batch=16, learning_rate=0.02, dropout=0.0, evaluate_steps=0
+    epochs=12,
+    layers=1,
+    width=16,
+    heads=2,
+    inner=16,
+    history_max=6,
+    batch=16,
+    learning_rate=0.02,
+    dropout=0.0,
+    evaluate_steps=0,
 )
 
 
@@ -62,7 +71,9 @@ def _rounds(count: int, seed: int) -> list[np.ndarray[tuple[int], np.dtype[np.in
 def test_planted_steps_are_learnt_and_a_run_that_was_killed_ends_the_same(tmp_path: Path) -> None:
     sequences = _rounds(96, 1)
     held = _rounds(24, 2)
-    cases = Cases([str(at) for at in range(24)], [one[:-1] for one in held], np.array([one[-1] for one in held]))
+    cases = Cases(
+        [str(at) for at in range(24)], [one[:-1] for one in held], np.array([one[-1] for one in held])
+    )
     model = _model()
     before = float(hits(model_ranks(model, cases, repeats=False)).mean())
     outcome = train_sequence(RECIPE, model, sequences, None, repeats=False, seed=5)
@@ -107,7 +118,12 @@ def test_the_exported_network_says_what_the_model_says(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     export_network(model, path, int8=False)
     source = FromModel(model, np.ones(ITEMS, dtype=bool))
-    histories = [np.array([1, 2, 3]), np.array([7]), np.array([1, 2, 3, 4, 5, 6, 7, 8]), np.array([], dtype=np.int64)]
+    histories = [
+        np.array([1, 2, 3]),
+        np.array([7]),
+        np.array([1, 2, 3, 4, 5, 6, 7, 8]),
+        np.array([], dtype=np.int64),
+    ]
     served = FromSection(open_session(path), item_rows(model, source.named), RECIPE.history_max)
     assert served.evidence(histories[:3]) == pytest.approx(source.evidence(histories[:3]), abs=1e-5)
     # Without a history every item is as likely.

@@ -78,7 +78,9 @@ def test_of_items_with_the_same_attributes_the_more_popular_comes_first() -> Non
     assert found[0, 2] > found[0, 1] > found[0, 3] == 0.0
 
 
-@given(st.lists(st.lists(st.integers(0, 5), min_size=0, max_size=6), min_size=1, max_size=4), st.integers(1, 6))
+@given(
+    st.lists(st.lists(st.integers(0, 5), min_size=0, max_size=6), min_size=1, max_size=4), st.integers(1, 6)
+)
 def test_cutting_a_table_keeps_the_largest_of_each_row(rows: list[list[int]], neighbours: int) -> None:
     table = np.zeros((len(rows), 6), dtype=np.float32)
     for at, row in enumerate(rows):

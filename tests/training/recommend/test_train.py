@@ -1,4 +1,6 @@
-"""From a file of behaviour to a bundle and back: what was planted is found, by the command lines that people use."""
+"""From a file of behaviour to a bundle and back: what was planted is found, by the command lines that
+people use.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def test_planted_steps_are_recovered_and_popularity_loses(tmp_path: Path, capsys
     assert trained.said["weights"]["next"] + trained.said["weights"]["later"] > 0.3
 
 
-def test_a_second_run_makes_the_same_section_and_reads_what_the_first_left(tmp_path: Path, capsys: Any) -> None:
+def test_a_second_run_makes_the_same_section_and_reads_what_the_first_left(
+    tmp_path: Path, capsys: Any
+) -> None:
     trained = _train(tmp_path, write_sequences(tmp_path), SMALL, capsys)
     again = tmp_path / "again"
     line = ["--task", "recommend", "--data", str(trained.data), "--recipe", str(trained.recipe)]
