@@ -4,8 +4,8 @@ from.
 Three kinds of files are recognised by their columns (Parquet, CSV, TSV or JSONL):
 
 - sequences: `user_id`, `items` (a list). The last item is the test, the one before it the validation.
-- windows: `user_id`, `history` (a list), `target_item_id`, `split` (train, dev or test). What is not of the
-  split test is learnt from, but for the targets of a fifth of its users, which are the validation.
+- windows: `user_id`, `history` (a list), `target_item_id`, `split` (train, dev or test). The windows of a
+  user overlap: outside the test they are joined again, and each user's last target is the validation.
 - events: `user_id`, `item_id`, `timestamp`. Learnt from is what happened before the first of two moments;
   each user's last event between the two is the validation, after the second the test.
 
@@ -26,14 +26,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from muster.products import ProductFileError, read_rows
-from training.data.folds import fold_of
 from training.data.splits import split_named
 from training.data.tables import TEST
 
 Items = NDArray[np.int64]
 """Places of items in the order of time, oldest first."""
 
-VALIDATION_FOLDS = 5
 VALIDATION_QUANTILE, TEST_QUANTILE = 0.8, 0.9
 _TEXTS = ("title", "brand", "category", "genres", "description")
 _KINDS = (("items",), ("history", "target_item_id", "split"), ("item_id", "timestamp"))
@@ -133,7 +131,7 @@ def read_behaviour(path: str | Path, *, seed: int = 20260401) -> Behaviour:
     if not len(test) or not len(validation) or not train:
         raise ProductFileError(
             file,
-            f"{len(train)} sequences to learn from, {len(validation)} to validate, {len(test)} to test are left",
+            f"{len(train)} sequences to learn from, {len(validation)} to validate, {len(test)} to test",
             "Each needs at least one: sequences need three items, windows the splits dev and test",
         )
     return Behaviour(
@@ -302,16 +300,26 @@ def _leave_one_out(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -
 
 
 def _split_windows(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -> _Split:
-    placed = [(row.user, row.split, _placed(row.items, places)) for row in rows]
-    test = [(user, items) for user, split, items in placed if split == TEST]
-    rest = [(user, items) for user, split, items in placed if split != TEST]
-    chosen = [fold_of("validation", user, VALIDATION_FOLDS, seed) == 0 for user, _ in rest]
-    held = [one for one, is_held in zip(rest, chosen, strict=True) if is_held]
-    train = [items for (_, items), is_held in zip(rest, chosen, strict=True) if not is_held]
-    # Of the validation's users the history is no secret: it lies before their target.
-    whole = train + [items for _, items in held]
-    train += [items[:-1] for _, items in held]
-    return train, whole, _cases(iter(held)), _cases(iter(test))
+    test = [(row.user, _placed(row.items, places)) for row in rows if row.split == TEST]
+    of_user: dict[str, list[list[str]]] = {}
+    for row in rows:
+        if row.split != TEST:
+            _join(of_user.setdefault(row.user, []), row.items)
+    whole = [_placed(items, places) for joined in of_user.values() for items in joined]
+    held = [(user, _placed(joined[-1], places)) for user, joined in of_user.items()]
+    train = [_placed(items, places) for joined in of_user.values() for items in joined[:-1]]
+    return train + [items[:-1] for _, items in held], whole, _cases(iter(held)), _cases(iter(test))
+
+
+def _join(joined: list[list[str]], window: list[str]) -> None:
+    """Add a window to a user's sequences: to the last one where it goes on from it, else as one of its
+    own.
+    """
+    history = window[:-1]
+    if joined and joined[-1][-len(history) :] == history:
+        joined[-1].append(window[-1])
+    else:
+        joined.append(list(window))
 
 
 def _split_by_time(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -> _Split:

@@ -60,7 +60,7 @@ def evaluate(
     )
     ranks = section_ranks(section, sources, weights, taken, cases, progress)
     cold = (cases.targets < 0) | (taken[np.maximum(cases.targets, 0)] == 0)
-    measured = Ranks(ranks, {"cold": cold})
+    measured = Ranks(ranks, cases.users, {"cold": cold})
     card = json.loads((section.folder / "card.json").read_text(encoding="utf-8"))
     found = {
         "data": behaviour.name,
@@ -74,7 +74,7 @@ def evaluate(
         found["gain"] = {
             "of": best,
             "over": COUNTS_NAME,
-            **gap(ranks[best], ranks[COUNTS_NAME], seed=seed, rounds=rounds),
+            **gap(ranks[best], ranks[COUNTS_NAME], seed=seed, rounds=rounds, users=cases.users),
         }
     if cold.any():
         found["cold"] = {

@@ -7,7 +7,7 @@ Source: Krichene & Rendle 2020 (KDD), on what sampled negatives do to such figur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,18 +38,26 @@ def ndcg(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(ranks < CUTOFF, 1.0 / np.log2(ranks + 2.0), 0.0)
 
 
-def interval_of(values: NDArray[np.float64], *, seed: int, rounds: int) -> Estimate:
-    """Mean over cases with its 95 % percentile bootstrap interval.
+def interval_of(
+    values: NDArray[np.float64], *, seed: int, rounds: int, users: Sequence[str] | None = None
+) -> Estimate:
+    """Mean over cases with its 95 % percentile bootstrap interval. Raises: ValueError where there is no case.
 
-    The cases of a resample are drawn by the values that occur, of which there are few: the same distribution
-    as drawing them one by one, at a cost that does not grow with the cases. Raises: ValueError where there is
-    no case.
+    users: of the cases; where one has several, users are drawn and not cases, since theirs are alike. Else
+    cases are drawn by the values that occur, of which there are few: the same distribution as drawing them
+    one by one, at a cost that does not grow with them.
     """
     if len(values) == 0:
         raise ValueError("there is no case to measure")
-    distinct, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=rounds)
-    means = drawn @ distinct / len(values)
+    chooser = np.random.default_rng(seed)
+    if users is not None and len(set(users)) < len(users):
+        _, owner = np.unique(np.asarray(users), return_inverse=True)
+        sums, counts = np.bincount(owner, weights=values), np.bincount(owner)
+        chosen = chooser.multinomial(len(counts), np.full(len(counts), 1.0 / len(counts)), size=rounds)
+        means = (chosen @ sums) / (chosen @ counts)
+    else:
+        distinct, counts = np.unique(values, return_counts=True)
+        means = chooser.multinomial(len(values), counts / len(values), size=rounds) @ distinct / len(values)
     low, high = np.quantile(means, [0.025, 0.975])
     mean = float(values.mean())
     return Estimate(mean, min(float(low), mean), max(float(high), mean))
@@ -57,9 +65,10 @@ def interval_of(values: NDArray[np.float64], *, seed: int, rounds: int) -> Estim
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of the same cases by several rankers, and which cases are of a kind."""
+    """Ranks of the same cases by several rankers, whose cases they are, and which of them are of a kind."""
 
     by_ranker: Mapping[str, NDArray[np.int64]]
+    users: Sequence[str]
     kinds: Mapping[str, NDArray[np.bool_]]
 
     def rows(self, *, seed: int, rounds: int, kind: str = "") -> list[dict[str, Any]]:
@@ -67,10 +76,11 @@ class Ranks:
         all cases.
         """
         found = []
+        inside = np.arange(len(self.users)) if not kind else np.flatnonzero(self.kinds[kind])
+        users = [self.users[at] for at in inside.tolist()]
         for name, ranks in self.by_ranker.items():
-            chosen = ranks if not kind else ranks[self.kinds[kind]]
-            hit = interval_of(hits(chosen), seed=seed, rounds=rounds)
-            gain = interval_of(ndcg(chosen), seed=seed, rounds=rounds)
+            hit = interval_of(hits(ranks[inside]), seed=seed, rounds=rounds, users=users)
+            gain = interval_of(ndcg(ranks[inside]), seed=seed, rounds=rounds, users=users)
             found.append(
                 {
                     "name": name,
@@ -85,6 +95,13 @@ class Ranks:
         return found
 
 
-def gap(better: NDArray[np.int64], worse: NDArray[np.int64], *, seed: int, rounds: int) -> dict[str, float]:
-    """nDCG@10 of one ranker less that of another, case by case, with its interval."""
-    return interval_of(ndcg(better) - ndcg(worse), seed=seed, rounds=rounds).rounded()
+def gap(
+    better: NDArray[np.int64],
+    worse: NDArray[np.int64],
+    *,
+    seed: int,
+    rounds: int,
+    users: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """nDCG@10 of one ranker less that of another, case by case, with its interval (`interval_of`)."""
+    return interval_of(ndcg(better) - ndcg(worse), seed=seed, rounds=rounds, users=users).rounded()

@@ -118,4 +118,5 @@ class SequenceModel(nn.Module):
         bias = self.later[:length, :length][None, None]
         for layer in self.layers:
             states = layer(states, bias)
-        return states
+        found: Tensor = states
+        return found

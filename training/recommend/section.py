@@ -192,10 +192,11 @@ class FromSection:
         # Of a shopper without a history the state is 0: every item is as likely.
         for length in np.unique(lengths[lengths > 0]):
             # Histories of one length together: a shorter one beside a longer would have to be padded.
-            same = np.flatnonzero(lengths == length)
+            same = np.flatnonzero(lengths == length).tolist()
             vectors = self.rows[np.stack([histories[at][-length:] for at in same])]
             states[same] = self.session.run(["state"], {"vectors": vectors})[0]
-        return softmax(states @ self.rows.T, self.rows.any(axis=1))
+        named: NDArray[np.bool_] = np.abs(self.rows).max(axis=1) > 0
+        return softmax(states @ self.rows.T, named)
 
 
 # -- reading ----------------------------------------------------------

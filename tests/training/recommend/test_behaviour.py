@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +53,17 @@ def test_events_are_split_by_two_moments_for_all_users(tmp_path: Path) -> None:
     assert [_named(found, one) for one in found.test.histories] == [["x", "y"]]
 
 
-def test_of_windows_no_target_of_a_validated_user_is_learnt_from(tmp_path: Path) -> None:
-    found = read_behaviour(write_windows(tmp_path))
-    learnt = {(int(a), int(b)) for one in found.train for a, b in itertools.pairwise(one)}
-    held = set(found.validation.users)
-    assert held
-    assert not held & set(found.test.users)
-    trained_on = len(found.train) - len(found.validation)
-    assert trained_on + len(found.validation) + len(found.test) == 160
-    # The planted last step of each window is learnt from others, never from the held users themselves.
-    assert all(len(one) == 3 for one in found.train[trained_on:])
-    assert learnt
+def test_windows_of_one_user_are_joined_so_that_no_step_counts_twice(tmp_path: Path) -> None:
+    windows = [("u", ["a"], "b", "dev"), ("u", ["a", "b"], "c", "dev"), ("u", ["b", "c"], "d", "dev")]
+    windows += [("u", ["x"], "y", "dev"), ("v", ["a", "b"], "d", "dev"), ("u", ["c", "d"], "e", "test")]
+    columns = ("user_id", "history", "target_item_id", "split")
+    rows = [dict(zip(columns, one, strict=True)) for one in windows]
+    found = read_behaviour(_written(tmp_path, "a_windows.parquet", rows))
+    assert [_named(found, one) for one in found.train] == [["a", "b", "c", "d"], ["x"], ["a", "b"]]
+    assert [_named(found, one) for one in found.whole] == [["a", "b", "c", "d"], ["x", "y"], ["a", "b", "d"]]
+    assert [_named(found, one) for one in found.validation.histories] == [["x"], ["a", "b"]]
+    assert _named(found, found.validation.targets) == ["y", "d"]
+    assert _named(found, found.test.targets) == ["e"]
 
 
 def test_the_order_of_items_says_nothing_of_the_order_in_which_they_were_taken(tmp_path: Path) -> None:

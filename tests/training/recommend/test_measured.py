@@ -41,6 +41,17 @@ def test_the_interval_is_that_of_drawing_cases_one_by_one() -> None:
     assert (ours.low, ours.high) == pytest.approx((slow.low, slow.high), abs=0.004)
 
 
+def test_where_shoppers_have_several_cases_shoppers_are_drawn_and_the_interval_is_wider() -> None:
+    values = np.repeat(np.random.default_rng(5).integers(0, 2, size=60), 10).astype(np.float64)
+    users = [str(at // 10) for at in range(600)]
+    apart = interval_of(values, seed=6, rounds=2000)
+    together = interval_of(values, seed=6, rounds=2000, users=users)
+    assert together.mean == apart.mean
+    assert together.high - together.low > 2.5 * (apart.high - apart.low)
+    ones = [str(at) for at in range(600)]
+    assert interval_of(values, seed=6, rounds=2000, users=ones) == apart
+
+
 def test_a_gap_compares_case_by_case() -> None:
     better, worse = np.array([0, 0, 20]), np.array([1, 0, 20])
     found = gap(better, worse, seed=1, rounds=500)
