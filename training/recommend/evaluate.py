@@ -117,7 +117,7 @@ def section_ranks(
             ahead = mixture.copy()
             _strip(section, ahead, histories)
             places = first(ahead, section.candidates)
-            signals = places, signals_of(shares, mixture, places, histories, taken)
+            signals = places, signals_of(shares, mixture, places, histories)
         for name, scores in zip([*names, MIXTURE], [*shares, mixture], strict=True):
             _strip(section, scores, histories)
             found[name][part] = _ranks(scores, targets, section.items)

@@ -52,7 +52,7 @@ from training.recommend.tables import (
     together,
 )
 
-_CHOOSING_CASES = 2000
+_CHOOSING_CASES = 3000
 NEW = "new"
 """The table of items that nobody took."""
 COUNTS = "later"
@@ -72,7 +72,9 @@ def text_vectors(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> ND
     # Loaded here: only texts need an encoder and its library.
     from training.baselines import Vectors
 
-    found = Vectors(recipe.pretrained).of([one or " " for one in behaviour.texts], "texts of items")
+    found = Vectors(recipe.pretrained).of(
+        [one[: recipe.text_characters_max] or " " for one in behaviour.texts], "texts of items"
+    )
     found[[not one for one in behaviour.texts]] = 0.0
     part = path.with_suffix(".part.npy")
     np.save(part, found, allow_pickle=False)
@@ -97,13 +99,13 @@ def fit(
     _claim(recipe, behaviour, run)
     note("texts")
     texts = text_vectors(recipe, behaviour, run)
+    note("sequence")
+    model, sequence = _sequence(recipe, behaviour, texts, run)
     note("tables")
     tables = make_tables(recipe, behaviour, behaviour.train, texts)
     tables, recencies = choose_recency(recipe, tables, behaviour.validation)
-    note("sequence")
     sources: list[Source] = [FromTable(one, recipe.history_max) for one in tables]
     sources.append(FromPopularity(counts_of(behaviour.train, behaviour.items)))
-    model, sequence = _sequence(recipe, behaviour, texts, run)
     if model is not None:
         sources.append(model)
     note("mixture")
@@ -247,10 +249,12 @@ def choose_recency(
 
     Returns: the tables, and of each {recency: nDCG@10}.
     """
+    # Drawn: files of behaviour are often sorted by shopper.
+    drawn = np.random.default_rng(recipe.seed).permutation(len(validation))[:_CHOOSING_CASES].tolist()
     cases = Cases(
-        validation.users[:_CHOOSING_CASES],
-        validation.histories[:_CHOOSING_CASES],
-        validation.targets[:_CHOOSING_CASES],
+        [validation.users[at] for at in drawn],
+        [validation.histories[at] for at in drawn],
+        validation.targets[drawn],
     )
     chosen, found = [], {}
     for table in tables:
@@ -408,7 +412,7 @@ def _order(
     cases, settings = behaviour.validation, recipe.order
     taken = counts_of(behaviour.train, behaviour.items)
     found = candidates_of(
-        sources, weights, cases, taken, max(settings.candidates, 10), repeats=recipe.repeats, tick=progress
+        sources, weights, cases, max(settings.candidates, 10), repeats=recipe.repeats, tick=progress
     )
     beyond = behaviour.items
     mixture = ranks_among(found.places, cases.targets, beyond)

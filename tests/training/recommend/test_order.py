@@ -76,9 +76,8 @@ def test_ranks_among_candidates_are_places_in_their_list() -> None:
 
 def test_signals_are_logarithms_of_shares_and_unknown_where_there_are_none() -> None:
     shares = np.array([[[0.5, 0.0, 0.5]]], dtype=np.float32)
-    taken = np.array([0, 1, 2], dtype=np.float32)
-    found = signals_of(shares, shares[0], np.array([[0, 1]]), [np.array([2])], taken)
-    assert found[0, 0] == pytest.approx([np.log(0.5), np.log(0.5), 0.0, 1.0], abs=1e-6)
+    found = signals_of(shares, shares[0], np.array([[0, 1]]), [np.array([2])])
+    assert found[0, 0] == pytest.approx([np.log(0.5), np.log(0.5), 1.0], abs=1e-6)
     assert np.isnan(found[0, 1, 0])
 
 
