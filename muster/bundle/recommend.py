@@ -11,14 +11,14 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from muster.bundle.checksums import digest_file
 from muster.bundle.content import parse_object
-from muster.bundle.errors import BundleContentError, BundleDamagedError, BundleSchemaError
+from muster.bundle.errors import BundleContentError, BundleDamagedError, BundleError, BundleSchemaError
 from muster.bundle.manifest import FileEntry, read_field
 
 SECTION = "recommend"
@@ -105,6 +105,23 @@ def read_section(folder: str | Path) -> RecommendSection:
         if source.kind == "table":
             _check_table(section, source)
     return section
+
+
+def check_section(bundle: Path, files: Iterable[str]) -> None:
+    """Verify the section of a bundle, where one of its files belongs to one.
+
+    bundle: its folder. files: of the whole bundle. Raises: BundleError naming the file in the bundle.
+    """
+    if not any(file.startswith(f"{SECTION}/") for file in files):
+        return
+    try:
+        section = read_section(bundle / SECTION)
+    except BundleError as error:
+        raise type(error)(f"{SECTION}/{error.file}", error.reason) from error
+    inside = {f"{SECTION}/{file}" for file in (SECTION_FILE, *section.files)}
+    for file in files:
+        if file.startswith(f"{SECTION}/") and file not in inside:
+            raise BundleContentError(file, "the section does not name it")
 
 
 def parse_section(folder: Path, value: Mapping[str, Any]) -> RecommendSection:

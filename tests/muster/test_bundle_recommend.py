@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.bundle import BundleContentError, BundleDamagedError, BundleError, BundleSchemaError
-from muster.bundle.recommend import parse_section, read_section
+from muster.bundle.recommend import check_section, parse_section, read_section
 
 
 def _numbers(kind: str, values: list[float]) -> bytes:
@@ -137,6 +137,21 @@ def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "popularity.bin").symlink_to(elsewhere)
     with pytest.raises(BundleDamagedError, match="not a plain file"):
         read_section(tmp_path)
+
+
+def test_in_a_bundle_the_section_is_checked_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "recommend"
+    folder.mkdir()
+    value = _section(folder)
+    _write(folder, value)
+    files = ["card.md", "recommend/section.json", *(f"recommend/{name}" for name in value["files"])]
+    check_section(tmp_path, files)
+    check_section(tmp_path, ["card.md"])
+    with pytest.raises(BundleContentError, match=r"recommend/more\.bin: the section does not name it"):
+        check_section(tmp_path, [*files, "recommend/more.bin"])
+    (folder / "popularity.bin").unlink()
+    with pytest.raises(BundleDamagedError, match=r"recommend/popularity\.bin"):
+        check_section(tmp_path, files)
 
 
 _JSON = st.recursive(
