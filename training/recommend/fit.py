@@ -437,8 +437,11 @@ def _order(
 
 def _claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> None:
     """Refuse a run folder of another recipe or other data."""
-    told = json.dumps({"recipe": asdict(recipe), "behaviour": describe(behaviour)}, sort_keys=True)
-    digest = hashlib.sha256(told.encode()).hexdigest()
+    told = json.dumps([asdict(recipe), behaviour.item_ids, behaviour.texts, behaviour.attributes])
+    found = hashlib.sha256(told.encode())
+    for sequence in (*behaviour.train, *behaviour.validation.histories, behaviour.validation.targets):
+        found.update(sequence.tobytes() + b"|")
+    digest = found.hexdigest()
     path = run / "belongs.txt"
     if path.is_file() and path.read_text(encoding="utf-8").strip() != digest:
         raise RecipeError(

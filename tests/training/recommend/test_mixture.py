@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from training.recommend.behaviour import Cases, Items
-from training.recommend.mixture import FromPopularity, fit_weights, mixed, shares_of, target_shares
+from training.recommend.mixture import (
+    FromPopularity,
+    Source,
+    fit_weights,
+    mixed,
+    shares_of,
+    target_shares,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def test_no_other_weights_make_the_targets_likelier(seed: int) -> None:
 
 def test_the_source_that_tells_the_truth_gets_the_weight() -> None:
     cases = Cases(["a", "b"], [np.array([0]), np.array([0])], np.array([1, 1]))
-    sources = [Fixed(_floats(0, 9, 1)), FromPopularity(_floats(50, 1, 9))]
+    sources: list[Source] = [Fixed(_floats(0, 9, 1)), FromPopularity(_floats(50, 1, 9))]
     weights = fit_weights(target_shares(sources, cases, repeats=False))
     assert weights[0] > 0.99
     assert mixed(shares_of(sources, cases.histories, repeats=False), weights)[0].argmax() == 1

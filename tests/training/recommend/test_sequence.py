@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import torch
 from scipy import sparse
 
 from training.quantise import open_session
+from training.recommend import sequence
 from training.recommend.behaviour import Cases
-from training.recommend.measured import hits
+from training.recommend.measured import ndcg
 from training.recommend.network import ItemSides, SequenceModel
 from training.recommend.recipe import SequenceRecipe
 from training.recommend.section import FromSection, export_network, int8_rows, item_rows
@@ -68,19 +71,45 @@ def _rounds(count: int, seed: int) -> list[np.ndarray[tuple[int], np.dtype[np.in
     return [(int(chooser.integers(ITEMS)) + np.arange(5)) % ITEMS for _ in range(count)]
 
 
-def test_planted_steps_are_learnt_and_a_run_that_was_killed_ends_the_same(tmp_path: Path) -> None:
-    sequences = _rounds(96, 1)
+def test_planted_steps_are_learnt() -> None:
     held = _rounds(24, 2)
     cases = Cases(
         [str(at) for at in range(24)], [one[:-1] for one in held], np.array([one[-1] for one in held])
     )
     model = _model()
-    before = float(hits(model_ranks(model, cases, repeats=False)).mean())
-    outcome = train_sequence(RECIPE, model, sequences, None, repeats=False, seed=5)
+    before = float((model_ranks(model, cases, repeats=False) == 0).mean())
+    outcome = train_sequence(RECIPE, model, _rounds(96, 1), cases, repeats=False, seed=5)
     ranks = model_ranks(model, cases, repeats=False)
-    assert float((ranks == 0).mean()) > 0.9
-    assert before <= 1.0
-    assert outcome.steps == 72
+    assert float((ranks == 0).mean()) > 0.9 > before
+    assert outcome.best == pytest.approx(float(ndcg(ranks).mean()))
+
+
+def test_a_run_that_was_interrupted_goes_on_and_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, epochs=3, dropout=0.3, checkpoint_steps=2)
+
+    def trained(checkpoint: Path | None) -> dict[str, torch.Tensor]:
+        model = _model()
+        train_sequence(recipe, model, _rounds(96, 1), None, repeats=False, seed=5, checkpoint=checkpoint)
+        return model.state_dict()
+
+    whole = trained(None)
+    calls = 0
+
+    def fail_at_the_eighth(*given: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return sampled_softmax(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sequence, "sampled_softmax", fail_at_the_eighth)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "checkpoint")
+    again = trained(tmp_path / "checkpoint")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 @torch.no_grad()
