@@ -94,12 +94,9 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
 
     details: goes to result.json beside the figures (settings, single runs, files).
     """
-    result = {"drill": name, "verdict": str(judgement.verdict), **judgement.figures}
-    reasons = {} if judgement.verdict is Verdict.HELD else {"reason": "; ".join(judgement.reasons)}
-    write_result(folder, {**result, **reasons, "details": details})
-    _keep(name, judgement, folder, details)
+    result = keep_result(name, judgement, folder, details)
     if as_json:
-        print(json.dumps({**result, **reasons}), flush=True)
+        print(json.dumps(result), flush=True)
     else:
         print(f"{name}: {judgement.verdict}")
         for key, value in judgement.figures.items():
@@ -109,6 +106,16 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
             print(f"  - {reason}")
         print(f"  record: {folder}")
     return judgement.verdict.exit_code
+
+
+def keep_result(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> dict[str, Any]:
+    """Writes result.json and keeps the run in the records; returns what `--json` prints."""
+    result = {"drill": name, "verdict": str(judgement.verdict), **judgement.figures}
+    if judgement.verdict is not Verdict.HELD:
+        result["reason"] = "; ".join(judgement.reasons)
+    write_result(folder, {**result, "details": details})
+    _keep(name, judgement, folder, details)
+    return result
 
 
 def _keep(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> None:

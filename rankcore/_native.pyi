@@ -94,6 +94,8 @@ class Engine:
         chunk_pairs: int = 4,
         reserve_ms: float = 0.5,
         queue_max: int = 1024,
+        backlog_ms: float = 0.0,
+        price_gain: float = 1.0,
         kernels: str = "auto",
     ) -> Engine: ...
     def beside(
@@ -105,6 +107,8 @@ class Engine:
         chunk_pairs: int = 8,
         reserve_ms: float = 2.0,
         queue_max: int = 1024,
+        backlog_ms: float = 0.0,
+        price_gain: float = 1.0,
         kernels: str = "auto",
     ) -> Engine: ...
     @property
