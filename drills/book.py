@@ -15,6 +15,8 @@ class Drill:
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
+    target: whether it can be done to a running service (`--target`); others need processes or a store of
+    their own to break.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Drill:
     module: str
     needs: tuple[str, ...] = ()
     control: str = ""
+    target: bool = False
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
@@ -38,6 +41,7 @@ class Drill:
             "injection": self.injection,
             "needs": list(self.needs),
             "control": self.control,
+            "target": self.target,
         }
 
 
@@ -50,6 +54,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="kill -9 the primary under read and write load",
         module="drills.failover",
         needs=("a model bundle",),
+        control="--without standby",
     ),
     Drill(
         name="hang",
@@ -92,6 +97,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="drain and restart every replica in turn under load, transfer the lease in the middle",
         module="drills.rolling_restart",
         needs=("a model bundle",),
+        control="--without turns",
+        target=True,
     ),
     Drill(
         name="deadline_storm",
@@ -99,6 +106,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="bad_deploy",
@@ -109,6 +118,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="muster deploy of a bundle that ranks backwards, and of one that ranks slowly",
         module="drills.bad_deploy",
         needs=("a model bundle",),
+        control="--without judge",
     ),
     Drill(
         name="partition",
@@ -152,6 +162,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="a slow link between clients and one replica, then all of them",
         module="drills.latency",
         needs=("a model bundle",),
+        control="--latency-ms 60",
+        target=True,
     ),
     Drill(
         name="loss",
@@ -174,6 +186,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.oversized_payload",
         needs=("a model bundle",),
         control="--without limit",
+        target=True,
     ),
     Drill(
         name="poison_request",
@@ -185,6 +198,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.poison_request",
         needs=("a model bundle",),
         control="--plant crash",
+        target=True,
     ),
     Drill(
         name="slow_disk",
@@ -273,6 +287,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.retry_storm",
         needs=("a model bundle",),
         control="--without budget",
+        target=True,
     ),
     Drill(
         name="hot_key",
@@ -283,6 +298,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="one query at twice the capacity on top of an even mix",
         module="drills.hot_key",
         needs=("a model bundle",),
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="clock_jump",
@@ -293,17 +310,21 @@ DRILLS: tuple[Drill, ...] = (
         injection="move the wall clock of callers, of the primary, then of a standby, an hour to and fro",
         module="drills.clock_jump",
         needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
+        control="--plant lease",
     ),
 )
 
 
 def reference() -> str:
     """The book as a Markdown table, for docs/drills.md."""
-    lines = ["| drill | breaks | must hold | control | needs |", "|---|---|---|---|---|"]
+    lines = ["| drill | breaks | must hold | control | `--target` | needs |", "|---|---|---|---|---|---|"]
     for drill in DRILLS:
         needs = ", ".join(need for need in drill.needs if need != "a model bundle")
+        target = "yes" if drill.target else ""
         control = f"`{drill.control}`" if drill.control else ""
-        lines.append(f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {needs} |")
+        lines.append(
+            f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {target} | {needs} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
     python -m drills.failover --runs 20 --json --journal DIR --replicas 3
     python -m drills.failover --store postgresql    the same on a PostgreSQL server, which the drill starts
+    python -m drills.failover --without standby     the negative control: there is nobody to take over
 
 Hypothesis: writes are back within 300 ms (median over the runs), no read fails, no acknowledged write is lost
 or doubled, epochs never fall.
@@ -66,6 +67,7 @@ DEFAULT_PRODUCTS = 200
 soon."""
 
 
+STANDBY = "standby"
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 
@@ -489,13 +491,19 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--rto-ms", type=positive(float), default=FailoverLimits.rto_ms, help="median to hold"
     )
+    options.add_argument(
+        "--without", choices=(STANDBY,), help="without this protection: the drill must then deviate"
+    )
     given = options.parse_args(list(arguments))
     check_replicas(options, given)
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        limits = FailoverLimits(rto_ms=given.rto_ms)
-        judgement, details = run(limits=limits, **setup_of(given, folder))
+        limits, setup = FailoverLimits(rto_ms=given.rto_ms), setup_of(given, folder)
+        if given.without == STANDBY:
+            setup["plan"] = replace(setup["plan"], replicas=1)
+        setup["noted"] = {"without": given.without or ""}
+        judgement, details = run(limits=limits, **setup)
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 
     return guarded(NAME, body, as_json=given.json, empty=EMPTY)

@@ -33,6 +33,7 @@ from server.catalogue.retention import Retention, RetentionPolicy, RetentionStat
 from server.catalogue.store import Store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
+from server.drills import Drills
 from server.errors import NotThePrimary, ReplicaNotReady
 from server.generation.belonging import keep_to_one_catalogue
 from server.generation.catch_up import load_snapshot
@@ -47,6 +48,7 @@ from server.rpc import RpcServer
 from server.services.admin import AdminService
 from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
+from server.services.drills import DrillService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
@@ -137,6 +139,10 @@ class Replica:
             status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
         )
         self.rpc.methods.add(admin.methods(self.metrics))
+        drilled = Drills(
+            settings.drills.allowed, settings.drills.blast_radius_replicas, settings.drills.rate_max_per_s
+        )
+        self.rpc.methods.add(DrillService(drilled).methods(self.metrics))
 
     # --- start -------------------------------------------------------------------------------------------
 

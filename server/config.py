@@ -495,6 +495,35 @@ class LifecycleSettings(_Section):
     )
 
 
+class DrillSettings(_Section):
+    """What drills may do to this replica while it serves."""
+
+    allowed: tuple[Literal["flood", "latency", "malformed", "transfer"], ...] = _setting(
+        (),
+        "faults",
+        "Faults that `muster drill run NAME --target` may cause here: `flood` (more searches than there is"
+        " time for), `latency` (a slow way between the drill's own clients and the replicas), `malformed`"
+        " (requests over every limit, or strange), `transfer` (the lease changes hands). Set it alike on all"
+        " replicas. Empty: none; drills then refuse to begin.",
+    )
+    blast_radius_replicas: int = _setting(
+        1, "replicas", "Most replicas that one drill may harm; the others are spared.", ge=1, le=64
+    )
+    rate_max_per_s: float = _setting(
+        100.0,
+        "requests a second",
+        "Most requests that one drill may add, over all replicas together.",
+        ge=1,
+        le=1_000_000,
+    )
+
+    @field_validator("allowed", mode="before")
+    @classmethod
+    def _split_faults(cls, value: Any) -> Any:
+        # A flag can only hold a text.
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
 class MetricsSettings(_Section):
     """The Prometheus endpoint."""
 
@@ -583,6 +612,10 @@ class Settings(BaseSettings):
     )
     release: ReleaseSettings = Field(
         default_factory=ReleaseSettings, description="Which bundles may be served, and deploys."
+    )
+    drills: DrillSettings = Field(
+        default_factory=DrillSettings,
+        description="What drills may do to this replica while it serves.",
     )
     metrics: MetricsSettings = Field(default_factory=MetricsSettings, description="The Prometheus endpoint.")
     log: LogSettings = Field(

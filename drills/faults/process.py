@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -75,6 +78,52 @@ def bring_back(cluster: Cluster) -> None:
 def running(subject: Clustered) -> list[Replica]:
     """The replicas that have not ended."""
     return [replica for replica in subject.cluster.replicas if replica.running]
+
+
+CORE = "core"
+"""The protection of a drill of overload: that the replicas have their cores all the time."""
+
+HALT_S = 0.2
+
+
+def core_option(options: argparse.ArgumentParser) -> None:
+    """Lets a drill of overload be done to replicas that stand still half of the time."""
+    options.add_argument(
+        "--without",
+        choices=(CORE,),
+        help="halt the replicas half of the time: the drill must then deviate",
+    )
+
+
+class Halting:
+    """Stops and wakes every replica in turn for as long as it lasts, so that half of the time is lost. Does
+    nothing unless `wanted`."""
+
+    def __init__(self, cluster: Cluster, *, wanted: bool) -> None:
+        self._cluster = cluster
+        self._wanted = wanted
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._halt, name="halting", daemon=True)
+
+    def start(self) -> None:
+        """From now on."""
+        if self._wanted:
+            self._thread.start()
+
+    def _halt(self) -> None:
+        still = False
+        while not self._ended.wait(HALT_S):
+            still = not still
+            for replica in self._cluster.replicas:
+                self._cluster.signal(replica, signal.SIGSTOP if still else signal.SIGCONT)
+
+    def stop(self) -> None:
+        """All are awake again. Safe to call twice."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+            for replica in self._cluster.replicas:
+                self._cluster.wake(replica)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "clock_jump",
     ]
     for drill in DRILLS:
-        assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs", "control"}
+        assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs", "control", "target"}
 
 
 @pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)

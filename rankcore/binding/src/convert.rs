@@ -185,6 +185,7 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
     all.set_item("counters", counters)?;
     all.set_item("price", status.price)?;
     all.set_item("help_lost", status.help_lost)?;
+    all.set_item("stall_us", status.stall_us)?;
     all.set_item("last_part_failure", status.last_part_failure.as_deref())?;
     Ok(all)
 }

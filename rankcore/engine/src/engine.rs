@@ -17,8 +17,10 @@ use crate::generation::Generation;
 use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::help::HelpBook;
+use crate::plan::pace::whole_us;
 use crate::plan::price::{Price, Pricing};
 use crate::plan::priority::Priority;
+use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
 use crate::plan::{Moment, Parts, Planner, stages};
 use crate::reply::{Cancel, Done, Pending, Reply, pair};
@@ -215,6 +217,8 @@ pub struct Status {
     pub helped_chunks: u64,
     /// Share of the time that such help could save which is not counted on now, from 0 to 1.
     pub help_lost: f64,
+    /// What plans but the cheapest keep free for stalls now, microseconds.
+    pub stall_us: u64,
 }
 
 /// Budgets are cut to this; it keeps absolute deadlines far from overflow.
@@ -228,6 +232,7 @@ struct Crew {
     scheduler: Scheduler,
     clock: Arc<dyn Clock>,
     way_back: Arc<WayBack>,
+    stalls: Arc<Stalls>,
     engines: AtomicUsize,
 }
 
@@ -315,6 +320,9 @@ impl Engine {
                 || Arc::new(WayBack::new(settings.reserve_us)),
                 |crew| Arc::clone(&crew.way_back),
             ),
+            stalls: crew
+                .as_ref()
+                .map_or_else(Arc::default, |crew| Arc::clone(&crew.stalls)),
             readings: Readings::new(&bundle)?,
             clock: Arc::clone(&clock),
             replica: settings.replica,
@@ -334,6 +342,7 @@ impl Engine {
                 )?,
                 clock,
                 way_back: Arc::clone(&services.way_back),
+                stalls: Arc::clone(&services.stalls),
                 engines: AtomicUsize::new(0),
             }),
         };
@@ -857,6 +866,7 @@ impl Engine {
             ),
             helped_chunks: self.core.services.help.chunks(),
             help_lost: self.core.services.help.at(1, now_us).lost,
+            stall_us: self.core.services.stalls.allowed_us(now_us),
         }
     }
 
@@ -1037,6 +1047,7 @@ impl Core {
             let moment = Moment {
                 budget_us: budget.deadline_us.saturating_sub(now_us),
                 reserve_us: self.services.way_back.reserve_us(now_us),
+                stall_us: self.services.stalls.allowed_us(now_us),
                 delay_us: load.delay_us,
                 parts,
                 priority,
@@ -1048,6 +1059,8 @@ impl Core {
                 help_idle: self.services.help(load.workers - 1, now_us),
             };
             let chosen = planner.choose(&shape, &moment, &costs)?;
+            // What goes behind all other work is promised nothing.
+            let promised_us = (!behind).then(|| now_us + whole_us(chosen.finish_us));
             let (generation, ask, reply) = given.take().expect("taken once");
             Ok(Box::new(Job::new(
                 Arc::clone(&self.services),
@@ -1056,6 +1069,7 @@ impl Core {
                 Admitted {
                     chosen,
                     budget,
+                    promised_us,
                     costs,
                     helpers: moment.help.helpers,
                 },

@@ -24,6 +24,7 @@ use crate::plan::help::{Help, HelpBook};
 use crate::plan::pace::{Pace, Verdict, whole_us};
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
+use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
 use crate::reply::Reply;
@@ -64,6 +65,8 @@ pub struct Services {
     pub price: Price,
     /// What is kept of each budget for the way back.
     pub way_back: Arc<WayBack>,
+    /// What plans allow for stalls of the process.
+    pub stalls: Arc<Stalls>,
     /// What help from other workers is worth.
     pub help: HelpBook,
 }
@@ -282,6 +285,8 @@ pub struct Admitted {
     pub chosen: Chosen,
     /// The time it may take.
     pub budget: Budget,
+    /// By when the plan is to be done, at its 95th percentile, on the engine's clock; `None`: nothing is promised.
+    pub promised_us: Option<u64>,
     /// Stage costs that the decision was made with.
     pub costs: Costs,
     /// Other workers that the decision counted on.
@@ -323,6 +328,8 @@ pub struct Job {
     freshness: Freshness,
     /// `None`: a fixed plan, which neither hurries nor forgives a missing part.
     budget: Option<Budget>,
+    /// By when the plan was to be done, at its 95th percentile; `None`: nothing was promised, or others went first.
+    promised_us: Option<u64>,
     reply: Option<Reply>,
     costs: Costs,
     pace: Pace,
@@ -367,6 +374,7 @@ impl Job {
         let Admitted {
             chosen,
             budget,
+            promised_us,
             costs,
             helpers,
         } = admitted;
@@ -381,6 +389,7 @@ impl Job {
         );
         job.reason = chosen.reason;
         job.price = chosen.price;
+        job.promised_us = promised_us;
         job.helpers = helpers;
         job.reply = Some(reply);
         job
@@ -419,7 +428,7 @@ impl Job {
             &plan::stages(&plan, &shape, &costs),
             budget.map_or(now_us, |budget| budget.arrived_us),
             budget.map(|budget| budget.deadline_us),
-            services.way_back.reserve_us(now_us),
+            services.way_back.reserve_us(now_us) + services.stalls.allowed_us(now_us),
         );
         let settled = Settled::new(ask.seen(), plan.settled_pairs);
         Self {
@@ -431,6 +440,7 @@ impl Job {
             price: 0.0,
             freshness,
             budget,
+            promised_us: None,
             reply: None,
             costs,
             pace,
@@ -1159,8 +1169,16 @@ impl Job {
 
     fn send(&mut self, result: Result<Answer>) {
         if let Some(reply) = self.reply.take() {
+            let now_us = self.services.clock.now_us();
+            if let Some(promised_us) = self.promised_us {
+                let over_us = now_us.saturating_sub(promised_us);
+                // A caller that leaves early tells nothing; one that leaves after the promise was broken does.
+                if over_us > 0 || !matches!(result, Err(Error::Cancelled)) {
+                    self.services.stalls.note(now_us, over_us);
+                }
+            }
             let deadline_us = self.budget.map(|budget| budget.deadline_us);
-            let late = deadline_us.is_some_and(|at| self.services.clock.now_us() > at);
+            let late = deadline_us.is_some_and(|at| now_us > at);
             if late || matches!(result, Err(Error::DeadlineExceeded(_))) {
                 self.services.price.missed();
             }
@@ -1172,6 +1190,10 @@ impl Job {
 impl Work for Job {
     fn abandoned(&self) -> bool {
         self.reply.as_ref().is_some_and(Reply::abandoned)
+    }
+
+    fn overtaken(&mut self) {
+        self.promised_us = None;
     }
 
     fn remaining_us(&self) -> u64 {
