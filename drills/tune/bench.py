@@ -16,19 +16,20 @@ from typing import Any
 
 import grpc
 
-from drills import failover
+from drills import double_fault, failover, rolling_restart
 from drills.experiment import Experiment, Fault, Inconclusive, Judgement, Verdict, conduct
 from drills.failover import Rehearsal, Traffic, client_streams, head_of, revive
 from drills.faults.process import KillPrimary, KillPrimaryStopStandby, PausePrimary, StopPrimary
-from drills.hang import DURING_S, Hang, collect, reigns
+from drills.hang import collect, reigns
 from drills.journal import Journal
 from drills.judges.checks import FailoverLimits
+from drills.judges.hang import judge_hang, judge_hang_runs
 from drills.rig.capacity import measure_capacity
 from drills.rig.cluster import Cluster, ClusterError, ClusterPlan
 from drills.rig.load import LATE_AFTER_S, OpenLoop, SearchFlood, Stream, decode, poisson_arrivals
 from drills.rig.shop import Shop, fill, search_requests
 from drills.rig.traffic import ClientReads, RecordedLoad
-from drills.rolling_restart import experiment as restart_in_turn
+from drills.rolling_restart import RestartInTurn, judge_rolling_restart
 from drills.tune.judge import (
     HANG,
     KILL,
@@ -42,7 +43,7 @@ from drills.tune.outcome import Outcome
 from drills.tune.profile import Profile
 from drills.tune.quiet import listen
 from drills.tune.rules import Calibration
-from drills.tune.space import REPLICAS, TTL, Point, file_sections
+from drills.tune.space import REPLICAS, Point, file_sections
 from muster.client import ClientSettings
 
 BEFORE_S = 0.8
@@ -304,19 +305,8 @@ class Bench:
 
         Raises: Inconclusive where a drill cannot tell.
         """
-        hang = Hang(
-            "double_fault",
-            "",
-            KillPrimaryStopStandby,
-            FailoverLimits(),
-            lease_ttl_ms=int(point[TTL]),
-            during_s=DURING_S + 1.0,
-        )
         for number in range(self.profile.limits.replica_runs):
-            for name, one in (
-                ("double_fault", hang.experiment(seed + number, self.plan.bundle, failover.SQLITE)),
-                ("rolling_restart", restart_in_turn(seed=seed + number, bundle=self.plan.bundle)),
-            ):
+            for one in self._survivals(seed + number):
                 deviated: list[str] = []
                 while len(deviated) < 2:
                     judgement = self._rehearse(point, replicas, one)
@@ -324,8 +314,29 @@ class Bench:
                         break
                     deviated.append("; ".join(judgement.reasons))
                 if len(deviated) == 2:
-                    return False, f"{name} deviated: {deviated[-1]}"
+                    return False, f"{one.name} deviated: {deviated[-1]}"
         return True, f"{replicas} replicas held double_fault and rolling_restart"
+
+    def _survivals(self, seed: int) -> tuple[Experiment[Rehearsal], Experiment[Rehearsal]]:
+        """double_fault and rolling_restart as values."""
+        base = failover.experiment(seed=seed, bundle=self.plan.bundle, during_s=double_fault.DURING_S)
+        limits = FailoverLimits(rto_ms=double_fault.RTO_MS)
+        return (
+            replace(
+                base,
+                name=double_fault.NAME,
+                fault=KillPrimaryStopStandby(),
+                judge=lambda history: judge_hang_runs([judge_hang(history)], limits),
+                collect=collect,
+            ),
+            replace(
+                base,
+                name=rolling_restart.NAME,
+                fault=RestartInTurn(),
+                judge=judge_rolling_restart,
+                during_s=1.0,
+            ),
+        )
 
     def _rehearse(self, point: Point, replicas: int, one: Experiment[Rehearsal]) -> Judgement:
         """One drill on a fresh cluster. Raises: Inconclusive."""
