@@ -192,10 +192,24 @@ class Bench:
         )
 
     def measure(self, point: Point, seeds: Sequence[int]) -> Generator[Outcome]:
-        """Runs the point once for each seed, on one cluster."""
-        with self._cluster(point) as rehearsal:
-            for seed in seeds:
-                yield self._run(rehearsal, seed)
+        """Runs the point once for each seed, on one cluster.
+
+        Where the replicas do not do as they should, the rest of the runs are disturbed, and violations if
+        they are taken all the same.
+        """
+        done = 0
+        try:
+            with self._cluster(point) as rehearsal:
+                for seed in seeds:
+                    outcome = self._run(rehearsal, seed)
+                    done += 1
+                    yield outcome
+        except (ClusterError, grpc.RpcError) as error:
+            why = f"the replicas could not be drilled: {str(error).partition(chr(10))[0]}"
+            for _ in seeds[done:]:
+                yield Outcome(
+                    self.profile.hang_max_s, 1.0, 1.0, 1.0, 0.0, int(point[REPLICAS]), (why,), disturbed=why
+                )
 
     def _run(self, rehearsal: Rehearsal, seed: int) -> Outcome:
         profile, began_s = self.profile, time.monotonic()
