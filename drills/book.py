@@ -324,6 +324,28 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
         control="--plant lease",
     ),
+    Drill(
+        name="noisy_data",
+        hypothesis=(
+            "of a garbled feed each malformed row is refused by its number, each suspicious one held back, no"
+            " good row is lost, nDCG@10 falls by at most .01, and no read fails"
+        ),
+        injection="a feed with a seventh of its rows garbled in fifteen ways, loaded under load",
+        module="drills.noisy_data",
+        needs=("a model bundle",),
+        control="--without checks",
+    ),
+    Drill(
+        name="traffic_surge",
+        hypothesis=(
+            "over a day with ten times the demand at noon, 99 % of what is not refused is in time, replicas"
+            " come within 20 s of the need and go after it, and nothing fails while they do"
+        ),
+        injection="a day of a minute, while `muster autoscale` starts and drains replicas by price",
+        module="drills.traffic_surge",
+        needs=("a model bundle", "root and control groups for the processor, or --core-share 1"),
+        control="--without scaling",
+    ),
 )
 
 

@@ -57,6 +57,9 @@ from server.standby.role import keep_role
 logger = logging.getLogger(__name__)
 
 _HEALTH_CHECK_S = 0.05
+_FOLLOWING_CHECK_S = 0.05
+# A takeover of the store, or a long commit by somebody else, ends well before.
+_REFUSED_MAX_S = 0.5
 _PRIMARY_NAME_S = 0.1
 _CATCH_UP_WAIT_S = 0.2
 
@@ -90,6 +93,19 @@ def fit_to_read(*, served: bool, behind_s: float, unseen_s: float, caught_up: bo
     if behind_s > bound_s:
         return False
     return served or (caught_up and unseen_s <= bound_s)
+
+
+def wait_applied(tailer: Tailer, sequence: int, timeout_s: float, *, stalled_max_s: float) -> bool:
+    """Wait until everything up to `sequence` is applied here; False if it was not in time, or cannot be soon:
+    the store does not answer, or the tailer has not moved for longer than `stalled_max_s`. Callers are
+    better off elsewhere then."""
+    give_up_at = time.monotonic() + timeout_s
+    while True:
+        left_s = give_up_at - time.monotonic()
+        if tailer.wait_applied(sequence, min(_FOLLOWING_CHECK_S, left_s)):
+            return True
+        if left_s <= 0 or tailer.refused_s() > _REFUSED_MAX_S or tailer.stalled_s() > stalled_max_s:
+            return False
 
 
 class TailerStalled(Exception):
@@ -252,7 +268,9 @@ class Replica:
             writer=writer,
             products=lambda: bundles.serving.served.generation,
             applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
-            wait_applied=tailer.wait_applied,
+            wait_applied=lambda sequence, timeout_s: wait_applied(
+                tailer, sequence, timeout_s, stalled_max_s=settings.catalogue.staleness_max_ms / 1000
+            ),
             read_events=log.read_events,
             in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
@@ -360,6 +378,7 @@ class Replica:
             if dense_index["median_ms"] is not None:
                 response.dense_index.median_ms = dense_index["median_ms"]
         response.in_flight = int(engine["in_flight"])
+        response.price = float(engine["price"])
         response.building = serving.renewal.building()
         held = admin_pb2.ReplicaBundles()
         parts.bundles.describe(held)
@@ -519,6 +538,10 @@ class Replica:
                     serving,
                 )
             self.health.readable(serving)
+            if stalled_s > bound_s and self._reigns():
+                # What it writes is durable, and never seen here: whoever still follows the log does better.
+                logger.error("this primary no longer follows the log, and gives the lease away")
+                self._handover().give_away()
 
     def _loaded(self) -> Parts:
         if self.parts is None:

@@ -166,4 +166,18 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         Headline("takeovers", "changes of the primary", target=0),
         *_KEPT,
     ),
+    "noisy_data": (
+        Headline("malformed_missed", "malformed rows not named", target=0),
+        Headline("suspicious_missed", "suspicious rows not held back", target=0),
+        Headline("good_lost", "good rows lost", target=0),
+        Headline("ndcg_fall", "nDCG@10 fell by", target=0.01),
+        READ_ERRORS,
+    ),
+    "traffic_surge": (
+        Headline("in_time_share", "of what was not refused in time", target=0.99, at_least=True),
+        Headline("joined_after_s", "first replica joined after", "s", 20.0),
+        Headline("failed", "searches that failed", target=0),
+        Headline("problems", "replicas that did not start or end well", target=0),
+        Headline("quality_noon", "quality at noon"),
+    ),
 }
