@@ -4,7 +4,7 @@ Nobody waits five minutes in a drill for an alert: every window and duration of 
 ``FASTER``, so that a minute lasts a second, and replicas are looked at every ``INTERVAL_MS``, as Prometheus
 would every 15 s. Thresholds stay as they are.
 
-``MUSTER_DRILL_ALERTS`` says what an alert that stays away means: `tell` (the default) notes it in the figures,
+``MUSTER_DRILL_ALERTS`` says what an alert that stays away means: `tell` (the default) counts it,
 `require` makes the drill deviate, `off` watches nothing.
 """
 
