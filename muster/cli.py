@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from muster.commands import (
+    alerts,
     autoscale,
     bundle,
     catalogue,
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, group in (
+    ("alerts", alerts.app),
     ("catalogue", catalogue.app),
     ("data", data.app),
     ("bundle", bundle.app),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -29,6 +29,13 @@ def _rto(target_ms: float | None) -> tuple[Headline, Headline]:
     return (
         Headline("rto_ms.p50", "writes back after, median (RTO)", "ms", target_ms),
         Headline("rto_ms.max", "writes back after, slowest", "ms"),
+    )
+
+
+def alert_headlines(alerts: Sequence[str]) -> tuple[Headline, ...]:
+    """When the alerts of a drill fired, in drill's time."""
+    return tuple(
+        Headline(f"alerts.{name}.fired_ms_p50", f"{name} fired after, median", "ms") for name in alerts
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import json
@@ -303,11 +304,12 @@ class Bench:
             lease_ttl_ms=int(point["lease.ttl_ms"]),
             during_s=DURING_S + 1.0,
         )
+        as_asked = argparse.Namespace(bundle=self.plan.bundle, store=failover.SQLITE, without=None)
         with self._cluster(point, replicas=replicas) as rehearsal:
             for number in range(self.profile.limits.replica_runs):
                 for name, one in (
                     ("double_fault", hang.experiment(seed + number, self.plan.bundle, failover.SQLITE)),
-                    ("rolling_restart", restart_in_turn(seed=seed + number, bundle=self.plan.bundle)),
+                    ("rolling_restart", restart_in_turn(seed + number, as_asked)),
                 ):
                     with self._journal(name, seed + number) as journal:
                         revive(rehearsal.cluster, journal)

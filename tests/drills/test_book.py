@@ -41,7 +41,15 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "model_drift",
     ]
     for drill in DRILLS:
-        assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs", "control", "target"}
+        assert set(drill.describe()) == {
+            "name",
+            "hypothesis",
+            "injection",
+            "needs",
+            "control",
+            "alerts",
+            "target",
+        }
 
 
 @pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)
