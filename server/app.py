@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from muster.v1 import admin_pb2
-from server import health
+from server import health, observation
 from server.admission import Budget
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
@@ -33,6 +33,7 @@ from server.catalogue.retention import Retention, RetentionPolicy, RetentionStat
 from server.catalogue.store import Store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
+from server.drift import Drift
 from server.drills import Drills
 from server.errors import NotThePrimary, ReplicaNotReady
 from server.generation.belonging import keep_to_one_catalogue
@@ -148,6 +149,8 @@ class Replica:
         self._writable = False
         self._lag = Lag()
         self._lag_s = 0.0
+        self._lease_extended_s: float | None = None
+        self._drift = Drift(settings.data_dir / "drift", settings.metrics.drift_policy)
         self._primary = ("", 0, 0.0)
         self._asking_for_primary = threading.Lock()
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
@@ -375,6 +378,7 @@ class Replica:
             if dense_index["median_ms"] is not None:
                 response.dense_index.median_ms = dense_index["median_ms"]
         response.in_flight = int(engine["in_flight"])
+        response.price = float(engine["price"])
         response.building = serving.renewal.building()
         held = admin_pb2.ReplicaBundles()
         parts.bundles.describe(held)
@@ -412,24 +416,18 @@ class Replica:
 
     def _numbers(self) -> Mapping[str, Any]:
         status = self.status()
-        numbers: dict[str, Any] = {
-            "primary": status.role == admin_pb2.ROLE_PRIMARY,
-            "serving": status.serving,
-            "epoch": status.epoch,
-            "head_sequence": status.head_sequence,
-            "applied_sequence": status.applied_sequence,
-            "staleness_s": status.staleness_ms / 1000,
-            "products": status.products,
-            "delta_products": status.delta_products,
-            "in_flight": status.in_flight,
-            "building": status.building,
-        }
-        if status.HasField("folding"):
-            numbers["fold_failures"] = status.folding.failures
-            numbers["folded_events"] = status.folding.folded_events
-            numbers["store_bytes"] = status.folding.store_bytes
+        numbers = {**observation.of_status(status), **observation.of_disk(self.settings.data_dir)}
         if self.parts is not None:
-            numbers.update(engine_counters(self.parts.bundles.serving.engine.status()))
+            serving = self.parts.bundles.serving
+            engine = serving.engine.status()
+            numbers |= observation.of_engine(engine)
+            numbers |= observation.of_drift(self._drift, serving.bundle_id, engine)
+            numbers |= observation.of_writer(self.parts.writer.stats())
+            numbers |= observation.of_generation(self.settings.generations_dir, status.generation_id)
+            numbers["generation_failures"] = serving.renewal.failures
+            numbers["lag_s"] = self._lag_s
+            if self._lease_extended_s is not None:
+                numbers["lease_age_s"] = time.monotonic() - self._lease_extended_s
         return numbers
 
     def _staleness_ms(self, parts: Parts) -> int:
@@ -474,6 +472,8 @@ class Replica:
             lease = self.parts.keeper.lease()
             name = lease.holder.replica if lease and lease.expires_monotonic_ns > time.monotonic_ns() else ""
             epoch = max(epoch, lease.epoch if lease else 0)
+            if lease and lease.expires_monotonic_ns:
+                self._lease_extended_s = lease.expires_monotonic_ns / 1e9 - self.settings.lease.ttl_ms / 1000
         except StoreError:
             name = ""
         finally:
@@ -567,13 +567,6 @@ def _describe_folding(response: admin_pb2.StatusResponse, stats: RetentionStats)
         folding.first_sequence = stats.extent.first_sequence
         if stats.extent.first_sequence:
             folding.first_committed_unix_us = stats.extent.first_committed_unix_us
-
-
-def engine_counters(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The counters of ``rankcore.Engine.status()`` by the names that ``server.metrics`` publishes."""
-    counters = dict(status["counters"])
-    counters["answered_by_tier"] = dict(counters.get("by_tier", {}))
-    return counters
 
 
 def _version() -> str:
