@@ -202,10 +202,19 @@ def interrupt() -> None:
     signal.pthread_kill(main, signal.SIGTERM)
 
 
+def _in_background(terminal: int) -> bool:
+    """Whether this process would be stopped for changing the terminal, as a shell's background jobs are."""
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:
+        # A terminal, but not the one that this process is controlled from.
+        return False
+
+
 @contextlib.contextmanager
 def abort_key() -> Iterator[None]:
     """While it lasts, `q` on the terminal is what Ctrl-C is. Without a terminal only the latter."""
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or _in_background(sys.stdin.fileno()):
         yield
         return
     terminal = sys.stdin.fileno()
