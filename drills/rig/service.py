@@ -53,10 +53,9 @@ class Service(Cluster):
     """The replicas at these addresses. Raises: Inconclusive where one does not tell its name."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self.plan = ClusterPlan(bundle=Path(), replicas=len(addresses))
-        self.folder = self.data_dir = Path()
-        self._channels: dict[str, grpc.Channel] = {}
-        self.replicas: list[Replica] = [Remote(address, Path(), (), address) for address in addresses]
+        # As a cluster of which nothing is started: neither its folder nor its names are used.
+        super().__init__(ClusterPlan(bundle=Path(), replicas=1), Path())
+        self.replicas = [Remote(address, Path(), (), address) for address in addresses]
         for replica in self.replicas:
             try:
                 replica.name = self.status(replica).replica
