@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from training.recommend.behaviour import Cases
-from training.recommend.fit import NEW, with_new_share
 from training.recommend.order import (
     Candidates,
     first,
@@ -19,6 +18,7 @@ from training.recommend.order import (
     train_order,
 )
 from training.recommend.recipe import OrderRecipe
+from training.recommend.relations import NEW, with_new_share
 
 RECIPE = OrderRecipe(candidates=4, folds=2, trees=10, leaves=4, rows_min=5)
 
