@@ -161,9 +161,13 @@ class PausePrimary:
         """Pauses whoever is primary now. Raises Inconclusive where there is no single primary."""
         primary = sole_primary(subject.cluster)
         first_s = time.monotonic()
+        pid = primary.pid
         for _ in range(self.pauses):
+            if not primary.running:
+                # Another replica took it for hung.
+                break
             instant_s = time.monotonic()
-            pid = subject.cluster.stop(primary)
+            subject.cluster.stop(primary)
             time.sleep(max(0.0, instant_s + self.pause_ms / 1000.0 - time.monotonic()))
             subject.cluster.wake(primary)
             time.sleep(self.apart_s)

@@ -40,11 +40,11 @@ class Limits(_Part):
     """
 
     extra_load_share_max: Share = 0.1
-    runs_min: int = Field(10, ge=3, le=1000)
-    confidence: float = Field(0.95, ge=0.5, lt=1)
-    replicas_min: int = Field(3, ge=2, le=8)
-    replicas_max: int = Field(5, ge=2, le=8)
-    replica_runs: int = Field(1, ge=1, le=100)
+    runs_min: int = Field(default=10, ge=3, le=1000)
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    replicas_min: int = Field(default=3, ge=2, le=8)
+    replicas_max: int = Field(default=5, ge=2, le=8)
+    replica_runs: int = Field(default=1, ge=1, le=100)
 
 
 class NoiseBounds(_Part):
@@ -63,11 +63,11 @@ class NoiseBounds(_Part):
 class Profile(_Part):
     """One run's faults and load, and how its outcomes are weighed. `profiles.toml` explains each."""
 
-    kills: int = Field(1, ge=1, le=20)
-    hangs: int = Field(1, ge=0, le=20)
-    hang_max_s: float = Field(4.0, gt=0, le=120)
-    pauses: int = Field(3, ge=0, le=100)
-    harmless_pause_ms: float = Field(150.0, gt=0, le=60_000)
+    kills: int = Field(default=1, ge=1, le=20)
+    hangs: int = Field(default=1, ge=0, le=20)
+    hang_max_s: float = Field(default=4.0, gt=0, le=120)
+    pauses: int = Field(default=3, ge=0, le=100)
+    harmless_pause_ms: float = Field(default=150.0, gt=0, le=60_000)
     reads_per_s: Positive = 60.0
     writes_per_s: Positive = 20.0
     read_deadline_ms: Positive = 200.0
@@ -75,7 +75,7 @@ class Profile(_Part):
     flood_s: Positive = 3.0
     flood_factor: Positive = 2.0
     flood_deadline_ms: Positive = 50.0
-    products: int = Field(2000, ge=10, le=1_000_000)
+    products: int = Field(default=2000, ge=10, le=1_000_000)
     weights: Weights = Weights()
     limits: Limits = Limits()
     noise: NoiseBounds = NoiseBounds()

@@ -156,5 +156,6 @@ def _combined(standings: Sequence[Standing], weights: Weights) -> Standing | Non
 
     point = dict(standings[0].point)
     for group in GROUPS:
-        point.update(group_of(min(standings, key=lambda one, g=group: of(one, g)).point, group))
+        cheapest = min((of(one, group), number) for number, one in enumerate(standings))[1]
+        point.update(group_of(standings[cheapest].point, group))
     return Standing(sound(point), "the best group of each kind together")

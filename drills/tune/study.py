@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -35,7 +36,7 @@ SURVIVAL_S = 60.0
 class Runner(Protocol):
     """Runs points."""
 
-    def measure(self, point: Point, seeds: Sequence[int]) -> Iterator[Outcome]:
+    def measure(self, point: Point, seeds: Sequence[int]) -> Generator[Outcome]:
         """Once for each seed, on one cluster."""
         ...
 
@@ -158,16 +159,17 @@ class Tune:
         disturbed = 0
         while left := list(missing(self.kept, point, seeds)):
             noise = self.wait_for_quiet()
-            for seed, outcome in zip(left, self.runner.measure(point, left), strict=True):
-                if outcome.disturbed and disturbed >= DISTURBED_MAX:
-                    outcome = replace(outcome, disturbed="")
-                self.kept.add(self._stage, point, seed, outcome, noise)
-                if outcome.disturbed:
-                    disturbed += 1
-                    self.tell(f"disturbed, to be run again: {outcome.disturbed}")
-                    break
-                self.done()
-        return [outcome for seed in seeds if (outcome := self.kept.outcome(point, seed)) is not None]
+            with closing(self.runner.measure(point, left)) as runs:
+                for seed, outcome in zip(left, runs, strict=True):
+                    if outcome.disturbed and disturbed >= DISTURBED_MAX:
+                        outcome = replace(outcome, disturbed="")
+                    self.kept.add(self._stage, point, seed, outcome, noise)
+                    if outcome.disturbed:
+                        disturbed += 1
+                        self.tell(f"disturbed, to be run again: {outcome.disturbed}")
+                        break
+                    self.done()
+        return [known for seed in seeds if (known := self.kept.outcome(point, seed)) is not None]
 
     def wait_for_quiet(self) -> Quiet:
         """How noisy the machine is, once it is quiet enough. Raises: Inconclusive where it does not become

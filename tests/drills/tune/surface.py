@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from drills.tune.outcome import Outcome
 from drills.tune.quiet import Quiet
@@ -89,7 +90,7 @@ class MadeUp:
     runs: list[tuple[str, int]] = field(default_factory=list)
     stop_after: int = 1_000_000
 
-    def measure(self, point: Point, seeds: Sequence[int]) -> Iterator[Outcome]:
+    def measure(self, point: Point, seeds: Sequence[int]) -> Generator[Outcome]:
         for seed in seeds:
             if len(self.runs) >= self.stop_after:
                 raise KeyboardInterrupt
@@ -103,7 +104,7 @@ class MadeUp:
             spoilt = self.disturbed > 0
             self.disturbed -= spoilt
             yield Outcome(
-                **values,
+                **dict[str, Any](values),
                 replicas=int(point[REPLICAS]),
                 violations=tuple(one for one in invalid(point) if "takeover" in one),
                 disturbed="the load's own generator was kept waiting for 900 ms" if spoilt else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ RANGES = {
 
 
 def ruled(**changes: float) -> dict[str, float]:
-    measured = replace(MEASURED, **changes)
+    measured = replace(MEASURED, **dict[str, Any](changes))
     return starting_rules(POOR, measured, RANGES, harmless_pause_ms=150.0, flood_deadline_ms=50.0).point
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,7 +53,7 @@ def test_a_sound_point_is_one_that_a_replica_takes(ttl_ms: int, check_ms: int) -
     }
     settings = config.load(None, {"bundle": "b", "data_dir": "d", **flags})
     assert settings.lease.ttl_ms == ttl_ms
-    ClientSettings(**client)
+    ClientSettings(**dict[str, Any](client))
 
 
 def test_a_starting_point_takes_what_the_files_set_and_leaves_the_rest_as_shipped() -> None:
