@@ -199,6 +199,8 @@ class Replica:
 class Cluster:
     """Replicas that share one data folder. A context manager: on the way out every process is ended."""
 
+    alerts: AlertWatch | None = None
+
     def __init__(self, plan: ClusterPlan, folder: Path) -> None:
         if not 1 <= plan.replicas <= len(NAMES):
             raise ValueError(f"replicas must be 1 to {len(NAMES)}, got {plan.replicas}")
@@ -209,7 +211,6 @@ class Cluster:
         for replica in self.replicas:
             if replica.log_path.exists():
                 replica.log_begins = replica.log_path.stat().st_size
-        self.alerts: AlertWatch | None = None
         self._channels: dict[str, grpc.Channel] = {}
 
     def __enter__(self) -> Self:

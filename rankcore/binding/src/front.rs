@@ -186,7 +186,7 @@ impl Front {
         if let Some(account) = traced.account {
             one.set_item("tier", account.tier.as_str())?;
             let reason = REASONS.iter().find(|(reason, _)| *reason == account.reason);
-            one.set_item("reason", reason.map_or("unspecified", |(_, name)| name))?;
+            one.set_item("reason", reason.map_or("unspecified", |(_, name)| *name))?;
             one.set_item("depth", account.depth)?;
             one.set_item("expected_ndcg", account.worth)?;
             one.set_item("price", account.price)?;
