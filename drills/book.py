@@ -346,6 +346,18 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle", "root and control groups for the processor, or --core-share 1"),
         control="--without scaling",
     ),
+    Drill(
+        name="model_drift",
+        hypothesis=(
+            "a demand that stays is not called drift; one that moves to new words is, before nDCG@10 has"
+            " fallen by more than .3; products in these words and a new generation bring at least .6 of it"
+            " back; no read fails"
+        ),
+        injection="more and more of the searches in words that nobody used before, then products in them",
+        module="drills.model_drift",
+        needs=("a model bundle",),
+        control="--without measure",
+    ),
 )
 
 

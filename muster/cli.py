@@ -2,8 +2,8 @@
 a command needs it.
 
 Exit codes: 0 done, 1 unexpected failure, 2 bad usage or input, 3 service not reachable or not available, 4
-deadline passed; drills and benches: 0 held or measured, 10 deviated, 20 inconclusive. Results go to standard
-output, everything else to standard error.
+deadline passed; drills and benches: 0 held or measured, 10 deviated, 20 inconclusive; feeds: 10 refused.
+Results go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations

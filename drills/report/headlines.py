@@ -180,4 +180,11 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         Headline("problems", "replicas that did not start or end well", target=0),
         Headline("quality_noon", "quality at noon"),
     ),
+    "model_drift": (
+        Headline("still_index", "drift index while nothing moved", target=0.25),
+        Headline("noticed_fall", "nDCG@10 had fallen by, when noticed", target=0.3),
+        Headline("noticed_share", "of the demand had moved, when noticed"),
+        Headline("ndcg_mended", "nDCG@10 after the remedy"),
+        READ_ERRORS,
+    ),
 }

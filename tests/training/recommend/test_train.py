@@ -19,7 +19,7 @@ from training.evaluate import main as evaluate
 from training.recommend import fit as fitting
 from training.recommend.behaviour import Behaviour
 from training.recommend.evaluate import COUNTS_NAME, MIXTURE, POPULARITY
-from training.recommend.recipe import RecommendRecipe, load_recommend_recipe
+from training.recommend.recipe import DEFAULT_RECIPE, RecommendRecipe, load_recommend_recipe
 from training.train import main as train
 
 SMALL = """
@@ -176,8 +176,9 @@ def test_a_bundle_without_a_section_cannot_be_evaluated(tmp_path: Path, capsys: 
     assert "section.json" in capsys.readouterr().err
 
 
-def test_the_shipped_recipe_is_one() -> None:
-    assert load_recommend_recipe().known == "train"
+def test_the_shipped_recipes_can_be_read() -> None:
+    assert load_recommend_recipe().sequence.epochs > 0
+    assert load_recommend_recipe(DEFAULT_RECIPE.with_name("recommend_counts.toml")).sequence.epochs == 0
 
 
 def test_an_unknown_task_is_a_usage_error(capsys: Any) -> None:

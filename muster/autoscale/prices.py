@@ -55,7 +55,7 @@ class Looks:
                 found[endpoint] = call.result()
         return found
 
-    def load(self, endpoints: Sequence[str]) -> float | None:
+    def units(self, endpoints: Sequence[str]) -> float | None:
         """Mean of the price units of the replicas that serve reads; None: none told."""
         told = [
             units
