@@ -31,6 +31,7 @@ from muster.bundle import is_public_key
 from server import affinity
 from server.catalogue.location import check_address, without_passwords
 from server.catalogue.store import StoreConfig
+from server.drift import DriftPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -534,11 +535,62 @@ class MetricsSettings(_Section):
         " has no authentication: keep it on loopback or a private network. Empty: no endpoint.",
     )
 
+    drift_reference_answers: int = _setting(
+        5000,
+        "searches",
+        "The first searches that a bundle answers on this machine, which later ones are compared with; kept"
+        " in the folder `drift` of `data_dir`, a file for each bundle. Remove the file to take what is asked"
+        " from then on as normal.",
+        ge=100,
+        le=10_000_000,
+    )
+    drift_window_s: float = _setting(
+        600.0, "seconds", "How far back the searches go that are compared.", ge=1.0, le=86_400.0
+    )
+    drift_window_answers: int = _setting(
+        500, "searches", "Fewer searches than this in the window tell nothing of drift.", ge=50, le=1_000_000
+    )
+
+    @property
+    def drift_policy(self) -> DriftPolicy:
+        """How drift is measured."""
+        return DriftPolicy(
+            reference_answers=self.drift_reference_answers,
+            window_s=self.drift_window_s,
+            window_answers=self.drift_window_answers,
+        )
+
     @field_validator("listen")
     @classmethod
     def _address(cls, value: str) -> str:
         if value:
             split_address(value)
+        return value
+
+
+class TracingSettings(_Section):
+    """Spans of calls, by OpenTelemetry; needs the extra `otel`."""
+
+    endpoint: str = _setting(
+        "",
+        "URL",
+        "Where spans go by OTLP over gRPC, for example `http://127.0.0.1:4317`. Empty: nowhere, and no call"
+        " is traced.",
+    )
+    share: float = _setting(
+        0.01,
+        "share",
+        "Share of the calls without a `traceparent` that are traced. A call with one is traced if its caller"
+        " is.",
+        ge=0.0,
+        le=1.0,
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"must be a URL such as http://127.0.0.1:4317, not {value[:80]!r}")
         return value
 
 
@@ -618,6 +670,9 @@ class Settings(BaseSettings):
         description="What drills may do to this replica while it serves.",
     )
     metrics: MetricsSettings = Field(default_factory=MetricsSettings, description="The Prometheus endpoint.")
+    tracing: TracingSettings = Field(
+        default_factory=TracingSettings, description="Spans of calls, by OpenTelemetry."
+    )
     log: LogSettings = Field(
         default_factory=LogSettings, description="What the process writes to standard error."
     )

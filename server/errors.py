@@ -219,7 +219,8 @@ TABLE: tuple[Row, ...] = (
         _Code.UNAVAILABLE,
         "OUTCOME_UNKNOWN",
         "The connection to the store was lost while the events were being committed, or the store does not"
-        " vouch for the commit; they may have been written. `ErrorInfo.metadata.outcome` is `unknown`.",
+        " vouch for the commit, or the replica no longer follows the log and cannot show them; they may have"
+        " been written. `ErrorInfo.metadata.outcome` is `unknown`.",
         "Send the same events with the same event ids; those already written are counted as duplicates.",
     ),
     Row(

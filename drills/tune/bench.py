@@ -314,8 +314,8 @@ class Bench:
 
     def survives(self, point: Point, replicas: int, seed: int) -> tuple[bool, str]:
         """Whether this many replicas hold double_fault and rolling_restart with the point's settings; and why
-        not. One that deviates is done again: it is not held if it deviates in two of three, for too few
-        replicas deviate each time, and a busy machine now and then.
+        not. A drill that deviates is done once more, and is not held if it deviates again: too few replicas
+        deviate each time, a busy machine now and then.
 
         Raises: Inconclusive where a drill cannot tell.
         """

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use parking_lot::{Condvar, Mutex};
 
+use crate::account::{Accounted, Accounts};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
@@ -77,11 +78,16 @@ struct Counters {
     cancelled: AtomicU64,
     invalid: AtomicU64,
     failed: AtomicU64,
+    accounts: Accounts,
 }
 
 impl Counters {
-    /// Counts an end. `priority`: the request's class; `None`: it was not understood so far.
-    fn count(&self, priority: Option<Priority>, result: &Result<Answer>) {
+    /// Counts an end. `priority`: the request's class; `None`: it was not understood so far. `in_time`: the answer is ready
+    /// before the deadline.
+    fn count(&self, priority: Option<Priority>, result: &Result<Answer>, in_time: bool) {
+        if let Ok(answer) = result {
+            self.accounts.add(&answer.account, in_time);
+        }
         let by_priority = match result {
             Ok(_) => Some(&self.answered_by_priority),
             Err(Error::Overloaded { .. }) => Some(&self.refused_by_priority),
@@ -207,6 +213,8 @@ pub struct Status {
     pub invalid: u64,
     /// Requests that failed for an internal reason.
     pub failed: u64,
+    /// What the answers tell of themselves, added up.
+    pub accounted: Accounted,
     /// Parts that failed while a request ran, which was answered without them.
     pub part_failures: u64,
     /// What the last of them said.
@@ -856,6 +864,7 @@ impl Engine {
             cancelled: count(&self.core.counters.cancelled),
             invalid: count(&self.core.counters.invalid),
             failed: count(&self.core.counters.failed),
+            accounted: self.core.counters.accounts.read(),
             part_failures,
             last_part_failure,
             price: self.core.services.price.at(
@@ -966,9 +975,11 @@ impl Core {
         let understood = ask.and_then(|ask| Ok((ask.priority(call.priority)?, ask)));
         let priority = understood.as_ref().ok().map(|(priority, _)| *priority);
         let counters = Arc::clone(&self.counters);
+        let (arrived, remaining_us) = (call.arrived, u128::from(call.remaining_us));
         let counted: Done = Box::new(move |result| {
             if !behind {
-                counters.count(priority, &result);
+                let in_time = arrived.elapsed().as_micros() <= remaining_us;
+                counters.count(priority, &result, in_time);
             }
             done(result);
         });

@@ -18,6 +18,7 @@ mod ranking;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 pub mod trial;
 mod turn;
 
@@ -41,6 +42,7 @@ use tokio::time::timeout;
 use counts::{Counted, Counts};
 use limits::Limits;
 use status::Failure;
+use trace::{Traced, Traces};
 use trial::Trial;
 use turn::Turn;
 
@@ -79,6 +81,7 @@ struct Shared {
     /// `Some`: no new calls; those that run have so long to end.
     draining: watch::Sender<Option<Duration>>,
     failures: SyncSender<Failure>,
+    traces: Traces,
 }
 
 impl Shared {
@@ -133,6 +136,7 @@ impl Front {
                 rerank: Counts::default(),
                 draining: watch::channel(None).0,
                 failures: sender,
+                traces: Traces::default(),
             }),
         })
     }
@@ -224,6 +228,17 @@ impl Front {
     #[must_use]
     pub fn counted(&self, method: Method) -> Counted {
         self.shared.counts(method).read()
+    }
+
+    /// Traces ranking calls from now on, see [`Traces::sample`].
+    pub fn sample(&self, share: Option<f64>) {
+        self.shared.traces.sample(share);
+    }
+
+    /// The next call that was traced, if one ends within `wait`.
+    #[must_use]
+    pub fn traced(&self, wait: Duration) -> Option<Traced> {
+        self.shared.traces.next(wait)
     }
 
     /// The next failure that the log must tell, if one comes within `wait`.
