@@ -54,8 +54,6 @@ CAPACITY_S = 2.0
 RESTART_S = 6.0
 """For writes to come back after a kill, beyond what a hang may last."""
 
-LATE_SHARE_MAX = 0.05
-"""A generator that sent more of a flood late than this was itself the bottleneck."""
 _CROSS_TIERS = ("cross_small", "cross_large")
 
 
@@ -222,7 +220,7 @@ class Bench:
         if stall_ms > profile.noise.stall_max_ms:
             doubts.append(f"the load's own generator was kept waiting for {stall_ms:.0f} ms")
         flood = self._flood(rehearsal, seed)
-        if flood.late_share > LATE_SHARE_MAX:
+        if flood.late_share > profile.noise.late_share_max:
             doubts.append(f"{flood.late_share:.0%} of the flood was sent late")
         away_s = [step.unavailable_s for step in steps if step.unavailable_s is not None]
         reads = sum(step.reads for step in steps)

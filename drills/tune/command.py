@@ -170,10 +170,9 @@ def tune(study: Study, folder: Path, *, progress: bool) -> Result:
         if measured is None:
             measured = bench.calibrate(study.start)
             bench.capacity_per_s = measured.capacity_per_s
-            began_s = time.monotonic()
             # One run, kept like any other, tells how many there is time for.
-            runner.measure(study.start, [study.seed + SEARCH_SEED])
-            measured = replace(measured, run_s=round(time.monotonic() - began_s, 1))
+            (first,) = runner.measure(study.start, [study.seed + SEARCH_SEED])
+            measured = replace(measured, run_s=first.took_s)
             study.points, study.runs = plan_points(study.minutes, measured.run_s, profile)
             study.calibration = measured.plain()
             study.write(folder)
