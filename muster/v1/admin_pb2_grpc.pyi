@@ -68,6 +68,10 @@ class AdminServiceStub:
     """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
     ABORTED where another deploy, or another deployer that was heard of lately, is at work.
     """
+    EraseShopper: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EraseShopperRequest, _admin_pb2.EraseShopperResponse]
+    """Takes one shopper out of the store: out of the log and of the feedback that was folded. `muster privacy erase` also
+    sees to the files outside the store. Primary only: elsewhere UNAVAILABLE. Asking again is harmless.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -108,6 +112,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RecordDeploy: _aio.UnaryUnaryMultiCallable[_admin_pb2.RecordDeployRequest, _admin_pb2.RecordDeployResponse]  # type: ignore[assignment]
     """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
     ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+    """
+    EraseShopper: _aio.UnaryUnaryMultiCallable[_admin_pb2.EraseShopperRequest, _admin_pb2.EraseShopperResponse]  # type: ignore[assignment]
+    """Takes one shopper out of the store: out of the log and of the feedback that was folded. `muster privacy erase` also
+    sees to the files outside the store. Primary only: elsewhere UNAVAILABLE. Asking again is harmless.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -218,6 +226,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.RecordDeployResponse, _abc.Awaitable[_admin_pb2.RecordDeployResponse]]:
         """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
         ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseShopper(
+        self,
+        request: _admin_pb2.EraseShopperRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.EraseShopperResponse, _abc.Awaitable[_admin_pb2.EraseShopperResponse]]:
+        """Takes one shopper out of the store: out of the log and of the feedback that was folded. `muster privacy erase` also
+        sees to the files outside the store. Primary only: elsewhere UNAVAILABLE. Asking again is harmless.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

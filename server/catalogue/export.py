@@ -35,7 +35,7 @@ from server.catalogue.errors import (
 )
 from server.catalogue.inspection import database, reading
 from server.catalogue.location import is_postgresql
-from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
+from server.catalogue.rows import FeedbackRow, FoldedId, LogRow, SnapshotRow, SnapshotState, as_values
 from server.catalogue.sql_view import SqlView
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import View
@@ -108,14 +108,17 @@ def _epoch_at(connection: sa.Connection, view: View, sequence: int) -> int:
 
 
 def _count(connection: sa.Connection, view: View, last: int) -> int:
-    ids = connection.execute(sa.select(sa.func.count()).select_from(schema.folded_event)).scalar()
-    return 1 + int(ids or 0) + view.snapshot.products + last - view.snapshot.sequence
+    rows = 0
+    for table in (schema.folded_event, schema.feedback):
+        rows += int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() or 0)
+    return 1 + rows + view.snapshot.products + last - view.snapshot.sequence
 
 
 def _records(view: View, last: int) -> Iterator[Record]:
     """Everything, in the order of a backup. Raises: StoreDamaged: what is damaged is not backed up."""
     yield view.snapshot
     yield from view.folded_ids()
+    yield from view.folded_feedback()
     for product in view.snapshot_rows():
         if fault := product.fault():
             raise StoreDamaged(f"the snapshot's row of product {product.product_id!r} {fault}")
@@ -278,14 +281,19 @@ def _fill(
 class _Batches:
     """Rows waiting to be inserted, by table."""
 
-    _TABLES = ((FoldedId, schema.folded_event), (SnapshotRow, schema.snapshot), (LogRow, schema.log))
+    _TABLES = (
+        (FoldedId, schema.folded_event),
+        (FeedbackRow, schema.feedback),
+        (SnapshotRow, schema.snapshot),
+        (LogRow, schema.log),
+    )
 
     def __init__(self) -> None:
         self._rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind, _ in self._TABLES}
         self.count = 0
 
-    def add(self, record: FoldedId | SnapshotRow | LogRow) -> None:
-        self._rows[type(record)].append(snapshot.as_values(record))
+    def add(self, record: FoldedId | FeedbackRow | SnapshotRow | LogRow) -> None:
+        self._rows[type(record)].append(as_values(record))
         self.count += 1
 
     def insert(self, transaction: sa.Connection) -> None:

@@ -27,7 +27,7 @@ from server.catalogue.errors import OutcomeUnknown, StoreDamaged, StoreError, St
 from server.catalogue.export import require_unused
 from server.catalogue.inspection import attempt, database
 from server.catalogue.location import is_postgresql
-from server.catalogue.rows import LogRow, SnapshotRow
+from server.catalogue.rows import LogRow, SnapshotRow, as_values
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import StoreConfig
 from server.catalogue.verify import Report, verify_rows, verify_store
@@ -146,7 +146,7 @@ def _needed(opened: _Store, report: Report) -> _Needed:
     beyond = [
         problem.text
         for problem in report.problems
-        if problem.part in ("file", "schema", "lease", "event_ids")
+        if problem.part in ("file", "schema", "lease", "event_ids", "feedback")
     ]
     missing = sum(last - first + 1 for first, last in report.missing)
     if report.snapshot_broken:
@@ -260,7 +260,7 @@ def _put_back(opened: _Store, needed: _Needed) -> list[str]:
                 kept += _keep(transaction, table, [row.sequence for row in rows])
             for row in rows:
                 transaction.execute(sa.delete(table).where(table.c.sequence == row.sequence))
-            transaction.execute(sa.insert(table), [snapshot.as_values(row) for row in rows])
+            transaction.execute(sa.insert(table), [as_values(row) for row in rows])
         report = Report(opened.location)
         verify_rows(transaction, report)
         if not report.sound:
