@@ -15,7 +15,19 @@ from typing import Annotated
 
 import typer
 
-from muster.commands import bundle, catalogue, data, deploy, drills, replicas, search, serve, training
+from muster.commands import (
+    bundle,
+    catalogue,
+    data,
+    deploy,
+    drills,
+    feedback,
+    privacy,
+    replicas,
+    search,
+    serve,
+    training,
+)
 from muster.commands.arguments import PASS_ON
 from muster.commands.failures import complain
 
@@ -29,6 +41,8 @@ app = typer.Typer(
 for name, group in (
     ("catalogue", catalogue.app),
     ("data", data.app),
+    ("feedback", feedback.app),
+    ("privacy", privacy.app),
     ("bundle", bundle.app),
     ("drill", drills.app),
     ("bench", drills.bench),

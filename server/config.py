@@ -484,29 +484,31 @@ class PrivacySettings(_Section):
     secrets_file: Path | None = _setting(
         None,
         "file",
-        "Holds the secrets that pseudonyms and receipts are made with; readable by its owner alone. Absent: the file"
-        " `privacy.secrets` in `data_dir`, made where there is none. Replicas of several machines must each have a copy"
-        " of one file. Keep it apart from backups of the log: who has both can try names. Relative to the settings"
-        " file, if it is set there.",
+        "Holds the secrets that pseudonyms and receipts are made with; only its owner may read it. Absent:"
+        " the file `privacy.secrets` in `data_dir`, made where there is none. Replicas of several machines must"
+        " each have a copy of one file. Keep it apart from backups of the log: who has both can try names."
+        " Relative to the settings file, if it is set there.",
     )
     erased_file: Path | None = _setting(
         None,
         "file",
-        "Remembers who was erased, by marks that say nothing of whom, so that a restored backup brings nobody back."
-        " Absent: `erased.jsonl` in `data_dir`. Relative to the settings file, if it is set there.",
+        "Remembers who was erased, by marks that do not say who that was, so that a restored backup brings"
+        " nobody back. Absent: `erased.jsonl` in `data_dir`. Relative to the settings file, if it is set"
+        " there.",
     )
     pseudonym_days: int = _setting(
         90,
         "days",
-        "How long a shopper keeps one pseudonym; what a shopper did in two periods cannot be joined without the"
-        " secrets.",
+        "How long a shopper keeps one pseudonym; without the secrets nobody can join what a shopper did in"
+        " two periods.",
         ge=1,
         le=3650,
     )
     retention_days: int = _setting(
         395,
         "days",
-        "How long feedback is kept, by the wall clock; then it is deleted, and emptied where it is still in the log.",
+        "How long feedback is kept, by the wall clock; then it is deleted, or emptied where it is still in"
+        " the log.",
         ge=1,
         le=3650,
     )

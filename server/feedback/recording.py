@@ -24,6 +24,8 @@ QUERY_CHARACTERS_MAX = 1_024
 # Of all texts of one request: looking through them takes time that others wait for.
 TEXT_CHARACTERS_MAX = 65_536
 
+_ID_ACCEPTED = f"1 to {ID_CHARACTERS_MAX} characters, no control characters"
+
 Violations = list[tuple[str, str]]
 
 
@@ -37,8 +39,8 @@ def violations(request: pb.RecordRequest) -> Violations:
         found += [(f"events[{at}].{field}", problem) for field, problem in _violations(event)]
         texts += len(event.comment) + len(event.query)
     if texts > TEXT_CHARACTERS_MAX:
-        found.append(("events",
-        f"comments and queries of {texts:,} characters; accepted: {TEXT_CHARACTERS_MAX:,}"))
+        most = f"{TEXT_CHARACTERS_MAX:,}"
+        found.append(("events", f"comments and queries of {texts:,} characters; accepted: {most}"))
     return found
 
 
@@ -49,10 +51,10 @@ def _violations(event: pb.FeedbackEvent) -> Violations:
         if not good:
             found.append((field, f"accepted: {accepted}"))
 
-    check("event_id", _is_id(event.event_id), f"1 to {ID_CHARACTERS_MAX} characters, no control characters")
+    check("event_id", _is_id(event.event_id), _ID_ACCEPTED)
     check("kind", pb.FEEDBACK_KIND_VIEW <= event.kind <= pb.FEEDBACK_KIND_SHARE, "a kind of FeedbackKind")
-    check("product_id", _is_id(event.product_id),
-    f"1 to {ID_CHARACTERS_MAX} characters, no control characters") for field, most in (
+    check("product_id", _is_id(event.product_id), _ID_ACCEPTED)
+    for field, most in (
         ("receipt_id", RECEIPT_CHARACTERS_MAX),
         ("shopper_id", NAME_CHARACTERS_MAX),
         ("session_id", NAME_CHARACTERS_MAX),
@@ -62,8 +64,8 @@ def _violations(event: pb.FeedbackEvent) -> Violations:
     check("position", event.position <= POSITION_MAX, f"0 to {POSITION_MAX:,}")
     check("occurred_unix_us", event.occurred_unix_us < 2**63, "microseconds since the Unix epoch, below 2^63")
     if event.kind == pb.FEEDBACK_KIND_COMMENT:
-        check("comment", 1 <= len(event.comment) <= COMMENT_CHARACTERS_MAX,
-        f"1 to {COMMENT_CHARACTERS_MAX:,} characters")
+        good = 1 <= len(event.comment) <= COMMENT_CHARACTERS_MAX
+        check("comment", good, f"1 to {COMMENT_CHARACTERS_MAX:,} characters")
     else:
         check("comment", not event.comment, "nothing, but for comments")
     return found

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from muster.privacy.pseudonyms import SHOPPER, Pseudonyms
+from muster.privacy.pseudonyms import SHOPPER
 from muster.v1.feedback_pb2 import Feedback
 from server.catalogue.feedback import Erased, Wanted
 from server.catalogue.rows import EventRow
@@ -29,6 +29,38 @@ Step = Callable[[int, Wanted, int], Erased]
 """First sequence, what is wanted, most rows: one step of `Store.erase_feedback`."""
 
 
+class Trail:
+    """Feedback of somebody: first all under a pseudonym of theirs, then what names nobody but a session of
+    those.
+
+    is_theirs: whether a pseudonym is; asked once for each.
+    """
+
+    def __init__(self, is_theirs: Callable[[str], bool]) -> None:
+        self._is_theirs = is_theirs
+        self._known: dict[str, bool] = {}
+        self.sessions: set[str] = set()
+
+    @property
+    def found(self) -> list[str]:
+        """Pseudonyms of theirs that were seen."""
+        return [name for name, theirs in self._known.items() if theirs]
+
+    def named(self, shopper: str, session: str) -> bool:
+        """Whether feedback is under a pseudonym of theirs; notes its session."""
+        if not shopper:
+            return False
+        if shopper not in self._known:
+            self._known[shopper] = self._is_theirs(shopper)
+        if self._known[shopper] and session:
+            self.sessions.add(session)
+        return self._known[shopper]
+
+    def of_session(self, shopper: str, session: str) -> bool:
+        """Whether feedback names only a session that was noted."""
+        return not shopper and session in self.sessions
+
+
 @dataclass
 class Erasure:
     """What was done. pseudonyms: that the shopper may have had. cleared: nothing of them is left in the
@@ -39,19 +71,20 @@ class Erasure:
     log_events: int = 0
     folded_events: int = 0
     cleared: bool = False
-    sessions: set[str] = field(default_factory=set)
 
 
 class Eraser:
     """Erases shoppers with the secrets that made their pseudonyms.
 
-    retention_days: how long feedback is kept, and so how far back pseudonyms go. marks: the file that
-    remembers.
+    marks: the file that remembers. period_days: of the pseudonyms made now. retention_days: how long
+    feedback is kept, and so how far back pseudonyms go.
     """
 
-    def __init__(self, secrets: Secrets, pseudonyms: Pseudonyms, marks: Path, *, retention_days: int) -> None:
+    def __init__(
+        self, secrets: Secrets, marks: Path, *, period_days: int = 90, retention_days: int = 3650
+    ) -> None:
         self._secrets = secrets
-        self._pseudonyms = pseudonyms
+        self._pseudonyms = secrets.pseudonyms(period_days)
         self._marks = marks
         self._retention_days = retention_days
 
@@ -60,6 +93,15 @@ class Eraser:
         now_s = time.time() if now_s is None else now_s
         earliest_s = max(0.0, now_s - (self._retention_days + 1) * _DAY_S)
         return list(self._pseudonyms.all_of(SHOPPER, shopper_id, earliest_s, now_s + _DAY_S))
+
+    def trail(self, shopper_id: str) -> Trail:
+        """Of one shopper, whenever a pseudonym was made."""
+        return Trail(lambda name: self._pseudonyms.belongs(name, SHOPPER, shopper_id))
+
+    def trail_of_marked(self) -> Trail:
+        """Of all who were erased before."""
+        marks = marked(self._marks)
+        return Trail(lambda name: bool(marks) and self._secrets.mark(name) in marks)
 
     def erase(
         self,
@@ -74,55 +116,31 @@ class Eraser:
         clear: clears the store's files of some texts. pause: called between two steps. Raises: what `step`
         does.
         """
-        erasure = Erasure(self.pseudonyms_of(shopper_id))
-        remember(self._marks, (self._secrets.mark(pseudonym) for pseudonym in erasure.pseudonyms))
-        known: dict[str, bool] = {}
-
-        def is_shoppers(row: EventRow, feedback: Feedback) -> bool:
-            name = feedback.shopper
-            if name and name not in known:
-                known[name] = self._pseudonyms.belongs(name, SHOPPER, shopper_id)
-            if not name or not known[name]:
-                return False
-            if feedback.session:
-                erasure.sessions.add(feedback.session)
-            return True
-
-        self._walk(erasure, step, is_shoppers, pause)
-        if erasure.sessions:
-            self._walk(erasure, step, _of_sessions(erasure.sessions), pause)
-        found = [name for name, is_theirs in known.items() if is_theirs]
-        erasure.pseudonyms = list(dict.fromkeys([*erasure.pseudonyms, *found]))
-        remember(self._marks, (self._secrets.mark(pseudonym) for pseudonym in found))
-        erasure.cleared = clear([pseudonym.encode() for pseudonym in erasure.pseudonyms])
+        pseudonyms = self.pseudonyms_of(shopper_id)
+        remember(self._marks, (self._secrets.mark(name) for name in pseudonyms))
+        trail = self.trail(shopper_id)
+        erasure = _walked(trail, step, pause)
+        remember(self._marks, (self._secrets.mark(name) for name in trail.found))
+        erasure.pseudonyms = list(dict.fromkeys([*pseudonyms, *trail.found]))
+        erasure.cleared = clear([name.encode() for name in erasure.pseudonyms])
         return erasure
 
     def erase_again(self, step: Step, clear: Callable[[list[bytes]], bool]) -> Erasure:
         """Erase all who were erased before: a backup from before may have brought them back."""
-        marks = marked(self._marks)
-        erasure = Erasure([])
-        found: dict[str, bool] = {}
-
-        def is_marked(row: EventRow, feedback: Feedback) -> bool:
-            name = feedback.shopper
-            if name and name not in found:
-                found[name] = self._secrets.mark(name) in marks
-            if not name or not found[name]:
-                return False
-            if feedback.session:
-                erasure.sessions.add(feedback.session)
-            return True
-
-        if marks:
-            self._walk(erasure, step, is_marked, lambda: None)
-            if erasure.sessions:
-                self._walk(erasure, step, _of_sessions(erasure.sessions), lambda: None)
-            erasure.pseudonyms = [name for name, is_theirs in found.items() if is_theirs]
+        trail = self.trail_of_marked()
+        erasure = _walked(trail, step, lambda: None)
+        erasure.pseudonyms = trail.found
         erasure.cleared = clear([name.encode() for name in erasure.pseudonyms])
         return erasure
 
-    @staticmethod
-    def _walk(erasure: Erasure, step: Step, wanted: Wanted, pause: Callable[[], None]) -> None:
+
+def _walked(trail: Trail, step: Step, pause: Callable[[], None]) -> Erasure:
+    erasure = Erasure([])
+
+    def walk(theirs: Callable[[str, str], bool]) -> None:
+        def wanted(row: EventRow, feedback: Feedback) -> bool:
+            return theirs(feedback.shopper, feedback.session)
+
         first: int | None = 1
         while first is not None:
             done = step(first, wanted, _ROWS_AT_ONCE)
@@ -131,12 +149,10 @@ class Eraser:
             first = done.next_sequence
             pause()
 
-
-def _of_sessions(sessions: Collection[str]) -> Wanted:
-    def wanted(row: EventRow, feedback: Feedback) -> bool:
-        return not feedback.shopper and feedback.session in sessions
-
-    return wanted
+    walk(trail.named)
+    if trail.sessions:
+        walk(trail.of_session)
+    return erasure
 
 
 # --- the file of marks ------------------------------------------------------------------------------------

@@ -45,7 +45,10 @@ class Keeping:
             logger.warning("feedback is kept as it comes, as %s asks: for a drill alone", WITHOUT_SCRUB)
         self.recorder = Recorder(secrets, pseudonyms, receipts, scrubbing=scrubbing)
         self._eraser = Eraser(
-            secrets, pseudonyms, settings.erased_file, retention_days=settings.privacy.retention_days
+            secrets,
+            settings.erased_file,
+            period_days=settings.privacy.pseudonym_days,
+            retention_days=settings.privacy.retention_days,
         )
         self._lock = threading.Lock()
         self._kinds: Counter[str] = Counter()
@@ -65,8 +68,8 @@ class Keeping:
             agreed = store.agree_on(_AGREED, secrets.fingerprint)
             if agreed != secrets.fingerprint:
                 raise SecretsRefused(
-                    f"{settings.secrets_file} is not the file of secrets that the other replicas of this store have: copy"
-                    " theirs here"
+                    f"{settings.secrets_file} is not the file of secrets that the other replicas of this"
+                    " store have: copy theirs here"
                 )
         return cls(store, secrets, settings)
 

@@ -76,8 +76,8 @@ def open_secrets(path: Path, *, make: bool) -> Secrets:
     except FileNotFoundError:
         if not make:
             raise SecretsRefused(
-                f"{path} is missing: copy it from another machine of the service, or from your backup of it; without it"
-                " nobody can tell whose feedback is whose"
+                f"{path} is missing: copy it from another machine of the service, or from your backup of it;"
+                " without it nobody can tell whose feedback is whose"
             ) from None
     _make(path)
     return _read(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
+
 import rankcore
 from muster.v1 import catalogue_pb2 as pb
 from server import health
