@@ -82,7 +82,8 @@ _UNSEEN = dict.fromkeys(
         *range(0x2060, 0x206A),
     ]
 )
-_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0xA0: 0x20}
+# But for the comma of full width, which no number has inside.
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if code != 0xFF0C} | {0x3000: 0x20, 0xA0: 0x20}
 
 
 def _plain(text: str) -> str:
@@ -102,10 +103,42 @@ def _digits(text: str) -> str:
     return "".join(char for char in text if "0" <= char <= "9")
 
 
+# By the number of digits, of the networks in use (ISO/IEC 7812-1 registers them). Thirteen digits are an
+# article (EAN).
+_CARD_BEGINNINGS = {
+    14: ("30", "36", "38", "39"),
+    15: ("34", "37"),
+    16: (
+        "22",
+        "23",
+        "24",
+        "25",
+        "26",
+        "27",
+        "35",
+        "4",
+        "50",
+        "51",
+        "52",
+        "53",
+        "54",
+        "55",
+        "56",
+        "57",
+        "58",
+        "6",
+    ),
+    17: ("62",),
+    18: ("62",),
+    19: ("4", "6"),
+}
+
+
 def _card(text: str) -> int:
-    """Luhn over 13 to 19 digits, not all the same, beginning as those of payment cards do."""
+    """Luhn over 14 to 19 digits, not all the same, that begin as cards of that length do."""
     digits = _digits(text)
-    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1 or digits[0] not in "23456":
+    beginnings = _CARD_BEGINNINGS.get(len(digits), ())
+    if len(set(digits)) == 1 or not digits.startswith(beginnings):
         return 0
     total = 0
     for place, char in enumerate(reversed(digits)):
@@ -208,7 +241,7 @@ _RULES: Sequence[_Rule] = (
     ),
     _rule(IDENTITY, _NUMBER + r"[1-9][0-9]{5}[ -]?[0-9]{8}[ -]?[0-9]{3}[0-9Xx]" + _END, _resident),
     _rule(IDENTITY, _NUMBER + r"[0-9]{3}([- ])[0-9]{2}\1[0-9]{4}" + _NUMBER_END, _social_security),
-    _rule(CARD, _NUMBER + r"[0-9](?:[ -]?[0-9]){12,18}" + _NUMBER_END, _card),
+    _rule(CARD, _NUMBER + r"[0-9](?:[ -]?[0-9]){13,18}" + _NUMBER_END, _card),
     # With the country's code.
     _rule(PHONE, r"(?<![0-9A-Za-z+])(?:\+|00)[1-9][0-9]{0,2}(?:[ .()/-]{0,2}[0-9]){6,13}(?![0-9])", _phone),
     # Chinese mobile and fixed lines.
