@@ -68,7 +68,7 @@ class Planted:
 
 def generated(texts: int, seed: int) -> list[Planted]:
     """Texts, half of them Chinese; two in three hold something personal, all may hold what only looks so."""
-    draw = random.Random(seed)  # noqa: S311 - a trial must be the same each time
+    draw = random.Random(seed)
     makers = sorted(_MAKERS)
     found = []
     for number in range(texts):
@@ -116,10 +116,11 @@ def measure(texts: Sequence[Planted]) -> dict[str, Measured]:
         for kind, count in scrubbed.found.items():
             results[kind].taken += count
         for kind, secret in planted.secrets:
+            for lead in _LEADS_PHONE:
+                secret = secret.removeprefix(lead)
+            half = secret[: len(secret) // 2 + 2]
             results[kind].planted += 1
-            results[kind].found += (
-                secret[1:] not in scrubbed.text and secret[: len(secret) // 2 + 2] not in scrubbed.text
-            )
+            results[kind].found += secret[1:] not in scrubbed.text and half not in scrubbed.text
     return results
 
 
