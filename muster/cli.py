@@ -16,6 +16,8 @@ from typing import Annotated
 import typer
 
 from muster.commands import (
+    alerts,
+    autoscale,
     bundle,
     catalogue,
     data,
@@ -39,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, group in (
+    ("alerts", alerts.app),
     ("catalogue", catalogue.app),
     ("data", data.app),
     ("feedback", feedback.app),
@@ -48,7 +51,14 @@ for name, group in (
     ("bench", drills.bench),
 ):
     app.add_typer(group, name=name)
-for command in (serve.serve, search.search, replicas.status, replicas.transfer, deploy.deploy):
+for command in (
+    serve.serve,
+    search.search,
+    replicas.status,
+    replicas.transfer,
+    deploy.deploy,
+    autoscale.autoscale,
+):
     app.command()(command)
 for passing in (training.evaluate, training.train, training.label, drills.load):
     app.command(context_settings=PASS_ON)(passing)

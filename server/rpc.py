@@ -138,7 +138,10 @@ class RpcServer:
         while not self._stopped.is_set():
             failure = self.front.failure(_FAILURE_WAIT_S)
             if failure is not None:
-                logger.error("request failed, reference %s: %s", *failure)
+                reference, cause, request_id = failure
+                logger.error(
+                    "request failed, reference %s: %s", reference, cause, extra={"request_id": request_id}
+                )
 
 
 def _listen_privately(server: grpc.Server) -> int:

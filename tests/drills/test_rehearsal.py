@@ -14,6 +14,7 @@ from drills import (
     disk_full,
     fsync_error,
     memory_pressure,
+    noisy_data,
     slow_disk,
 )
 from drills.experiment import Need
@@ -32,6 +33,7 @@ DRILLS = [
         disk_full,
         fsync_error,
         memory_pressure,
+        noisy_data,
         slow_disk,
     )
 ]

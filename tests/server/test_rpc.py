@@ -368,9 +368,9 @@ def test_failures_of_ranking_calls_are_logged_under_their_reference(caplog: pyte
         """Stands for a front whose ranking core failed once."""
 
         def __init__(self) -> None:
-            self.failures = [("0123456789ab", "index 7 is torn")]
+            self.failures = [("0123456789ab", "index 7 is torn", "order-7")]
 
-        def failure(self, wait_s: float) -> tuple[str, str] | None:
+        def failure(self, wait_s: float) -> tuple[str, str, str] | None:
             assert wait_s > 0
             if self.failures:
                 return self.failures.pop()
@@ -382,6 +382,7 @@ def test_failures_of_ranking_calls_are_logged_under_their_reference(caplog: pyte
     server._stopped = stopped = threading.Event()
     server._log_failures()
     assert "request failed, reference 0123456789ab: index 7 is torn" in caplog.text
+    assert caplog.records[-1].__dict__["request_id"] == "order-7"
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -19,6 +19,7 @@ pub mod receipts;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 pub mod trial;
 mod turn;
 
@@ -43,6 +44,7 @@ use counts::{Counted, Counts};
 use limits::Limits;
 use receipts::{KEY_BYTES, Receipts};
 use status::Failure;
+use trace::{Traced, Traces};
 use trial::Trial;
 use turn::Turn;
 
@@ -83,6 +85,7 @@ struct Shared {
     /// `Some`: no new calls; those that run have so long to end.
     draining: watch::Sender<Option<Duration>>,
     failures: SyncSender<Failure>,
+    traces: Traces,
 }
 
 impl Shared {
@@ -138,6 +141,7 @@ impl Front {
                 rerank: Counts::default(),
                 draining: watch::channel(None).0,
                 failures: sender,
+                traces: Traces::default(),
             }),
         })
     }
@@ -236,6 +240,17 @@ impl Front {
     #[must_use]
     pub fn counted(&self, method: Method) -> Counted {
         self.shared.counts(method).read()
+    }
+
+    /// Traces ranking calls from now on, see [`Traces::sample`].
+    pub fn sample(&self, share: Option<f64>) {
+        self.shared.traces.sample(share);
+    }
+
+    /// The next call that was traced, if one ends within `wait`.
+    #[must_use]
+    pub fn traced(&self, wait: Duration) -> Option<Traced> {
+        self.shared.traces.next(wait)
     }
 
     /// The next failure that the log must tell, if one comes within `wait`.
