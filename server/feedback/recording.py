@@ -85,18 +85,12 @@ class Recorded:
 
 
 class Recorder:
-    """Makes what is kept of what callers send.
+    """Makes what is kept of what callers send."""
 
-    scrubbing: False only in a drill that must notice it.
-    """
-
-    def __init__(
-        self, secrets: Secrets, pseudonyms: Pseudonyms, receipts: Receipts, *, scrubbing: bool = True
-    ) -> None:
+    def __init__(self, secrets: Secrets, pseudonyms: Pseudonyms, receipts: Receipts) -> None:
         self._secrets = secrets
         self._pseudonyms = pseudonyms
         self._receipts = receipts
-        self._scrubbing = scrubbing
 
     def recorded(self, events: Sequence[pb.FeedbackEvent], now_s: float) -> Recorded:
         """events: without violations. now_s: the wall clock here, seconds since the Unix epoch."""
@@ -124,12 +118,10 @@ class Recorder:
         return Event(event_id=self._secrets.event_id(event.event_id), feedback=feedback)
 
     def _pseudonym(self, kind: str, name: str, now_s: float) -> str:
-        if not name:
-            return ""
-        return self._pseudonyms.of(kind, name, now_s) if self._scrubbing else name
+        return self._pseudonyms.of(kind, name, now_s) if name else ""
 
     def _scrubbed(self, text: str, names: Sequence[str], counts: dict[str, int]) -> str:
-        if not text or not self._scrubbing:
+        if not text:
             return text
         result = scrub(text, names=names)
         for kind, count in result.found.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -22,11 +21,6 @@ from server.privacy.secrets import Secrets, SecretsRefused, open_secrets
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_SCRUB = "MUSTER_DRILL_WITHOUT_SCRUB"
-"""A drill's control: where the environment has it, feedback is kept as it came. No setting, flag or call
-does.
-"""
-
 _AGREED = "privacy_secrets"
 _PAUSE_S = 0.002
 
@@ -40,10 +34,7 @@ class Keeping:
         pseudonyms = secrets.pseudonyms(settings.privacy.pseudonym_days)
         self.receipt_key = secrets.receipts
         receipts = Receipts(self.receipt_key, settings.privacy.receipt_hours * 3600.0)
-        scrubbing = not os.environ.get(WITHOUT_SCRUB)
-        if not scrubbing:
-            logger.warning("feedback is kept as it comes, as %s asks: for a drill alone", WITHOUT_SCRUB)
-        self.recorder = Recorder(secrets, pseudonyms, receipts, scrubbing=scrubbing)
+        self.recorder = Recorder(secrets, pseudonyms, receipts)
         self._eraser = Eraser(
             secrets,
             settings.erased_file,
