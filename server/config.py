@@ -513,8 +513,8 @@ class PrivacySettings(_Section):
         "file",
         "Holds the secrets that pseudonyms and receipts are made with; only its owner may read it. Absent:"
         " the file `privacy.secrets` in `data_dir`, made where there is none. Replicas of several machines"
-        " must each have a copy of one file. Keep it apart from backups of the log: who has both can try names."
-        " Relative to the settings file, if it is set there.",
+        " must each have a copy of one file. Keep it apart from backups of the log: who has both can try"
+        " names. Relative to the settings file, if it is set there.",
     )
     erased_file: Path | None = _setting(
         None,
