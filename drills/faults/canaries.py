@@ -152,7 +152,7 @@ def look(rehearsal: Rehearsal, journal: Journal, sent: Canaries) -> None:
     search.folder(cluster.folder)
     if not journal.path.is_relative_to(cluster.folder):
         search.file(journal.path, journal.path.name)
-    journal.write("searched", files=search.files, bytes=search.bytes, unread=search.unread)
+    journal.write("searched", files=search.files, bytes=search.size_bytes, unread=search.unread)
     journal.extend(
         {"kind": "leak", "at_s": journal.elapsed_s(journal.start_s), **asdict(leak)} for leak in search.leaks
     )

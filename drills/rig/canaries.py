@@ -91,13 +91,13 @@ def with_check(digits: str) -> str:
 
 @dataclass
 class Search:
-    """Looks for canaries. files, bytes: what was looked through. unread: what could not be, with the
+    """Looks for canaries. files, size_bytes: what was looked through. unread: what could not be, with the
     reason.
     """
 
     canaries: list[Canary]
     files: int = 0
-    bytes: int = 0
+    size_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.leaks: list[Leak] = []
@@ -140,7 +140,7 @@ class Search:
     def _look(self, place: str, parts: Iterator[bytes]) -> None:
         before = b""
         for part in parts:
-            self.bytes += len(part)
+            self.size_bytes += len(part)
             window = before + part
             for canary, form, data in self._needles:
                 leak = Leak(place, canary, form)

@@ -54,7 +54,7 @@ def feedback(
     try:
         return feedback_pb2.FeedbackEvent(
             event_id=event_id or new_event_id(),
-            kind=_KINDS[kind],  # type: ignore[arg-type]
+            kind=_KINDS[kind],
             product_id=product_id,
             receipt_id=receipt_id,
             position=position,

@@ -14,6 +14,8 @@ _COMMANDS = {
     "erase-again": "Erases all who were erased before, in a catalogue from a backup: --store PATH.",
     "scan": "Looks for a shopper in the bytes of every file: --shopper ID [--json].",
     "places": "Lists the files outside the store that hold shoppers' data.",
+    "new-key": "Draws a key for encrypted backups: FILE.",
+    "rewrap": "Puts encrypted backups under the newest key: FILE... --keys KEYS.",
     "rotate-secret": "Draws a new secret for pseudonyms.",
 }
 

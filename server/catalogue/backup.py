@@ -53,6 +53,13 @@ from server.catalogue.rows import (
     SnapshotState,
     as_values,
 )
+from server.privacy.envelope import (
+    EnvelopeReader,
+    EnvelopeRefused,
+    EnvelopeWriter,
+    KeyEncryption,
+    is_envelope,
+)
 
 FORMAT = "muster-catalogue"
 VERSION = 2
@@ -119,17 +126,26 @@ class Digest:
 
 
 def write_backup(
-    path: Path, header: Header, records: Iterator[Record], progress: Progress = lambda done, total: None
+    path: Path,
+    header: Header,
+    records: Iterator[Record],
+    progress: Progress = lambda done, total: None,
+    *,
+    keys: KeyEncryption | None = None,
 ) -> Written:
     """Write a backup, whole or not at all: the file gets its name once it is complete and on the disk.
 
-    records: in the order of the format. Raises: OSError; what `records` raises.
+    records: in the order of the format. keys: it goes into an envelope of the catalogue's. Raises:
+    OSError; what `records` raises.
     """
     draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     digest = Digest()
     try:
         with draft.open("xb") as raw:
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as file:
+            with (
+                _envelope(raw, keys, header.cluster_id) as inner,
+                gzip.GzipFile("", "wb", _GZIP_LEVEL, inner, mtime=0) as file,
+            ):
                 file.write(_json_line({"format": FORMAT, "version": VERSION, **vars(header)}))
                 for record in records:
                     file.write(digest.add(record))
@@ -143,6 +159,17 @@ def write_backup(
         draft.unlink(missing_ok=True)
     progress(digest.records, header.records)
     return Written(header, digest.hex())
+
+
+@contextmanager
+def _envelope(raw: IO[bytes], keys: KeyEncryption | None, cluster_id: str) -> Iterator[Any]:
+    """Where to write the backup. What fails inside leaves an envelope that nobody can open."""
+    if keys is None:
+        yield raw
+        return
+    writer = EnvelopeWriter(raw, keys, cluster_id)
+    yield writer
+    writer.close()
 
 
 def now_unix_us() -> int:
@@ -314,10 +341,24 @@ class BackupReader:
 
 
 @contextmanager
-def open_backup(path: Path) -> Iterator[BackupReader]:
-    """Open a backup and read its header. Raises: BackupRefused; OSError."""
-    with path.open("rb") as raw, gzip.GzipFile(fileobj=raw, mode="rb") as file:
-        yield BackupReader(path, file)  # type: ignore[arg-type]
+def open_backup(path: Path, keys: KeyEncryption | None = None) -> Iterator[BackupReader]:
+    """Open a backup and read its header. keys: to the envelope it may be in. Raises: BackupRefused;
+    OSError.
+    """
+    try:
+        with path.open("rb") as raw:
+            source: Any = raw
+            if is_envelope(path):
+                if keys is None:
+                    raise BackupRefused(f"{path} is encrypted; name its keys with --keys FILE")
+                source = EnvelopeReader(raw, keys)
+            with gzip.GzipFile(fileobj=source, mode="rb") as file:
+                reader = BackupReader(path, file)  # type: ignore[arg-type]
+                if source is not raw and source.context != reader.header.cluster_id:
+                    raise BackupRefused(f"{path} is in the envelope of another catalogue")
+                yield reader
+    except EnvelopeRefused as refused:
+        raise BackupRefused(f"{path} is refused: {refused}") from refused
 
 
 class _Order:

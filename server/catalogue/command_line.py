@@ -13,6 +13,7 @@ from typing import Any
 
 from server.catalogue.errors import StoreError
 from server.catalogue.location import check_address
+from server.privacy.envelope import EnvelopeRefused, KeyEncryption, read_keys
 
 FILE_NAME = "catalogue.sqlite3"
 
@@ -26,6 +27,26 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         " default: MUSTER_DATA_DIR",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument of those that read or write backups."""
+    parser.add_argument(
+        "--keys",
+        metavar="FILE|env:NAME",
+        default=os.environ.get("MUSTER_KEYS", ""),
+        help="keys to encrypted backups (`muster privacy new-key`); default: MUSTER_KEYS",
+    )
+
+
+def keys_of(arguments: argparse.Namespace) -> KeyEncryption | None:
+    """The keys that were named; None: none were. Raises: StoreError."""
+    if not arguments.keys:
+        return None
+    try:
+        return read_keys(arguments.keys)
+    except EnvelopeRefused as refused:
+        raise StoreError(str(refused)) from refused
 
 
 def location(arguments: argparse.Namespace) -> str | Path:

@@ -14,7 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from server.catalogue.command_line import add_store, complain, location, print_json, progress
+from server.catalogue.command_line import (
+    add_keys,
+    add_store,
+    complain,
+    keys_of,
+    location,
+    print_json,
+    progress,
+)
 from server.catalogue.errors import StoreDamaged, StoreError
 from server.catalogue.export import export_backup, restore_backup
 from server.catalogue.location import is_postgresql
@@ -81,7 +89,7 @@ def _repair(arguments: argparse.Namespace) -> int:
         complain("--generation and --bundle go together: a generation is read with its bundle")
         return EXIT_USAGE
     with _generation_products(arguments) as products:
-        repaired = repair(store, backup=arguments.backup, products=products)
+        repaired = repair(store, backup=arguments.backup, products=products, keys=keys_of(arguments))
     if not is_postgresql(str(store)):
         for kept in repaired.kept:
             _note(store, places.COPY, Path(kept))
@@ -108,7 +116,9 @@ def _export(arguments: argparse.Namespace) -> int:
     store = location(arguments)
     _note(store, places.BACKUP, arguments.file)
     with progress(arguments, "records") as told:
-        written = export_backup(store, arguments.file, until=arguments.until, progress=told)
+        written = export_backup(
+            store, arguments.file, until=arguments.until, progress=told, keys=keys_of(arguments)
+        )
     header = written.header
     size = arguments.file.stat().st_size
     if arguments.json:
@@ -131,6 +141,7 @@ def _restore(arguments: argparse.Namespace) -> int:
             until=arguments.until,
             replace=arguments.replace,
             progress=told,
+            keys=keys_of(arguments),
         )
     if restored.set_aside is not None:
         _note(store, places.COPY, restored.set_aside)
@@ -238,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     restoring = command("restore", _restore, "Makes a catalogue from a backup; replicas must be stopped.")
     restoring.add_argument("file", type=Path, metavar="FILE", help="backup to read")
     restoring.add_argument("--replace", action="store_true", help="set a file that is there aside")
+    for added in (repairing, exporting, restoring):
+        add_keys(added)
     for added in (exporting, restoring):
         added.add_argument(
             "--until", type=_sequence, metavar="SEQUENCE", help="only the events up to this one"

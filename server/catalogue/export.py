@@ -39,6 +39,7 @@ from server.catalogue.rows import FeedbackRow, FoldedId, LogRow, SnapshotRow, Sn
 from server.catalogue.sql_view import SqlView
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import View
+from server.privacy.envelope import KeyEncryption
 
 EPOCH_GAP = 1_000
 """A restored catalogue's epochs begin this far above those of the backup: reigns that began after the backup
@@ -56,12 +57,18 @@ class RestoreRefused(StoreError):
 
 
 def export_backup(
-    store: str | Path, file: Path, *, until: int | None = None, progress: Progress = lambda done, total: None
+    store: str | Path,
+    file: Path,
+    *,
+    until: int | None = None,
+    progress: Progress = lambda done, total: None,
+    keys: KeyEncryption | None = None,
 ) -> Written:
     """Write the catalogue at `store`, a file or a database, into `file`, as it is at one moment.
 
-    until: only the events up to this sequence, which may not be before the snapshot; None: all. Raises:
-    StoreError; OSError if the file cannot be written. Nothing is left of a backup that could not be finished.
+    keys: the file goes into an envelope. until: only the events up to this sequence, which may not be
+    before the snapshot; None: all. Raises: StoreError; OSError if the file cannot be written. Nothing is
+    left of a backup that could not be finished.
     """
     with reading(store) as connection:
         view = SqlView(connection, str(store))
@@ -75,7 +82,7 @@ def export_backup(
             head_epoch=_epoch_at(connection, view, last),
             records=_count(connection, view, last),
         )
-        return write_backup(file, header, _records(view, last), progress)
+        return write_backup(file, header, _records(view, last), progress, keys=keys)
 
 
 def _last_sequence(view: View, until: int | None) -> int:
@@ -158,6 +165,7 @@ def restore_backup(
     until: int | None = None,
     replace: bool = False,
     progress: Progress = lambda done, total: None,
+    keys: KeyEncryption | None = None,
 ) -> Restored:
     """Make the catalogue of a backup at `store`, up to the event `until`; None: all of it.
 
@@ -166,16 +174,18 @@ def restore_backup(
     a catalogue. Raises: StoreError, OSError. After an error `store` is as it was.
     """
     if not is_postgresql(str(store)):
-        return _restore_file(file, Path(store), until=until, replace=replace, progress=progress)
+        return _restore_file(file, Path(store), until=until, replace=replace, progress=progress, keys=keys)
     if replace:
         raise RestoreRefused(
             "a database is not set aside: restore into an empty one and name that in catalogue.store"
         )
-    return _restore_database(file, str(store), until=until, progress=progress)
+    return _restore_database(file, str(store), until=until, progress=progress, keys=keys)
 
 
-def _restore_database(file: Path, address: str, *, until: int | None, progress: Progress) -> Restored:
-    with open_backup(file) as reader, closing(database(address)) as opened:
+def _restore_database(
+    file: Path, address: str, *, until: int | None, progress: Progress, keys: KeyEncryption | None
+) -> Restored:
+    with open_backup(file, keys) as reader, closing(database(address)) as opened:
         last = _until(reader.header, until, file)
         try:
             with opened.creating() as transaction:
@@ -191,7 +201,13 @@ def _restore_database(file: Path, address: str, *, until: int | None, progress: 
 
 
 def _restore_file(
-    file: Path, store: Path, *, until: int | None, replace: bool, progress: Progress
+    file: Path,
+    store: Path,
+    *,
+    until: int | None,
+    replace: bool,
+    progress: Progress,
+    keys: KeyEncryption | None,
 ) -> Restored:
     draft = store.with_name(f".{store.name}-restoring-{os.getpid()}")
     if store.exists():
@@ -202,7 +218,7 @@ def _restore_file(
         require_unused(store)
     _remove(draft)
     try:
-        with open_backup(file) as reader:
+        with open_backup(file, keys) as reader:
             last = _until(reader.header, until, file)
             with closing(SqliteStore.open(draft)) as opened:
                 restored = _fill(opened.write_unserved, reader, last, progress)

@@ -15,7 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from server.catalogue.command_line import add_store, complain, location, print_json
+from server.catalogue.command_line import (
+    add_keys,
+    add_store,
+    complain,
+    keys_of,
+    location,
+    print_json,
+)
 from server.catalogue.errors import StoreError
 from server.catalogue.export import require_unused
 from server.catalogue.location import is_postgresql
@@ -24,6 +31,7 @@ from server.catalogue.store import StoreConfig
 from server.privacy import erasure as erasing
 from server.privacy import places as registry
 from server.privacy import secrets as secret_files
+from server.privacy.envelope import EnvelopeRefused, KeyEncryption, new_key, rewrap
 from server.privacy.erasure import Eraser, Trail
 from server.privacy.rewriting import rewrite_backup, rewrite_copy, rewrite_export, unserved_step
 from server.privacy.scan import Scan
@@ -34,7 +42,7 @@ EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
 EXIT_LEFT = 10
 
-_REWRITERS: dict[str, Callable[[Path, Trail], int]] = {
+_REWRITERS: dict[str, Callable[[Path, Trail, KeyEncryption | None], int]] = {
     registry.EXPORT: rewrite_export,
     registry.BACKUP: rewrite_backup,
     registry.COPY: rewrite_copy,
@@ -49,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(left.code or 0)
     try:
         return int(parsed.run(parsed))
-    except (SecretsRefused, StoreError) as error:
+    except (SecretsRefused, EnvelopeRefused, StoreError) as error:
         complain(str(error))
         return EXIT_USAGE
     except OSError as error:
@@ -97,7 +105,8 @@ def _erase(arguments: argparse.Namespace) -> int:
         seen.append(Seen(f"the store of {arguments.target}", answer.log_events + answer.folded_events))
         cleared = answer.cleared
     trail = eraser.trail(shopper_id)
-    seen += [_rewritten_place(place, trail) for place in registry.places(premises.folder)]
+    keys = keys_of(arguments)
+    seen += [_rewritten_place(place, trail, keys) for place in registry.places(premises.folder)]
     left = [one for one in seen if one.events is None]
     if arguments.json:
         print_json({"places": [asdict(one) for one in seen], "cleared": cleared, "left": len(left)})
@@ -127,11 +136,11 @@ def _rewritten(opened: SqliteStore, texts: list[bytes]) -> bool:
     return opened.clear_traces(texts)
 
 
-def _rewritten_place(place: registry.Place, trail: Trail) -> Seen:
+def _rewritten_place(place: registry.Place, trail: Trail, keys: KeyEncryption | None) -> Seen:
     if not place.path.exists():
         return Seen(str(place.path), 0)
     try:
-        return Seen(str(place.path), _REWRITERS[place.kind](place.path, trail))
+        return Seen(str(place.path), _REWRITERS[place.kind](place.path, trail, keys))
     except (StoreError, OSError, ValueError) as error:
         # pyarrow's errors are ValueErrors or OSErrors.
         return Seen(str(place.path), None, f"not looked through: {error}")
@@ -169,7 +178,7 @@ def _scan(arguments: argparse.Namespace) -> int:
     if not texts:
         complain("name what to look for: --shopper ID, or --text TEXT")
         return EXIT_USAGE
-    scan = Scan(texts)
+    scan = Scan(texts, keys_of(arguments))
     for path in arguments.path:
         if not path.exists():
             complain(f"{path}: no such file or folder")
@@ -234,6 +243,29 @@ def _rotate(arguments: argparse.Namespace) -> int:
         print_json({"secret": name, "file": str(premises.secrets)})
     else:
         print(f"{premises.secrets}: secret {name} makes pseudonyms once each replica has been started again")
+    return EXIT_DONE
+
+
+def _new_key(arguments: argparse.Namespace) -> int:
+    name = new_key(arguments.file)
+    if arguments.json:
+        print_json({"key": name, "file": str(arguments.file)})
+    else:
+        print(f"{arguments.file}: key {name} encrypts from now on; keep the file apart from the backups")
+    return EXIT_DONE
+
+
+def _rewrap(arguments: argparse.Namespace) -> int:
+    keys = keys_of(arguments)
+    if keys is None:
+        complain("name the keys with --keys FILE, the new one first, the old ones below")
+        return EXIT_USAGE
+    done = {str(path): rewrap(path, keys) for path in arguments.file}
+    if arguments.json:
+        print_json({"key": keys.newest, "files": done})
+        return EXIT_DONE
+    for path, changed in done.items():
+        print(f"{path}: {'now under' if changed else 'was already under'} key {keys.newest}")
     return EXIT_DONE
 
 
@@ -321,6 +353,17 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--text", action="append", default=[], help="another text to look for; may be repeated")
     scan.add_argument("--only-paths", action="store_true", help="only the files and folders that are named")
     scan.add_argument("path", nargs="*", type=Path, metavar="PATH", help="further files and folders")
+    for added in (erase, scan):
+        add_keys(added)
+    key = commands.add_parser("new-key", help="Draws a key for encrypted backups and puts it first.")
+    key.set_defaults(run=_new_key)
+    key.add_argument("file", type=Path, metavar="FILE", help="file of keys; made where there is none")
+    key.add_argument("--json", action="store_true", help="print one JSON object")
+    wrapping = commands.add_parser("rewrap", help="Puts encrypted backups under the newest key.")
+    wrapping.set_defaults(run=_rewrap)
+    add_keys(wrapping)
+    wrapping.add_argument("file", type=Path, nargs="+", metavar="FILE", help="encrypted backups")
+    wrapping.add_argument("--json", action="store_true", help="print one JSON object")
     places = command("places", _places, "Lists the files outside the store that hold shoppers' data.")
     places.add_argument("--add", nargs=2, metavar=("KIND", "PATH"), help="write a copied file down")
     command("rotate-secret", _rotate, "Draws a new secret for pseudonyms; old ones still recognise theirs.")

@@ -24,12 +24,13 @@ from server.catalogue.feedback import Erased, Wanted
 from server.catalogue.rows import EventRow, FeedbackRow, LogRow
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import StoreConfig
+from server.privacy.envelope import KeyEncryption, is_envelope
 from server.privacy.erasure import Trail
 
 Theirs = Callable[[str, str], bool]
 
 
-def rewrite_export(path: Path, trail: Trail) -> int:
+def rewrite_export(path: Path, trail: Trail, keys: KeyEncryption | None = None) -> int:
     """Take the trail's rows out of an export. Returns how many. Raises: OSError, pyarrow's errors."""
 
     def rows(theirs: Theirs) -> Iterator[list[bool]]:
@@ -64,7 +65,7 @@ def rewrite_export(path: Path, trail: Trail) -> int:
     return found
 
 
-def rewrite_backup(path: Path, trail: Trail) -> int:
+def rewrite_backup(path: Path, trail: Trail, keys: KeyEncryption | None = None) -> int:
     """Take the trail's feedback out of a backup. Returns how many events. Its digest is another one
     afterwards.
 
@@ -84,14 +85,14 @@ def rewrite_backup(path: Path, trail: Trail) -> int:
     found = gone = 0
     # Twice: a session is known only once a row of its shopper was seen, which may come later.
     for _ in range(2):
-        with open_backup(path) as reader:
+        with open_backup(path, keys) as reader:
             marked = [isinstance(record, FeedbackRow) for record in reader.records() if theirs(record)]
         found, gone = len(marked), sum(marked)
         if not trail.sessions:
             break
     if not found:
         return 0
-    with open_backup(path) as reader:
+    with open_backup(path, keys) as reader:
 
         def kept() -> Iterator[Record]:
             for record in reader.records():
@@ -100,11 +101,16 @@ def rewrite_backup(path: Path, trail: Trail) -> int:
                 elif isinstance(record, LogRow):
                     yield stored.empty(record)
 
-        write_backup(path, replace(reader.header, records=reader.header.records - gone), kept())
+        write_backup(
+            path,
+            replace(reader.header, records=reader.header.records - gone),
+            kept(),
+            keys=keys if is_envelope(path) else None,
+        )
     return found
 
 
-def rewrite_copy(path: Path, trail: Trail) -> int:
+def rewrite_copy(path: Path, trail: Trail, keys: KeyEncryption | None = None) -> int:
     """Take the trail's feedback out of a catalogue that no replica serves, and write its file anew.
 
     Returns how many events. Raises: StoreError; StoreUnavailable where it is in use.

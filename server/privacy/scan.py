@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from muster.privacy.forms import forms_of
 from server.catalogue import schema
 from server.catalogue.inspection import reading
+from server.privacy.envelope import EnvelopeReader, EnvelopeRefused, KeyEncryption, is_envelope
 
 _PART_BYTES = 1 << 20
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
@@ -48,7 +49,8 @@ class Scanned:
 class Scan:
     """Looks for some texts. texts: by the name under which a find is told, which is not the text itself."""
 
-    def __init__(self, texts: Mapping[str, str]) -> None:
+    def __init__(self, texts: Mapping[str, str], keys: KeyEncryption | None = None) -> None:
+        self._keys = keys
         self._needles = [
             (what, form, data) for what, text in texts.items() for form, data in forms_of(text).items()
         ]
@@ -73,7 +75,9 @@ class Scan:
                 self._look(str(path), _unpacked(path))
             elif head == _PARQUET:
                 self._look(str(path), _columns(path))
-        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            elif is_envelope(path):
+                self._look(str(path), _opened(path, self._keys))
+        except (OSError, EOFError, zlib.error, pa.ArrowException, EnvelopeRefused) as error:
             self.result.unread += (f"{path}: {error}",)
 
     def database(self, location: str) -> None:
@@ -98,6 +102,15 @@ class Scan:
 
 def _unpacked(path: Path) -> Iterator[bytes]:
     with gzip.open(path) as file:
+        while part := file.read(_PART_BYTES):
+            yield part
+
+
+def _opened(path: Path, keys: KeyEncryption | None) -> Iterator[bytes]:
+    """The content of a backup in an envelope."""
+    if keys is None:
+        raise EnvelopeRefused("it is encrypted; name its keys with --keys")
+    with path.open("rb") as raw, gzip.GzipFile(fileobj=EnvelopeReader(raw, keys), mode="rb") as file:  # type: ignore[call-overload]
         while part := file.read(_PART_BYTES):
             yield part
 

@@ -38,7 +38,7 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "clock_jump",
         "noisy_data",
         "traffic_surge",
-    "data_leak",
+        "data_leak",
     ]
     for drill in DRILLS:
         assert set(drill.describe()) == {

@@ -168,3 +168,34 @@ def test_a_wrong_command_line_is_refused(shop: Shop, capsys: pytest.CaptureFixtu
     (shop.folder / FILE_NAME).unlink()
     assert shop.run(commands.main, "scan", "--shopper", "anna") == commands.EXIT_USAGE
     assert "missing" in capsys.readouterr().err
+
+
+def test_an_encrypted_backup_says_nothing_without_its_keys_and_serves_with_them(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, backup = tmp_path / "keys", tmp_path / "backup.sealed"
+    other = tmp_path / "other" / "catalogue.sqlite3"
+    assert commands.main(["new-key", str(keys)]) == 0
+    assert shop.run(catalogue_commands.main, "export", str(backup), "--keys", str(keys)) == 0
+    # Without keys: not restored, not looked through, and said so.
+    assert catalogue_commands.main(["restore", str(backup), "--store", str(other)]) == commands.EXIT_USAGE
+    assert "encrypted" in capsys.readouterr().err
+    assert not other.exists()
+    assert shop.run(commands.main, "scan", "--shopper", "anna") == commands.EXIT_LEFT
+    assert "encrypted" in json.loads(capsys.readouterr().out)["unread"][0]
+    assert scan(shop, capsys, "anna", "--keys", str(keys)) == ["backup.sealed", "catalogue.sqlite3"]
+    # With them: rotated, a shopper taken out, restored.
+    assert commands.main(["new-key", str(keys)]) == 0
+    assert commands.main(["rewrap", str(backup), "--keys", str(keys)]) == 0
+    assert shop.run(commands.main, "erase", "--shopper", "anna", "--stopped", "--keys", str(keys)) == 0
+    assert scan(shop, capsys, "anna", "--keys", str(keys)) == []
+    assert catalogue_commands.main(["restore", str(backup), "--store", str(other), "--keys", str(keys)]) == 0
+    assert verify_store(other).sound
+    backup.write_bytes(backup.read_bytes()[:-9])
+    assert (
+        catalogue_commands.main(
+            ["restore", str(backup), "--store", str(tmp_path / "third"), "--keys", str(keys)]
+        )
+        == commands.EXIT_USAGE
+    )
+    assert not (tmp_path / "third").exists()
