@@ -299,7 +299,7 @@ class Replica:
             default_us=settings.catalogue.apply_deadline_ms * 1000,
         )
         privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
-        getattr(self.rpc.front, "sign_receipts", lambda key: None)(keeping.receipt_key)
+        self.rpc.front.sign_receipts(keeping.receipt_key)
         self.parts = Parts(
             store, bundles, deploys, tailer, writer, keeper, retention, catalogue, feedback, keeping
         )

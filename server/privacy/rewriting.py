@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from muster.v1.feedback_pb2 import Feedback
 from server.catalogue import feedback as stored
 from server.catalogue.backup import Record, open_backup, write_backup
 from server.catalogue.export import require_unused
@@ -128,7 +129,7 @@ def erase_unserved(opened: SqliteStore, trail: Trail) -> int:
     total = 0
     for theirs in (trail.named, trail.of_session):
 
-        def wanted(row: EventRow, feedback: stored.Feedback, theirs: Theirs = theirs) -> bool:
+        def wanted(row: EventRow, feedback: Feedback, theirs: Theirs = theirs) -> bool:
             return theirs(feedback.shopper, feedback.session)
 
         first: int | None = 1

@@ -110,7 +110,7 @@ def _opened(path: Path, keys: KeyEncryption | None) -> Iterator[bytes]:
     """The content of a backup in an envelope."""
     if keys is None:
         raise EnvelopeRefused("it is encrypted; name its keys with --keys")
-    with path.open("rb") as raw, gzip.GzipFile(fileobj=EnvelopeReader(raw, keys), mode="rb") as file:  # type: ignore[call-overload]
+    with path.open("rb") as raw, gzip.GzipFile(fileobj=EnvelopeReader(raw, keys), mode="rb") as file:
         while part := file.read(_PART_BYTES):
             yield part
 
