@@ -4,6 +4,7 @@ erased.
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from muster.v1.feedback_pb2 import FEEDBACK_KIND_CLICK, Feedback
 from server.catalogue.errors import Fenced
 from server.catalogue.export import export_backup, restore_backup
 from server.catalogue.opening import open_store
+from server.catalogue.retention import Retention, RetentionPolicy
 from server.catalogue.sqlite import contains
 from server.catalogue.store import NewEvent, Store
 from server.catalogue.verify import verify_store
@@ -180,3 +182,19 @@ def test_damaged_feedback_is_named(store: Store, path: Path) -> None:
         raw.execute("UPDATE feedback SET payload = x'00' WHERE sequence = 3")
     report = verify_store(path)
     assert [(problem.part, problem.sequence) for problem in report.problems] == [("feedback", 3)]
+
+
+def test_retention_keeps_feedback_within_its_bounds_in_table_and_log(store: Store, location: str) -> None:
+    fill(store)
+    now_us = time.time_ns() // 1000
+    policy = RetentionPolicy(
+        events_max=4, hours=0, ids_max=100, id_hours=1, feedback_events_max=1, feedback_days=1
+    )
+    retention = Retention(store, policy, lambda: 1, now_us=lambda: now_us)
+    retention.look()
+    assert shoppers(store) == [ANNA, BERT, ANNA]
+    assert retention.stats().expired_feedback == 3
+    now_us += 2 * 24 * 3_600_000_000
+    retention.look()
+    assert shoppers(store) == []
+    assert verify_store(location).sound

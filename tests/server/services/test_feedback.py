@@ -4,6 +4,7 @@ served.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import urllib.request
@@ -13,6 +14,7 @@ import pytest
 
 from muster.client import Client, InvalidRequest, feedback
 from muster.v1 import admin_pb2, catalogue_pb2, feedback_pb2, feedback_pb2_grpc, ranking_pb2
+from server.privacy import commands
 from tests.server.conftest import Pair
 from tests.server.replica import NOT_SERVING, SERVING, Replica, wait_until
 from tests.server.services.test_ranking import refusal
@@ -128,6 +130,27 @@ def test_a_shopper_is_erased_while_the_service_runs(pair: Pair) -> None:
     # Both go on: the log has no gap.
     sequence = record(pair.primary, feedback("click", "red-1")).sequence
     wait_until(lambda: pair.standby.status().applied_sequence >= sequence, "the standby has applied all")
+
+
+def test_the_command_erases_while_replicas_serve_and_the_scan_of_all_bytes_proves_it(
+    pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, other = f"gone-{time.monotonic_ns()}", f"stays-{time.monotonic_ns()}"
+    record(pair.primary, *(feedback("click", "red-1", shopper_id=who) for who in (name, other) * 30))
+    folder = str(pair.primary.port_file.parent / "data")
+
+    def scan(who: str) -> int:
+        code = commands.main(["scan", "--shopper", who, "--store", folder, "--json"])
+        assert json.loads(capsys.readouterr().out)["unread"] == []
+        return code
+
+    assert scan(name) == scan(other) == commands.EXIT_LEFT
+    target = f"{pair.primary.address},{pair.standby.address}"
+    erase = ["erase", "--shopper", name, "--target", target, "--store", folder, "--json"]
+    assert commands.main(erase) == commands.EXIT_DONE, capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["places"][0]["events"] == 30
+    assert scan(name) == commands.EXIT_DONE
+    assert scan(other) == commands.EXIT_LEFT
 
 
 def test_counts_are_published_and_no_name_is_in_metrics_or_logs(pair: Pair) -> None:
