@@ -358,6 +358,17 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without measure",
     ),
+    Drill(
+        name="data_leak",
+        hypothesis=(
+            "of marked names, addresses, numbers and tokens in requests, metadata and feedback none is in any"
+            " file, log, metric, refusal or export afterwards, in whatever form"
+        ),
+        injection="canary texts in searches, metadata, feedback, comments, and in what must be refused",
+        module="drills.data_leak",
+        needs=("a model bundle",),
+        control="--without scrub",
+    ),
 )
 
 

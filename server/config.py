@@ -32,11 +32,20 @@ from server import affinity
 from server.catalogue.location import check_address, without_passwords
 from server.catalogue.store import StoreConfig
 from server.drift import DriftPolicy
+from server.privacy import erasure, secrets
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "MUSTER_"
 NESTED = "__"
+
+
+# Paths that are relative to the settings file, if they are set there.
+_FILES_IN_SECTIONS = (
+    ("catalogue", "store_password_file"),
+    ("privacy", "secrets_file"),
+    ("privacy", "erased_file"),
+)
 
 
 class ConfigurationError(Exception):
@@ -496,6 +505,56 @@ class LifecycleSettings(_Section):
     )
 
 
+class PrivacySettings(_Section):
+    """Feedback, and what protects the shoppers in it."""
+
+    secrets_file: Path | None = _setting(
+        None,
+        "file",
+        "Holds the secrets that pseudonyms and receipts are made with; only its owner may read it. Absent:"
+        " the file `privacy.secrets` in `data_dir`, made where there is none. Replicas of several machines"
+        " must each have a copy of one file. Keep it apart from backups of the log: who has both can try"
+        " names. Relative to the settings file, if it is set there.",
+    )
+    erased_file: Path | None = _setting(
+        None,
+        "file",
+        "Remembers who was erased, by marks that do not say who that was, so that a restored backup brings"
+        " nobody back. Absent: `erased.jsonl` in `data_dir`. Relative to the settings file, if it is set"
+        " there.",
+    )
+    pseudonym_days: int = _setting(
+        90,
+        "days",
+        "How long a shopper keeps one pseudonym; without the secrets nobody can join what a shopper did in"
+        " two periods.",
+        ge=1,
+        le=3650,
+    )
+    retention_days: int = _setting(
+        395,
+        "days",
+        "How long feedback is kept, by the wall clock; then it is deleted, or emptied where it is still in"
+        " the log.",
+        ge=1,
+        le=3650,
+    )
+    feedback_events_max: int = _setting(
+        10_000_000,
+        "events",
+        "Folded feedback that is kept at most; the oldest goes first.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    receipt_hours: int = _setting(
+        168,
+        "hours",
+        "Feedback on an answer that was given longer ago is marked as expired; exports leave it out.",
+        ge=1,
+        le=87_600,
+    )
+
+
 class DrillSettings(_Section):
     """What drills may do to this replica while it serves."""
 
@@ -665,6 +724,9 @@ class Settings(BaseSettings):
     release: ReleaseSettings = Field(
         default_factory=ReleaseSettings, description="Which bundles may be served, and deploys."
     )
+    privacy: PrivacySettings = Field(
+        default_factory=PrivacySettings, description="Feedback, and what protects the shoppers in it."
+    )
     drills: DrillSettings = Field(
         default_factory=DrillSettings,
         description="What drills may do to this replica while it serves.",
@@ -754,6 +816,16 @@ class Settings(BaseSettings):
         )
 
     @property
+    def secrets_file(self) -> Path:
+        """File of the secrets of pseudonyms."""
+        return self.privacy.secrets_file or self.data_dir / secrets.FILE_NAME
+
+    @property
+    def erased_file(self) -> Path:
+        """File that remembers who was erased."""
+        return self.privacy.erased_file or self.data_dir / erasure.FILE_NAME
+
+    @property
     def bundles_dir(self) -> Path:
         """Folder of the bundles that were deployed."""
         return self.data_dir / "bundles"
@@ -839,10 +911,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     for name in ("bundle", "data_dir", "port_file"):
         if isinstance(values.get(name), str):
             values[name] = str(path.parent / Path(values[name]).expanduser())
-    catalogue = values.get("catalogue")
-    if isinstance(catalogue, dict) and isinstance(catalogue.get("store_password_file"), str):
-        given = Path(catalogue["store_password_file"]).expanduser()
-        catalogue["store_password_file"] = str(path.parent / given)
+    for section, name in _FILES_IN_SECTIONS:
+        inner = values.get(section)
+        if isinstance(inner, dict) and isinstance(inner.get(name), str):
+            inner[name] = str(path.parent / Path(inner[name]).expanduser())
     return values
 
 

@@ -11,6 +11,7 @@ use rankcore_engine::bundle::Tier;
 use rankcore_engine::engine::Method;
 use rankcore_front::counts::BOUNDS_US;
 use rankcore_front::limits::Limits;
+use rankcore_front::receipts::KEY_BYTES;
 use rankcore_front::trial::{PARTS, Trial};
 use rankcore_front::{Front as CoreFront, Settings, status};
 
@@ -70,6 +71,11 @@ impl Front {
     /// Begin to answer; ranking calls are UNAVAILABLE until `serve`.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         Ok(py.detach(|| self.0.start())?)
+    }
+
+    /// Answers get ids from now on, signed with this key, 32 bytes.
+    fn sign_receipts(&self, key: [u8; KEY_BYTES]) {
+        self.0.sign_receipts(key);
     }
 
     /// Ranking calls are answered by this engine from now on.

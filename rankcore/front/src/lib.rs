@@ -15,6 +15,7 @@ pub mod limits;
 pub mod message;
 mod pass;
 mod ranking;
+pub mod receipts;
 pub mod status;
 #[cfg(test)]
 mod testing;
@@ -41,6 +42,7 @@ use tokio::time::timeout;
 
 use counts::{Counted, Counts};
 use limits::Limits;
+use receipts::{KEY_BYTES, Receipts};
 use status::Failure;
 use trace::{Traced, Traces};
 use trial::Trial;
@@ -74,6 +76,8 @@ struct Shared {
     settings: Settings,
     engine: ArcSwapOption<Engine>,
     trial: ArcSwapOption<Trial>,
+    /// `None`: answers get no ids.
+    receipts: ArcSwapOption<Receipts>,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
     search: Counts,
@@ -130,6 +134,7 @@ impl Front {
                 settings,
                 engine: ArcSwapOption::empty(),
                 trial: ArcSwapOption::empty(),
+                receipts: ArcSwapOption::empty(),
                 in_flight: AtomicUsize::new(0),
                 connections: AtomicUsize::new(0),
                 search: Counts::default(),
@@ -194,6 +199,13 @@ impl Front {
         let (turn, planning) = take_turns(&self.shared);
         connection::serve(io, address, Arc::clone(&self.shared), turn).await;
         planning.abort();
+    }
+
+    /// Answers get ids from now on, signed with this key.
+    pub fn sign_receipts(&self, key: [u8; KEY_BYTES]) {
+        self.shared
+            .receipts
+            .store(Some(Arc::new(Receipts::new(key))));
     }
 
     /// Ranking calls are answered by this engine from now on.
