@@ -46,8 +46,8 @@ class Metrics:
     """The registry of one replica.
 
     status: what the replica says of itself, numbers by name: the keys of ``_GAUGES`` and ``_COUNTERS``; and
-    numbers by label, the keys of ``_LABELLED``. front: what ``rankcore.Front.counted`` returns. Both are
-    called at each scrape.
+    numbers by label, the keys of ``_LABELLED``. front, guarded: what ``rankcore.Front.counted`` and
+    ``guarded`` return. All are called at each scrape.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Metrics:
         status: Callable[[], Mapping[str, Any]],
         *,
         front: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+        guarded: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.registry = CollectorRegistry()
         labels = ("grpc_type", "grpc_service", "grpc_method")
@@ -72,6 +73,7 @@ class Metrics:
         )
         self.registry.register(_CallCollector(self, front))
         self.registry.register(_ReplicaCollector(status))
+        self.registry.register(_GuardCollector(guarded))
 
     def call(self, kind: str, service: str, method: str) -> Call:
         """The series of one method. kind: "unary" or "server_stream"."""
@@ -167,6 +169,51 @@ class _ReplicaCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Names are known without asking a replica that is not wired yet."""
+        return iter(())
+
+
+class _GuardCollector(Collector):
+    """What the front counts of callers and of encryption, where the settings ask for either."""
+
+    def __init__(self, guarded: Callable[[], Mapping[str, Any]]) -> None:
+        self._guarded = guarded
+
+    def collect(self) -> Iterator[Metric]:
+        counted = self._guarded()
+        if "refused" in counted:
+            refused = CounterMetricFamily(
+                "muster_auth_refused", "Calls refused for who made them, by reason.", labels=["reason"]
+            )
+            for reason, count in counted["refused"].items():
+                refused.add_metric([reason], float(count))
+            yield refused
+            yield CounterMetricFamily(
+                "muster_auth_verified", "Signatures of tokens looked at.", value=float(counted["verified"])
+            )
+        if "not_after_s" in counted:
+            yield GaugeMetricFamily(
+                "muster_certificate_not_after_seconds",
+                "When the certificate in force ends, Unix seconds.",
+                value=float(counted["not_after_s"]),
+            )
+            yield CounterMetricFamily(
+                "muster_tls_handshakes_failed",
+                "Connections that ended before they were encrypted.",
+                value=float(counted["handshakes_failed"]),
+            )
+        if counted.get("files"):
+            labels = ["files"]
+            taken = CounterMetricFamily("muster_reloads", "Changed files taken into force.", labels=labels)
+            kept = CounterMetricFamily(
+                "muster_reload_failures", "Changed files that could not be used.", labels=labels
+            )
+            for name, reloads, failures in counted["files"]:
+                taken.add_metric([name], float(reloads))
+                kept.add_metric([name], float(failures))
+            yield from (taken, kept)
+
+    def describe(self) -> Iterator[Metric]:
+        """As for the replica's numbers."""
         return iter(())
 
 

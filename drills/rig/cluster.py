@@ -30,6 +30,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.experiment import Inconclusive, Need
+from muster.client import Credentials
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 SERVER_COMMAND = (sys.executable, "-m", "server")
@@ -322,9 +323,9 @@ class Cluster:
 
     def _channel(self, replica: Replica) -> grpc.Channel:
         if replica.address not in self._channels:
-            self._channels[replica.address] = grpc.insecure_channel(
+            self._channels[replica.address] = Credentials.from_environment().channel(
                 replica.address,
-                options=[
+                [
                     ("grpc.use_local_subchannel_pool", 1),
                     ("grpc.initial_reconnect_backoff_ms", 50),
                     ("grpc.min_reconnect_backoff_ms", 50),

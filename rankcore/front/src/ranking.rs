@@ -16,13 +16,13 @@ use rankcore_engine::reply::Cancel;
 use rankcore_engine::request::Answer;
 use tokio::sync::oneshot;
 
-use crate::Shared;
 use crate::budget::{self, Told};
 use crate::connection::{Peer, refuse};
 use crate::limits::{Part, Unsent};
 use crate::message::{self, ACCEPTED, Encoding, Unread};
 use crate::status::{self, Code, Refusal};
 use crate::turn::{Ended, Read, Turn};
+use crate::{News, Shared};
 
 /// Metadata that name the class of a request.
 const PRIORITY: HeaderName = HeaderName::from_static("muster-priority");
@@ -241,7 +241,7 @@ fn send(
 fn tell(shared: &Shared, respond: &mut SendResponse<Part>, refusal: &Refusal) -> Code {
     let status = refuse(respond, refusal);
     if let Some(failure) = status.failure {
-        shared.report(failure);
+        shared.tell(News::Failed(failure));
     }
     status.code
 }
