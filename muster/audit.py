@@ -1,9 +1,10 @@
 """The audit of one replica: what was done to it by whom, as a chain of records that cannot be changed unseen.
 
-A folder holds files `000001.jsonl`, `000002.jsonl`, ...; a line of them is one record. Each record carries the hash
-of the one before it, and its own: SHA-256 over the hash before and the record as canonical JSON (keys sorted, no
-spaces). So an edited, missing, doubled or moved record breaks the chain. That the newest records are missing is not to
-be seen from what is left: compare with an anchor, the number and hash of a record, kept elsewhere.
+A folder holds files `000001.jsonl`, `000002.jsonl`, ...; a line of them is one record. Each record carries
+the hash of the one before it, and its own: SHA-256 over the hash before and the record as canonical JSON
+(keys sorted, no spaces). So an edited, missing, doubled or moved record breaks the chain. That the newest
+records are missing is not to be seen from what is left: compare with an anchor, the number and hash of a
+record, kept elsewhere.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class AuditError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """One thing that happened. number: from 1. unix_us: by the replica's clock. kind: `apply`, `call`, `refused`,
-    `gate`, `opened`, `recovered`. subject: who, empty where nobody is asked. address: from where.
+    """One thing that happened. number: from 1. unix_us: by the replica's clock. kind: `apply`, `call`,
+    `refused`, `gate`, `opened`, `recovered`. subject: who, empty where nobody is asked. address: from where.
     """
 
     number: int
@@ -75,7 +76,9 @@ class Anchor:
         """Raises: AuditError."""
         match = _ANCHOR.fullmatch(text)
         if match is None:
-            raise AuditError(f"an anchor is NUMBER:HASH, as `muster audit verify` prints it, not {text[:100]!r}")
+            raise AuditError(
+                f"an anchor is NUMBER:HASH, as `muster audit verify` prints it, not {text[:100]!r}"
+            )
         return cls(int(match[1]), match[2])
 
     def __str__(self) -> str:
@@ -93,8 +96,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a look at the whole chain found. first: number of the oldest record that is there; head: the newest,
-    None where there is none.
+    """What a look at the whole chain found. first: number of the oldest record that is there; head: the
+    newest, None where there is none.
     """
 
     records: int
@@ -119,7 +122,14 @@ def follow(
     """The record after `last`."""
     record = Record(last.number + 1, unix_us, kind, subject, address, detail, last.hash, "")
     return Record(
-        last.number + 1, unix_us, kind, subject, address, detail, last.hash, chained(last.hash, record._plain())
+        last.number + 1,
+        unix_us,
+        kind,
+        subject,
+        address,
+        detail,
+        last.hash,
+        chained(last.hash, record._plain()),
     )
 
 
@@ -203,7 +213,11 @@ def verify(folder: Path, anchors: Sequence[Anchor] = ()) -> Verified:
         last = found
     for anchor in wanted.values():
         findings.append(
-            Finding("", 0, f"record {anchor.number}, which the anchor names, is not there: records were taken away")
+            Finding(
+                "",
+                0,
+                f"record {anchor.number}, which the anchor names, is not there: records were taken away",
+            )
         )
     head = None if last is None else Anchor(last.number, last.hash)
     return Verified(count, first, head, findings)

@@ -1,5 +1,5 @@
-"""Tokens for small shops: an ed25519 key in a file, its public half in the key set of the replicas, tokens signed
-with it. Larger ones have an identity provider that does the same.
+"""Tokens for small shops: an ed25519 key in a file, its public half in the key set of the replicas, tokens
+signed with it. Larger ones have an identity provider that does the same.
 
 `docs/security.md` says what replicas ask of a token.
 """
@@ -30,8 +30,8 @@ class TokenError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a token shall say. lifetime_s: seconds. once: good for one call to the replica that `audience` names
-    (`muster/REPLICA`). certificate: PEM; the token is then good only beside this client certificate.
+    """What a token shall say. lifetime_s: seconds. once: good for one call to the replica that `audience`
+    names (`muster/REPLICA`). certificate: PEM; the token is then good only beside this client certificate.
     """
 
     subject: str
@@ -61,15 +61,17 @@ def key_id(public: bytes) -> str:
 
 
 def make_key(path: Path, key_set: Path) -> str:
-    """Draw a key into a new file that its owner alone can read, and add its public half to the key set, which is
-    made where it is missing. Returns: the key's name. Raises: TokenError; nothing is changed then.
+    """Draw a key into a new file that its owner alone can read, and add its public half to the key set, which
+    is made where it is missing. Returns: the key's name. Raises: TokenError; nothing is changed then.
     """
     from muster.bundle import BundleError
     from muster.bundle import make_key as draw
 
     known = read_key_set(key_set) if key_set.exists() else []
     if len(known) >= KEYS_MAX:
-        raise TokenError(f"{key_set} holds {KEYS_MAX} keys, as many as replicas take; take old ones out first")
+        raise TokenError(
+            f"{key_set} holds {KEYS_MAX} keys, as many as replicas take; take old ones out first"
+        )
     try:
         public = draw(path).private.public_key().public_bytes_raw()
     except BundleError as error:
@@ -104,7 +106,9 @@ def remove_key(path: Path, name: str) -> None:
     if len(left) == len(keys):
         raise TokenError(f"{path} holds no key {name!r}")
     if not left:
-        raise TokenError(f"{name} is the last key of {path}; replicas refuse an empty set, so add another first")
+        raise TokenError(
+            f"{name} is the last key of {path}; replicas refuse an empty set, so add another first"
+        )
     _write(path, json.dumps({"keys": left}, indent=2) + "\n")
 
 

@@ -25,8 +25,8 @@ import psutil
 
 from muster.v1 import admin_pb2
 from server import health
-from server.audit import Audit, audited
 from server.admission import Budget
+from server.audit import Audit, audited
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
 from server.catalogue.opening import open_store

@@ -1,8 +1,9 @@
 """Writes the audit of a replica (`muster.audit` has its form).
 
-What operators do, and are refused, is on the disk before the next record is taken. Writes to the catalogue are summed up
-for a second, by caller: the log of the catalogue has the events themselves, so a crash loses who sent those of its last
-second, and nothing else. A disk that fails stops nobody: records wait in memory, up to a bound, and the log says so.
+What operators do, and are refused, is on the disk before the next record is taken. Writes to the catalogue
+are summed up for a second, by caller: the log of the catalogue has the events themselves, so a crash loses who
+sent those of its last second, and nothing else. A disk that fails stops nobody: records wait in memory, up to a
+bound, and the log says so.
 """
 
 from __future__ import annotations
@@ -203,8 +204,8 @@ class Audit:
         return taken
 
     def _put_back(self, taken: list[_Pending], size: int, error: OSError) -> None:
-        """What was half written is taken away, and all of it tried again later. size: bytes of the file before;
-        below 0: it was not open.
+        """What was half written is taken away, and all of it tried again later. size: bytes of the file
+        before; below 0: it was not open.
         """
         if size >= 0:
             try:
@@ -252,7 +253,7 @@ class Audit:
         return [_Pending(time.time_ns() // 1000, "recovered", "", "", cut)]
 
     def _newest(self, last: Path) -> Anchor:
-        """The newest whole record, of this file or of the one before. Raises: ValueError where it is damaged."""
+        """The newest whole record, of this file or one before. Raises: ValueError where it is damaged."""
         assert self._folder is not None
         for path in reversed([path for path in files(self._folder) if path <= last]):
             data = path.read_bytes()
@@ -292,7 +293,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def audited(methods: Mapping[str, grpc.RpcMethodHandler], audit: Audit) -> Mapping[str, grpc.RpcMethodHandler]:
+def audited(
+    methods: Mapping[str, grpc.RpcMethodHandler], audit: Audit
+) -> Mapping[str, grpc.RpcMethodHandler]:
     """The same handlers; those of operators leave a record of who called, with which outcome."""
     return {
         path: handler if path in READS or handler.unary_unary is None else _audited(path, handler, audit)

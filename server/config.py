@@ -13,11 +13,11 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -537,9 +537,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = Field(default_factory=TlsSettings, description="Encryption of the calls.")
     auth: AuthSettings = Field(default_factory=AuthSettings, description="Who may call.")
     quota: QuotaSettings = Field(default_factory=QuotaSettings, description="How often callers may call.")
-    audit: AuditSettings = Field(
-        default_factory=AuditSettings, description="The account of who did what."
-    )
+    audit: AuditSettings = Field(default_factory=AuditSettings, description="The account of who did what.")
     rpc: RpcSettings = Field(default_factory=RpcSettings, description="The gRPC server.")
     ranking: RankingSettings = Field(
         default_factory=RankingSettings, description="Admission and the ranking core."

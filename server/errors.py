@@ -272,8 +272,8 @@ TABLE: tuple[Row, ...] = (
         Unauthenticated,
         _Code.UNAUTHENTICATED,
         "UNAUTHENTICATED",
-        "The call brought no token and no client certificate that is good here. Which of the rules it broke is"
-        " told to the replica's metrics (`muster_auth_refused_total`), not to the caller.",
+        "The call brought no token and no client certificate that is good here. Which of the rules it broke"
+        " is told to the replica's metrics (`muster_auth_refused_total`), not to the caller.",
         "Send `authorization: Bearer TOKEN` with a token for this service (docs/security.md).",
     ),
     Row(
@@ -287,8 +287,8 @@ TABLE: tuple[Row, ...] = (
         ScopeMissing,
         _Code.PERMISSION_DENIED,
         "SCOPE_MISSING",
-        "The caller is known and may not do this. `ErrorInfo.metadata.scopes` has the scopes of which one would"
-        " allow it.",
+        "The caller is known and may not do this. `ErrorInfo.metadata.scopes` has the scopes of which one"
+        " would allow it.",
         "Ask whoever issues tokens for that scope.",
     ),
     Row(
@@ -302,8 +302,8 @@ TABLE: tuple[Row, ...] = (
         TooManyRefusals,
         _Code.RESOURCE_EXHAUSTED,
         "TOO_MANY_REFUSALS",
-        "So many bad tokens came from this address that another one is not looked at yet. Tokens that the replica"
-        " knows as good are not affected.",
+        "So many bad tokens came from this address that another one is not looked at yet. Tokens that the"
+        " replica knows as good are not affected.",
         "Correct the token; wait for as long as `RetryInfo` says.",
     ),
     Row(

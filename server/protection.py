@@ -1,7 +1,7 @@
 """Settings that say who may call a replica, how often, and how calls are encrypted.
 
-The front (``rankcore.Front``) does all of it; here stand what may be set, what must not be set together, and how
-the front is told. ``docs/security.md`` says what it defends against.
+The front (``rankcore.Front``) does all of it; here stand what may be set, what must not be set together, and
+how the front is told. ``docs/security.md`` says what it defends against.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class TlsSettings(Section):
         " standing ones stay; one that cannot be used is left aside, with a line in the log. Absent: calls"
         " are not encrypted.",
     )
-    key: Path | None = setting(None, "file", "The private key of `tls.certificate` in PEM, without a password.")
+    key: Path | None = setting(
+        None, "file", "The private key of `tls.certificate` in PEM, without a password."
+    )
     client_ca: Path | None = setting(
         None, "file", "The authorities, in PEM, that sign the certificates of clients."
     )
@@ -105,8 +107,9 @@ class AuthSettings(Section):
     admin_once: bool = setting(
         False,
         "-",
-        "Whether tokens of calls that ask for `admin` must be good for one call (`once`), so that one that was"
-        " overheard is worth nothing. `muster deploy`, which makes many calls, then needs a client certificate.",
+        "Whether tokens of calls that ask for `admin` must be good for one call (`once`), so that one that"
+        " was overheard is worth nothing. `muster deploy`, which makes many calls, then needs a client"
+        " certificate.",
     )
     certificates: tuple[str, ...] = setting(
         (),
@@ -194,8 +197,8 @@ class AuditSettings(Section):
         True,
         "-",
         "Whether the replica keeps an audit in `DATA_DIR/audit/REPLICA`: operators' calls, those refused, drills"
-        " that were overridden, and, summed up for a second, who wrote what to the catalogue. Records are chained"
-        " by hashes; `muster audit verify` finds changes (docs/security.md). 16 MiB a file; old files are"
+        " that were overridden, and, summed up for a second, who wrote what to the catalogue. Records are"
+        " chained by hashes; `muster audit verify` finds changes (docs/security.md). 16 MiB a file; old files are"
         " yours to archive.",
     )
 

@@ -21,8 +21,8 @@ import rankcore
 from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
 from server import errors
 from server.config import ConfigurationError, Settings, split_address
-from server.protection import auth_for_front, tls_for_front
 from server.health import Health
+from server.protection import auth_for_front, tls_for_front
 
 logger = logging.getLogger(__name__)
 

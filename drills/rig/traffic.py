@@ -235,9 +235,7 @@ class SkewedReads:
             self._stubs.append(ranking_pb2_grpc.RankingServiceStub(self._channels[-1]))
 
     def _channel(self, address: str) -> grpc.aio.Channel:
-        return Credentials.from_environment().aio_channel(
-            address, [("grpc.use_local_subchannel_pool", 1)]
-        )
+        return Credentials.from_environment().aio_channel(address, [("grpc.use_local_subchannel_pool", 1)])
 
     async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
         """One search at one replica; its deadline goes out as gRPC's and by the caller's own clock."""

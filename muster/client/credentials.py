@@ -39,8 +39,8 @@ ENVIRONMENT = {
 class Credentials:
     """What a client shows and checks.
 
-    tls_ca: authorities, PEM, of which one must have signed the replicas' certificates; with it every connection
-        is encrypted. tls_cert, tls_key: the client's own certificate and key, PEM.
+    tls_ca: authorities, PEM, of which one must have signed the replicas' certificates; with it every
+        connection is encrypted. tls_cert, tls_key: the client's own certificate and key, PEM.
     tls_server_name: the name that every replica's certificate must hold; empty: the host of its endpoint. A
         client of several replicas by name needs it for writes: their one channel checks one name.
     token: sent with each call. token_file: holds it instead, and is read again when it changes, so that a
@@ -57,7 +57,9 @@ class Credentials:
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise InvalidRequest("the client's certificate and its key belong together: give both, or neither")
+            raise InvalidRequest(
+                "the client's certificate and its key belong together: give both, or neither"
+            )
         if self.tls_ca is None and (self.tls_cert is not None or self.tls_server_name):
             raise InvalidRequest("a client's certificate or a server name needs tls_ca: whom to believe")
         if self.token and self.token_file is not None:

@@ -36,9 +36,7 @@ Response = TypeVar("Response")
 class _Connections:
     """All channels of one client in one process. Channels connect when first used."""
 
-    def __init__(
-        self, endpoints: Sequence[str], settings: ClientSettings, credentials: Credentials
-    ) -> None:
+    def __init__(self, endpoints: Sequence[str], settings: ClientSettings, credentials: Credentials) -> None:
         self.pid = os.getpid()
         self._channels: list[grpc.Channel] = []
         self._credentials = credentials

@@ -27,12 +27,14 @@ def audit_verify(
     folder: Folder,
     anchor: Annotated[
         list[str] | None,
-        typer.Option("--anchor", metavar="NUMBER:HASH", help="A record known from elsewhere; may be repeated."),
+        typer.Option(
+            "--anchor", metavar="NUMBER:HASH", help="A record known from elsewhere; may be repeated."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Checks every record and link. Exit code 10 where something is wrong. Keep the anchor that it prints on another
-    machine: without one, missing newest records are not found."""
+    """Checks every record and link. Exit code 10 where something is wrong. Keep the anchor that it prints on
+    another machine: without one, missing newest records are not found."""
     from muster import audit
 
     found = audit.verify(folder, [audit.Anchor.parse(text) for text in anchor or ()])
@@ -62,7 +64,9 @@ def audit_show(
     folder: Folder,
     kind: Annotated[str, typer.Option("--kind", help="Only records of this kind.")] = "",
     subject: Annotated[str, typer.Option("--subject", help="Only what this caller did.")] = "",
-    last: Annotated[int, typer.Option("--last", min=1, max=100_000, help="At most so many, the newest.")] = 50,
+    last: Annotated[
+        int, typer.Option("--last", min=1, max=100_000, help="At most so many, the newest.")
+    ] = 50,
     as_json: Json = False,
 ) -> None:
     """Shows records, the newest last. It does not check them."""

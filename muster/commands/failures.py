@@ -83,8 +83,8 @@ def _explain_call(error: Any, client: Any) -> tuple[int, str]:
     if isinstance(error, client.NotAllowed):
         return (
             EXIT_USAGE,
-            f"{error}{where}. Give a token with `muster --token-file FILE ...` or MUSTER_TOKEN_FILE, or a client"
-            " certificate with --tls-cert and --tls-key (docs/security.md)",
+            f"{error}{where}. Give a token with `muster --token-file FILE ...` or MUSTER_TOKEN_FILE, or a"
+            " client certificate with --tls-cert and --tls-key (docs/security.md)",
         )
     if isinstance(error, client.Overloaded):
         return EXIT_UNAVAILABLE, f"the service sheds load: {error}. Try again, or give it a longer --deadline"

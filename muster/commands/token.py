@@ -62,7 +62,9 @@ def token_keys(
 @reported
 def token_issue(
     key: Annotated[Path, typer.Option("--key", help="The private key, PEM.")],
-    subject: Annotated[str, typer.Option("--subject", help="Whom the token names: quotas and audit go by it.")],
+    subject: Annotated[
+        str, typer.Option("--subject", help="Whom the token names: quotas and audit go by it.")
+    ],
     scope: Annotated[
         list[str], typer.Option("--scope", help="read, write, feedback, admin or drill; may be repeated.")
     ],

@@ -70,7 +70,8 @@ class CatalogueService:
     visible here, seconds; False where it is not in time. read_events: first sequence, most events ->
     serialised SequencedEvents. in_log: of these event ids, those that the log holds. writable: whether this
     replica is the primary and has applied the whole log. primary: name of the primary, empty where it is not
-    known. wrote: told of what is durable: who wrote it, events, those of them known before, the last sequence.
+    known. wrote: told of what is durable: who wrote it, events, those of them known before, the last
+    sequence.
     """
 
     def __init__(
