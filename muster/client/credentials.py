@@ -69,7 +69,7 @@ class Credentials:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Credentials:
         """What the variables of `ENVIRONMENT` say; empty ones say nothing. Raises: InvalidRequest."""
         told = {name: environment.get(variable, "") for name, variable in ENVIRONMENT.items()}
-        return cls(**{name: value for name, value in told.items() if value})  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in told.items() if value})
 
     def check(self, endpoints: Sequence[str]) -> None:
         """Refuse to send a token where others could read it. Raises: InvalidRequest."""

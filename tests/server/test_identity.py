@@ -39,9 +39,7 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         basic = x509.BasicConstraints(ca=True, path_length=None)
         made = self._builder(self._name, self._key, DAY).add_extension(basic, critical=True)
-        self.path.write_bytes(
-            made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-        )
+        self.path.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def _builder(
         self, name: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta

@@ -113,7 +113,13 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         self.all.lock().known.len()
     }
 
-    fn with<R>(&self, key: &K, rate: Rate, now: Instant, use_it: impl FnOnce(&mut Bucket) -> R) -> R {
+    fn with<R>(
+        &self,
+        key: &K,
+        rate: Rate,
+        now: Instant,
+        use_it: impl FnOnce(&mut Bucket) -> R,
+    ) -> R {
         let mut all = self.all.lock();
         let all = &mut *all;
         if all.known.len() >= self.keys_max && !all.known.contains_key(key) {

@@ -26,10 +26,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
         .read_to_end(&mut data)
         .map_err(told)?;
     if data.len() as u64 > BYTES_MAX {
-        return Err(format!(
-            "{}: larger than {BYTES_MAX} bytes",
-            path.display()
-        ));
+        return Err(format!("{}: larger than {BYTES_MAX} bytes", path.display()));
     }
     Ok(data)
 }

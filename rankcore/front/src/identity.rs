@@ -158,7 +158,12 @@ impl Gate {
     ///
     /// # Errors
     /// It may not.
-    pub fn admit(&self, remote: &Remote, path: &str, headers: &HeaderMap) -> Result<Caller, Denied> {
+    pub fn admit(
+        &self,
+        remote: &Remote,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Denied> {
         let Some(needed) = scope::needed(path) else {
             return Ok(Caller::default());
         };
@@ -200,10 +205,9 @@ impl Gate {
             }
             token = known.token;
         }
-        let who = subject.clone().map_or_else(
-            || Who::Address(party(remote.address)),
-            Who::Subject,
-        );
+        let who = subject
+            .clone()
+            .map_or_else(|| Who::Address(party(remote.address)), Who::Subject);
         if let Some(rate) = self.quota.of(&who)
             && let Err(wait) = self.calls.take(&who, rate, now)
         {
@@ -239,8 +243,12 @@ impl Gate {
         };
         if let Some(identity) = &self.identity {
             counted.verified = identity.remembered.verifications();
-            counted.files.extend(identity.keys.as_ref().map(Kept::counted));
-            counted.files.extend(identity.revoked.as_ref().map(Kept::counted));
+            counted
+                .files
+                .extend(identity.keys.as_ref().map(Kept::counted));
+            counted
+                .files
+                .extend(identity.revoked.as_ref().map(Kept::counted));
         }
         counted
     }
@@ -267,12 +275,12 @@ struct Identity {
 
 impl Identity {
     fn new(settings: Settings) -> Result<Self, String> {
-        let keys = settings.keys.map(|path| {
-            Kept::open("keys", vec![path.clone()], move || Keys::read(&path))
-        });
-        let revoked = settings.revoked.map(|path| {
-            Kept::open("revoked", vec![path.clone()], move || Revoked::read(&path))
-        });
+        let keys = settings
+            .keys
+            .map(|path| Kept::open("keys", vec![path.clone()], move || Keys::read(&path)));
+        let revoked = settings
+            .revoked
+            .map(|path| Kept::open("revoked", vec![path.clone()], move || Revoked::read(&path)));
         Ok(Self {
             keys: keys.transpose()?,
             revoked: revoked.transpose()?,
@@ -305,7 +313,12 @@ impl Identity {
         }
     }
 
-    fn by_token(&self, token: &str, remote: &Remote, now: Instant) -> Result<Known, (Reason, Denial)> {
+    fn by_token(
+        &self,
+        token: &str,
+        remote: &Remote,
+        now: Instant,
+    ) -> Result<Known, (Reason, Denial)> {
         let Some(keys) = &self.keys else {
             return Err((Reason::UnknownKey, Denial::Unauthenticated));
         };
@@ -325,7 +338,8 @@ impl Identity {
                     (reason, told(reason))
                 })?;
                 let verified = Arc::new(verified);
-                self.remembered.keep(token, &keys, &verified, now_s, &self.rules);
+                self.remembered
+                    .keep(token, &keys, &verified, now_s, &self.rules);
                 verified
             }
         };
@@ -362,7 +376,12 @@ impl Identity {
         })
     }
 
-    fn not_revoked(&self, subject: &str, token: Option<&str>, remote: &Remote) -> Result<(), Reason> {
+    fn not_revoked(
+        &self,
+        subject: &str,
+        token: Option<&str>,
+        remote: &Remote,
+    ) -> Result<(), Reason> {
         let Some(revoked) = &self.revoked else {
             return Ok(());
         };
@@ -406,12 +425,16 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Reason> {
 
 fn unix_s() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 fn told_ms(wait: std::time::Duration) -> u64 {
     // Rounded up, or the one who keeps to it comes too early.
-    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    u64::try_from(wait.as_millis())
+        .unwrap_or(u64::MAX)
+        .saturating_add(1)
 }
 
 #[cfg(test)]

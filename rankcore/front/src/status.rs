@@ -199,7 +199,12 @@ const UNAUTHENTICATED: Row = row(
 );
 const EXPIRED: Row = row("TokenExpired", Code::Unauthenticated, "TOKEN_EXPIRED", "");
 const FORBIDDEN: Row = row("ScopeMissing", Code::PermissionDenied, "SCOPE_MISSING", "");
-const QUOTA: Row = row("QuotaExceeded", Code::ResourceExhausted, "QUOTA_EXCEEDED", "");
+const QUOTA: Row = row(
+    "QuotaExceeded",
+    Code::ResourceExhausted,
+    "QUOTA_EXCEEDED",
+    "",
+);
 const GUARDED: Row = row(
     "TooManyRefusals",
     Code::ResourceExhausted,
@@ -378,17 +383,16 @@ impl Denial {
                 UNAUTHENTICATED,
                 "a valid token, or a client certificate that is known here, is needed".to_owned(),
             ),
-            Self::TokenExpired => (
-                EXPIRED,
-                "the token has expired; send a new one".to_owned(),
-            ),
+            Self::TokenExpired => (EXPIRED, "the token has expired; send a new one".to_owned()),
             Self::ScopeMissing(scopes) => (
                 FORBIDDEN,
                 format!("the caller needs one of these scopes: {scopes}"),
             ),
             Self::QuotaExceeded { retry_after_ms } => (
                 QUOTA,
-                format!("the caller calls more often than it may; the next call is due in {retry_after_ms} ms"),
+                format!(
+                    "the caller calls more often than it may; the next call is due in {retry_after_ms} ms"
+                ),
             ),
             Self::TooManyRefusals { retry_after_ms } => (
                 GUARDED,

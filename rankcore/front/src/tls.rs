@@ -171,4 +171,3 @@ fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> 
         )),
     }
 }
-

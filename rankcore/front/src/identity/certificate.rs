@@ -75,7 +75,9 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+            let length = bytes
+                .iter()
+                .fold(0, |length, byte| length << 8 | usize::from(*byte));
             (length, rest)
         }
         _ => return None,
@@ -104,8 +106,13 @@ fn moment(kind: u8, text: &[u8]) -> Option<i64> {
         return None;
     }
     // Days since 1970, of a year that begins in March, so that a leap day is its last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469;
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469;
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
@@ -114,7 +121,9 @@ fn number(text: &[u8], digits: usize) -> Option<(i64, &[u8])> {
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let value = digits.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+    let value = digits
+        .iter()
+        .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
     Some((value, rest))
 }
 
@@ -128,7 +137,11 @@ impl Named {
     /// # Errors
     /// One sentence that names the entry at fault.
     pub fn parse(entries: &[String]) -> Result<Self, String> {
-        entries.iter().map(|entry| named(entry)).collect::<Result<_, _>>().map(Self)
+        entries
+            .iter()
+            .map(|entry| named(entry))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The first name of the certificate that is known here, and what it may.
@@ -148,14 +161,17 @@ fn named(entry: &str) -> Result<(String, Scopes), String> {
     let kinds = ["dns:", "uri:"];
     let kind = kinds.iter().find_map(|kind| name.strip_prefix(kind));
     if !kind.is_some_and(|rest| !rest.is_empty()) || !is_name(name) {
-        return Err(wrong("its name must begin with dns: or uri:, and hold no spaces"));
+        return Err(wrong(
+            "its name must begin with dns: or uri:, and hold no spaces",
+        ));
     }
     let mut all = Scopes::NONE;
     for scope in scopes.split('+') {
         let scope = Scopes::named(scope);
-        all = all.with(scope.ok_or_else(|| {
-            wrong(&format!("its scopes must be of {}", Scopes::ANY.names()))
-        })?);
+        all = all.with(
+            scope
+                .ok_or_else(|| wrong(&format!("its scopes must be of {}", Scopes::ANY.names())))?,
+        );
     }
     Ok((name.to_owned(), all))
 }
@@ -186,7 +202,10 @@ mod tests {
     fn names_are_told_with_their_kind_and_the_end_as_seconds() {
         let read = certificate(UNTIL_2049);
         assert_eq!(read.not_after_s, 2_524_607_999);
-        assert_eq!(read.names, ["dns:search.shop.example", "uri:spiffe://shop/ui"]);
+        assert_eq!(
+            read.names,
+            ["dns:search.shop.example", "uri:spiffe://shop/ui"]
+        );
         let other = certificate(UNTIL_2051);
         assert_eq!((other.not_after_s, other.names.len()), (2_556_241_445, 0));
         assert_ne!(read.fingerprint, other.fingerprint);
@@ -212,18 +231,31 @@ mod tests {
 
     #[test]
     fn the_first_known_name_says_what_a_certificate_may() {
-        let entries = ["dns:ops.shop.example=admin+drill", "uri:spiffe://shop/ui=read"];
+        let entries = [
+            "dns:ops.shop.example=admin+drill",
+            "uri:spiffe://shop/ui=read",
+        ];
         let entries = entries.map(str::to_owned);
         let named = Named::parse(&entries).expect("entries");
         let certificate = certificate(UNTIL_2049);
-        assert_eq!(named.find(&certificate), Some(("uri:spiffe://shop/ui", Scopes::READ)));
+        assert_eq!(
+            named.find(&certificate),
+            Some(("uri:spiffe://shop/ui", Scopes::READ))
+        );
         let other = Named::parse(&entries[..1]).expect("entries");
         assert_eq!(other.find(&certificate), None);
     }
 
     #[test]
     fn entries_that_say_nothing_are_refused_by_name() {
-        for entry in ["dns:a", "cn:a=read", "dns:=read", "dns:a b=read", "dns:a=root", "dns:a="] {
+        for entry in [
+            "dns:a",
+            "cn:a=read",
+            "dns:=read",
+            "dns:a b=read",
+            "dns:a=root",
+            "dns:a=",
+        ] {
             let told = Named::parse(&[entry.to_owned()]).expect_err("refused");
             assert!(told.contains(&format!("{entry:?}")), "{told}");
         }

@@ -130,10 +130,7 @@ impl Keys {
         let told = |why: String| format!("{}: {why}", path.display());
         let keys = Self::parse(&files::read(path)?).map_err(told)?;
         let mode = std::fs::metadata(path).map_or(0, |found| found.mode());
-        let secret = keys
-            .0
-            .iter()
-            .any(|key| key.algorithm() == Algorithm::Hs256);
+        let secret = keys.0.iter().any(|key| key.algorithm() == Algorithm::Hs256);
         if secret && mode & 0o007 != 0 {
             return Err(told(
                 "it holds a shared secret, and everybody on this machine may read it; take that right away (chmod o=)"
@@ -191,7 +188,11 @@ fn key(jwk: &Jwk) -> Result<Key, String> {
     if jwk.d.is_some() {
         return Err("it is a private key; only those who issue tokens should have it".to_owned());
     }
-    if jwk.purpose.as_deref().is_some_and(|purpose| purpose != "sig") {
+    if jwk
+        .purpose
+        .as_deref()
+        .is_some_and(|purpose| purpose != "sig")
+    {
         return Err("its use is not sig".to_owned());
     }
     let id = jwk.kid.clone().filter(|id| (1..=128).contains(&id.len()));
@@ -221,15 +222,24 @@ fn key(jwk: &Jwk) -> Result<Key, String> {
         ("oct", _) => {
             let secret = bytes("k", jwk.k.as_ref(), None)?;
             if secret.len() < SECRET_BYTES_MIN {
-                return Err(format!("a secret must have at least {SECRET_BYTES_MIN} bytes"));
+                return Err(format!(
+                    "a secret must have at least {SECRET_BYTES_MIN} bytes"
+                ));
             }
             Material::Secret(hmac::Key::new(hmac::HMAC_SHA256, &secret))
         }
         _ => return Err("its kind is none of Ed25519, P-256, RSA and oct".to_owned()),
     };
     let key = Key { id, material };
-    if jwk.alg.as_deref().is_some_and(|alg| alg != key.algorithm().name()) {
-        return Err(format!("a key of its kind is for {}", key.algorithm().name()));
+    if jwk
+        .alg
+        .as_deref()
+        .is_some_and(|alg| alg != key.algorithm().name())
+    {
+        return Err(format!(
+            "a key of its kind is for {}",
+            key.algorithm().name()
+        ));
     }
     Ok(key)
 }
@@ -275,17 +285,35 @@ mod tests {
     #[test]
     fn what_is_no_key_to_verify_with_is_refused_and_never_quoted() {
         for (key, why) in [
-            (ED25519.replace("\"x\"", "\"d\":\"c2VjcmV0\",\"x\""), "private key"),
+            (
+                ED25519.replace("\"x\"", "\"d\":\"c2VjcmV0\",\"x\""),
+                "private key",
+            ),
             (ED25519.replace("\"kid\":\"a\",", ""), "kid"),
             (ED25519.replace("Ed25519", "Ed448"), "none of"),
             (ED25519.replace("11qY", "11q"), "x is not base64url"),
             (ED25519.replace("11qYAYKx", ""), "must have 32 bytes"),
-            (ED25519.replace("\"OKP\"", "\"OKP\",\"alg\":\"HS256\""), "is for EdDSA"),
-            (ED25519.replace("\"OKP\"", "\"OKP\",\"use\":\"enc\""), "use is not sig"),
+            (
+                ED25519.replace("\"OKP\"", "\"OKP\",\"alg\":\"HS256\""),
+                "is for EdDSA",
+            ),
+            (
+                ED25519.replace("\"OKP\"", "\"OKP\",\"use\":\"enc\""),
+                "use is not sig",
+            ),
             (format!("{ED25519},{ED25519}"), "there twice"),
-            (r#"{"kty":"oct","kid":"s","k":"c2VjcmV0"}"#.to_owned(), "at least 32"),
-            (r#"{"kty":"RSA","kid":"r","n":"c2VjcmV0","e":"AQAB"}"#.to_owned(), "2048"),
-            (r#"{"kty":"oct","kid":7,"k":"c2VjcmV0"}"#.to_owned(), "not a JSON Web Key set"),
+            (
+                r#"{"kty":"oct","kid":"s","k":"c2VjcmV0"}"#.to_owned(),
+                "at least 32",
+            ),
+            (
+                r#"{"kty":"RSA","kid":"r","n":"c2VjcmV0","e":"AQAB"}"#.to_owned(),
+                "2048",
+            ),
+            (
+                r#"{"kty":"oct","kid":7,"k":"c2VjcmV0"}"#.to_owned(),
+                "not a JSON Web Key set",
+            ),
             (String::new(), "1 to 64"),
         ] {
             let told = refused(&key);

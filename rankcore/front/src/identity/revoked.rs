@@ -111,7 +111,10 @@ mod tests {
 
     #[test]
     fn tokens_subjects_and_certificates_are_told_apart() {
-        let text = format!("# lost laptops\n\ntoken a-1\nsubject ops\ncertificate {}\n", "AB:".repeat(31) + "AB");
+        let text = format!(
+            "# lost laptops\n\ntoken a-1\nsubject ops\ncertificate {}\n",
+            "AB:".repeat(31) + "AB"
+        );
         let revoked = Revoked::parse(text.as_bytes()).expect("a list");
         assert_eq!(revoked.count(), 3);
         assert!(revoked.holds(Kind::Token, "a-1") && !revoked.holds(Kind::Token, "ops"));

@@ -68,9 +68,7 @@ impl Scopes {
 /// that was forgotten here is closed rather than open.
 #[must_use]
 pub fn needed(path: &str) -> Option<Scopes> {
-    let split = path
-        .strip_prefix('/')
-        .and_then(|path| path.split_once('/'));
+    let split = path.strip_prefix('/').and_then(|path| path.split_once('/'));
     let (service, method) = split.unwrap_or_default();
     Some(match (service, method) {
         // Balancers, probes and the client's own health checks carry no token.

@@ -92,8 +92,19 @@ fn write_keys(folder: &tempfile::TempDir, ids: &[&str]) {
 /// A token of the key `id` with more claims.
 fn token(id: &str, subject: &str, scope: &str, more: &str) -> String {
     let head = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"HS256","kid":"{id}"}}"#));
-    let (now_s, audience) = (unix_s(), if more.contains("once") { "muster/a" } else { "muster" });
-    let end_s = if more.contains("exp") { String::new() } else { format!(r#","exp":{}"#, now_s + 600) };
+    let (now_s, audience) = (
+        unix_s(),
+        if more.contains("once") {
+            "muster/a"
+        } else {
+            "muster"
+        },
+    );
+    let end_s = if more.contains("exp") {
+        String::new()
+    } else {
+        format!(r#","exp":{}"#, now_s + 600)
+    };
     let claims = URL_SAFE_NO_PAD.encode(format!(
         r#"{{"sub":"{subject}","aud":"{audience}","iat":{now_s},"scope":"{scope}"{end_s}{more}}}"#
     ));
@@ -139,14 +150,19 @@ fn a_call_needs_a_token_with_a_scope_of_its_method_and_health_needs_none() {
     assert_eq!(caller.subject.as_deref(), Some("ui"));
     assert_eq!(shop.call(APPLY, Some(&reader)), Err(Reason::Scope));
     assert_eq!(shop.call(DRAIN, Some(&reader)), Err(Reason::Scope));
-    let denied = shop.gate.admit(&remote("192.0.2.1"), DRAIN, &headers(Some(&reader)));
+    let denied = shop
+        .gate
+        .admit(&remote("192.0.2.1"), DRAIN, &headers(Some(&reader)));
     let denied = denied.expect_err("it may not");
     assert!(denied.operates && denied.subject.as_deref() == Some("ui"));
     assert_eq!(denied.refusal.status().code, Code::PermissionDenied);
     let counted = shop.gate.counted();
     assert_eq!(counted.verified, 1, "one token is verified once");
     let counts: std::collections::HashMap<_, _> = counted.refused.into_iter().collect();
-    assert_eq!((counts["absent"], counts["scope"], counts["signature"]), (1, 3, 0));
+    assert_eq!(
+        (counts["absent"], counts["scope"], counts["signature"]),
+        (1, 3, 0)
+    );
 }
 
 #[test]
@@ -154,7 +170,9 @@ fn what_a_caller_hears_does_not_depend_on_what_was_wrong() {
     let shop = Shop::open();
     let good = token("one", "ui", "read", "");
     let said = |token: Option<&str>| {
-        let denied = shop.gate.admit(&remote("192.0.2.9"), SEARCH, &headers(token));
+        let denied = shop
+            .gate
+            .admit(&remote("192.0.2.9"), SEARCH, &headers(token));
         let status = denied.expect_err("it is not good").refusal.status();
         (status.code, format!("{:?}", status.trailers))
     };
@@ -172,9 +190,14 @@ fn what_a_caller_hears_does_not_depend_on_what_was_wrong() {
 fn an_expired_token_is_told_and_one_that_expires_is_no_longer_good_though_it_is_remembered() {
     let shop = Shop::open();
     let expired = token("one", "ui", "read", r#","exp":1000"#);
-    let denied = shop.gate.admit(&remote("192.0.2.1"), SEARCH, &headers(Some(&expired)));
+    let denied = shop
+        .gate
+        .admit(&remote("192.0.2.1"), SEARCH, &headers(Some(&expired)));
     let denied = denied.expect_err("it has expired");
-    assert!(matches!(denied.refusal, Refusal::Denied(Denial::TokenExpired)));
+    assert!(matches!(
+        denied.refusal,
+        Refusal::Denied(Denial::TokenExpired)
+    ));
     let soon = token("one", "ui", "read", &format!(r#","exp":{}"#, unix_s() + 1));
     assert!(shop.call(SEARCH, Some(&soon)).is_ok());
     std::thread::sleep(Duration::from_millis(1_100));
@@ -184,7 +207,10 @@ fn an_expired_token_is_told_and_one_that_expires_is_no_longer_good_though_it_is_
 #[test]
 fn keys_are_rotated_and_a_key_that_is_gone_takes_its_tokens_along() {
     let shop = Shop::open();
-    let (old, new) = (token("one", "ui", "read", ""), token("two", "ui", "read", ""));
+    let (old, new) = (
+        token("one", "ui", "read", ""),
+        token("two", "ui", "read", ""),
+    );
     assert!(shop.call(SEARCH, Some(&old)).is_ok());
     assert_eq!(shop.call(SEARCH, Some(&new)), Err(Reason::UnknownKey));
     write_keys(&shop.folder, &["one", "two"]);
@@ -231,7 +257,11 @@ fn an_address_with_too_many_bad_tokens_is_refused_before_its_signatures_are_look
     let known = token("one", "ui", "read", "");
     assert!(shop.call(SEARCH, Some(&known)).is_ok());
     for guess in 0..100 {
-        let want = if guess < 3 { Reason::Signature } else { Reason::Guarded };
+        let want = if guess < 3 {
+            Reason::Signature
+        } else {
+            Reason::Guarded
+        };
         let good = token("one", "ui", "admin", &format!(r#","jti":"{guess}""#));
         let bad = format!("{}AAAA", &good[..good.len() - 4]);
         assert_eq!(shop.call(SEARCH, Some(&bad)), Err(want));
@@ -261,7 +291,13 @@ fn addresses_of_one_network_are_one_party() {
 fn every_caller_has_a_rate_of_its_own_and_some_another() {
     let quota = Quota {
         each: Some(SLOWLY),
-        named: vec![("big".to_owned(), Rate { per_s: 0.001, burst: 5.0 })],
+        named: vec![(
+            "big".to_owned(),
+            Rate {
+                per_s: 0.001,
+                burst: 5.0,
+            },
+        )],
     };
     let shop = Shop::new(|_| {}, quota.clone());
     for (subject, want) in [("small", 3), ("big", 5), ("other", 3)] {
@@ -276,8 +312,18 @@ fn every_caller_has_a_rate_of_its_own_and_some_another() {
         let calls = (0..10).map(|_| gate.admit(&remote(address), SEARCH, &HeaderMap::new()));
         calls.filter(Result::is_ok).count()
     };
-    assert_eq!((passed("192.0.2.1"), passed("192.0.2.2"), passed("192.0.2.1")), (3, 3, 0));
-    assert!(gate.admit(&remote("192.0.2.1"), HEALTH, &HeaderMap::new()).is_ok());
+    assert_eq!(
+        (
+            passed("192.0.2.1"),
+            passed("192.0.2.2"),
+            passed("192.0.2.1")
+        ),
+        (3, 3, 0)
+    );
+    assert!(
+        gate.admit(&remote("192.0.2.1"), HEALTH, &HeaderMap::new())
+            .is_ok()
+    );
     let refused = gate.admit(&remote("192.0.2.1"), SEARCH, &HeaderMap::new());
     let status = refused.expect_err("its rate is used up").refusal.status();
     assert!(status.trailers.contains_key("grpc-retry-pushback-ms"));
@@ -295,9 +341,19 @@ fn a_certificate_lets_in_whom_the_settings_name_until_it_ends_or_is_revoked() {
     let caller = call(&loader, APPLY).expect("it may write");
     assert_eq!(caller.subject.as_deref(), Some("dns:loader.shop.example"));
     assert_eq!(call(&loader, SEARCH), Err(Reason::Scope));
-    assert_eq!(call(&shown("dns:x.example", end_s), APPLY), Err(Reason::Certificate));
-    assert_eq!(call(&shown("dns:loader.shop.example", unix_s() - 1), APPLY), Err(Reason::Expired));
-    write(&shop.folder, "revoked", &format!("certificate {}\n", "07".repeat(32)));
+    assert_eq!(
+        call(&shown("dns:x.example", end_s), APPLY),
+        Err(Reason::Certificate)
+    );
+    assert_eq!(
+        call(&shown("dns:loader.shop.example", unix_s() - 1), APPLY),
+        Err(Reason::Expired)
+    );
+    write(
+        &shop.folder,
+        "revoked",
+        &format!("certificate {}\n", "07".repeat(32)),
+    );
     shop.gate.look();
     assert_eq!(call(&loader, APPLY), Err(Reason::Revoked));
 }
@@ -305,12 +361,18 @@ fn a_certificate_lets_in_whom_the_settings_name_until_it_ends_or_is_revoked() {
 #[test]
 fn a_token_bound_to_a_certificate_is_worth_nothing_without_it() {
     let shop = Shop::open();
-    let bound = format!(r#","cnf":{{"x5t#S256":"{}"}}"#, URL_SAFE_NO_PAD.encode([7; 32]));
+    let bound = format!(
+        r#","cnf":{{"x5t#S256":"{}"}}"#,
+        URL_SAFE_NO_PAD.encode([7; 32])
+    );
     let headers = headers(Some(&token("one", "ui", "read", &bound)));
     let owner = shown("dns:ui", unix_s() + 600);
     assert!(shop.gate.admit(&owner, SEARCH, &headers).is_ok());
     let thief = shop.gate.admit(&remote("192.0.2.1"), SEARCH, &headers);
-    assert_eq!(thief.expect_err("it is not its own").reason, Reason::Binding);
+    assert_eq!(
+        thief.expect_err("it is not its own").reason,
+        Reason::Binding
+    );
 }
 
 #[test]
@@ -320,9 +382,14 @@ fn strange_headers_are_no_token() {
     let with = |values: &[String]| {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+            headers.append(
+                AUTHORIZATION,
+                HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
+            );
         }
-        shop.gate.admit(&remote("192.0.2.1"), SEARCH, &headers).map_err(|denied| denied.reason)
+        shop.gate
+            .admit(&remote("192.0.2.1"), SEARCH, &headers)
+            .map_err(|denied| denied.reason)
     };
     assert!(with(&[format!("bearer {good}")]).is_ok());
     for values in [

@@ -34,7 +34,11 @@ struct All {
 
 impl All {
     fn with(&mut self, keys: &Arc<Keys>) {
-        if !self.keys.as_ref().is_some_and(|known| Arc::ptr_eq(known, keys)) {
+        if !self
+            .keys
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, keys))
+        {
             self.keys = Some(Arc::clone(keys));
             self.now.clear();
             self.before.clear();
@@ -65,7 +69,14 @@ impl Remembered {
     }
 
     /// Remembers a token that was verified under these keys. Those that are over are forgotten where room is needed.
-    pub fn keep(&self, token: &str, keys: &Arc<Keys>, verified: &Arc<Verified>, now_s: i64, rules: &Rules) {
+    pub fn keep(
+        &self,
+        token: &str,
+        keys: &Arc<Keys>,
+        verified: &Arc<Verified>,
+        now_s: i64,
+        rules: &Rules,
+    ) {
         let digest = hash(token);
         let mut all = self.all.lock();
         all.with(keys);

@@ -56,7 +56,8 @@ impl Issuer {
     }
 }
 
-const GOOD: &str = r#"{"sub":"shop","aud":"muster","exp":1800000060,"scope":"read write","jti":"1"}"#;
+const GOOD: &str =
+    r#"{"sub":"shop","aud":"muster","exp":1800000060,"scope":"read write","jti":"1"}"#;
 
 #[test]
 fn a_good_token_says_who_and_what() {
@@ -96,10 +97,16 @@ fn the_examples_of_the_standards_verify() {
         let set = format!("{{\"keys\":[{key}]}}");
         let keys = Keys::parse(set.as_bytes()).expect("a set");
         let token = format!("{head}.{claims}.{made}");
-        assert_eq!(verify(&token, &keys, &rules(), NOW_S), Err(Reason::Malformed));
+        assert_eq!(
+            verify(&token, &keys, &rules(), NOW_S),
+            Err(Reason::Malformed)
+        );
         let first = if made.starts_with('d') { "e" } else { "d" };
         let other = format!("{head}.{claims}.{first}{}", &made[1..]);
-        assert_eq!(verify(&other, &keys, &rules(), NOW_S), Err(Reason::Signature));
+        assert_eq!(
+            verify(&other, &keys, &rules(), NOW_S),
+            Err(Reason::Signature)
+        );
     }
     let set = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
     let keys = Keys::parse(set.as_bytes()).expect("a set");
@@ -117,16 +124,56 @@ fn what_a_token_says_of_itself_never_chooses_how_it_is_verified() {
     let claims = encoded(GOOD);
     for (head, made, want) in [
         (r#"{"alg":"none"}"#, String::new(), Reason::UnknownKey),
-        (r#"{"alg":"none","kid":"a"}"#, String::new(), Reason::Algorithm),
-        (r#"{"alg":"None","kid":"a"}"#, String::new(), Reason::Algorithm),
-        (r#"{"alg":"HS256","kid":"a"}"#, hmac_by_public_key(&issuer, &claims), Reason::Algorithm),
-        (r#"{"alg":"EdDSA","kid":"s"}"#, String::new(), Reason::Algorithm),
-        (r#"{"alg":"EdDSA","kid":"b"}"#, String::new(), Reason::UnknownKey),
-        (r#"{"alg":"EdDSA","kid":"a"}"#, String::new(), Reason::Signature),
-        (r#"{"alg":"EdDSA","kid":"a"}"#, encoded("short"), Reason::Signature),
-        (r#"{"alg":"EdDSA","kid":"a","crit":["exp"]}"#, String::new(), Reason::Malformed),
-        (r#"{"alg":"EdDSA","kid":"a","typ":"JWE"}"#, String::new(), Reason::Malformed),
-        (r#"{"alg":"EdDSA","kid":"a","kid":"s"}"#, String::new(), Reason::Malformed),
+        (
+            r#"{"alg":"none","kid":"a"}"#,
+            String::new(),
+            Reason::Algorithm,
+        ),
+        (
+            r#"{"alg":"None","kid":"a"}"#,
+            String::new(),
+            Reason::Algorithm,
+        ),
+        (
+            r#"{"alg":"HS256","kid":"a"}"#,
+            hmac_by_public_key(&issuer, &claims),
+            Reason::Algorithm,
+        ),
+        (
+            r#"{"alg":"EdDSA","kid":"s"}"#,
+            String::new(),
+            Reason::Algorithm,
+        ),
+        (
+            r#"{"alg":"EdDSA","kid":"b"}"#,
+            String::new(),
+            Reason::UnknownKey,
+        ),
+        (
+            r#"{"alg":"EdDSA","kid":"a"}"#,
+            String::new(),
+            Reason::Signature,
+        ),
+        (
+            r#"{"alg":"EdDSA","kid":"a"}"#,
+            encoded("short"),
+            Reason::Signature,
+        ),
+        (
+            r#"{"alg":"EdDSA","kid":"a","crit":["exp"]}"#,
+            String::new(),
+            Reason::Malformed,
+        ),
+        (
+            r#"{"alg":"EdDSA","kid":"a","typ":"JWE"}"#,
+            String::new(),
+            Reason::Malformed,
+        ),
+        (
+            r#"{"alg":"EdDSA","kid":"a","kid":"s"}"#,
+            String::new(),
+            Reason::Malformed,
+        ),
         (r#"{"kid":"a"}"#, String::new(), Reason::Malformed),
     ] {
         let token = format!("{}.{claims}.{made}", encoded(head));
@@ -162,8 +209,16 @@ fn claims_are_judged_one_by_one() {
         ("\"shop\"", "\"\"", Err(Reason::Claims)),
         ("\"shop\"", "\"a b\"", Err(Reason::Claims)),
         ("\"shop\"", "\"a\\u000ab\"", Err(Reason::Claims)),
-        ("\"sub\":\"shop\",", "\"sub\":\"shop\",\"sub\":\"root\",", Err(Reason::Malformed)),
-        ("\"jti\":\"1\"", "\"cnf\":{\"x5t#S256\":\"AAAA\"}", Err(Reason::Claims)),
+        (
+            "\"sub\":\"shop\",",
+            "\"sub\":\"shop\",\"sub\":\"root\",",
+            Err(Reason::Malformed),
+        ),
+        (
+            "\"jti\":\"1\"",
+            "\"cnf\":{\"x5t#S256\":\"AAAA\"}",
+            Err(Reason::Claims),
+        ),
     ] {
         let claims = GOOD.replace(from, to);
         let judged = issuer.judged(&issuer.token(&claims)).map(|_| ());
@@ -184,7 +239,8 @@ fn claims_are_judged_one_by_one() {
 #[test]
 fn one_for_a_single_call_is_for_one_replica_and_younger_than_it() {
     let issuer = Issuer::new();
-    let good = r#"{"sub":"ops","aud":"muster/a","exp":1800000060,"iat":1799999990,"jti":"7","once":true}"#;
+    let good =
+        r#"{"sub":"ops","aud":"muster/a","exp":1800000060,"iat":1799999990,"jti":"7","once":true}"#;
     assert!(issuer.judged(&issuer.token(good)).expect("it is good").once);
     for (from, to, want) in [
         ("muster/a", "muster/b", Reason::Audience),
