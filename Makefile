@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 # Extensions of one process must not each start a thread per core; rankcore owns the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench compare drill fuzz sanitize clean
+.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench compare drill-tools drill nightly fuzz sanitize clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ $(BIN)/maturin: | tools
 
 .venv/.all: .venv/.serve
 	@echo "installing what training and tests need (torch is large)"
-	@$(BIN)/python scripts/requirements.py train postgresql dev | xargs -d '\n' $(BIN)/python -m pip install --quiet
+	@$(BIN)/python scripts/requirements.py train postgresql otel dev | xargs -d '\n' $(BIN)/python -m pip install --quiet
 	@touch $@
 
 build: .venv/.serve ## build the extension, install what serving needs
@@ -71,8 +71,15 @@ bench: .venv/.all ## pytest-benchmark over tiers, depths and sizes; Criterion fo
 compare: .venv/.all ## Muster beside other servers, same model and machine (each peer in an environment of its own)
 	$(BIN)/python -m benchmarks.peers.compare $(ARGS)
 
-drill: .venv/.serve ## every drill once, and the page about them
+drill-tools: ## what some drills break things with (nftables, strace, libfaketime), where apt and root are there
+	@scripts/drill-tools.sh
+
+drill: .venv/.serve drill-tools ## every drill once, and the page about them
 	@code=0; $(BIN)/muster drill run all || code=$$?; $(BIN)/muster drill report; exit $$code
+
+# ARGS: `make nightly ARGS="failover latency"`.
+nightly: .venv/.serve drill-tools ## every drill whole and without its protection, and a table of both
+	@$(BIN)/muster drill nightly $(ARGS)
 
 fuzz: ## libFuzzer on every parser of engine and front, MINUTES (1) each; without a nightly compiler, the tests' mutator
 	@MINUTES=$(or $(MINUTES),1) scripts/fuzz.sh

@@ -1,6 +1,7 @@
 """Drill: a bundle is deployed that should not be.
 
     python -m drills.bad_deploy --runs 3 --json --journal DIR
+    python -m drills.bad_deploy --without judge     the negative control: nothing is held against a bundle
 
 Hypothesis: a bundle that ranks wrongly, and one that ranks slowly, are rolled back by themselves within 10 s
 of the start of the canary; no read fails, and every replica then serves the bundle from before.
@@ -19,15 +20,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from drills.book import expected_alerts
 from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
 from drills.faults import bundles as bad_bundles
+from drills.faults.weakened import JUDGE, weakened_deployer
 from drills.journal import Journal
+from drills.judges.alerts import over_runs
 from drills.judges.release import DeployLimits, judge_deploy, judge_deploy_runs
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.rig.cluster import (
@@ -64,20 +68,25 @@ _ABORT_S = 60.0
 
 @dataclass
 class Release:
-    """The subject: the cluster, the bundle that is about to be deployed, and the load."""
+    """The subject: the cluster, the bundle that is about to be deployed, and the load.
+
+    without: a protection of the deployer's that is taken away.
+    """
 
     cluster: Cluster
     bad: Path
     queries: Sequence[str]
     reads_per_s: float
     deadline_ms: float
+    without: str | None = None
     load: RecordedLoad | None = field(default=None)
     deployer: subprocess.Popen[str] | None = field(default=None)
 
     def command(self, *arguments: str) -> list[str]:
         """`muster deploy` for this cluster."""
         target = ",".join(self.cluster.addresses)
-        return [sys.executable, "-m", "muster.cli", "deploy", "--target", target, "--json", *arguments]
+        muster = weakened_deployer() if self.without == JUDGE else (sys.executable, "-m", "muster.cli")
+        return [*muster, "deploy", "--target", target, "--json", *arguments]
 
 
 def release_load(release: Release, journal: Journal, seed: int) -> RecordedLoad:
@@ -106,7 +115,8 @@ class DeployBadBundle:
                 "--canary-share",
                 str(self.canary_share),
                 "--min-requests",
-                "2000",
+                # Without a judge it goes on when so many were answered.
+                "100" if release.without == JUDGE else "2000",
                 "--patience",
                 f"{_DEPLOY_S:g}s",
             ),
@@ -220,12 +230,13 @@ def run(
     canary_share: float,
     limits: DeployLimits,
     keep_data: bool = False,
+    without: str | None = None,
 ) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
     record."""
     outcomes: list[Judgement] = []
     each: list[dict[str, Any]] = []
-    cluster = Cluster(plan, folder / "cluster")
+    cluster = Cluster(replace(plan, alerts=expected_alerts(NAME)), folder / "cluster")
     try:
         with cluster:
             say(f"{NAME}: starting {plan.replicas} replicas, catalogue {shop.name}")
@@ -238,7 +249,7 @@ def run(
                     bad = folder / "bundles" / kind
                     if not bad.is_dir():
                         bad_bundles.make(kind, plan.bundle, bad)
-                    release = Release(cluster, bad, queries, reads_per_s, deadline_ms)
+                    release = Release(cluster, bad, queries, reads_per_s, deadline_ms, without)
                     one = experiment(
                         seed=seed + number - 1, bundle=plan.bundle, canary_share=canary_share, limits=limits
                     )
@@ -248,7 +259,7 @@ def run(
                         seed=one.seed,
                         settings={"run": number, "kind": kind, "canary_share": canary_share},
                     ) as journal:
-                        judgement = conduct(one, release, journal)
+                        judgement = conduct(one, release, journal, alerts=cluster.alerts)
                     outcomes.append(judgement)
                     each.append(
                         {
@@ -274,6 +285,8 @@ def run(
         "reads_per_s": reads_per_s,
         "canary_share": canary_share,
         "limit_s": limits.rolled_back_s,
+        "without": without or "",
+        "alerts": over_runs([one.get("alerts", {}) for one in each]),
         "each": each,
     }
     return judgement, details
@@ -294,6 +307,9 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--limit-s", type=positive(float), default=DeployLimits.rolled_back_s, help="to hold"
     )
+    options.add_argument(
+        "--without", choices=(JUDGE,), help="without this protection: the drill must then deviate"
+    )
     given = options.parse_args(list(arguments))
     folder = run_folder(given.journal, NAME)
 
@@ -308,7 +324,12 @@ def main(arguments: Sequence[str]) -> int:
                 settings={"lease": {"ttl_ms": 5000}},
                 command=SERVER_COMMAND,
             ),
-            kinds=[given.kind] if given.kind else sorted(bad_bundles.KINDS),
+            # What is not held back in a control is served: one kind will do.
+            kinds=[given.kind or "wrong"]
+            if given.without
+            else [given.kind]
+            if given.kind
+            else sorted(bad_bundles.KINDS),
             runs=given.runs,
             seed=given.seed,
             reads_per_s=given.reads,
@@ -316,6 +337,7 @@ def main(arguments: Sequence[str]) -> int:
             canary_share=given.canary_share,
             limits=DeployLimits(rolled_back_s=given.limit_s),
             keep_data=given.keep_data,
+            without=given.without,
         )
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 

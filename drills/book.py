@@ -15,6 +15,9 @@ class Drill:
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
+    alerts: those that an operations team would get, which must fire and end in each run.
+    target: whether it can be done to a running service (`--target`); others need processes or a store of
+    their own to break.
     """
 
     name: str
@@ -23,6 +26,8 @@ class Drill:
     module: str
     needs: tuple[str, ...] = ()
     control: str = ""
+    alerts: tuple[str, ...] = ()
+    target: bool = False
 
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the drill with its own command line; returns 0 held, 10 deviated, 20 inconclusive, 2 bad
@@ -38,6 +43,8 @@ class Drill:
             "injection": self.injection,
             "needs": list(self.needs),
             "control": self.control,
+            "alerts": list(self.alerts),
+            "target": self.target,
         }
 
 
@@ -50,6 +57,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="kill -9 the primary under read and write load",
         module="drills.failover",
         needs=("a model bundle",),
+        control="--without standby",
+        alerts=("MusterPrimaryDown",),
     ),
     Drill(
         name="hang",
@@ -61,6 +70,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.hang",
         needs=("a model bundle",),
         control="--without lease",
+        alerts=("MusterPrimaryDown",),
     ),
     Drill(
         name="hang_in_transaction",
@@ -77,6 +87,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_hang",
         needs=("a model bundle",),
         control="--without detection",
+        alerts=("MusterReplicaDown",),
     ),
     Drill(
         name="double_fault",
@@ -92,6 +103,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="drain and restart every replica in turn under load, transfer the lease in the middle",
         module="drills.rolling_restart",
         needs=("a model bundle",),
+        control="--without turns",
+        target=True,
     ),
     Drill(
         name="deadline_storm",
@@ -99,6 +112,9 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
+        alerts=("MusterQualityLow",),
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="bad_deploy",
@@ -109,6 +125,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="muster deploy of a bundle that ranks backwards, and of one that ranks slowly",
         module="drills.bad_deploy",
         needs=("a model bundle",),
+        control="--without judge",
+        alerts=("MusterDeployRolledBack",),
     ),
     Drill(
         name="partition",
@@ -131,6 +149,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.store_down",
         needs=("a model bundle",),
         control="--without deadline",
+        alerts=("MusterWritesFail",),
     ),
     Drill(
         name="standby_lag",
@@ -142,6 +161,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_lag",
         needs=("a model bundle",),
         control="--without bound",
+        alerts=("MusterReadsNotServed",),
     ),
     Drill(
         name="latency",
@@ -152,6 +172,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="a slow link between clients and one replica, then all of them",
         module="drills.latency",
         needs=("a model bundle",),
+        control="--latency-ms 60",
+        target=True,
     ),
     Drill(
         name="loss",
@@ -174,6 +196,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.oversized_payload",
         needs=("a model bundle",),
         control="--without limit",
+        target=True,
     ),
     Drill(
         name="poison_request",
@@ -185,6 +208,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.poison_request",
         needs=("a model bundle",),
         control="--plant crash",
+        target=True,
     ),
     Drill(
         name="slow_disk",
@@ -196,6 +220,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.slow_disk",
         needs=("a model bundle", "strace and the right to attach it (ptrace)"),
         control="--without shedding",
+        alerts=("MusterSlowCommits",),
     ),
     Drill(
         name="disk_full",
@@ -207,6 +232,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.disk_full",
         needs=("a model bundle", "root, or a user namespace with mounts"),
         control="--without room",
+        alerts=("MusterDiskNearlyFull",),
     ),
     Drill(
         name="fsync_error",
@@ -273,6 +299,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.retry_storm",
         needs=("a model bundle",),
         control="--without budget",
+        target=True,
     ),
     Drill(
         name="hot_key",
@@ -283,6 +310,8 @@ DRILLS: tuple[Drill, ...] = (
         injection="one query at twice the capacity on top of an even mix",
         module="drills.hot_key",
         needs=("a model bundle",),
+        control="--without core",
+        target=True,
     ),
     Drill(
         name="clock_jump",
@@ -293,18 +322,64 @@ DRILLS: tuple[Drill, ...] = (
         injection="move the wall clock of callers, of the primary, then of a standby, an hour to and fro",
         module="drills.clock_jump",
         needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
+        control="--plant lease",
+    ),
+    Drill(
+        name="noisy_data",
+        hypothesis=(
+            "of a garbled feed each malformed row is refused by its number, each suspicious one held back, no"
+            " good row is lost, nDCG@10 falls by at most .01, and no read fails"
+        ),
+        injection="a feed with a seventh of its rows garbled in fifteen ways, loaded under load",
+        module="drills.noisy_data",
+        needs=("a model bundle",),
+        control="--without checks",
+    ),
+    Drill(
+        name="traffic_surge",
+        hypothesis=(
+            "over a day with ten times the demand at noon, 99 % of what is not refused is in time, replicas"
+            " come within 20 s of the need and go after it, and nothing fails while they do"
+        ),
+        injection="a day of a minute, while `muster autoscale` starts and drains replicas by price",
+        module="drills.traffic_surge",
+        needs=("a model bundle", "root and control groups for the processor, or --core-share 1"),
+        control="--without scaling",
+    ),
+    Drill(
+        name="model_drift",
+        hypothesis=(
+            "a demand that stays is not called drift; one that moves to new words is, before nDCG@10 has"
+            " fallen by more than .3; products in these words and a new generation bring at least .6 of it"
+            " back; no read fails"
+        ),
+        injection="more and more of the searches in words that nobody used before, then products in them",
+        module="drills.model_drift",
+        needs=("a model bundle",),
+        control="--without measure",
     ),
 )
 
 
 def reference() -> str:
     """The book as a Markdown table, for docs/drills.md."""
-    lines = ["| drill | breaks | must hold | control | needs |", "|---|---|---|---|---|"]
+    lines = [
+        "| drill | breaks | must hold | control | alerts | `--target` | needs |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for drill in DRILLS:
         needs = ", ".join(need for need in drill.needs if need != "a model bundle")
+        target = "yes" if drill.target else ""
         control = f"`{drill.control}`" if drill.control else ""
-        lines.append(f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {needs} |")
+        alerts = ", ".join(f"`{name}`" for name in drill.alerts)
+        cells = (f"`{drill.name}`", drill.injection, drill.hypothesis, control, alerts, target, needs)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def expected_alerts(name: str) -> tuple[str, ...]:
+    """The alerts that a drill must set off; none of one that is not in the book."""
+    return next((drill.alerts for drill in DRILLS if drill.name == name), ())
 
 
 class UnknownDrill(LookupError):

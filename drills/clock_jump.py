@@ -16,6 +16,7 @@ few calls of some.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,16 +27,9 @@ from drills import failover
 from drills.experiment import Experiment, Fault, Judgement, Need, Probe
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
     all_serve_reads,
-    check_replicas,
     client_streams,
-    each_run,
-    load_options,
     one_primary,
-    rehearse_on_cluster,
-    setup_of,
     writes_are_acknowledged,
 )
 from drills.faults.clock import (
@@ -50,9 +44,9 @@ from drills.faults.clock import (
 from drills.faults.process import KillPrimary
 from drills.journal import History, Journal
 from drills.judges.clock import ClockLimits, judge_clock_jump
-from drills.judges.network import over_kinds, over_runs
-from drills.outcome import guarded, parser, positive, run_folder, tell
 from drills.partition import collect
+from drills.rehearsal import Changes, Rehearsable
+from drills.rig.cluster import ClusterPlan
 from drills.rig.load import OpenLoop, Stream, even_arrivals
 from drills.rig.namespace import add_address, enter
 from drills.rig.traffic import RecordedLoad, SkewedReads
@@ -82,20 +76,19 @@ HOUR_S = 3600
 SKEWED_PER_S = 20.0
 DEADLINE_MS = 250.0
 LEASE = "lease"
+CLOCKS = "clocks"
+"""The folder of the replicas' clocks, in that of the record."""
 
 
-def experiment(
-    whose: str, offset_s: int, *, seed: int, setup: Setup, folder: Path, library: Path | None, plant: bool
-) -> Experiment[Rehearsal]:
-    """One jump as a value. whose: one of KINDS. plant: kill the primary instead."""
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """One jump as a value, forwards and back in turn. given.part: one of KINDS."""
     everywhere = frozenset({"before", "during", "after"})
     around = frozenset({"before", "after"})
+    whose, offset_s = given.part, -HOUR_S if (seed - given.seed) % 2 else HOUR_S
     callers = MoveCallersClock(offset_s)
-    fault: Fault[Any] = callers if whose == CALLERS else MoveClock(whose, offset_s, folder)
-    base = failover.experiment(
-        seed=seed, bundle=setup["plan"].bundle, store=setup.get("store", failover.SQLITE)
-    )
-    needs: tuple[Need, ...] = () if whose == CALLERS else (library_need(library),)
+    fault: Fault[Any] = callers if whose == CALLERS else MoveClock(whose, offset_s, given.folder / CLOCKS)
+    base = failover.experiment(seed=seed, bundle=given.bundle, store=given.store)
+    needs: tuple[Need, ...] = () if whose == CALLERS else (library_need(given.libfaketime),)
 
     def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
         addresses = {replica.name: replica.address for replica in rehearsal.cluster.replicas}
@@ -120,7 +113,7 @@ def experiment(
             Probe("there is one primary", one_primary, everywhere),
             Probe("every replica serves reads", all_serve_reads, everywhere),
         ),
-        fault=KillPrimary() if plant else fault,
+        fault=KillPrimary() if given.plant == LEASE else fault,
         judge=judge,
         collect=collect,
         before_s=2.0,
@@ -130,68 +123,54 @@ def experiment(
     )
 
 
-def run(setup: Setup, whose: str, *, library: Path | None, plant: bool) -> tuple[Judgement, dict[str, Any]]:
-    """A jump forwards and one back of one kind on a fresh cluster; the judgement over them, and the details
-    for the record."""
-    folder = setup["folder"] / "clocks"
-    found = find_library(library)
-    if whose != CALLERS and found is not None:
-        setup = setup.copy()
-        setup["plan"] = movable(setup["plan"], folder, found)
+def changes(given: argparse.Namespace) -> Changes:
+    """Another address than loopback's, and replicas whose clocks can be moved."""
 
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"{whose}: {figures['read_errors']} of {figures['reads']} reads failed, "
-            f"{figures['skewed_errors']} of {figures['skewed_reads']} at single replicas; "
-            f"{figures['takeovers']} takeovers"
-        )
+    def plan(asked: ClusterPlan) -> ClusterPlan:
+        elsewhere = replace(asked, host=add_address())
+        library = find_library(given.libfaketime)
+        if given.part == CALLERS or library is None:
+            return elsewhere
+        return movable(elsewhere, given.folder / CLOCKS, library)
 
-    first = setup["seed"]
-    drill = Rehearsed(
-        NAME,
-        lambda seed: experiment(
-            whose,
-            # Forwards and back in turn.
-            -HOUR_S if (seed - first) % 2 else HOUR_S,
-            seed=seed,
-            setup=setup,
-            folder=folder,
-            library=library,
-            plant=plant,
-        ),
-        shown,
+    return Changes(plan=plan)
+
+
+def shown(judgement: Judgement) -> str:
+    """One run in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"{figures['read_errors']} of {figures['reads']} reads failed, "
+        f"{figures['skewed_errors']} of {figures['skewed_reads']} at single replicas; "
+        f"{figures['takeovers']} takeovers"
     )
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return over_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
+    options.add_argument("--whose", choices=KINDS, help="clock (default: each)")
+    options.add_argument("--libfaketime", type=Path, metavar="FILE", help="where it is not installed")
+    options.add_argument("--plant", choices=(LEASE,), help="a fault that the judge must find")
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    runs=2,
+    runs_help="jumps of each clock, to and fro",
+    parts=lambda given: (given.whose,) if given.whose else KINDS,
+    begin=lambda given, arguments: enter("drills.clock_jump", arguments, filters=False),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=2, help="jumps of each clock, to and fro")
-    options.add_argument("--whose", choices=KINDS, help="clock (default: each)")
-    options.add_argument("--libfaketime", type=Path, metavar="FILE", help="where it is not installed")
-    options.add_argument("--plant", choices=(LEASE,), help="a fault that the judge must find")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-
-    def body() -> int:
-        enter("drills.clock_jump", arguments, filters=False)
-        folder = run_folder(given.journal, NAME)
-        setup = setup_of(given, folder)
-        setup["plan"] = replace(setup["plan"], host=add_address())
-        judgements, details = [], {}
-        for whose in (given.whose,) if given.whose else KINDS:
-            setup["folder"] = folder / whose
-            judgement, details[whose] = run(
-                setup, whose, library=given.libfaketime, plant=given.plant == LEASE
-            )
-            judgements.append(judgement)
-        return tell(NAME, over_kinds(judgements), as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ from drills.rig.capacity import (
     CALIBRATION_DEADLINE_MS,
     Capacity,
     measure_capacity,
-    workers_beside_generator,
+    plan_beside_generator,
 )
-from drills.rig.cluster import SERVER_COMMAND, Cluster, ClusterPlan, find_bundle
+from drills.rig.cluster import Cluster, ClusterPlan, find_bundle
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
@@ -615,18 +615,13 @@ def main(arguments: Sequence[str]) -> int:
         options.error(f"{error.filename} cannot be made ({error.strerror}); name another --out or --journal")
 
     def body() -> int:
-        workers = given.workers or workers_beside_generator()
+        plan, concurrency = plan_beside_generator(bundle, given, replicas=1)
         result = run(
             folder=folder,
             shop=choose_shop(given.products, given.seed),
-            plan=ClusterPlan(
-                bundle=bundle,
-                replicas=1,
-                settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
-                command=SERVER_COMMAND,
-            ),
+            plan=plan,
             grid=Grid(given.loads, given.deadlines, given.seconds, given.rounds, given.seed),
-            concurrency=2 * workers,
+            concurrency=concurrency,
             whole=given.whole,
             keep_data=given.keep_data,
         )

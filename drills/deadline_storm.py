@@ -1,6 +1,8 @@
 """Drill: a flood at a multiple of the capacity, every request with a short deadline.
 
     python -m drills.deadline_storm --factor 5 --json
+    python -m drills.deadline_storm --target HOST:PORT,...    to a running service
+    python -m drills.deadline_storm --without core    the negative control: halted half of the time
 
 Hypothesis: the ladder of plans answers at least 95 % of all requests in time at 5 times what the best plan
 could do.
@@ -17,21 +19,25 @@ The generator must keep to its schedule; where it could not, it was the bottlene
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
+from drills.book import expected_alerts
+from drills.experiment import Alerts, Experiment, Finding, Judgement, Probe, conduct
+from drills.faults.process import CORE, Halting, core_option
 from drills.journal import History, Journal
+from drills.judges.alerts import over_runs
 from drills.judges.checks import StormLimits, judge_storm
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
-from drills.rig.capacity import measure_capacity, workers_beside_generator
-from drills.rig.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
+from drills.rig.capacity import measure_capacity, plan_beside_generator
+from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need, find_bundle
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
@@ -42,8 +48,10 @@ from drills.rig.load import (
     decode,
     poisson_arrivals,
 )
+from drills.rig.service import asked_of_service, refuse_control, service_options, with_leave
 from drills.rig.shop import Shop, choose_shop, fill, search_requests
 from drills.rig.traffic import RecordedLoad
+from muster.v1 import ranking_pb2
 
 NAME = "deadline_storm"
 HYPOTHESIS = "at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms"
@@ -126,18 +134,27 @@ class StormLoad(RecordedLoad):
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Flood:
-    """The fault is in the schedule; injecting it means waiting for its moment."""
+    """The fault is in the schedule; injecting it means waiting for its moment. For one run.
 
+    halted: the replicas stand still half of the time meanwhile.
+    """
+
+    halted: bool = False
     name: str = "flood"
+    _halting: Halting | None = None
 
     def inject(self, storm: Storm) -> dict[str, Any]:
         """Tells what begins now."""
+        self._halting = Halting(storm.cluster, wanted=self.halted)
+        self._halting.start()
         return {"rate_per_s": round(storm.phases[1].rate_per_s, 1)}
 
     def rollback(self, storm: Storm) -> None:
         """The schedule falls back to the base load by itself."""
+        if self._halting is not None:
+            self._halting.stop()
 
 
 def base_load_is_answered(storm: Storm) -> Finding:
@@ -179,8 +196,10 @@ def flooded(history: History) -> History:
     )
 
 
-def experiment(storm: Storm, *, seed: int, limits: StormLimits, bundle: Path | None) -> Experiment[Storm]:
-    """The storm as a value."""
+def experiment(
+    storm: Storm, *, seed: int, limits: StormLimits, bundle: Path | None, halted: bool = False
+) -> Experiment[Storm]:
+    """The storm as a value. halted: as of `Flood`."""
     before, during, after = storm.phases
 
     def judge(history: History) -> Judgement:
@@ -199,7 +218,7 @@ def experiment(storm: Storm, *, seed: int, limits: StormLimits, bundle: Path | N
                 frozenset({"before", "during", "after"}),
             ),
         ),
-        fault=Flood(),
+        fault=Flood(halted),
         judge=judge,
         collect=lambda subject, journal: None,
         before_s=before.duration_s,
@@ -221,12 +240,13 @@ def run(
     seed: int,
     limits: StormLimits,
     progress: bool = True,
+    without: str | None = None,
     keep_data: bool = False,
 ) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; returns the judgement and the details for the record."""
     requests = search_requests(shop.queries)
     random.Random(seed).shuffle(requests)
-    cluster = Cluster(plan, folder / "cluster")
+    cluster = Cluster(replace(plan, alerts=expected_alerts(NAME)), folder / "cluster")
     try:
         with cluster:
             say(f"{NAME}: starting {plan.replicas} replica(s), catalogue {shop.name}")
@@ -256,6 +276,7 @@ def run(
             settings = {
                 "load_factor": factor,
                 "deadline_ms": deadline_ms,
+                "without": without or "",
                 "late_after_ms": LATE_AFTER_S * 1000.0,
                 "capacity_per_s": round(capacity.per_s, 1),
                 "best_plan": {"tier": capacity.tier, "depth": capacity.depth, "p50_ms": capacity.p50_ms},
@@ -263,15 +284,59 @@ def run(
                 "products": loaded.products,
                 "bundle": cluster.status(cluster.replicas[0]).bundle_id,
             }
-            with Journal(folder / "run-0001.jsonl", drill=NAME, seed=seed, settings=settings) as journal:
-                judgement = conduct(
-                    experiment(storm, seed=seed, limits=limits, bundle=plan.bundle), storm, journal
-                )
-                history = journal.history()
+            whole = experiment(storm, seed=seed, limits=limits, bundle=plan.bundle, halted=without == CORE)
+            judgement, history = _once(whole, storm, folder, settings, cluster.alerts)
     finally:
         if not keep_data:
             cluster.remove_data()
     offered = f"{factor:g} x {capacity.per_s:.0f} searches/s"
+    return judgement, _told(judgement, history, folder, settings, offered)
+
+
+def run_on_service(
+    given: argparse.Namespace, folder: Path, limits: StormLimits
+) -> tuple[Judgement, dict[str, Any]]:
+    """The flood against the service at `given.target`: as much as its operators allow, a tenth of it as base
+    load, to as many replicas as may be harmed. What its best plan can do is not measured, for that takes a
+    flood of its own. Returns as `run` does. Raises: Inconclusive."""
+    asked = asked_of_service(given, "flood")
+    rate_per_s, deadline_ms = asked.rate_per_s / 1.1, given.deadline_ms
+    requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in asked.queries]
+    with with_leave(
+        given.target, NAME, "flood", replicas=asked.harmed, rate_per_s=asked.rate_per_s
+    ) as service:
+        base_per_s = max(1.0, rate_per_s / 10)
+        phases = (Phase(2.0, base_per_s), Phase(given.duration, rate_per_s), Phase(3.0, base_per_s))
+        storm = Storm(service.part(asked.harmed), requests, phases, deadline_ms)
+        settings = {
+            "target": given.target,
+            "harmed": asked.harmed,
+            "rate_per_s": round(rate_per_s, 1),
+            "load_factor": None,
+            "deadline_ms": deadline_ms,
+            "late_after_ms": LATE_AFTER_S * 1000.0,
+        }
+        whole = replace(experiment(storm, seed=given.seed, limits=limits, bundle=None), needs=())
+        judgement, history = _once(whole, storm, folder, settings)
+    return judgement, _told(judgement, history, folder, settings, f"{rate_per_s:.0f} searches/s")
+
+
+def _once(
+    whole: Experiment[Storm],
+    storm: Storm,
+    folder: Path,
+    settings: dict[str, Any],
+    alerts: Alerts | None = None,
+) -> tuple[Judgement, History]:
+    with Journal(folder / "run-0001.jsonl", drill=NAME, seed=whole.seed, settings=settings) as journal:
+        judgement = conduct(whole, storm, journal, alerts=alerts)
+        return judgement, journal.history()
+
+
+def _told(
+    judgement: Judgement, history: History, folder: Path, settings: dict[str, Any], offered: str
+) -> dict[str, Any]:
+    deadline_ms = settings["deadline_ms"]
     title = f"deadline storm: {offered}, {deadline_ms:g} ms, {judgement.verdict}"
     # Only here: drawing must not take the cores from the replicas.
     from drills.plot import timeline
@@ -279,9 +344,10 @@ def run(
     picture = timeline(history, folder / "timeline.png", title=title, deadline_ms=deadline_ms)
     reads = flooded(history).of("read")
     late = sum(read["sent_s"] - read["intended_s"] > LATE_AFTER_S for read in reads)
-    return judgement, {
+    return {
         **settings,
         "sent_late": late,
+        "alerts": over_runs([judgement.figures.get("alerts", {})]),
         "statuses": dict(Counter(read["status"] for read in reads)),
         "plot": str(picture),
     }
@@ -297,20 +363,21 @@ def main(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--replicas", type=positive(int), default=1, help="that share the load")
     machine_options(options)
+    service_options(options)
     options.add_argument(
         "--in-time-share", type=positive(float), default=StormLimits().in_time_share, help="to hold"
     )
+    core_option(options)
     given = options.parse_args(list(arguments))
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        workers = given.workers or workers_beside_generator()
-        plan = ClusterPlan(
-            bundle=find_bundle(given.bundle),
-            replicas=given.replicas,
-            settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
-            command=SERVER_COMMAND,
-        )
+        limits = StormLimits(in_time_share=given.in_time_share)
+        if given.target:
+            refuse_control(given)
+            judgement, details = run_on_service(given, folder, limits)
+            return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
+        plan, concurrency = plan_beside_generator(find_bundle(given.bundle), given, replicas=given.replicas)
         judgement, details = run(
             folder=folder,
             shop=choose_shop(given.products, given.seed),
@@ -318,9 +385,10 @@ def main(arguments: Sequence[str]) -> int:
             factor=given.factor,
             deadline_ms=given.deadline_ms,
             duration_s=given.duration,
-            concurrency=2 * workers * given.replicas,
+            concurrency=concurrency,
             seed=given.seed,
-            limits=StormLimits(in_time_share=given.in_time_share),
+            limits=limits,
+            without=given.without,
             keep_data=given.keep_data,
         )
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)

@@ -2,6 +2,7 @@
 
     python -m drills.failover --runs 20 --json --journal DIR --replicas 3
     python -m drills.failover --store postgresql    the same on a PostgreSQL server, which the drill starts
+    python -m drills.failover --without standby     the negative control: there is nobody to take over
 
 Hypothesis: writes are back within 300 ms (median over the runs), no read fails, no acknowledged write is lost
 or doubled, epochs never fall.
@@ -26,9 +27,11 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import grpc
 
+from drills.book import expected_alerts
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.faults.process import KillPrimary
 from drills.journal import History, Journal
+from drills.judges.alerts import over_runs
 from drills.judges.checks import FailoverLimits, judge_failover, judge_failover_runs
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.rig.cluster import (
@@ -66,6 +69,7 @@ DEFAULT_PRODUCTS = 200
 soon."""
 
 
+STANDBY = "standby"
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 
@@ -278,7 +282,7 @@ def rehearse(
             # From the last event of the run before, so that nothing between two runs goes unseen; from the
             # first one on it would take longer each time, and a core that a primary may need.
             rehearsal.from_sequence = max(rehearsal.from_sequence, head_of(rehearsal.cluster)[0])
-            judgement = conduct(one, rehearsal, journal)
+            judgement = conduct(one, rehearsal, journal, alerts=rehearsal.cluster.alerts)
             outcomes.append((judgement, journal.history()))
         say(f"{drill.name}: run {number} of {runs}: {judgement.verdict}, {drill.shown(judgement)}")
         for reason in judgement.reasons:
@@ -332,6 +336,7 @@ def rehearse_on_cluster(
         if store == POSTGRESQL:
             server = stack.enter_context(ThrowawayPostgres())
             plan = on_server(plan, server, proxy)
+        plan = replace(plan, alerts=expected_alerts(drill.name))
         cluster = Cluster(plan, folder / "cluster")
         if not setup.get("keep_data"):
             stack.callback(cluster.remove_data)
@@ -368,6 +373,9 @@ def rehearse_on_cluster(
             outcomes = rehearse(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
             )
+    alerts = over_runs([one.figures.get("alerts", {}) for one, _ in outcomes])
+    if alerts:
+        settings["alerts"] = alerts
     return outcomes, {**settings, "revived": sum(len(history.of("revived")) for _, history in outcomes)}
 
 
@@ -489,13 +497,19 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument(
         "--rto-ms", type=positive(float), default=FailoverLimits.rto_ms, help="median to hold"
     )
+    options.add_argument(
+        "--without", choices=(STANDBY,), help="without this protection: the drill must then deviate"
+    )
     given = options.parse_args(list(arguments))
     check_replicas(options, given)
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        limits = FailoverLimits(rto_ms=given.rto_ms)
-        judgement, details = run(limits=limits, **setup_of(given, folder))
+        limits, setup = FailoverLimits(rto_ms=given.rto_ms), setup_of(given, folder)
+        if given.without == STANDBY:
+            setup["plan"] = replace(setup["plan"], replicas=1)
+        setup["noted"] = {"without": given.without or ""}
+        judgement, details = run(limits=limits, **setup)
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 
     return guarded(NAME, body, as_json=given.json, empty=EMPTY)

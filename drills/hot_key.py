@@ -2,6 +2,8 @@
 
     python -m drills.hot_key --json
     python -m drills.hot_key --factor 4
+    python -m drills.hot_key --without core    the negative control: halted half of the time
+    python -m drills.hot_key --target HOST:PORT,...    to a running service
 
 Hypothesis: of the other queries, as many are answered within their 50 ms as without the hot one, but for 2 in
 100.
@@ -14,20 +16,22 @@ Hypothesis: of the other queries, as many are answered within their 50 ms as wit
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
+from drills.faults.process import CORE, Halting, core_option
 from drills.journal import History, Journal
 from drills.judges.hot_key import HotLimits, judge_hot_key
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
-from drills.rig.capacity import measure_capacity, workers_beside_generator
-from drills.rig.cluster import RANKING_SERVICE, SERVER_COMMAND, Cluster, ClusterPlan, bundle_need, find_bundle
+from drills.rig.capacity import measure_capacity, plan_beside_generator
+from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need, find_bundle
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
@@ -38,6 +42,7 @@ from drills.rig.load import (
     poisson_arrivals,
     receipt_fields,
 )
+from drills.rig.service import asked_of_service, refuse_control, service_options, with_leave
 from drills.rig.shop import Shop, choose_shop, fill, search_requests
 from drills.rig.traffic import RecordedLoad
 from muster.v1 import ranking_pb2
@@ -106,10 +111,15 @@ def others_load(counter: Counter, journal: Journal, seed: int) -> RecordedLoad:
 
 @dataclass
 class HotQuery:
-    """The hot query, on connections of its own, until it is undone. For one run."""
+    """The hot query, on connections of its own, until it is undone. For one run.
+
+    halted: the replicas stand still half of the time meanwhile.
+    """
 
     seed: int
+    halted: bool = False
     name: str = "hot query"
+    _halting: Halting | None = None
     loop: OpenLoop | None = None
 
     def inject(self, counter: Counter) -> dict[str, Any]:
@@ -117,11 +127,15 @@ class HotQuery:
         caller = ToldSearches(counter.cluster.addresses, [counter.hot], deadline_ms=counter.deadline_ms)
         self.loop = OpenLoop([Stream("hot", poisson_arrivals(counter.hot_per_s, self.seed), caller)])
         self.loop.start()
+        self._halting = Halting(counter.cluster, wanted=self.halted)
+        self._halting.start()
         return {"per_s": round(counter.hot_per_s, 1), "instant_s": self.loop.start_s}
 
     def rollback(self, counter: Counter) -> dict[str, Any]:
         """Asks no more."""
         instant_s = time.monotonic()
+        if self._halting is not None:
+            self._halting.stop()
         if self.loop is not None:
             self.loop.stop()
         return {"instant_s": instant_s}
@@ -148,9 +162,11 @@ def replica_is_healthy(counter: Counter) -> Finding:
     return Finding(not ill, f"not serving: {ill}" if ill else "serving")
 
 
-def experiment(counter: Counter, *, seed: int, limits: HotLimits, bundle: Path | None) -> Experiment[Counter]:
-    """The hot query as a value."""
-    hot = HotQuery(seed + 1)
+def experiment(
+    counter: Counter, *, seed: int, limits: HotLimits, bundle: Path | None, halted: bool = False
+) -> Experiment[Counter]:
+    """The hot query as a value. halted: as of `HotQuery`."""
+    hot = HotQuery(seed + 1, halted)
 
     def judge(history: History) -> Judgement:
         return judge_hot_key(history, limits)
@@ -185,6 +201,7 @@ def run(
     concurrency: int,
     seed: int,
     limits: HotLimits,
+    without: str | None = None,
     keep_data: bool = False,
 ) -> tuple[Judgement, dict[str, Any]]:
     """The whole drill on a fresh cluster; the judgement and the details for the record."""
@@ -213,19 +230,54 @@ def run(
                 "factor": factor,
                 "deadline_ms": deadline_ms,
                 "late_after_ms": LATE_AFTER_S * 1000.0,
+                "without": without or "",
                 "capacity_per_s": round(capacity.per_s, 1),
                 "catalogue": shop.name,
                 "products": loaded.products,
                 "bundle": cluster.status(cluster.replicas[0]).bundle_id,
             }
-            with Journal(folder / "run-0001.jsonl", drill=NAME, seed=seed, settings=settings) as journal:
-                judgement = conduct(
-                    experiment(counter, seed=seed, limits=limits, bundle=plan.bundle), counter, journal
-                )
+            whole = experiment(counter, seed=seed, limits=limits, bundle=plan.bundle, halted=without == CORE)
+            judgement = _once(whole, counter, folder, settings)
     finally:
         if not keep_data:
             cluster.remove_data()
     return judgement, settings
+
+
+def run_on_service(
+    given: argparse.Namespace, folder: Path, limits: HotLimits
+) -> tuple[Judgement, dict[str, Any]]:
+    """The hot query against the service at `given.target`: as often as its operators allow, a tenth of that
+    for the others, to as many replicas as may be harmed. Returns as `run` does. Raises: Inconclusive."""
+    asked = asked_of_service(given, "flood")
+    others_per_s = asked.rate_per_s / 11
+    requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in asked.queries]
+    with with_leave(
+        given.target, NAME, "flood", replicas=asked.harmed, rate_per_s=asked.rate_per_s
+    ) as service:
+        counter = Counter(
+            service.part(asked.harmed),
+            requests[1:] or requests,
+            requests[0],
+            others_per_s,
+            10 * others_per_s,
+            given.deadline_ms,
+        )
+        settings = {
+            "target": given.target,
+            "harmed": asked.harmed,
+            "rate_per_s": asked.rate_per_s,
+            "deadline_ms": given.deadline_ms,
+            "late_after_ms": LATE_AFTER_S * 1000.0,
+            "capacity_per_s": None,
+        }
+        whole = replace(experiment(counter, seed=given.seed, limits=limits, bundle=None), needs=())
+        return _once(whole, counter, folder, settings), settings
+
+
+def _once(whole: Experiment[Counter], counter: Counter, folder: Path, settings: dict[str, Any]) -> Judgement:
+    with Journal(folder / "run-0001.jsonl", drill=NAME, seed=whole.seed, settings=settings) as journal:
+        return conduct(whole, counter, journal)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -237,27 +289,28 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--deadline-ms", type=positive(float), default=DEADLINE_MS, help="of every search")
     options.add_argument("--replicas", type=positive(int), default=1, help="that share the load")
     machine_options(options)
+    service_options(options)
     options.set_defaults(products=DEFAULT_PRODUCTS)
+    core_option(options)
     given = options.parse_args(list(arguments))
     folder = run_folder(given.journal, NAME)
 
     def body() -> int:
-        workers = given.workers or workers_beside_generator()
-        plan = ClusterPlan(
-            bundle=find_bundle(given.bundle),
-            replicas=given.replicas,
-            settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
-            command=SERVER_COMMAND,
-        )
+        if given.target:
+            refuse_control(given)
+            judgement, details = run_on_service(given, folder, HotLimits())
+            return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
+        plan, concurrency = plan_beside_generator(find_bundle(given.bundle), given, replicas=given.replicas)
         judgement, details = run(
             folder=folder,
             shop=choose_shop(given.products, given.seed),
             plan=plan,
             factor=given.factor,
             deadline_ms=given.deadline_ms,
-            concurrency=2 * workers * given.replicas,
+            concurrency=concurrency,
             seed=given.seed,
             limits=HotLimits(),
+            without=given.without,
             keep_data=given.keep_data,
         )
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)

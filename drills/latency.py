@@ -1,6 +1,7 @@
 """Drill: the network between clients and replicas becomes slow, first to one replica, then to all.
 
     python -m drills.latency --json
+    python -m drills.latency --target HOST:PORT,... to a running service: its primary, or --slowed all
     python -m drills.latency --latency-ms 60       the negative control: longer than the deadline allows
 
 Hypothesis: with 20 ms more there and back, and jitter, at least 99 % of all searches are answered within
@@ -12,6 +13,7 @@ There are no writes, so that answers can be compared with what the same queries 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,23 +25,16 @@ from drills import failover
 from drills.experiment import Experiment, Judgement, Probe
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
     all_serve_reads,
-    check_replicas,
-    each_run,
-    load_options,
     one_primary,
     reads_are_answered,
-    rehearse_on_cluster,
-    setup_of,
     to_replica,
 )
 from drills.faults.network import SlowLinks
 from drills.journal import History, Journal
 from drills.judges.latency import LatencyLimits, judge_latency
-from drills.judges.network import over_kinds, over_runs
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.outcome import positive
+from drills.rehearsal import Changes, OnService, Rehearsable
 from drills.rig.load import OpenLoop, Stream, poisson_arrivals
 from drills.rig.traffic import ClientReads, RecordedLoad
 from muster.v1 import ranking_pb2, ranking_pb2_grpc
@@ -63,6 +58,9 @@ EMPTY: dict[str, Any] = {
 ONE = "one"
 ALL = "all"
 LATENCY_MS = 20.0
+BEYOND_MS = 60.0
+"""Longer than the deadline allows: the control."""
+
 JITTER_MS = 4.0
 DEADLINE_MS = 50.0
 UNHURRIED_S = 5.0
@@ -95,20 +93,15 @@ def collect(rehearsal: Rehearsal, journal: Journal) -> None:
         journal.write("unhurried", query=query, product_ids=[one.product_id for one in answer.results])
 
 
-def experiment(
-    *, seed: int, setup: Setup, slowed: str, latency_ms: float, jitter_ms: float
-) -> Experiment[Rehearsal]:
-    """One slow spell as a value. slowed: ONE or ALL."""
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """One slow spell as a value. given.part: ONE or ALL."""
     around = frozenset({"before", "after"})
-    deadline_ms = setup["traffic"].read_deadline_ms
 
     def judge(history: History) -> Judgement:
-        return judge_latency(history, LatencyLimits(deadline_ms=deadline_ms))
+        return judge_latency(history, LatencyLimits(deadline_ms=given.deadline_ms))
 
     return replace(
-        failover.experiment(
-            seed=seed, bundle=setup["plan"].bundle, store=setup.get("store", failover.SQLITE)
-        ),
+        failover.experiment(seed=seed, bundle=given.bundle, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         load=load,
@@ -117,7 +110,7 @@ def experiment(
             Probe("there is one primary", one_primary, around),
             Probe("every replica serves reads", all_serve_reads, around),
         ),
-        fault=SlowLinks(to_replica, latency_ms, jitter_ms, everyone=slowed == ALL),
+        fault=SlowLinks(to_replica, given.latency_ms, given.jitter_ms, everyone=given.part == ALL),
         judge=judge,
         collect=collect,
         before_s=4.0,
@@ -126,59 +119,55 @@ def experiment(
     )
 
 
-def run(
-    setup: Setup, slowed: str, *, latency_ms: float, jitter_ms: float
-) -> tuple[Judgement, dict[str, Any]]:
-    """All slow spells of one kind on a fresh cluster; the judgement over them, and the details for the
-    record."""
+def changes(given: argparse.Namespace) -> Changes:
+    """The proxy that is slow."""
+    return Changes(proxied=True, noted={"latency_ms": given.latency_ms, "jitter_ms": given.jitter_ms})
 
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"{slowed} slowed by {latency_ms:g} ms: {figures['in_time_share']} in time, p99 "
-            f"{figures['read_p99_ms']} ms, {figures['best_share']} by the best plan"
-        )
 
-    drill = Rehearsed(
-        NAME,
-        lambda seed: experiment(
-            seed=seed, setup=setup, slowed=slowed, latency_ms=latency_ms, jitter_ms=jitter_ms
-        ),
-        shown,
+def shown(judgement: Judgement) -> str:
+    """One run in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"{figures['in_time_share']} in time, p99 {figures['read_p99_ms']} ms, "
+        f"{figures['best_share']} by the best plan"
     )
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    details = {**settings, "latency_ms": latency_ms, "jitter_ms": jitter_ms, "each": each_run(outcomes)}
-    return over_runs([one for one, _ in outcomes]), details
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
+    options.add_argument("--slowed", choices=(ONE, ALL), help="replicas (default: one, then all)")
+    options.add_argument(
+        "--latency-ms",
+        type=positive(float),
+        default=LATENCY_MS,
+        help=f"there and back together (default: {LATENCY_MS:g}; with {BEYOND_MS:g} it must deviate)",
+    )
+    options.add_argument("--jitter-ms", type=positive(float), default=JITTER_MS, help="up to so much more")
+    options.set_defaults(deadline_ms=DEADLINE_MS)
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    runs_help="slow spells of each kind",
+    parts=lambda given: (given.slowed,) if given.slowed else (ONE, ALL),
+    on_service=OnService(
+        "latency",
+        experiment,
+        everyone=lambda given: given.slowed == ALL,
+        parts=lambda given: (given.slowed or ONE,),
+    ),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="slow spells of each kind")
-    options.add_argument("--slowed", choices=(ONE, ALL), help="replicas (default: one, then all)")
-    options.add_argument(
-        "--latency-ms", type=positive(float), default=LATENCY_MS, help="there and back together"
-    )
-    options.add_argument("--jitter-ms", type=positive(float), default=JITTER_MS, help="up to so much more")
-    load_options(options)
-    options.set_defaults(deadline_ms=DEADLINE_MS)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        setup["proxied"] = True
-        judgements, details = [], {}
-        for slowed in (given.slowed,) if given.slowed else (ONE, ALL):
-            setup["folder"] = folder / slowed
-            judgement, details[slowed] = run(
-                setup, slowed, latency_ms=given.latency_ms, jitter_ms=given.jitter_ms
-            )
-            judgements.append(judgement)
-        return tell(NAME, over_kinds(judgements), as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

@@ -24,23 +24,17 @@ from drills import failover
 from drills.experiment import Experiment, Fault, Judgement, Probe
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
+    Traffic,
     all_serve_reads,
-    check_replicas,
-    each_run,
-    load_options,
     one_primary,
-    rehearse_on_cluster,
-    setup_of,
     to_replica,
     writes_are_acknowledged,
 )
 from drills.faults.network import BreakConnections, DropPackets
 from drills.journal import History
-from drills.judges.network import LossLimits, judge_loss, over_kinds, over_runs
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.judges.network import LossLimits, judge_loss
 from drills.partition import DETECTION, collect, watched_load, without
+from drills.rehearsal import Changes, Rehearsable
 from drills.rig.namespace import enter, namespace_need
 
 NAME = "loss"
@@ -81,14 +75,12 @@ def fault_of(kind: str, by: str, share: float, seed: int) -> Fault[Any]:
     return DropPackets(to_replica, share if everyone else 1.0, everyone)
 
 
-def experiment(*, seed: int, setup: Setup, kind: str, by: str, share: float) -> Experiment[Rehearsal]:
-    """One lossy spell as a value."""
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """One lossy spell as a value. given.part: SOME or PRIMARY."""
     everywhere = frozenset({"before", "during", "after"})
     around = frozenset({"before", "after"})
-    limits = LossLimits(detected_ms=600.0 if kind == PRIMARY else None)
-    base = failover.experiment(
-        seed=seed, bundle=setup["plan"].bundle, store=setup.get("store", failover.SQLITE)
-    )
+    limits = LossLimits(detected_ms=600.0 if given.part == PRIMARY else None)
+    base = failover.experiment(seed=seed, bundle=given.bundle, store=given.store)
 
     def judge(history: History) -> Judgement:
         return judge_loss(history, limits)
@@ -103,32 +95,32 @@ def experiment(*, seed: int, setup: Setup, kind: str, by: str, share: float) -> 
             Probe("there is one primary", one_primary, everywhere),
             Probe("every replica serves reads", all_serve_reads, everywhere),
         ),
-        fault=fault_of(kind, by, share, seed),
+        fault=fault_of(given.part, given.by, given.share, seed),
         judge=judge,
         collect=collect,
         before_s=2.0,
-        during_s=8.0 if kind == SOME else 3.0,
+        during_s=8.0 if given.part == SOME else 3.0,
         after_s=4.0,
-        needs=(*base.needs, *((namespace_need(),) if by == NFT else ())),
+        needs=(*base.needs, *((namespace_need(),) if given.by == NFT else ())),
     )
 
 
-def run(setup: Setup, kind: str, *, by: str, share: float) -> tuple[Judgement, dict[str, Any]]:
-    """All spells of one kind on a fresh cluster; the judgement over them, and the details for the record."""
-
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"{kind} lost by {by}: {figures['dropped']} dropped, noticed after {figures['detection_ms']} ms, "
-            f"{figures['read_errors']} of {figures['reads']} reads failed, p99 {figures['read_p99_ms']} ms"
-        )
-
-    drill = Rehearsed(
-        NAME, lambda seed: experiment(seed=seed, setup=setup, kind=kind, by=by, share=share), shown
+def changes(given: argparse.Namespace) -> Changes:
+    """The proxy, and the client without what it detects silence by."""
+    return Changes(
+        proxied=True,
+        client=without(Traffic(), given.without).client,
+        noted={"by": given.by, "share": given.share},
     )
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    details = {**settings, "by": by, "share": share, "each": each_run(outcomes)}
-    return over_runs([one for one, _ in outcomes]), details
+
+
+def shown(judgement: Judgement) -> str:
+    """One run in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"{figures['dropped']} dropped, noticed after {figures['detection_ms']} ms, "
+        f"{figures['read_errors']} of {figures['reads']} reads failed, p99 {figures['read_p99_ms']} ms"
+    )
 
 
 def share(text: str) -> float:
@@ -139,35 +131,39 @@ def share(text: str) -> float:
     return value
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="spells of each kind")
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
     options.add_argument("--by", choices=(NFT, PROXY), default=NFT, help="what loses them (default: nft)")
     options.add_argument("--share", type=share, default=SHARE, help="of the packets, where some are lost")
     options.add_argument(
         "--kind", choices=KINDS, help="which packets (default: some of all, then the primary's)"
     )
-    options.add_argument("--without", choices=(DETECTION,), help="switch this protection of the client off")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
 
-    def body() -> int:
-        if given.by == NFT:
-            enter("drills.loss", arguments)
-        folder = run_folder(given.journal, NAME)
-        setup = setup_of(given, folder)
-        setup["proxied"] = True
-        setup["traffic"] = without(setup["traffic"], given.without)
-        judgements, details = [], {}
-        for kind in (given.kind,) if given.kind else KINDS:
-            setup["folder"] = folder / kind
-            judgement, details[kind] = run(setup, kind, by=given.by, share=given.share)
-            judgements.append(judgement)
-        return tell(NAME, over_kinds(judgements), as_json=given.json, folder=folder, details=details)
 
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+def begin(given: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """The kernel drops packets in a namespace alone."""
+    if given.by == NFT:
+        enter("drills.loss", arguments)
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(DETECTION,),
+    runs_help="spells of each kind",
+    parts=lambda given: (given.kind,) if given.kind else KINDS,
+    begin=begin,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Drill: requests over every limit, again and again, beside the load of decent callers.
 
     python -m drills.oversized_payload --json
+    python -m drills.oversized_payload --target HOST:PORT,...    to a running service; no writes
     python -m drills.oversized_payload --without limit     the negative control: larger messages are accepted
 
 Hypothesis: each is refused with the status that the contract names, soon; the replicas' memory stays flat, no
@@ -9,9 +10,10 @@ process ends, and no decent caller's call fails.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,28 +21,20 @@ from drills import failover
 from drills.experiment import Experiment, Judgement, Probe
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
     all_serve_reads,
-    check_replicas,
     client_streams,
-    each_run,
-    load_options,
     one_primary,
     reads_are_answered,
-    rehearse_on_cluster,
-    setup_of,
     writes_are_acknowledged,
 )
 from drills.faults.process import sole_primary
 from drills.journal import History, Journal
 from drills.judges.hostile import HostileLimits, judge_hostile
-from drills.judges.network import over_runs
-from drills.outcome import guarded, parser, positive, run_folder, tell
 from drills.partition import collect
+from drills.rehearsal import Changes, OnService, Rehearsable, read_load
 from drills.rig.hostile import Hostile, HostileCalls, oversized
 from drills.rig.load import OpenLoop, Stream, even_arrivals
-from drills.rig.traffic import MemoryWatch, RecordedLoad
+from drills.rig.traffic import MemoryWatch, ProcessWatch, RecordedLoad
 
 NAME = "oversized_payload"
 HYPOTHESIS = (
@@ -76,23 +70,29 @@ WIDE_BYTES = 64 * 1024 * 1024
 class Attack:
     """Hostile requests, until it is undone. For one run.
 
-    requests: made for a seed. per_s: how many of them. crash: kill a standby in the middle, as a request that
-    crashes it would; a judge must find it.
+    requests: made for a seed. per_s: how many of them. replicas_max: that get them; None: all. crash: kill a
+    standby in the middle, as a request that crashes it would; a judge must find it.
     """
 
     requests: Sequence[Hostile]
     per_s: float
     crash: bool = False
+    replicas_max: int | None = None
     name: str = "attack"
     loop: OpenLoop | None = None
     _timer: threading.Timer | None = field(default=None)
+
+    def addresses(self, rehearsal: Rehearsal) -> dict[str, str]:
+        """Of the replicas that get them, by name."""
+        replicas = rehearsal.cluster.replicas[: self.replicas_max]
+        return {replica.name: replica.address for replica in replicas}
 
     def inject(self, rehearsal: Rehearsal) -> dict[str, Any]:
         """Begins. Raises Inconclusive where there is no single primary."""
         cluster = rehearsal.cluster
         primary = sole_primary(cluster)
         calls = HostileCalls(
-            {replica.name: replica.address for replica in cluster.replicas},
+            self.addresses(rehearsal),
             self.requests,
             lambda: primary.name,
         )
@@ -127,18 +127,9 @@ def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
     return rehearsal.load
 
 
-def experiment(
-    requests: Sequence[Hostile],
-    *,
-    name: str,
-    hypothesis: str,
-    seed: int,
-    setup: Setup,
-    crash: bool = False,
-) -> Experiment[Rehearsal]:
+def attacked(name: str, hypothesis: str, given: argparse.Namespace, attack: Attack) -> Experiment[Rehearsal]:
     """One attack as a value."""
     everywhere = frozenset({"before", "during", "after"})
-    attack = Attack(requests, PER_S, crash)
 
     def collected(rehearsal: Rehearsal, journal: Journal) -> None:
         attack.record(journal)
@@ -148,9 +139,7 @@ def experiment(
         return judge_hostile(history, HostileLimits())
 
     return replace(
-        failover.experiment(
-            seed=seed, bundle=setup["plan"].bundle, store=setup.get("store", failover.SQLITE)
-        ),
+        failover.experiment(seed=given.seed, bundle=given.bundle, store=given.store),
         name=name,
         hypothesis=hypothesis,
         load=load,
@@ -169,46 +158,72 @@ def experiment(
     )
 
 
-def run(
-    setup: Setup, name: str, attack: Callable[[int], Experiment[Rehearsal]]
-) -> tuple[Judgement, dict[str, Any]]:
-    """All attacks on a fresh cluster; the judgement over them, and the details for the record."""
+def shown(judgement: Judgement) -> str:
+    """One attack in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"{figures['hostile']} hostile requests of {figures['kinds']} kinds, {figures['unexpected']} "
+        f"ended otherwise than they may, memory grew by {figures['growth_mib']} MiB, "
+        f"{figures['crashed']} crashed"
+    )
 
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"{figures['hostile']} hostile requests of {figures['kinds']} kinds, {figures['unexpected']} "
-            f"ended otherwise than they may, memory grew by {figures['growth_mib']} MiB, "
-            f"{figures['crashed']} crashed"
-        )
 
-    outcomes, settings = rehearse_on_cluster(Rehearsed(name, attack, shown), setup)
-    return over_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
+def changes(given: argparse.Namespace) -> Changes:
+    """Larger messages, where the limit is taken away."""
+    wide = {"rpc": {"request_bytes_max": WIDE_BYTES}}
+    return Changes(settings=wide if given.without == LIMIT else {})
+
+
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """The requests over every limit as a value."""
+    return replace(attacked(NAME, HYPOTHESIS, given, Attack(oversized(), PER_S)), seed=seed)
+
+
+def on_service(whole: Experiment[Rehearsal], given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """An attack as a value against a running service: none of the requests writes, and the replicas' memory
+    is not known, but their processes are."""
+    attack = whole.fault
+    assert isinstance(attack, Attack)
+    harmless = [one for one in attack.requests if not one.writes]
+    reading = Attack(harmless, min(attack.per_s, given.rate_per_s), replicas_max=given.harmed)
+
+    def collected(rehearsal: Rehearsal, journal: Journal) -> None:
+        reading.record(journal)
+        collect(rehearsal, journal)
+
+    return replace(
+        whole,
+        load=served_load,
+        fault=reading,
+        collect=collected,
+        judge=lambda history: judge_hostile(history, HostileLimits(growth_mib=None, written=False)),
+        probes=tuple(probe for probe in whole.probes if probe.name != "writes are acknowledged"),
+    )
+
+
+def served_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
+    """Searches, and which processes serve."""
+    cluster = rehearsal.cluster
+    watch = ProcessWatch(lambda: {one.name: cluster.status(one).pid for one in cluster.replicas}, journal)
+    return read_load(rehearsal, journal, seed, watch)
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(LIMIT,),
+    runs_help="attacks",
+    on_service=OnService("malformed", lambda seed, given: on_service(experiment(seed, given), given)),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="attacks")
-    options.add_argument("--without", choices=(LIMIT,), help="let the replicas accept larger messages")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        if given.without == LIMIT:
-            setup["plan"] = replace(setup["plan"], settings={"rpc": {"request_bytes_max": WIDE_BYTES}})
-        requests = oversized()
-        judgement, details = run(
-            setup,
-            NAME,
-            lambda seed: experiment(requests, name=NAME, hypothesis=HYPOTHESIS, seed=seed, setup=setup),
-        )
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

@@ -29,28 +29,20 @@ from drills.experiment import Experiment, Judgement, Probe
 from drills.failover import (
     POSTGRESQL,
     Rehearsal,
-    Rehearsed,
-    Setup,
     Traffic,
     all_serve_reads,
-    check_replicas,
     client_streams,
     collect_log,
-    each_run,
-    load_options,
     one_primary,
     reads_are_answered,
-    rehearse_on_cluster,
-    setup_of,
     to_replica,
     to_store,
     writes_are_acknowledged,
 )
 from drills.faults.network import CutPrimary
 from drills.journal import History, Journal
-from drills.judges.network import CLIENTS, STORE, PartitionLimits, judge_partition, over_kinds, over_runs
-from drills.outcome import guarded, parser, positive, run_folder, tell
-from drills.rig.cluster import ClusterPlan
+from drills.judges.network import CLIENTS, STORE, PartitionLimits, judge_partition
+from drills.rehearsal import Changes, Rehearsable
 from drills.rig.load import OpenLoop, Stream, even_arrivals
 from drills.rig.traffic import ClientReads, ConnectionWatch, RecordedLoad, ReplicaReads, TrustWatch
 from muster.client import ClientSettings, Session
@@ -86,11 +78,6 @@ REPLICA_READS_PER_S = 10.0
 """At each replica; few, for they only look."""
 
 DETECTION = "detection"
-
-
-def lease_ttl_ms(plan: ClusterPlan) -> float:
-    """The lease of the replicas of this plan."""
-    return float(plan.settings.get("lease", {}).get("ttl_ms", LEASE_TTL_MS))
 
 
 def watched_load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
@@ -134,19 +121,18 @@ def collect(rehearsal: Rehearsal, journal: Journal) -> None:
     collect_log(rehearsal, journal)
 
 
-def experiment(
-    *, seed: int, plan: ClusterPlan, between: str, store: str, during_s: float = 3.0
-) -> Experiment[Rehearsal]:
-    """One cut as a value. between: CLIENTS or STORE."""
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """One cut as a value. given.part: CLIENTS or STORE."""
     everywhere = frozenset({"before", "during", "after"})
     around = frozenset({"before", "after"})
-    limits = PartitionLimits(writes_back_ms=lease_ttl_ms(plan) + 600.0 if between == STORE else None)
+    between = given.part
+    limits = PartitionLimits(writes_back_ms=LEASE_TTL_MS + 600.0 if between == STORE else None)
 
     def judge(history: History) -> Judgement:
         return judge_partition(history, limits, between)
 
     return replace(
-        failover.experiment(seed=seed, bundle=plan.bundle, store=store),
+        failover.experiment(seed=seed, bundle=given.bundle, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         load=watched_load,
@@ -165,29 +151,18 @@ def experiment(
         judge=judge,
         collect=collect,
         before_s=2.0,
-        during_s=during_s,
+        during_s=3.0,
         after_s=4.0,
     )
 
 
-def run(setup: Setup, between: str) -> tuple[Judgement, dict[str, Any]]:
-    """All cuts of one kind on a fresh cluster; the judgement over them, and the details for the record."""
-    plan, store = setup["plan"], setup.get("store", failover.SQLITE)
-
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        took = (
-            f"noticed after {figures['detection_ms']} ms"
-            if between == CLIENTS
-            else f"writes back after {figures['rto_ms']} ms"
-        )
-        return f"cut off from {between}: {took}, {figures['read_errors']} of {figures['reads']} reads failed"
-
-    drill = Rehearsed(
-        NAME, lambda seed: experiment(seed=seed, plan=plan, between=between, store=store), shown
+def shown(judgement: Judgement) -> str:
+    """One run in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"noticed after {figures['detection_ms']} ms, writes back after {figures['rto_ms']} ms, "
+        f"{figures['read_errors']} of {figures['reads']} reads failed"
     )
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return over_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
 
 
 def without(traffic: Traffic, protection: str | None) -> Traffic:
@@ -208,43 +183,49 @@ def without(traffic: Traffic, protection: str | None) -> Traffic:
     return replace(traffic, client=client)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=2, help="cuts of each kind")
+def changes(given: argparse.Namespace) -> Changes:
+    """The proxy, and the client without what it detects cuts by."""
+    return Changes(proxied=True, client=without(Traffic(), given.without).client)
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
     options.add_argument(
         "--between",
         choices=(CLIENTS, STORE),
         help="what the primary is cut off from (default: both; from the store on PostgreSQL only)",
     )
-    options.add_argument("--without", choices=(DETECTION,), help="switch this protection of the client off")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    kinds = kinds_of(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        setup["traffic"] = without(setup["traffic"], given.without)
-        setup["proxied"] = True
-        judgements, details = [], {}
-        for between in kinds:
-            setup["folder"] = folder / between
-            judgement, details[between] = run(setup, between)
-            judgements.append(judgement)
-        return tell(NAME, over_kinds(judgements), as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
 
 
-def kinds_of(options: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[str, ...]:
-    """The cuts asked for; ends with code 2 where a file is to be cut off."""
+def kinds_of(given: argparse.Namespace) -> tuple[str, ...]:
+    """The cuts asked for. Raises: ValueError where a file is to be cut off."""
     if given.between == STORE and given.store != POSTGRESQL:
-        options.error("--between store needs --store postgresql: a file has no way to it that could be cut")
+        raise ValueError(
+            "--between store needs --store postgresql: a file has no way to it that could be cut"
+        )
     if given.between is not None:
         return (given.between,)
     return (CLIENTS, STORE) if given.store == POSTGRESQL else (CLIENTS,)
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(DETECTION,),
+    runs=2,
+    runs_help="cuts of each kind",
+    parts=kinds_of,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

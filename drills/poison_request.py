@@ -1,6 +1,7 @@
 """Drill: malformed and strange requests, again and again, beside the load of decent callers.
 
     python -m drills.poison_request --json
+    python -m drills.poison_request --target HOST:PORT,...    to a running service; no writes
     python -m drills.poison_request --plant crash     the negative control: a replica really ends
 
 Hypothesis: each is refused with a clear status, or answered where it is legal; none ends a replica, none
@@ -12,12 +13,15 @@ each replica several times.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
-from drills.failover import check_replicas, load_options, setup_of
-from drills.outcome import guarded, parser, positive, run_folder, tell
-from drills.oversized_payload import EMPTY, experiment, run
+from drills.experiment import Experiment
+from drills.failover import Rehearsal
+from drills.oversized_payload import EMPTY, PER_S, Attack, attacked, on_service, shown
+from drills.rehearsal import OnService, Rehearsable
 from drills.rig.hostile import poison
 
 NAME = "poison_request"
@@ -28,33 +32,32 @@ HYPOTHESIS = (
 CRASH = "crash"
 
 
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """The strange requests as a value."""
+    attack = Attack(poison(seed), PER_S, crash=given.plant == CRASH)
+    return replace(attacked(NAME, HYPOTHESIS, given, attack), seed=seed)
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
+    options.add_argument("--plant", choices=(CRASH,), help="a fault that the judge must find")
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    shown=shown,
+    runs_help="attacks",
+    on_service=OnService("malformed", lambda seed, given: on_service(experiment(seed, given), given)),
+)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="attacks")
-    options.add_argument("--plant", choices=(CRASH,), help="a fault that the judge must find")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        judgement, details = run(
-            setup,
-            NAME,
-            lambda seed: experiment(
-                poison(seed),
-                name=NAME,
-                hypothesis=HYPOTHESIS,
-                seed=seed,
-                setup=setup,
-                crash=given.plant == CRASH,
-            ),
-        )
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

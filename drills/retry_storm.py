@@ -1,6 +1,7 @@
 """Drill: all replicas stand still for a while, and everybody comes back at once.
 
     python -m drills.retry_storm --json
+    python -m drills.retry_storm --target HOST:PORT,...    to a running service, by cutting the way to it
     python -m drills.retry_storm --without budget    the negative control: our client retries as it likes
 
 Hypothesis: beside many clients that ask again at once, without pause, jitter or budget, the service answers
@@ -10,6 +11,7 @@ budgets of retries and hedges allow.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 import time
@@ -21,22 +23,16 @@ from drills import failover
 from drills.experiment import Experiment, Judgement, Probe
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
     all_serve_reads,
-    check_replicas,
-    each_run,
-    load_options,
     reads_are_answered,
-    rehearse_on_cluster,
-    setup_of,
 )
+from drills.faults.network import proxy_of
 from drills.faults.process import bring_back
 from drills.journal import History, Journal
-from drills.judges.network import over_runs
 from drills.judges.retries import RetryLimits, judge_retry_storm
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.outcome import positive
 from drills.partition import collect
+from drills.rehearsal import Changes, OnService, Rehearsable
 from drills.rig.load import OpenLoop, Stream, poisson_arrivals
 from drills.rig.rude import RudeClients
 from drills.rig.traffic import ClientReads, RecordedLoad
@@ -113,26 +109,36 @@ class StopAll:
     clients: int
     deadline_ms: float
     name: str = "outage"
+    rate_max_per_s: float | None = None
     rude: RudeClients | None = None
     _waking: threading.Thread | None = field(default=None)
 
     def inject(self, rehearsal: Rehearsal) -> dict[str, Any]:
         """Begins; returns once the replicas are awake again."""
-        cluster = rehearsal.cluster
         requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in rehearsal.queries]
         self.rude = RudeClients(
-            cluster.addresses, requests, clients=self.clients, deadline_ms=self.deadline_ms
+            list(rehearsal.reached_at.values()),
+            requests,
+            clients=self.clients,
+            deadline_ms=self.deadline_ms,
+            rate_max_per_s=self.rate_max_per_s,
         )
         self.rude.start()
         # So that their connections stand when the outage begins.
         time.sleep(0.5)
         instant_s = time.monotonic()
-        for replica in cluster.replicas:
-            cluster.stop(replica)
+        self._begin_outage(rehearsal)
         time.sleep(max(0.0, instant_s + OUTAGE_S - time.monotonic()))
-        for replica in cluster.replicas:
-            cluster.wake(replica)
+        self._end_outage(rehearsal)
         return {"instant_s": instant_s, "outage_s": OUTAGE_S, "clients": self.clients}
+
+    def _begin_outage(self, rehearsal: Rehearsal) -> None:
+        for replica in rehearsal.cluster.replicas:
+            rehearsal.cluster.stop(replica)
+
+    def _end_outage(self, rehearsal: Rehearsal) -> None:
+        for replica in rehearsal.cluster.replicas:
+            rehearsal.cluster.wake(replica)
 
     def rollback(self, rehearsal: Rehearsal) -> dict[str, Any]:
         """Ends the clients; "rude_sent", "rude_answered": their searches. Starts a replica that another one
@@ -140,19 +146,42 @@ class StopAll:
         if self.rude is not None:
             self.rude.stop()
         instant_s = time.monotonic()
+        self._end_outage(rehearsal)
         bring_back(rehearsal.cluster)
         sent, answered = (0, 0) if self.rude is None else (self.rude.sent, self.rude.answered)
         return {"instant_s": instant_s, "rude_sent": sent, "rude_answered": answered}
 
 
-def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal]:
+@dataclass
+class HoldAll(StopAll):
+    """The same for a running service, which goes on: nothing passes between it and the drill's own clients.
+    These send no more than `rate_max_per_s`."""
+
+    name: str = "nothing passes"
+
+    def _begin_outage(self, rehearsal: Rehearsal) -> None:
+        for link in proxy_of(rehearsal).links.values():
+            link.cut()
+
+    def _end_outage(self, rehearsal: Rehearsal) -> None:
+        proxy_of(rehearsal).heal()
+
+
+def on_service(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """The storm against a running service as a value."""
+    rude_per_s = max(1.0, given.rate_per_s - given.reads)
+    fault = HoldAll(given.clients, given.deadline_ms, rate_max_per_s=rude_per_s)
+    return replace(experiment(seed, given), fault=fault)
+
+
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     """One storm as a value."""
-    traffic = setup["traffic"]
     around = frozenset({"before", "after"})
-    limits = RetryLimits(deadline_ms=traffic.read_deadline_ms)
+    limits = RetryLimits(deadline_ms=given.deadline_ms)
     ours: list[OurReads] = []
 
     def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
+        traffic = rehearsal.traffic
         caller = OurReads(
             list(rehearsal.reached_at.values()),
             rehearsal.queries,
@@ -184,9 +213,7 @@ def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal
         return judge_retry_storm(history, limits)
 
     return replace(
-        failover.experiment(
-            seed=seed, bundle=setup["plan"].bundle, store=setup.get("store", failover.SQLITE)
-        ),
+        failover.experiment(seed=seed, bundle=given.bundle, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         load=load,
@@ -194,7 +221,7 @@ def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal
             Probe("reads are answered", reads_are_answered, frozenset({"before"})),
             Probe("every replica serves reads", all_serve_reads, around),
         ),
-        fault=StopAll(clients, traffic.read_deadline_ms),
+        fault=StopAll(given.clients, given.deadline_ms),
         judge=judge,
         collect=collected,
         before_s=3.0,
@@ -203,48 +230,51 @@ def experiment(*, seed: int, setup: Setup, clients: int) -> Experiment[Rehearsal
     )
 
 
-def run(setup: Setup, *, clients: int) -> tuple[Judgement, dict[str, Any]]:
-    """All storms on a fresh cluster; the judgement over them, and the details for the record."""
+def changes(given: argparse.Namespace) -> Changes:
+    """Our client, with its budgets or without."""
+    boundless = ClientSettings(
+        hedge_share=1.0, hedge_burst=1_000_000, retry_tokens_max=1_000_000, attempts_max=5
+    )
+    return Changes(
+        client=boundless if given.without == BUDGET else None,
+        # A running service cannot be stopped; the way to it can.
+        proxied=bool(given.target),
+        noted={"clients": given.clients},
+    )
 
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"{figures['rude_sent']} rude searches; back {figures['recovered_ms']} ms after them; ours sent "
-            f"{figures['sendings']} times for {figures['reads']} reads, allowed are {figures['allowed']}"
-        )
 
-    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, setup=setup, clients=clients), shown)
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return over_runs([one for one, _ in outcomes]), {
-        **settings,
-        "clients": clients,
-        "each": each_run(outcomes),
-    }
+def shown(judgement: Judgement) -> str:
+    """One storm in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"{figures['rude_sent']} rude searches; back {figures['recovered_ms']} ms after them; ours sent "
+        f"{figures['sendings']} times for {figures['reads']} reads, allowed are {figures['allowed']}"
+    )
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
+    options.add_argument("--clients", type=positive(int), default=RUDE, help="rude ones")
+    options.set_defaults(reads=80.0)
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(BUDGET,),
+    runs_help="storms",
+    on_service=OnService("flood", on_service, everyone=lambda given: True),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="storms")
-    options.add_argument("--clients", type=positive(int), default=RUDE, help="rude ones")
-    options.add_argument("--without", choices=(BUDGET,), help="switch this protection of our client off")
-    load_options(options)
-    options.set_defaults(reads=80.0)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        if given.without == BUDGET:
-            client = ClientSettings(
-                hedge_share=1.0, hedge_burst=1_000_000, retry_tokens_max=1_000_000, attempts_max=5
-            )
-            setup["traffic"] = replace(setup["traffic"], client=client)
-        judgement, details = run(setup, clients=given.clients)
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 under read and write load.
 
     python -m drills.rolling_restart --runs 3 --json --journal DIR --replicas 3
+    python -m drills.rolling_restart --target HOST:PORT,...    a running service: transfers alone
+    python -m drills.rolling_restart --without turns    the negative control: all of them at once
 
 Hypothesis: no read and no write fails, no acknowledged write is lost or doubled, epochs never fall.
 
@@ -11,32 +13,26 @@ deadline is its business, what the caller sees as an error is a deviation.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import grpc
 
 from drills import failover
-from drills.experiment import Experiment, Judgement, Verdict, worst
+from drills.experiment import Experiment, Judgement, Verdict
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
-    check_replicas,
-    each_run,
-    load_options,
-    rehearse_on_cluster,
-    setup_of,
 )
-from drills.faults.process import Clustered
+from drills.faults.process import Clustered, sole_primary
 from drills.journal import History
 from drills.judges.checks import STALL_MS, TIMED_OUT, generator_stall_ms, steady_reads
 from drills.judges.history import OK, check_epochs, check_sessions, check_writes
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.rehearsal import OnService, Rehearsable, read_load
 from drills.rig.cluster import Cluster, ClusterError, Replica
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
@@ -63,6 +59,7 @@ _STARVED = (TIMED_OUT, "Unavailable")
 DRAIN_S = 60.0
 TRANSFER_S = 30.0
 PAUSE_S = 0.5
+TURNS = "turns"
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class RestartInTurn:
             for number, replica in enumerate(turn):
                 if number == middle:
                     steps.append(self._transfer(cluster))
-                steps.append(self._restart(cluster, replica))
+                steps.append(self._restart(cluster, replica, cluster.wait_primary(DRAIN_S) is replica))
                 # Clients must find it again before the next one goes.
                 time.sleep(PAUSE_S)
         except (ClusterError, grpc.RpcError) as error:
@@ -99,8 +96,7 @@ class RestartInTurn:
         for replica in subject.cluster.replicas:
             subject.cluster.restart(replica)
 
-    def _restart(self, cluster: Cluster, replica: Replica) -> dict[str, Any]:
-        was_primary = cluster.wait_primary(DRAIN_S) is replica
+    def _restart(self, cluster: Cluster, replica: Replica, was_primary: bool) -> dict[str, Any]:
         began_s = time.monotonic()
         stub = admin_pb2_grpc.AdminServiceStub(cluster.channel(replica))
         stub.Drain(admin_pb2.DrainRequest(), timeout=DRAIN_S)
@@ -135,8 +131,53 @@ class RestartInTurn:
         }
 
 
-def judge_rolling_restart(history: History) -> Judgement:
-    """Judges one run: nothing that the caller sees may fail, and the log holds what was acknowledged."""
+@dataclass(frozen=True)
+class TransferInTurn(RestartInTurn):
+    """The primary of a running service gives the lease away, as often as there are replicas."""
+
+    name: str = "transfer"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """All transfers; "steps" tells what was done, in order."""
+        steps: list[dict[str, Any]] = []
+        instant_s = time.monotonic()
+        try:
+            for _ in subject.cluster.replicas:
+                steps.append(self._transfer(subject.cluster))
+                time.sleep(PAUSE_S)
+        except (ClusterError, grpc.RpcError) as error:
+            steps.append({"step": "failed", "problem": f"{type(error).__name__}: {error}"[:1000]})
+        return {"steps": steps, "instant_s": instant_s}
+
+
+@dataclass(frozen=True)
+class RestartAtOnce(RestartInTurn):
+    """The same for all replicas at one time."""
+
+    name: str = "restart at once"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """Restarts them; "steps" tells what was done, in order."""
+        cluster = subject.cluster
+        primary = sole_primary(cluster)
+        instant_s = time.monotonic()
+
+        def restart(replica: Replica) -> dict[str, Any]:
+            try:
+                return self._restart(cluster, replica, replica is primary)
+            except (ClusterError, grpc.RpcError) as error:
+                return {"step": "failed", "problem": f"{type(error).__name__}: {error}"[:1000]}
+
+        with ThreadPoolExecutor(len(cluster.replicas)) as threads:
+            steps = list(threads.map(restart, cluster.replicas))
+        return {"steps": steps, "instant_s": instant_s}
+
+
+def judge_rolling_restart(history: History, *, written: bool = True) -> Judgement:
+    """Judges one run: nothing that the caller sees may fail, and the log holds what was acknowledged.
+
+    written: whether callers write.
+    """
     reads, writes = steady_reads(history), history.of("write")
     fault = history.first("fault")
     steps: list[dict[str, Any]] = [] if fault is None else fault["steps"]
@@ -178,7 +219,7 @@ def judge_rolling_restart(history: History) -> Judgement:
         ]
     if findings is None:
         doubts.append("the log could not be read to its end, so nothing is known of lost writes")
-    if not reads or not writes:
+    if not reads or (written and not writes):
         doubts.append("there was no load to fail")
     if deviations:
         return Judgement(Verdict.DEVIATED, figures, tuple(deviations))
@@ -193,42 +234,31 @@ def _slowest_ms(calls: Sequence[dict[str, Any]]) -> float | None:
     return round(max(took), 1) if took else None
 
 
-def judge_runs(runs: Sequence[Judgement]) -> Judgement:
-    """The verdict over all runs, with the figures that `--json` prints."""
-    summed = [key for key, value in EMPTY.items() if isinstance(value, int) and not isinstance(value, bool)]
-    figures: dict[str, Any] = {
-        key: sum(run.figures.get(key, 0) for run in runs) for key in summed if key != "runs"
-    }
-    figures["epochs_monotone"] = all(run.figures.get("epochs_monotone", True) for run in runs)
-    for key in ("slowest_read_ms", "slowest_write_ms"):
-        figures[key] = max(
-            (run.figures[key] for run in runs if run.figures.get(key) is not None), default=None
-        )
-    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
-    return Judgement(worst([run.verdict for run in runs]), {"runs": len(runs), **figures}, tuple(reasons))
-
-
-def experiment(*, seed: int, bundle: Path | None, store: str = failover.SQLITE) -> Experiment[Rehearsal]:
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     """The rolling restart as a value: the failover's load and steady state under another fault."""
     return replace(
-        failover.experiment(seed=seed, bundle=bundle, during_s=1.0, store=store),
+        failover.experiment(seed=seed, bundle=given.bundle, during_s=1.0, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
-        fault=RestartInTurn(),
+        fault=RestartAtOnce() if given.without == TURNS else RestartInTurn(),
         judge=judge_rolling_restart,
     )
 
 
-def run(**setup: Unpack[Setup]) -> tuple[Judgement, dict[str, Any]]:
-    """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
-    record."""
-    bundle, store = setup["plan"].bundle, setup.get("store", failover.SQLITE)
-    drill = Rehearsed(NAME, lambda seed: experiment(seed=seed, bundle=bundle, store=store), _shown)
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return judge_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
+def on_service(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """Transfers alone, of a running service's lease, as a value."""
+    whole = experiment(seed, given)
+    return replace(
+        whole,
+        load=read_load,
+        fault=TransferInTurn(),
+        judge=lambda history: judge_rolling_restart(history, written=False),
+        probes=tuple(probe for probe in whole.probes if probe.name != "writes are acknowledged"),
+    )
 
 
-def _shown(judgement: Judgement) -> str:
+def shown(judgement: Judgement) -> str:
+    """One turn in a few words."""
     figures = {**EMPTY, **judgement.figures}
     return (
         f"{figures['restarts']} restarts, {figures['transfers']} transfers, {figures['read_errors']} of "
@@ -236,20 +266,21 @@ def _shown(judgement: Judgement) -> str:
     )
 
 
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    experiment=experiment,
+    shown=shown,
+    protections=(TURNS,),
+    runs_help="turns over all replicas",
+    on_service=OnService("transfer", on_service),
+)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="turns over all replicas")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        judgement, details = run(**setup_of(given, folder))
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

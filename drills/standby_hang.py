@@ -11,29 +11,20 @@ last.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from drills import failover
 from drills.experiment import Experiment, Judgement
-from drills.failover import (
-    Rehearsal,
-    Rehearsed,
-    Setup,
-    check_replicas,
-    each_run,
-    rehearse_on_cluster,
-    setup_of,
-)
+from drills.failover import Rehearsal, Traffic
 from drills.faults.process import StopStandby
-from drills.hang import options_of
-from drills.judges.hang import StandbyHangLimits, judge_standby_hang, judge_standby_hang_runs
-from drills.outcome import guarded, positive, run_folder, tell
-from drills.partition import DETECTION
-from drills.partition import without as traffic_without
+from drills.judges.hang import StandbyHangLimits, judge_standby_hang
+from drills.outcome import positive
+from drills.partition import DETECTION, without
+from drills.rehearsal import Changes, Rehearsable
 
 NAME = "standby_hang"
 HYPOTHESIS = "no read fails, and 99 of 100 reads are answered within 100 ms beside a standby that hangs"
@@ -54,12 +45,11 @@ EMPTY: dict[str, Any] = {
 DURING_S = 5.0
 
 
-def experiment(
-    seed: int, bundle: Path | None, store: str, limits: StandbyHangLimits
-) -> Experiment[Rehearsal]:
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     """One run as a value: the failover's load and steady state under another fault."""
+    limits = StandbyHangLimits(read_p99_ms=given.read_p99_ms)
     return replace(
-        failover.experiment(seed=seed, bundle=bundle, during_s=DURING_S, store=store),
+        failover.experiment(seed=seed, bundle=given.bundle, during_s=DURING_S, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         fault=StopStandby(),
@@ -68,27 +58,15 @@ def experiment(
     )
 
 
-def run(
-    setup: Setup, limits: StandbyHangLimits, *, without: str | None = None
-) -> tuple[Judgement, dict[str, Any]]:
-    """The whole drill on a fresh cluster; returns the judgement over all runs and the details for the
-    record."""
-    bundle, store = setup["plan"].bundle, setup.get("store", failover.SQLITE)
-    setup["traffic"] = traffic_without(setup["traffic"], without)
-    drill = Rehearsed(NAME, lambda seed: experiment(seed, bundle, store, limits), _shown)
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    judgement = judge_standby_hang_runs([one for one, _ in outcomes])
-    figures = {"runs": len(outcomes), **judgement.figures}
-    details = {
-        **settings,
-        "without": without,
-        "read_p99_limit_ms": limits.read_p99_ms,
-        "each": each_run(outcomes),
-    }
-    return Judgement(judgement.verdict, figures, judgement.reasons), details
+def changes(given: argparse.Namespace) -> Changes:
+    """The client without what it detects a silent standby by."""
+    return Changes(
+        client=without(Traffic(), given.without).client, noted={"read_p99_limit_ms": given.read_p99_ms}
+    )
 
 
-def _shown(judgement: Judgement) -> str:
+def shown(judgement: Judgement) -> str:
+    """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
     return (
         f"{figures['read_errors']} of {figures['reads']} reads failed, 99th percentile "
@@ -96,22 +74,30 @@ def _shown(judgement: Judgement) -> str:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the drill from a command line; returns the exit code."""
-    options = options_of(NAME, HYPOTHESIS, protections=(DETECTION,))
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
     options.add_argument(
         "--read-p99-ms", type=positive(float), default=StandbyHangLimits.read_p99_ms, help="to hold"
     )
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
 
-    def body() -> int:
-        limits = StandbyHangLimits(read_p99_ms=given.read_p99_ms)
-        judgement, details = run(setup_of(given, folder), limits, without=given.without)
-        return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(DETECTION,),
+    runs=5,
+    runs_help="how often it is done",
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the drill from a command line; returns the exit code."""
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

@@ -13,35 +13,27 @@ applies what it has read, where it does know.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from drills import failover
 from drills.experiment import Experiment, Judgement, Probe
 from drills.failover import (
     Rehearsal,
-    Rehearsed,
-    Setup,
     all_serve_reads,
-    check_replicas,
     client_streams,
-    each_run,
-    load_options,
     one_primary,
     reads_are_answered,
-    rehearse_on_cluster,
-    setup_of,
     writes_are_acknowledged,
 )
 from drills.faults.tail import DELIVER, LOOK, PLACES, FreezeTailer, freezable
 from drills.journal import History, Journal
-from drills.judges.network import LagLimits, judge_standby_lag, over_kinds, over_runs
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.judges.network import LagLimits, judge_standby_lag
 from drills.partition import collect
-from drills.rig.cluster import ClusterPlan
+from drills.rehearsal import Changes, Rehearsable
 from drills.rig.load import OpenLoop, Stream, even_arrivals
 from drills.rig.traffic import ConnectionWatch, RecordedLoad, ReplicaReads
 from muster.client import ClientSettings, Session
@@ -71,16 +63,14 @@ STALENESS_MAX_MS = 2000
 """Of a replica whose settings name none."""
 
 BOUND = "bound"
+FREEZE = "freeze"
+"""The folder that freezes tailers, in that of the record."""
+
 LOOKS_PER_S = 10.0
 SESSION_LOOKS_PER_S = 2.0
 """At each replica, past the client; few, for they only look."""
 
 SESSION_LOOK_MS = 300.0
-
-
-def staleness_max_ms(plan: ClusterPlan) -> float:
-    """The bound of the replicas of this plan."""
-    return float(plan.settings.get("catalogue", {}).get("staleness_max_ms", STALENESS_MAX_MS))
 
 
 def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
@@ -102,18 +92,18 @@ def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
     return rehearsal.load
 
 
-def experiment(
-    *, seed: int, plan: ClusterPlan, place: str, folder: Path, store: str, bound_ms: float
-) -> Experiment[Rehearsal]:
-    """One freeze as a value. place: LOOK or DELIVER. bound_ms: on staleness, as it is judged."""
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """One freeze as a value. given.part: LOOK or DELIVER."""
     everywhere = frozenset({"before", "during", "after"})
     around = frozenset({"before", "after"})
+    # As it is judged, whatever the replicas are told.
+    bound_ms = float(STALENESS_MAX_MS)
 
     def judge(history: History) -> Judgement:
         return judge_standby_lag(history, LagLimits(bound_ms=bound_ms))
 
     return replace(
-        failover.experiment(seed=seed, bundle=plan.bundle, store=store),
+        failover.experiment(seed=seed, bundle=given.bundle, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         load=load,
@@ -123,7 +113,7 @@ def experiment(
             Probe("there is one primary", one_primary, everywhere),
             Probe("every replica serves reads", all_serve_reads, around),
         ),
-        fault=FreezeTailer(place, folder),
+        fault=FreezeTailer(given.part, given.folder / FREEZE),
         judge=judge,
         collect=collect,
         before_s=2.0,
@@ -132,56 +122,45 @@ def experiment(
     )
 
 
-def run(setup: Setup, place: str, bound_ms: float) -> tuple[Judgement, dict[str, Any]]:
-    """All freezes at one place on a fresh cluster; the judgement over them, and the details for the
-    record."""
-    folder = setup["folder"] / "freeze"
-    setup = setup.copy()
-    setup["plan"] = freezable(setup["plan"], folder)
-    plan, store = setup["plan"], setup.get("store", failover.SQLITE)
-
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"frozen before {place}: left health after {figures['left_health_ms']} ms, back after "
-            f"{figures['back_ms']} ms, {figures['read_errors']} of {figures['reads']} reads failed"
-        )
-
-    drill = Rehearsed(
-        NAME,
-        lambda seed: experiment(
-            seed=seed, plan=plan, place=place, folder=folder, store=store, bound_ms=bound_ms
-        ),
-        shown,
+def changes(given: argparse.Namespace) -> Changes:
+    """Replicas whose tailers can be frozen, with a bound on staleness or hardly any."""
+    return Changes(
+        settings={"catalogue": {"staleness_max_ms": 3_600_000}} if given.without == BOUND else {},
+        plan=lambda plan: freezable(plan, given.folder / FREEZE),
     )
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return over_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
+
+
+def shown(judgement: Judgement) -> str:
+    """One run in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"left health after {figures['left_health_ms']} ms, back after {figures['back_ms']} ms, "
+        f"{figures['read_errors']} of {figures['reads']} reads failed"
+    )
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The drill's own options."""
+    options.add_argument("--place", choices=PLACES, help="freeze it there only")
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    options=add_options,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(BOUND,),
+    runs_help="freezes at each place",
+    parts=lambda given: (given.place,) if given.place else (LOOK, DELIVER),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="freezes at each place")
-    options.add_argument("--without", choices=(BOUND,), help="switch this protection of the replicas off")
-    options.add_argument("--place", choices=PLACES, help="freeze it there only")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        bound_ms = staleness_max_ms(setup["plan"])
-        if given.without == BOUND:
-            setup["plan"] = replace(setup["plan"], settings={"catalogue": {"staleness_max_ms": 3_600_000}})
-        judgements, details = [], {}
-        for place in (given.place,) if given.place else (LOOK, DELIVER):
-            setup["folder"] = folder / place
-            judgement, details[place] = run(setup, place, bound_ms)
-            judgements.append(judgement)
-        return tell(NAME, over_kinds(judgements), as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

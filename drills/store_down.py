@@ -11,34 +11,27 @@ without anybody's help, and nothing acknowledged is lost.
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Fault, Judgement, Probe
+from drills.experiment import Experiment, Judgement, Probe
 from drills.failover import (
     POSTGRESQL,
     Rehearsal,
-    Rehearsed,
-    Setup,
     all_serve_reads,
-    check_replicas,
-    each_run,
-    load_options,
     one_primary,
     reads_are_answered,
-    rehearse_on_cluster,
-    setup_of,
     writes_are_acknowledged,
 )
 from drills.faults.store import FREEZE, KILL, FileLocked, ServerDown
 from drills.journal import History
-from drills.judges.network import StoreLimits, judge_store_down, over_kinds, over_runs
-from drills.outcome import guarded, parser, positive, run_folder, tell
+from drills.judges.network import StoreLimits, judge_store_down
 from drills.partition import collect, watched_load
-from drills.rig.cluster import ClusterPlan
+from drills.rehearsal import Changes, Rehearsable
 
 NAME = "store_down"
 HYPOTHESIS = (
@@ -67,18 +60,17 @@ DEADLINE = "deadline"
 PATIENT_MS = 30_000.0
 
 
-def experiment(
-    fault: Fault[Any], *, seed: int, plan: ClusterPlan, store: str, limits: StoreLimits
-) -> Experiment[Rehearsal]:
-    """One outage as a value."""
+def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
+    """One outage as a value. given.part: one of `outages`."""
     everywhere = frozenset({"before", "during", "after"})
     around = frozenset({"before", "after"})
+    limits = StoreLimits(write_ms=WRITE_DEADLINE_MS)
 
     def judge(history: History) -> Judgement:
         return judge_store_down(history, limits)
 
     return replace(
-        failover.experiment(seed=seed, bundle=plan.bundle, store=store),
+        failover.experiment(seed=seed, bundle=given.bundle, store=given.store),
         name=NAME,
         hypothesis=HYPOTHESIS,
         load=watched_load,
@@ -88,7 +80,7 @@ def experiment(
             Probe("there is one primary", one_primary, around),
             Probe("every replica serves reads", all_serve_reads, everywhere),
         ),
-        fault=fault,
+        fault=FileLocked() if given.part == FileLocked.name else ServerDown(given.part),
         judge=judge,
         collect=collect,
         before_s=2.0,
@@ -97,54 +89,41 @@ def experiment(
     )
 
 
-def outages(store: str) -> dict[str, Callable[[], Fault[Any]]]:
-    """What can happen to this kind of store, by name; each is made anew for each run."""
-    if store == POSTGRESQL:
-        return {how: lambda how=how: ServerDown(how) for how in (FREEZE, KILL)}  # type: ignore[misc]
-    return {FileLocked.name: FileLocked}
+def outages(given: argparse.Namespace) -> tuple[str, ...]:
+    """What can happen to the store that was asked for."""
+    return (FREEZE, KILL) if given.store == POSTGRESQL else (FileLocked.name,)
 
 
-def run(setup: Setup, kind: str, limits: StoreLimits) -> tuple[Judgement, dict[str, Any]]:
-    """All outages of one kind on a fresh cluster; the judgement over them, and the details for the record."""
-    plan, store = setup["plan"], setup.get("store", failover.SQLITE)
-    make = outages(store)[kind]
+def changes(given: argparse.Namespace) -> Changes:
+    """How long a write may take."""
+    return Changes(write_deadline_ms=PATIENT_MS if given.without == DEADLINE else WRITE_DEADLINE_MS)
 
-    def shown(judgement: Judgement) -> str:
-        figures = {**EMPTY, **judgement.figures}
-        return (
-            f"{kind}: writes back after {figures['back_ms']} ms, {figures['marked_stale']} answers marked "
-            f"stale, {figures['read_errors']} of {figures['reads']} reads failed"
-        )
 
-    drill = Rehearsed(
-        NAME, lambda seed: experiment(make(), seed=seed, plan=plan, store=store, limits=limits), shown
+def shown(judgement: Judgement) -> str:
+    """One run in a few words."""
+    figures = {**EMPTY, **judgement.figures}
+    return (
+        f"writes back after {figures['back_ms']} ms, {figures['marked_stale']} answers marked stale, "
+        f"{figures['read_errors']} of {figures['reads']} reads failed"
     )
-    outcomes, settings = rehearse_on_cluster(drill, setup)
-    return over_runs([one for one, _ in outcomes]), {**settings, "each": each_run(outcomes)}
+
+
+DRILL = Rehearsable(
+    name=NAME,
+    hypothesis=HYPOTHESIS,
+    empty=EMPTY,
+    experiment=experiment,
+    changes=changes,
+    shown=shown,
+    protections=(DEADLINE,),
+    runs_help="outages of each kind",
+    parts=outages,
+)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the drill from a command line; returns the exit code."""
-    options = parser(NAME, HYPOTHESIS)
-    options.add_argument("--runs", type=positive(int), default=1, help="outages of each kind")
-    options.add_argument("--without", choices=(DEADLINE,), help="let writes wait for as long as they like")
-    load_options(options)
-    given = options.parse_args(list(arguments))
-    check_replicas(options, given)
-    folder = run_folder(given.journal, NAME)
-
-    def body() -> int:
-        setup = setup_of(given, folder)
-        deadline_ms = PATIENT_MS if given.without == DEADLINE else WRITE_DEADLINE_MS
-        setup["traffic"] = replace(setup["traffic"], write_deadline_ms=deadline_ms)
-        judgements, details = [], {}
-        for kind in outages(given.store):
-            setup["folder"] = folder / kind
-            judgement, details[kind] = run(setup, kind, StoreLimits(write_ms=WRITE_DEADLINE_MS))
-            judgements.append(judgement)
-        return tell(NAME, over_kinds(judgements), as_json=given.json, folder=folder, details=details)
-
-    return guarded(NAME, body, as_json=given.json, empty=EMPTY)
+    return DRILL.command(arguments)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 a command needs it.
 
 Exit codes: 0 done, 1 unexpected failure, 2 bad usage or input, 3 service not reachable or not available, 4
-deadline passed; drills and benches: 0 held or measured, 10 deviated, 20 inconclusive. Results go to standard
-output, everything else to standard error.
+deadline passed; drills and benches: 0 held or measured, 10 deviated, 20 inconclusive; feeds: 10 refused.
+Results go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Annotated
 import typer
 
 from muster.commands import (
+    alerts,
     audit,
+    autoscale,
     bundle,
     catalogue,
     data,
@@ -40,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, group in (
+    ("alerts", alerts.app),
     ("catalogue", catalogue.app),
     ("data", data.app),
     ("bundle", bundle.app),
@@ -49,7 +52,14 @@ for name, group in (
     ("audit", audit.app),
 ):
     app.add_typer(group, name=name)
-for command in (serve.serve, search.search, replicas.status, replicas.transfer, deploy.deploy):
+for command in (
+    serve.serve,
+    search.search,
+    replicas.status,
+    replicas.transfer,
+    deploy.deploy,
+    autoscale.autoscale,
+):
     app.command()(command)
 for passing in (training.evaluate, training.train, training.label, drills.load):
     app.command(context_settings=PASS_ON)(passing)

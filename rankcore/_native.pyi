@@ -95,6 +95,8 @@ class Engine:
         chunk_pairs: int = 4,
         reserve_ms: float = 0.5,
         queue_max: int = 1024,
+        backlog_ms: float = 0.0,
+        price_gain: float = 1.0,
         kernels: str = "auto",
     ) -> Engine: ...
     def beside(
@@ -106,6 +108,8 @@ class Engine:
         chunk_pairs: int = 8,
         reserve_ms: float = 2.0,
         queue_max: int = 1024,
+        backlog_ms: float = 0.0,
+        price_gain: float = 1.0,
         kernels: str = "auto",
     ) -> Engine: ...
     @property
@@ -188,6 +192,8 @@ class Front:
     def guarded(self) -> dict[str, Any]: ...
     def look(self) -> None: ...
     def news(self, wait_s: float) -> tuple[str, list[str]] | None: ...
+    def sample(self, share: float | None) -> None: ...
+    def traced(self, wait_s: float) -> dict[str, Any] | None: ...
 
 @final
 class GenerationBuilder:

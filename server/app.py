@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from muster.v1 import admin_pb2
-from server import health
+from server import health, observation
 from server.admission import Budget
 from server.audit import Audit, audited
 from server.catalogue.errors import StoreError
@@ -34,6 +34,8 @@ from server.catalogue.retention import Retention, RetentionPolicy, RetentionStat
 from server.catalogue.store import Store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
+from server.drift import Drift
+from server.drills import Drills
 from server.errors import NotThePrimary, ReplicaNotReady
 from server.generation.belonging import keep_to_one_catalogue
 from server.generation.catch_up import load_snapshot
@@ -49,6 +51,7 @@ from server.rpc import RpcServer
 from server.services.admin import AdminService
 from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
+from server.services.drills import DrillService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
@@ -56,6 +59,9 @@ from server.standby.role import keep_role
 logger = logging.getLogger(__name__)
 
 _HEALTH_CHECK_S = 0.05
+_FOLLOWING_CHECK_S = 0.05
+# A takeover of the store, or a long commit by somebody else, ends well before.
+_REFUSED_MAX_S = 0.5
 _PRIMARY_NAME_S = 0.1
 _CATCH_UP_WAIT_S = 0.2
 
@@ -89,6 +95,19 @@ def fit_to_read(*, served: bool, behind_s: float, unseen_s: float, caught_up: bo
     if behind_s > bound_s:
         return False
     return served or (caught_up and unseen_s <= bound_s)
+
+
+def wait_applied(tailer: Tailer, sequence: int, timeout_s: float, *, stalled_max_s: float) -> bool:
+    """Wait until everything up to `sequence` is applied here; False if it was not in time, or cannot be soon:
+    the store does not answer, or the tailer has not moved for longer than `stalled_max_s`. Callers are
+    better off elsewhere then."""
+    give_up_at = time.monotonic() + timeout_s
+    while True:
+        left_s = give_up_at - time.monotonic()
+        if tailer.wait_applied(sequence, min(_FOLLOWING_CHECK_S, left_s)):
+            return True
+        if left_s <= 0 or tailer.refused_s() > _REFUSED_MAX_S or tailer.stalled_s() > stalled_max_s:
+            return False
 
 
 class TailerStalled(Exception):
@@ -133,6 +152,8 @@ class Replica:
         self._writable = False
         self._lag = Lag()
         self._lag_s = 0.0
+        self._lease_extended_s: float | None = None
+        self._drift = Drift(settings.data_dir / "drift", settings.metrics.drift_policy)
         self._primary = ("", 0, 0.0)
         self._asking_for_primary = threading.Lock()
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
@@ -140,6 +161,10 @@ class Replica:
             status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
         )
         self.rpc.methods.add(audited(admin.methods(self.metrics), self.audit))
+        drilled = Drills(
+            settings.drills.allowed, settings.drills.blast_radius_replicas, settings.drills.rate_max_per_s
+        )
+        self.rpc.methods.add(audited(DrillService(drilled).methods(self.metrics), self.audit))
 
     # --- start -------------------------------------------------------------------------------------------
 
@@ -202,7 +227,7 @@ class Replica:
             replica=self.name,
             on_primary=self._became_primary,
             on_standby=self._became_standby,
-            config=LeaseConfig(ttl_ms=settings.lease.ttl_ms),
+            config=LeaseConfig(settings.lease.ttl_ms, settings.lease.check_every_ms),
             eligible=lambda: (
                 self._warm
                 and not self._stopping.is_set()
@@ -247,7 +272,9 @@ class Replica:
             writer=writer,
             products=lambda: bundles.serving.served.generation,
             applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
-            wait_applied=tailer.wait_applied,
+            wait_applied=lambda sequence, timeout_s: wait_applied(
+                tailer, sequence, timeout_s, stalled_max_s=settings.catalogue.staleness_max_ms / 1000
+            ),
             read_events=log.read_events,
             in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
@@ -357,6 +384,7 @@ class Replica:
             if dense_index["median_ms"] is not None:
                 response.dense_index.median_ms = dense_index["median_ms"]
         response.in_flight = int(engine["in_flight"])
+        response.price = float(engine["price"])
         response.building = serving.renewal.building()
         held = admin_pb2.ReplicaBundles()
         parts.bundles.describe(held)
@@ -394,24 +422,18 @@ class Replica:
 
     def _numbers(self) -> Mapping[str, Any]:
         status = self.status()
-        numbers: dict[str, Any] = {
-            "primary": status.role == admin_pb2.ROLE_PRIMARY,
-            "serving": status.serving,
-            "epoch": status.epoch,
-            "head_sequence": status.head_sequence,
-            "applied_sequence": status.applied_sequence,
-            "staleness_s": status.staleness_ms / 1000,
-            "products": status.products,
-            "delta_products": status.delta_products,
-            "in_flight": status.in_flight,
-            "building": status.building,
-        }
-        if status.HasField("folding"):
-            numbers["fold_failures"] = status.folding.failures
-            numbers["folded_events"] = status.folding.folded_events
-            numbers["store_bytes"] = status.folding.store_bytes
+        numbers = {**observation.of_status(status), **observation.of_disk(self.settings.data_dir)}
         if self.parts is not None:
-            numbers.update(engine_counters(self.parts.bundles.serving.engine.status()))
+            serving = self.parts.bundles.serving
+            engine = serving.engine.status()
+            numbers |= observation.of_engine(engine)
+            numbers |= observation.of_drift(self._drift, serving.bundle_id, engine)
+            numbers |= observation.of_writer(self.parts.writer.stats())
+            numbers |= observation.of_generation(self.settings.generations_dir, status.generation_id)
+            numbers["generation_failures"] = serving.renewal.failures
+            numbers["lag_s"] = self._lag_s
+            if self._lease_extended_s is not None:
+                numbers["lease_age_s"] = time.monotonic() - self._lease_extended_s
         return numbers
 
     def _staleness_ms(self, parts: Parts) -> int:
@@ -456,6 +478,8 @@ class Replica:
             lease = self.parts.keeper.lease()
             name = lease.holder.replica if lease and lease.expires_monotonic_ns > time.monotonic_ns() else ""
             epoch = max(epoch, lease.epoch if lease else 0)
+            if lease and lease.expires_monotonic_ns:
+                self._lease_extended_s = lease.expires_monotonic_ns / 1e9 - self.settings.lease.ttl_ms / 1000
         except StoreError:
             name = ""
         finally:
@@ -520,6 +544,10 @@ class Replica:
                     serving,
                 )
             self.health.readable(serving)
+            if stalled_s > bound_s and self._reigns():
+                # What it writes is durable, and never seen here: whoever still follows the log does better.
+                logger.error("this primary no longer follows the log, and gives the lease away")
+                self._handover().give_away()
 
     def _loaded(self) -> Parts:
         if self.parts is None:
@@ -545,13 +573,6 @@ def _describe_folding(response: admin_pb2.StatusResponse, stats: RetentionStats)
         folding.first_sequence = stats.extent.first_sequence
         if stats.extent.first_sequence:
             folding.first_committed_unix_us = stats.extent.first_committed_unix_us
-
-
-def engine_counters(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The counters of ``rankcore.Engine.status()`` by the names that ``server.metrics`` publishes."""
-    counters = dict(status["counters"])
-    counters["answered_by_tier"] = dict(counters.get("by_tier", {}))
-    return counters
 
 
 def _version() -> str:

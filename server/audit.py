@@ -1,9 +1,9 @@
 """Writes the audit of a replica (`muster.audit` has its form).
 
 What operators do, and are refused, is on the disk before the next record is taken. Writes to the catalogue
-are summed up for a second, by caller: the log of the catalogue has the events themselves, so a crash loses who
-sent those of its last second, and nothing else. A disk that fails stops nobody: records wait in memory, up to a
-bound, and the log says so.
+are summed up for a second, by caller: the log of the catalogue has the events themselves, so a crash loses
+who sent those of its last second, and nothing else. A disk that fails stops nobody: records wait in memory,
+up to a bound, and the log says so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PENDING_MAX = 10_000
 _CALLERS_MAX = 1_000
 _REFUSALS_A_SECOND = 20
 
-READS = frozenset({"/muster.v1.AdminService/Status", "/muster.v1.AdminService/BundleStatus"})
+READS = frozenset(f"/muster.v1.AdminService/{name}" for name in ("Status", "BundleStatus", "DrillStatus"))
 """Calls of the operator's service that change nothing."""
 
 

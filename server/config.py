@@ -31,6 +31,7 @@ from muster.bundle import is_public_key
 from server import affinity
 from server.catalogue.location import check_address, without_passwords
 from server.catalogue.store import StoreConfig
+from server.drift import DriftPolicy
 from server.protection import PATHS, AuditSettings, AuthSettings, QuotaSettings, TlsSettings
 from server.protection import problems as protection_problems
 from server.sections import Section, setting, texts
@@ -168,6 +169,23 @@ class RankingSettings(Section):
         ge=1,
         le=65536,
     )
+    backlog_ms: float = setting(
+        0.0,
+        "milliseconds",
+        "Work that may wait for each worker before the planner charges for time, so that requests fall back"
+        " to cheaper plans. Longer: more quality in a short burst, and more answers that come close to their"
+        " deadline. 0: as long as the best plan takes.",
+        ge=0.0,
+        le=60_000.0,
+    )
+    price_gain: float = setting(
+        1.0,
+        "times",
+        "How strongly the price of time follows the backlog, as a multiple of the pace that was measured to"
+        " be stable. More falls back sooner and sways more.",
+        ge=0.01,
+        le=100.0,
+    )
     kernels: Literal["auto", "own", "onnxruntime"] = setting(
         "auto",
         "-",
@@ -283,9 +301,18 @@ class LeaseSettings(Section):
         500,
         "milliseconds",
         "Life of the lease. A primary that hangs is replaced after at most this. It is renewed every third of"
-        " it and checked every eighth; it should be at least twice the longest harmless pause.",
+        " it; it should be at least twice the longest harmless pause.",
         ge=100,
         le=60_000,
+    )
+    check_every_ms: int = setting(
+        0,
+        "milliseconds",
+        "How often a standby looks whether the primary is gone: what a dead primary costs before its"
+        " successor knows. Each look asks for the kernel lock and reads the lease. 0: every eighth of"
+        " `lease.ttl_ms`; at most a quarter of it.",
+        ge=0,
+        le=15_000,
     )
     eligible: bool = setting(
         True, "-", "Whether this replica may become primary. False: it only ever follows and serves reads."
@@ -299,7 +326,7 @@ class LeaseSettings(Section):
     @property
     def check_ms(self) -> float:
         """Interval between looks at the lease of another, milliseconds."""
-        return self.ttl_ms / 8
+        return self.check_every_ms or self.ttl_ms / 8
 
 
 class GenerationSettings(Section):
@@ -462,6 +489,35 @@ class LifecycleSettings(Section):
     )
 
 
+class DrillSettings(Section):
+    """What drills may do to this replica while it serves."""
+
+    allowed: tuple[Literal["flood", "latency", "malformed", "transfer"], ...] = setting(
+        (),
+        "faults",
+        "Faults that `muster drill run NAME --target` may cause here: `flood` (more searches than there is"
+        " time for), `latency` (a slow way between the drill's own clients and the replicas), `malformed`"
+        " (requests over every limit, or strange), `transfer` (the lease changes hands). Set it alike on all"
+        " replicas. Empty: none; drills then refuse to begin.",
+    )
+    blast_radius_replicas: int = setting(
+        1, "replicas", "Most replicas that one drill may harm; the others are spared.", ge=1, le=64
+    )
+    rate_max_per_s: float = setting(
+        100.0,
+        "requests a second",
+        "Most requests that one drill may add, over all replicas together.",
+        ge=1,
+        le=1_000_000,
+    )
+
+    @field_validator("allowed", mode="before")
+    @classmethod
+    def _split_faults(cls, value: Any) -> Any:
+        # A flag can only hold a text.
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoint."""
 
@@ -472,11 +528,62 @@ class MetricsSettings(Section):
         " has no authentication: keep it on loopback or a private network. Empty: no endpoint.",
     )
 
+    drift_reference_answers: int = setting(
+        5000,
+        "searches",
+        "The first searches that a bundle answers on this machine, which later ones are compared with; kept"
+        " in the folder `drift` of `data_dir`, a file for each bundle. Remove the file to take what is asked"
+        " from then on as normal.",
+        ge=100,
+        le=10_000_000,
+    )
+    drift_window_s: float = setting(
+        600.0, "seconds", "How far back the searches go that are compared.", ge=1.0, le=86_400.0
+    )
+    drift_window_answers: int = setting(
+        500, "searches", "Fewer searches than this in the window tell nothing of drift.", ge=50, le=1_000_000
+    )
+
+    @property
+    def drift_policy(self) -> DriftPolicy:
+        """How drift is measured."""
+        return DriftPolicy(
+            reference_answers=self.drift_reference_answers,
+            window_s=self.drift_window_s,
+            window_answers=self.drift_window_answers,
+        )
+
     @field_validator("listen")
     @classmethod
     def _address(cls, value: str) -> str:
         if value:
             split_address(value)
+        return value
+
+
+class TracingSettings(Section):
+    """Spans of calls, by OpenTelemetry; needs the extra `otel`."""
+
+    endpoint: str = setting(
+        "",
+        "URL",
+        "Where spans go by OTLP over gRPC, for example `http://127.0.0.1:4317`. Empty: nowhere, and no call"
+        " is traced.",
+    )
+    share: float = setting(
+        0.01,
+        "share",
+        "Share of the calls without a `traceparent` that are traced. A call with one is traced if its caller"
+        " is.",
+        ge=0.0,
+        le=1.0,
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"must be a URL such as http://127.0.0.1:4317, not {value[:80]!r}")
         return value
 
 
@@ -555,7 +662,14 @@ class Settings(BaseSettings):
     release: ReleaseSettings = Field(
         default_factory=ReleaseSettings, description="Which bundles may be served, and deploys."
     )
+    drills: DrillSettings = Field(
+        default_factory=DrillSettings,
+        description="What drills may do to this replica while it serves.",
+    )
     metrics: MetricsSettings = Field(default_factory=MetricsSettings, description="The Prometheus endpoint.")
+    tracing: TracingSettings = Field(
+        default_factory=TracingSettings, description="Spans of calls, by OpenTelemetry."
+    )
     log: LogSettings = Field(
         default_factory=LogSettings, description="What the process writes to standard error."
     )
@@ -585,6 +699,11 @@ class Settings(BaseSettings):
         yield from protection_problems(split_address(self.listen)[0], self.tls, self.auth)
         if not self.lease.renew_ms * 2 < self.lease.ttl_ms:
             yield "lease.ttl_ms must leave room for two renewals"
+        if not self.lease.check_ms * 4 <= self.lease.ttl_ms:
+            yield (
+                f"lease.check_every_ms ({self.lease.check_every_ms}) must be at most a quarter of"
+                f" lease.ttl_ms ({self.lease.ttl_ms}), or a failed renewal could not be tried again in time"
+            )
         if not self.catalogue.poll_ms * 4 <= self.lease.ttl_ms:
             yield (
                 f"catalogue.poll_ms ({self.catalogue.poll_ms}) must be at most a quarter of lease.ttl_ms"

@@ -104,6 +104,14 @@ class TooManyRefusals(CallerRefused):
     """Too many bad tokens came from the caller's address."""
 
 
+class DrillRefused(ServiceError):
+    """A drill would do what the operator of this replica does not allow."""
+
+
+class DrillBusy(ServiceError):
+    """Another drill is under way."""
+
+
 class WatchesFull(ServiceError):
     """As many Watch streams as configured are served already."""
 
@@ -235,7 +243,8 @@ TABLE: tuple[Row, ...] = (
         _Code.UNAVAILABLE,
         "OUTCOME_UNKNOWN",
         "The connection to the store was lost while the events were being committed, or the store does not"
-        " vouch for the commit; they may have been written. `ErrorInfo.metadata.outcome` is `unknown`.",
+        " vouch for the commit, or the replica no longer follows the log and cannot show them; they may have"
+        " been written. `ErrorInfo.metadata.outcome` is `unknown`.",
         "Send the same events with the same event ids; those already written are counted as duplicates.",
     ),
     Row(
@@ -252,6 +261,20 @@ TABLE: tuple[Row, ...] = (
         "DEPLOY_BUSY",
         "Another deploy is under way, or another deployer that was heard of lately is at work on it.",
         "Wait for it to end, or run `muster deploy --abort`.",
+    ),
+    Row(
+        DrillRefused,
+        _Code.FAILED_PRECONDITION,
+        "DRILL_REFUSED",
+        "A drill would do what the settings `drills.*` do not allow; the text says which one and what it is.",
+        "Ask for less, or have the operator allow it. Nothing was done.",
+    ),
+    Row(
+        DrillBusy,
+        _Code.ABORTED,
+        "DRILL_BUSY",
+        "Another drill is under way against this replica.",
+        "Wait for it to end, or run `muster drill abort`.",
     ),
     Row(
         catalogue_errors.Fenced,

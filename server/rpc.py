@@ -156,9 +156,11 @@ class RpcServer:
                 _TELL[kind](self._denied, *parts)
 
 
-def _failed(denied: Denied, reference: str, cause: str) -> None:
+def _failed(denied: Denied, reference: str, cause: str, request_id: str) -> None:
     """A ranking call failed by a fault of ours; its caller got the reference."""
-    logger.error("request failed, reference %s: %s", reference, cause)
+    logger.error(
+        "request failed, reference %s: %s", reference, cause, extra={"request_id": request_id or None}
+    )
 
 
 def _taken(denied: Denied, what: str) -> None:

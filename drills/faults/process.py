@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -77,6 +80,52 @@ def running(subject: Clustered) -> list[Replica]:
     return [replica for replica in subject.cluster.replicas if replica.running]
 
 
+CORE = "core"
+"""The protection of a drill of overload: that the replicas have their cores all the time."""
+
+HALT_S = 0.2
+
+
+def core_option(options: argparse.ArgumentParser) -> None:
+    """Lets a drill of overload be done to replicas that stand still half of the time."""
+    options.add_argument(
+        "--without",
+        choices=(CORE,),
+        help="halt the replicas half of the time: the drill must then deviate",
+    )
+
+
+class Halting:
+    """Stops and wakes every replica in turn for as long as it lasts, so that half of the time is lost. Does
+    nothing unless `wanted`."""
+
+    def __init__(self, cluster: Cluster, *, wanted: bool) -> None:
+        self._cluster = cluster
+        self._wanted = wanted
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._halt, name="halting", daemon=True)
+
+    def start(self) -> None:
+        """From now on."""
+        if self._wanted:
+            self._thread.start()
+
+    def _halt(self) -> None:
+        still = False
+        while not self._ended.wait(HALT_S):
+            still = not still
+            for replica in self._cluster.replicas:
+                self._cluster.signal(replica, signal.SIGSTOP if still else signal.SIGCONT)
+
+    def stop(self) -> None:
+        """All are awake again. Safe to call twice."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+            for replica in self._cluster.replicas:
+                self._cluster.wake(replica)
+
+
 @dataclass(frozen=True)
 class KillPrimary:
     """kill -9 of the primary; undone by starting it again, as a standby, at the address it had."""
@@ -96,6 +145,37 @@ class KillPrimary:
         """Starts every replica that is not running."""
         for replica in subject.cluster.replicas:
             subject.cluster.restart(replica)
+
+
+@dataclass(frozen=True)
+class PausePrimary:
+    """Pauses of the primary that are no fault: SIGSTOP and, pause_ms later, SIGCONT, as often as it says. A
+    virtual machine that is moved, or a disk that is busy, does the same."""
+
+    pause_ms: float
+    pauses: int = 1
+    apart_s: float = 0.3
+    name: str = "pause"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """Pauses whoever is primary now. Raises Inconclusive where there is no single primary."""
+        primary = sole_primary(subject.cluster)
+        first_s = time.monotonic()
+        pid = primary.pid
+        for _ in range(self.pauses):
+            if not primary.running:
+                # Another replica took it for hung.
+                break
+            instant_s = time.monotonic()
+            subject.cluster.stop(primary)
+            time.sleep(max(0.0, instant_s + self.pause_ms / 1000.0 - time.monotonic()))
+            subject.cluster.wake(primary)
+            time.sleep(self.apart_s)
+        return {"replica": primary.name, "pid": pid, "pauses": self.pauses, "instant_s": first_s}
+
+    def rollback(self, subject: Clustered) -> None:
+        """Starts it again where another replica took it for hung."""
+        bring_back(subject.cluster)
 
 
 @dataclass(frozen=True)

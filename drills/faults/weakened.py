@@ -1,9 +1,13 @@
-"""A replica without one of its protections, to see that the drill which relies on it notices.
+"""A replica, or a deployer, without one of its protections, to see that the drill which relies on it notices.
 
     python -m drills.faults.weakened PROTECTION --config FILE ...
 
-becomes `python -m server --config FILE ...` with one decision of the server replaced. The replicas are the
-only processes that run this; the drill itself never loads the server.
+becomes `python -m server --config FILE ...` with one decision of the server replaced, and
+
+    python -m drills.faults.weakened judge deploy BUNDLE ...
+
+becomes `muster deploy BUNDLE ...` without a judge. Replicas and deployers are the only processes that run
+this; the drill itself never loads the server.
 """
 
 from __future__ import annotations
@@ -84,6 +88,14 @@ PROTECTIONS: dict[str, Callable[[], None]] = {
 """By name: takes the protection out of the server of this process."""
 
 
+JUDGE = "judge"
+
+
+def _judge() -> None:
+    """Whatever was measured of a candidate, nothing is held against it."""
+    _replace(_module("muster.deploy.judge"), "_broken", lambda *_: iter(()))
+
+
 def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
@@ -104,9 +116,19 @@ def weakened(protection: str, command: Sequence[str]) -> tuple[str, ...]:
     return (*command[:-2], "-m", "drills.faults.weakened", protection)
 
 
+def weakened_deployer() -> tuple[str, ...]:
+    """The command of `muster` whose deploys have no judge."""
+    return (sys.executable, "-m", "drills.faults.weakened", JUDGE)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Runs a replica; returns its exit code."""
+    """Runs a replica, or a deployer; returns its exit code."""
     protection, *rest = arguments
+    if protection == JUDGE:
+        _judge()
+        sys.argv[1:] = rest
+        _module("muster.cli").main()
+        return 0
     PROTECTIONS[protection]()
     code: int = _module("server.__main__").main(rest)
     return code

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drills.experiment import Judgement, Verdict, quantile, worst
+from drills.experiment import Judgement, Verdict, quantile
 from drills.journal import History
 from drills.judges.checks import (
     STALL_MS,
@@ -181,26 +181,6 @@ def judge_standby_hang(history: History, limits: StandbyHangLimits) -> Judgement
     if doubts:
         return Judgement(Verdict.INCONCLUSIVE, figures, tuple(doubts))
     return Judgement(Verdict.HELD, figures)
-
-
-def judge_standby_hang_runs(runs: Sequence[Judgement]) -> Judgement:
-    """The verdict over all runs; the percentile is that of the worst one."""
-    summed = (
-        "reads",
-        "read_errors",
-        "reads_during",
-        "writes_acknowledged",
-        "write_errors",
-        "writes_lost",
-        "writes_doubled",
-    )
-    figures: dict[str, Any] = {name: sum(run.figures.get(name, 0) for run in runs) for name in summed}
-    for name in ("read_p99_ms", "slowest_read_ms", "base_read_p99_ms"):
-        seen = [value for run in runs if (value := run.figures.get(name)) is not None]
-        figures[name] = max(seen, default=None)
-    figures["epochs_monotone"] = all(run.figures.get("epochs_monotone", True) for run in runs)
-    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
-    return Judgement(worst([run.verdict for run in runs]), figures, tuple(reasons))
 
 
 def _shown(value_ms: float | None) -> float | None:

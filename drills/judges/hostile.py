@@ -4,6 +4,7 @@ Beside the kinds that every judge reads:
 
     hostile   one hostile request: asked, request, accepted (the statuses that it may end with), status
     memory    replica, pid, rss_bytes; without rss_bytes the process had ended
+    process   replica, pid, as the replica itself told
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ class HostileLimits:
     """What the judge accepts.
 
     growth_mib: how much more memory a replica may take towards the end of the attack than after its first
-    third; the first is what its buffers need once. refused_ms: 99 of 100 requests are answered within.
+    third; the first is what its buffers need once; None: it is not known. refused_ms: 99 of 100 requests are
+    answered within. written: whether decent callers write.
     """
 
-    growth_mib: float = 48.0
+    growth_mib: float | None = 48.0
     refused_ms: float = 1000.0
+    written: bool = True
 
 
 def judge_hostile(history: History, limits: HostileLimits) -> Judgement:
@@ -50,7 +53,7 @@ def judge_hostile(history: History, limits: HostileLimits) -> Judgement:
     }
     if fault is None or end is None or not sent:
         return Judgement(Verdict.INCONCLUSIVE, figures, ("no hostile request was sent",))
-    found = judge_common(history)
+    found = judge_common(history, written=limits.written)
     found.add(failed_calls(history, [w for w in history.of("write") if w["status"] != "OK"]))
     wrong: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for one in sent:
@@ -62,11 +65,13 @@ def judge_hostile(history: History, limits: HostileLimits) -> Judgement:
         for (request, status), ones in list(wrong.items())[:5]
     )
     memory = history.of("memory")
-    crashed = crashes(memory)
+    crashed = list(dict.fromkeys([*crashes(memory), *replaced(history.of("process"))]))
     figures["crashed"] = len(crashed)
     found.deviations.extend(f"replica {name} ended during the attack" for name in crashed)
     growth = growth_mib(memory, fault["at_s"], end["at_s"])
-    if growth is None:
+    if limits.growth_mib is None:
+        pass
+    elif growth is None:
         found.doubts.append("nothing is known of the replicas' memory")
     else:
         figures["growth_mib"] = growth
@@ -98,6 +103,14 @@ def crashes(memory: Sequence[Record]) -> list[str]:
         if "rss_bytes" not in record or len(pids[record["replica"]]) > 1:
             ended[record["replica"]] = None
     return list(ended)
+
+
+def replaced(told: Sequence[Record]) -> list[str]:
+    """The replicas that named another process than before."""
+    pids: dict[str, set[int]] = defaultdict(set)
+    for record in told:
+        pids[record["replica"]].add(record["pid"])
+    return [name for name, seen in pids.items() if len(seen) > 1]
 
 
 def growth_mib(memory: Sequence[Record], since_s: float, until_s: float) -> float | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drills.experiment import Judgement, Verdict, quantile, worst
+from drills.experiment import Judgement, Verdict, quantile
 from drills.journal import History, Record
 from drills.judges.checks import (
     STALL_MS,
@@ -216,10 +216,10 @@ def base_figures(history: History) -> dict[str, Any]:
     }
 
 
-def judge_common(history: History) -> Findings:
+def judge_common(history: History, *, written: bool = True) -> Findings:
     """What must hold in every drill of the network and of the store: no read fails; nothing acknowledged is
     lost, doubled or moved; one writer at a time; answers are as stale as they say; in the end every replica
-    is back."""
+    is back. written: whether callers write."""
     found = failed_calls(history, read_errors(history))
     writes = check_writes(history)
     found.deviations.extend(check_epochs(history))
@@ -230,7 +230,7 @@ def judge_common(history: History) -> Findings:
         found.doubts.append("the log could not be read to its end, so nothing is known of lost writes")
     else:
         found.deviations.extend(writes.problems())
-        if not writes.acknowledged:
+        if written and not writes.acknowledged:
             found.doubts.append("no write was acknowledged")
     if not history.of("read"):
         found.doubts.append("no read was sent")
@@ -324,7 +324,9 @@ def judge_store_down(history: History, limits: StoreLimits) -> Judgement:
     found = judge_common(history)
     found.add(failed_calls(history, [read for read in replica_reads(history) if read["status"] != OK]))
     stall_ms = generator_stall_ms(history)
-    if overdue and stall_ms > STALL_MS:
+    # A machine that stands still for a moment makes writes late by that moment, and no more.
+    beyond = overdue_writes(history, limits.write_ms + stall_ms)
+    if overdue and not beyond and stall_ms > STALL_MS:
         found.doubts.append(
             f"{len(overdue)} writes ended late, but this machine kept the load generator itself waiting for "
             f"up to {stall_ms:.0f} ms: too busy to judge"
@@ -336,8 +338,8 @@ def judge_store_down(history: History, limits: StoreLimits) -> Judgement:
             f"{slowest_ms:.0f} ms"
         )
     sent = [write for write in writes if fault["at_s"] + 1.0 <= write["sent_s"] <= end["at_s"] - 1.0]
-    if not any(write["status"] != OK for write in sent):
-        found.doubts.append("no write failed during the outage, so there was none")
+    if not any(write["status"] != OK for write in sent) and not beyond:
+        found.doubts.append("no write failed or waited during the outage, so there was none")
     if not fault["store_readable"]:
         asked = {read["asked"] for read in replica_reads(history)}
         marked, unmarked = check_marks(history, asked, fault["at_s"], end["at_s"])
@@ -459,29 +461,3 @@ def _in_time(found: Findings, what: str, took_ms: float | None, limit_ms: float)
         found.deviations.append(f"it never came to this: {what}")
     elif took_ms > limit_ms:
         found.deviations.append(f"{what} after {took_ms:.0f} ms, allowed are {limit_ms:g}")
-
-
-def over_runs(runs: Sequence[Judgement]) -> Judgement:
-    """The verdict over all runs: counts are added, of times and shares the worst is told (the highest; of
-    what ends in `_share` the lowest), what must be true must be so in each."""
-    figures: dict[str, Any] = {}
-    for name in dict.fromkeys(name for run in runs for name in run.figures):
-        values = [run.figures[name] for run in runs if run.figures.get(name) is not None]
-        if not values:
-            figures[name] = None
-        elif isinstance(values[0], bool):
-            figures[name] = all(values)
-        elif isinstance(values[0], int):
-            figures[name] = sum(values)
-        else:
-            figures[name] = min(values) if name.endswith("_share") else max(values)
-    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
-    return Judgement(worst([run.verdict for run in runs]), {"runs": len(runs), **figures}, tuple(reasons))
-
-
-def over_kinds(judgements: Sequence[Judgement]) -> Judgement:
-    """The verdict over what `over_runs` told of several kinds of the same fault."""
-    found = over_runs(judgements)
-    runs = sum(one.figures["runs"] for one in judgements)
-    reasons = tuple(reason for one in judgements for reason in one.reasons)
-    return Judgement(found.verdict, {**found.figures, "runs": runs}, reasons)

@@ -6,7 +6,7 @@ judge of a drill adds what its own hypothesis says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,21 +125,34 @@ def sent_within(calls: Sequence[Record], window: tuple[float, float]) -> list[Re
     return [call for call in calls if window[0] <= call["intended_s"] < window[1]]
 
 
-def over_runs(runs: Sequence[Judgement], empty: dict[str, Any]) -> Judgement:
+def over_runs(runs: Sequence[Judgement], empty: Mapping[str, Any]) -> Judgement:
     """The verdict over all runs: counts are summed, truths must hold in each, of measures (None where there
-    is none) the greatest is told. empty: the figures by name, as they are before anything was measured,
-    "runs" among them.
+    is none) the worst is told: the greatest, of what ends in `_share` the least. empty: the figures by name,
+    as they are before anything was measured, "runs" among them.
     """
-    figures: dict[str, Any] = {"runs": len(runs)}
+    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
+    return Judgement(
+        worst([run.verdict for run in runs]), {"runs": len(runs), **_over(runs, empty)}, tuple(reasons)
+    )
+
+
+def over_parts(parts: Sequence[Judgement], empty: Mapping[str, Any]) -> Judgement:
+    """The verdict over what `over_runs` told of several kinds of the same fault."""
+    reasons = tuple(reason for part in parts for reason in part.reasons)
+    runs = sum(part.figures["runs"] for part in parts)
+    return Judgement(worst([part.verdict for part in parts]), {"runs": runs, **_over(parts, empty)}, reasons)
+
+
+def _over(found: Sequence[Judgement], empty: Mapping[str, Any]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
     for name, before in empty.items():
         if name == "runs":
             continue
-        values = [run.figures[name] for run in runs if run.figures.get(name) is not None]
+        values = [one.figures[name] for one in found if one.figures.get(name) is not None]
         if isinstance(before, bool):
             figures[name] = all(values)
         elif isinstance(before, int):
             figures[name] = sum(values)
         else:
-            figures[name] = max(values, default=None)
-    reasons = [f"run {number}: {reason}" for number, run in enumerate(runs, 1) for reason in run.reasons]
-    return Judgement(worst([run.verdict for run in runs]), figures, tuple(reasons))
+            figures[name] = (min if name.endswith("_share") else max)(values, default=None)
+    return figures

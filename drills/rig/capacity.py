@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from drills.experiment import Inconclusive
-from drills.rig.cluster import Cluster
+from drills.rig.cluster import SERVER_COMMAND, Cluster, ClusterPlan
 from drills.rig.load import OK, Sample, SearchFlood, closed_loop, decode
 
 CALIBRATION_DEADLINE_MS = 2000.0
@@ -61,3 +63,18 @@ def workers_beside_generator() -> int:
     """Ranking workers that leave one core to the load generator: a flood that starves its own sender offers
     less than it says."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def plan_beside_generator(
+    bundle: Path, given: argparse.Namespace, *, replicas: int
+) -> tuple[ClusterPlan, int]:
+    """Replicas that share the machine with a load generator, and how many searches to keep in flight while
+    their capacity is measured: two for each worker. given: as of `machine_options`."""
+    workers = given.workers or workers_beside_generator()
+    plan = ClusterPlan(
+        bundle=bundle,
+        replicas=replicas,
+        settings={"ranking": {"workers": workers}, "generation": {"niceness": 0}},
+        command=SERVER_COMMAND,
+    )
+    return plan, 2 * workers * replicas

@@ -21,12 +21,21 @@ NO_CONNECTION_S = 0.01
 class RudeClients:
     """So many clients in a thread of their own, each with one search under way at any time.
 
-    addresses: each client asks one of them. deadline_ms: patience with an answer. sent, answered: so far.
+    addresses: each client asks one of them. deadline_ms: patience with an answer. rate_max_per_s: searches
+    that all of them together send at most; None: as many as they can. sent, answered: so far.
     """
 
     def __init__(
-        self, addresses: Sequence[str], requests: Sequence[bytes], *, clients: int, deadline_ms: float
+        self,
+        addresses: Sequence[str],
+        requests: Sequence[bytes],
+        *,
+        clients: int,
+        deadline_ms: float,
+        rate_max_per_s: float | None = None,
     ) -> None:
+        self._gap_s = 0.0 if rate_max_per_s is None else 1.0 / rate_max_per_s
+        self._next_s = 0.0
         self._addresses = tuple(addresses)
         self._requests = tuple(requests)
         self._clients = clients
@@ -68,7 +77,18 @@ class RudeClients:
         if connection is not None:
             connection.close()
 
+    async def _turn(self) -> bool:
+        """Waits for the next moment at which one of them may send; False where they are to end."""
+        now_s = time.monotonic()
+        due_s = max(self._next_s, now_s)
+        self._next_s = due_s + self._gap_s
+        while (wait_s := due_s - time.monotonic()) > 0 and not self._ended.is_set():
+            await asyncio.sleep(min(wait_s, 0.1))
+        return not self._ended.is_set()
+
     async def _ask(self, connection: Connection, address: str, number: int) -> bool:
+        if self._gap_s and not await self._turn():
+            return True
         deadline_s = time.monotonic() + self._deadline_s
         unix_us = int((time.time() + self._deadline_s) * 1e6)
         headers = b"".join(

@@ -31,6 +31,9 @@ WATCH_PERIOD_S = 0.1
 TRUST_PERIOD_S = 0.02
 """Between two looks at what the client knows of the replicas."""
 
+PROCESS_PERIOD_S = 1.0
+"""Between two questions which process a replica of a running service is."""
+
 MEMORY_PERIOD_S = 0.25
 """Between two looks at the replicas' memory."""
 
@@ -382,6 +385,17 @@ class MemoryWatch:
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
+
+
+class ProcessWatch(MemoryWatch):
+    """The same of a running service, whose memory is not to be seen: which process each replica is. A replica
+    that does not say is left out of a look."""
+
+    def _look(self) -> None:
+        while not self._ended.wait(PROCESS_PERIOD_S):
+            with contextlib.suppress(grpc.RpcError):
+                for name, pid in self._pids().items():
+                    self._journal.write("process", replica=name, pid=pid)
 
 
 class Watch(Protocol):

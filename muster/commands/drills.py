@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from muster.commands.arguments import PASS_ON, Json
-from muster.commands.failures import MissingRoomError, reported, room
+from muster.commands.arguments import DEFAULT_TARGET, PASS_ON, Json, Target
+from muster.commands.failures import EXIT_UNAVAILABLE, MissingRoomError, complain, reported, room
 from muster.commands.output import make_console, make_table, print_json
 
 app = typer.Typer(help="Rehearses failures.", no_args_is_help=True)
@@ -27,9 +28,10 @@ def drill_list(as_json: Json = False) -> None:
     if as_json:
         print_json([drill.describe() for drill in book.DRILLS])
         return
-    table = make_table("drill", "injects", "must stay true")
+    table = make_table("drill", "injects", "must stay true", "--target")
     for drill in book.DRILLS:
-        table.add_row(drill.name, drill.injection, drill.hypothesis)
+        target = "yes" if drill.target else "no"
+        table.add_row(drill.name, drill.injection, drill.hypothesis, target)
     make_console().print(table)
 
 
@@ -58,6 +60,54 @@ def drill_run(
     except ImportError as error:
         raise MissingRoomError(f"the drill cannot be loaded ({error}). Build it with `make build`") from error
     raise typer.Exit(code)
+
+
+@app.command("nightly")
+@reported
+def drill_nightly(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of drills; none: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Runs each drill whole, then its control, which must deviate; exit code as of a drill, 0: all well."""
+    nights, book = room("drills.nightly", _BUILD), room("drills.book", _BUILD)
+    kinds = room("drills.experiment", _BUILD)
+    try:
+        tasks = nights.tasks_of(names or [])
+    except book.UnknownDrill as error:
+        raise typer.BadParameter(str(error)) from error
+    done = nights.spend(tasks, tell=lambda text: print(text, file=sys.stderr, flush=True))
+    if as_json:
+        print_json([one.plain() for one in done])
+    else:
+        table = make_table("drill", "held", "control", "deviated", "why")
+        for one in done:
+            told = one.plain()
+            deviated = {True: "yes", False: "NO", None: "cannot tell" if told["control"] else ""}
+            table.add_row(
+                one.drill,
+                one.whole.verdict,
+                book.find(one.drill).control,
+                deviated[told["control_deviated"]],
+                one.reason,
+            )
+        make_console().print(table)
+    raise typer.Exit(kinds.worst([one.verdict for one in done]).exit_code)
+
+
+@app.command("abort")
+@reported
+def drill_abort(target: Target = DEFAULT_TARGET) -> None:
+    """Has the drill that is under way against a running service undo what it did and end, at once."""
+    from muster.client.settings import parse_endpoints
+
+    services, kinds = room("drills.rig.service", _BUILD), room("drills.experiment", _BUILD)
+    try:
+        with closing(services.Service(parse_endpoints(target))) as service:
+            found = services.abort(service)
+    except kinds.Inconclusive as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_UNAVAILABLE) from error
+    print(f"aborted: {', '.join(found)}" if found else "no drill is under way")
 
 
 @app.command("report")
@@ -127,6 +177,17 @@ def drill_compare(
 def drill_explore(context: typer.Context) -> None:
     """Combines faults at random: [--seed N] [--minutes M] [--replay FILE] ...; --help lists all."""
     module = room("drills.explore", _BUILD)
+    raise typer.Exit(module.main(list(context.args)))
+
+
+@app.command("tune", context_settings=PASS_ON)
+@reported
+def drill_tune(context: typer.Context) -> None:
+    """Searches settings by drills: [--minutes M] [--config FILE] [--resume] ...; --help lists all.
+
+    Needs the extra `tune`. Exit code 0: recommended, or to be left alone; 20: it could not be told.
+    """
+    module = room("drills.tune.command", "It needs the extra `tune`: pip install 'muster[tune]'")
     raise typer.Exit(module.main(list(context.args)))
 
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from muster.v1 import admin_pb2 as muster_dot_v1_dot_admin__pb2
+from muster.v1 import drill_pb2 as muster_dot_v1_dot_drill__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -94,6 +95,26 @@ class AdminServiceStub:
                 '/muster.v1.AdminService/RecordDeploy',
                 request_serializer=muster_dot_v1_dot_admin__pb2.RecordDeployRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.RecordDeployResponse.FromString,
+                _registered_method=True)
+        self.DrillStatus = channel.unary_unary(
+                '/muster.v1.AdminService/DrillStatus',
+                request_serializer=muster_dot_v1_dot_drill__pb2.DrillStatusRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_drill__pb2.DrillStatusResponse.FromString,
+                _registered_method=True)
+        self.BeginDrill = channel.unary_unary(
+                '/muster.v1.AdminService/BeginDrill',
+                request_serializer=muster_dot_v1_dot_drill__pb2.BeginDrillRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_drill__pb2.BeginDrillResponse.FromString,
+                _registered_method=True)
+        self.EndDrill = channel.unary_unary(
+                '/muster.v1.AdminService/EndDrill',
+                request_serializer=muster_dot_v1_dot_drill__pb2.EndDrillRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_drill__pb2.EndDrillResponse.FromString,
+                _registered_method=True)
+        self.AbortDrill = channel.unary_unary(
+                '/muster.v1.AdminService/AbortDrill',
+                request_serializer=muster_dot_v1_dot_drill__pb2.AbortDrillRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_drill__pb2.AbortDrillResponse.FromString,
                 _registered_method=True)
 
 
@@ -191,6 +212,35 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrillStatus(self, request, context):
+        """What drills may do to this replica while it serves, and which one is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginDrill(self, request, context):
+        """Begins a drill, or says that it is still under way; one that is silent for five seconds counts as ended.
+        FAILED_PRECONDITION where the operator does not allow it, ABORTED where another drill is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndDrill(self, request, context):
+        """Says that a drill has ended and is undone. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortDrill(self, request, context):
+        """Has the drill under way undo what it did and end, within a second. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -253,6 +303,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RecordDeploy,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.RecordDeployRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.RecordDeployResponse.SerializeToString,
+            ),
+            'DrillStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrillStatus,
+                    request_deserializer=muster_dot_v1_dot_drill__pb2.DrillStatusRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_drill__pb2.DrillStatusResponse.SerializeToString,
+            ),
+            'BeginDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginDrill,
+                    request_deserializer=muster_dot_v1_dot_drill__pb2.BeginDrillRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_drill__pb2.BeginDrillResponse.SerializeToString,
+            ),
+            'EndDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDrill,
+                    request_deserializer=muster_dot_v1_dot_drill__pb2.EndDrillRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_drill__pb2.EndDrillResponse.SerializeToString,
+            ),
+            'AbortDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortDrill,
+                    request_deserializer=muster_dot_v1_dot_drill__pb2.AbortDrillRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_drill__pb2.AbortDrillResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -580,6 +650,114 @@ class AdminService:
             '/muster.v1.AdminService/RecordDeploy',
             muster_dot_v1_dot_admin__pb2.RecordDeployRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.RecordDeployResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrillStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/DrillStatus',
+            muster_dot_v1_dot_drill__pb2.DrillStatusRequest.SerializeToString,
+            muster_dot_v1_dot_drill__pb2.DrillStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/BeginDrill',
+            muster_dot_v1_dot_drill__pb2.BeginDrillRequest.SerializeToString,
+            muster_dot_v1_dot_drill__pb2.BeginDrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/EndDrill',
+            muster_dot_v1_dot_drill__pb2.EndDrillRequest.SerializeToString,
+            muster_dot_v1_dot_drill__pb2.EndDrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/AbortDrill',
+            muster_dot_v1_dot_drill__pb2.AbortDrillRequest.SerializeToString,
+            muster_dot_v1_dot_drill__pb2.AbortDrillResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ Operator calls."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from muster.v1 import admin_pb2 as _admin_pb2
+from muster.v1 import drill_pb2 as _drill_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -68,6 +69,16 @@ class AdminServiceStub:
     """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
     ABORTED where another deploy, or another deployer that was heard of lately, is at work.
     """
+    DrillStatus: _grpc.UnaryUnaryMultiCallable[_drill_pb2.DrillStatusRequest, _drill_pb2.DrillStatusResponse]
+    """What drills may do to this replica while it serves, and which one is under way."""
+    BeginDrill: _grpc.UnaryUnaryMultiCallable[_drill_pb2.BeginDrillRequest, _drill_pb2.BeginDrillResponse]
+    """Begins a drill, or says that it is still under way; one that is silent for five seconds counts as ended.
+    FAILED_PRECONDITION where the operator does not allow it, ABORTED where another drill is under way.
+    """
+    EndDrill: _grpc.UnaryUnaryMultiCallable[_drill_pb2.EndDrillRequest, _drill_pb2.EndDrillResponse]
+    """Says that a drill has ended and is undone. Idempotent."""
+    AbortDrill: _grpc.UnaryUnaryMultiCallable[_drill_pb2.AbortDrillRequest, _drill_pb2.AbortDrillResponse]
+    """Has the drill under way undo what it did and end, within a second. Idempotent."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -109,6 +120,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
     ABORTED where another deploy, or another deployer that was heard of lately, is at work.
     """
+    DrillStatus: _aio.UnaryUnaryMultiCallable[_drill_pb2.DrillStatusRequest, _drill_pb2.DrillStatusResponse]  # type: ignore[assignment]
+    """What drills may do to this replica while it serves, and which one is under way."""
+    BeginDrill: _aio.UnaryUnaryMultiCallable[_drill_pb2.BeginDrillRequest, _drill_pb2.BeginDrillResponse]  # type: ignore[assignment]
+    """Begins a drill, or says that it is still under way; one that is silent for five seconds counts as ended.
+    FAILED_PRECONDITION where the operator does not allow it, ABORTED where another drill is under way.
+    """
+    EndDrill: _aio.UnaryUnaryMultiCallable[_drill_pb2.EndDrillRequest, _drill_pb2.EndDrillResponse]  # type: ignore[assignment]
+    """Says that a drill has ended and is undone. Idempotent."""
+    AbortDrill: _aio.UnaryUnaryMultiCallable[_drill_pb2.AbortDrillRequest, _drill_pb2.AbortDrillResponse]  # type: ignore[assignment]
+    """Has the drill under way undo what it did and end, within a second. Idempotent."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks at and steers one replica."""
@@ -219,5 +240,39 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
         ABORTED where another deploy, or another deployer that was heard of lately, is at work.
         """
+
+    @_abc_1.abstractmethod
+    def DrillStatus(
+        self,
+        request: _drill_pb2.DrillStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drill_pb2.DrillStatusResponse, _abc.Awaitable[_drill_pb2.DrillStatusResponse]]:
+        """What drills may do to this replica while it serves, and which one is under way."""
+
+    @_abc_1.abstractmethod
+    def BeginDrill(
+        self,
+        request: _drill_pb2.BeginDrillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drill_pb2.BeginDrillResponse, _abc.Awaitable[_drill_pb2.BeginDrillResponse]]:
+        """Begins a drill, or says that it is still under way; one that is silent for five seconds counts as ended.
+        FAILED_PRECONDITION where the operator does not allow it, ABORTED where another drill is under way.
+        """
+
+    @_abc_1.abstractmethod
+    def EndDrill(
+        self,
+        request: _drill_pb2.EndDrillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drill_pb2.EndDrillResponse, _abc.Awaitable[_drill_pb2.EndDrillResponse]]:
+        """Says that a drill has ended and is undone. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def AbortDrill(
+        self,
+        request: _drill_pb2.AbortDrillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drill_pb2.AbortDrillResponse, _abc.Awaitable[_drill_pb2.AbortDrillResponse]]:
+        """Has the drill under way undo what it did and end, within a second. Idempotent."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

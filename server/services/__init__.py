@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from server import errors
+from server import errors, logs
 from server.metrics import Call
 
 Serializer = Callable[[Any], bytes]
@@ -30,16 +30,18 @@ def unary(
     def handle(request: Any, context: grpc.ServicerContext) -> Any:
         started = call.start()
         code = grpc.StatusCode.OK
-        try:
-            return function(request, context)
-        except BaseException as error:
-            # A panic of the native module is not an Exception; without this the call would never end.
-            status = errors.status_of(error)
-            code = status.code
-            context.abort_with_status(status)
-            raise AssertionError("abort returned") from error
-        finally:
-            call.finish(started, code)
+        metadata = context.invocation_metadata()
+        with logs.answering(metadata) as request_id:
+            try:
+                return function(request, context)
+            except BaseException as error:
+                # A panic of the native module is not an Exception; without this the call would never end.
+                status = errors.status_of(error)
+                code = status.code
+                context.abort_with_status(status)
+                raise AssertionError("abort returned") from error
+            finally:
+                call.finish(started, code, request_id=request_id, metadata=metadata)
 
     return grpc.unary_unary_rpc_method_handler(handle, deserializer, serializer)
 
@@ -66,6 +68,7 @@ def stream(
             code = status.code
             context.abort_with_status(status)
         finally:
-            call.finish(started, code)
+            metadata = context.invocation_metadata()
+            call.finish(started, code, request_id=logs.request_id_of(metadata), metadata=metadata)
 
     return grpc.unary_stream_rpc_method_handler(handle, deserializer, serializer)

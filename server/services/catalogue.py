@@ -15,6 +15,7 @@ from muster.v1 import catalogue_pb2 as pb
 from server import health
 from server.admission import Budget
 from server.audit import caller_of
+from server.catalogue.errors import OutcomeUnknown
 from server.catalogue.store import Appended
 from server.errors import (
     BudgetSpent,
@@ -67,11 +68,11 @@ class CatalogueService:
     """Answers Apply, Get and Watch.
 
     products: the generation being served, asked anew for each call. wait_applied: waits until a sequence is
-    visible here, seconds; False where it is not in time. read_events: first sequence, most events ->
-    serialised SequencedEvents. in_log: of these event ids, those that the log holds. writable: whether this
-    replica is the primary and has applied the whole log. primary: name of the primary, empty where it is not
-    known. wrote: told of what is durable: who wrote it, events, those of them known before, the last
-    sequence.
+    visible here, seconds; False where it is not in time, or cannot be soon. read_events: first sequence, most
+    events -> serialised SequencedEvents. in_log: of these event ids, those that the log holds. writable:
+    whether this replica is the primary and has applied the whole log. primary: name of the primary, empty
+    where it is not known. wrote: told of what is durable: who wrote it, events, those of them known before,
+    the last sequence.
     """
 
     def __init__(
@@ -131,9 +132,11 @@ class CatalogueService:
         self._wrote(caller_of(context), len(events), appended.duplicates, appended.sequence)
         left_s = max(0.0, self._budget.remaining_us(context, self._limits.apply_deadline_us) / 1e6)
         if not self._wait_applied(appended.sequence, left_s):
-            raise BudgetSpent(
-                f"the events are durable up to sequence {appended.sequence}, but not visible here yet"
-            )
+            told = f"the events are durable up to sequence {appended.sequence}, but not visible here yet"
+            if self._budget.remaining_us(context, self._limits.apply_deadline_us) > _REPLY_S * 1e6:
+                # Whoever sends them again, with the same ids, learns of them from the next primary.
+                raise OutcomeUnknown(f"{told}, for this replica no longer follows the log")
+            raise BudgetSpent(told)
         return pb.ApplyResponse(
             sequence=appended.sequence, epoch=appended.epoch, duplicates=appended.duplicates
         )

@@ -30,6 +30,10 @@ SERVICES = {
         "RollBackBundle",
         "UnloadBundle",
         "RecordDeploy",
+        "DrillStatus",
+        "BeginDrill",
+        "EndDrill",
+        "AbortDrill",
     },
 }
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,21 @@ from typing import Any
 import pytest
 
 from drills.experiment import Judgement, Verdict
-from drills.failover import Traffic
+from drills.failover import SQLITE, Setup, Traffic
 from drills.journal import History, Record, read_history
+from drills.judges.promises import over_runs
 from drills.rig.cluster import ClusterPlan
 from drills.rig.shop import synthetic_shop
-from drills.rolling_restart import EMPTY, judge_rolling_restart, judge_runs, main, run
+from drills.rolling_restart import DRILL, EMPTY, TURNS, judge_rolling_restart, main
 from tests.drills.conftest import FAKE_COMMAND
 from tests.fixtures.tiny_bundle import build
 
 Scripted = Callable[..., ClusterPlan]
 
 
-def rehearsed(plan: ClusterPlan, folder: Path) -> Judgement:
+def rehearsed(plan: ClusterPlan, folder: Path, without: str | None = None) -> Judgement:
     """Generous in time: how busy the machine is must not decide."""
-    judgement, _ = run(
+    setup = Setup(
         folder=folder,
         shop=synthetic_shop(50, 1, queries=10),
         plan=plan,
@@ -30,6 +32,8 @@ def rehearsed(plan: ClusterPlan, folder: Path) -> Judgement:
         seed=1,
         traffic=Traffic(reads_per_s=20, writes_per_s=10, read_deadline_ms=5_000, write_deadline_ms=20_000),
     )
+    given = Namespace(bundle=plan.bundle, store=SQLITE, without=without, part="")
+    judgement, _ = DRILL.run(given, setup)
     return judgement
 
 
@@ -42,6 +46,13 @@ def test_scripted_replicas_are_restarted_in_turn_and_nothing_fails(
     [fault] = read_history(tmp_path / "run-0001.jsonl").of("fault")
     assert [step["step"] for step in fault["steps"]] == ["restart", "transfer", "restart", "restart"]
     assert fault["steps"][1]["from"] != fault["steps"][1]["to"]
+
+
+def test_all_replicas_at_once_are_too_many(scripted: Scripted, tmp_path: Path) -> None:
+    judgement = rehearsed(scripted(2), tmp_path, without=TURNS)
+    assert judgement.verdict is Verdict.DEVIATED, judgement.reasons
+    [fault] = read_history(tmp_path / "run-0001.jsonl").of("fault")
+    assert [step["step"] for step in fault["steps"]] == ["restart", "restart"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +155,7 @@ def test_a_step_that_failed_is_a_deviation() -> None:
 def test_runs_are_summed_and_the_worst_decides() -> None:
     good = judge_rolling_restart(history())
     bad = judge_rolling_restart(history(call("read", "ServiceFailed")))
-    both = judge_runs([good, bad])
+    both = over_runs([good, bad], EMPTY)
     assert both.verdict is Verdict.DEVIATED
     assert (both.figures["runs"], both.figures["restarts"], both.figures["read_errors"]) == (2, 2, 1)
     assert both.reasons[0].startswith("run 2: ")

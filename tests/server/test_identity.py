@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
-import os
 import socket
 import ssl
 import time
@@ -220,7 +219,7 @@ def test_a_revoked_token_is_refused_once_the_list_is_read(guarded: Guarded) -> N
         client.search("shoe", deadline_ms=5_000)
         draft = guarded.folder / "draft"
         draft.write_text("subject stolen\n", encoding="utf-8")
-        os.replace(draft, guarded.folder / "revoked")
+        draft.replace(guarded.folder / "revoked")
 
         def refused() -> bool:
             try:

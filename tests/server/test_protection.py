@@ -94,10 +94,13 @@ def test_every_method_of_the_contract_asks_for_a_scope_of_its_own() -> None:
     for name, scope in scopes.items():
         by_scope.setdefault(scope, set()).add(name.removeprefix("muster.v1."))
     assert by_scope.pop("write") == {"CatalogueService/Apply"}
-    assert by_scope.pop("admin,drill") == {"AdminService/TransferLease"}
+    assert by_scope.pop("admin,drill") == {
+        f"AdminService/{name}" for name in ("TransferLease", "BeginDrill", "EndDrill", "AbortDrill")
+    }
     assert by_scope.pop("read,write,feedback,admin,drill") == {
         "AdminService/Status",
         "AdminService/BundleStatus",
+        "AdminService/DrillStatus",
     }
     assert all(name.startswith("AdminService/") for name in by_scope.pop("admin"))
     by_scope.pop("feedback", None)

@@ -370,7 +370,7 @@ def test_failures_of_ranking_calls_are_logged_under_their_reference(caplog: pyte
         """Stands for a front whose ranking core failed once."""
 
         def __init__(self) -> None:
-            self.failures = [("failed", ["0123456789ab", "index 7 is torn"])]
+            self.failures = [("failed", ["0123456789ab", "index 7 is torn", "order-7"])]
 
         def news(self, wait_s: float) -> tuple[str, list[str]] | None:
             assert wait_s > 0
@@ -385,6 +385,7 @@ def test_failures_of_ranking_calls_are_logged_under_their_reference(caplog: pyte
     server._denied = lambda *told: None
     server._read_news()
     assert "request failed, reference 0123456789ab: index 7 is torn" in caplog.text
+    assert caplog.records[-1].__dict__["request_id"] == "order-7"
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rankcore_engine::account::{REASONS, STAGES, by_stage};
 use rankcore_engine::bundle::Tier;
 use rankcore_engine::engine::Method;
 use rankcore_front::buckets::Rate;
@@ -270,6 +271,48 @@ impl Front {
         Ok(all)
     }
 
+    /// Trace the ranking calls whose callers are traced, and this share of those that name no trace; `None`: none at all.
+    #[pyo3(signature = (share))]
+    fn sample(&self, share: Option<f64>) {
+        self.0.sample(share);
+    }
+
+    /// The next ranking call that was traced, if one ends within `wait_s` seconds: its trace, times and account by name.
+    fn traced<'py>(&self, py: Python<'py>, wait_s: f64) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let wait = Duration::try_from_secs_f64(wait_s).unwrap_or_default();
+        let Some(traced) = py.detach(|| self.0.traced(wait)) else {
+            return Ok(None);
+        };
+        let one = PyDict::new(py);
+        one.set_item("trace_id", traced.context.trace_id)?;
+        one.set_item("parent_id", traced.context.parent_id)?;
+        one.set_item("request_id", traced.request_id)?;
+        one.set_item(
+            "method",
+            match traced.method {
+                Method::Search => "Search",
+                Method::Rerank => "Rerank",
+            },
+        )?;
+        one.set_item("began_unix_us", traced.began_unix_us)?;
+        one.set_item("took_us", traced.took_us)?;
+        one.set_item("code", traced.code as u8)?;
+        if let Some(account) = traced.account {
+            one.set_item("tier", account.tier.as_str())?;
+            let reason = REASONS.iter().find(|(reason, _)| *reason == account.reason);
+            one.set_item("reason", reason.map_or("unspecified", |(_, name)| *name))?;
+            one.set_item("depth", account.depth)?;
+            one.set_item("expected_ndcg", account.worth)?;
+            one.set_item("price", account.price)?;
+            let stages = PyDict::new(py);
+            for (name, us) in STAGES.iter().zip(by_stage(&account.timings)) {
+                stages.set_item(*name, us)?;
+            }
+            one.set_item("stages_us", stages)?;
+        }
+        Ok(Some(one))
+    }
+
     /// What was counted of callers and of encryption; None where the settings ask for neither.
     fn guarded<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let all = PyDict::new(py);
@@ -302,7 +345,14 @@ impl Front {
         let wait = Duration::try_from_secs_f64(wait_s).unwrap_or_default();
         let news = py.detach(|| self.0.news(wait))?;
         Some(match news {
-            News::Failed(failure) => ("failed", vec![failure.reference, failure.cause]),
+            News::Failed(failure) => (
+                "failed",
+                vec![
+                    failure.reference,
+                    failure.cause,
+                    failure.request_id.unwrap_or_default(),
+                ],
+            ),
             News::Looked(Look::Taken(what)) => ("taken", vec![what.to_owned()]),
             News::Looked(Look::Kept(what, why)) => ("kept", vec![what.to_owned(), why]),
             News::Denied {

@@ -15,6 +15,7 @@ use fixedbitset::FixedBitSet;
 use parking_lot::Mutex;
 use prost::Message;
 
+use crate::account::{Account, Match};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::encode::EncodedQuery;
 use crate::error::{Error, Result, Violation};
@@ -24,6 +25,7 @@ use crate::plan::help::{Help, HelpBook};
 use crate::plan::pace::{Pace, Verdict, whole_us};
 use crate::plan::price::Price;
 use crate::plan::priority::Priority;
+use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
 use crate::reply::Reply;
@@ -64,6 +66,8 @@ pub struct Services {
     pub price: Price,
     /// What is kept of each budget for the way back.
     pub way_back: Arc<WayBack>,
+    /// What plans allow for stalls of the process.
+    pub stalls: Arc<Stalls>,
     /// What help from other workers is worth.
     pub help: HelpBook,
 }
@@ -282,6 +286,8 @@ pub struct Admitted {
     pub chosen: Chosen,
     /// The time it may take.
     pub budget: Budget,
+    /// By when the plan is to be done, at its 95th percentile, on the engine's clock; `None`: nothing is promised.
+    pub promised_us: Option<u64>,
     /// Stage costs that the decision was made with.
     pub costs: Costs,
     /// Other workers that the decision counted on.
@@ -297,6 +303,8 @@ pub struct Answer {
     pub tier: Tier,
     /// Reason given in the receipt.
     pub reason: wire::Reason,
+    /// What it tells of itself in numbers.
+    pub account: Account,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -323,6 +331,8 @@ pub struct Job {
     freshness: Freshness,
     /// `None`: a fixed plan, which neither hurries nor forgives a missing part.
     budget: Option<Budget>,
+    /// By when the plan was to be done, at its 95th percentile; `None`: nothing was promised, or others went first.
+    promised_us: Option<u64>,
     reply: Option<Reply>,
     costs: Costs,
     pace: Pace,
@@ -347,6 +357,8 @@ pub struct Job {
     reading: Option<cross::Reading>,
     helpers: usize,
     timings: wire::StageTimings,
+    lexical_match: Option<Match>,
+    nearest: Option<f32>,
     gauge: Option<Gauge>,
 }
 
@@ -367,6 +379,7 @@ impl Job {
         let Admitted {
             chosen,
             budget,
+            promised_us,
             costs,
             helpers,
         } = admitted;
@@ -381,6 +394,7 @@ impl Job {
         );
         job.reason = chosen.reason;
         job.price = chosen.price;
+        job.promised_us = promised_us;
         job.helpers = helpers;
         job.reply = Some(reply);
         job
@@ -419,7 +433,7 @@ impl Job {
             &plan::stages(&plan, &shape, &costs),
             budget.map_or(now_us, |budget| budget.arrived_us),
             budget.map(|budget| budget.deadline_us),
-            services.way_back.reserve_us(now_us),
+            services.way_back.reserve_us(now_us) + services.stalls.allowed_us(now_us),
         );
         let settled = Settled::new(ask.seen(), plan.settled_pairs);
         Self {
@@ -431,6 +445,7 @@ impl Job {
             price: 0.0,
             freshness,
             budget,
+            promised_us: None,
             reply: None,
             costs,
             pace,
@@ -452,6 +467,8 @@ impl Job {
             reading: None,
             helpers: 0,
             timings: wire::StageTimings::default(),
+            lexical_match: None,
+            nearest: None,
             gauge: None,
         }
     }
@@ -658,11 +675,13 @@ impl Job {
         match &self.ask.source {
             Source::Search { filter, .. } => {
                 self.eligible = self.generation.filter(filter.as_ref())?;
-                self.lexical = self.generation.lexical(
+                let (found, seen) = self.generation.lexical_seen(
                     &self.ask.query,
                     self.plan.width,
                     self.eligible.as_ref(),
                 )?;
+                self.lexical = found;
+                self.lexical_match = Some(seen);
                 self.rows = self.lexical.iter().map(|(row, _)| *row).collect();
                 (stage, units) = (Stage::Lexical, self.ask.keys.len());
             }
@@ -805,6 +824,7 @@ impl Job {
                 else {
                     return Ok(false);
                 };
+                self.nearest = dense.first().map(|(_, cosine)| *cosine);
                 let fused = fuse(
                     &self.lexical,
                     Some(&dense),
@@ -1079,6 +1099,7 @@ impl Job {
             results.push(product);
         }
         let mut receipt = self.receipt();
+        let (depth, worth) = (receipt.depth as usize, receipt.expected_ndcg);
         let now_us = self.services.clock.now_us();
         let total_us = now_us.saturating_sub(self.pace.started_us());
         let rendering_us = now_us.saturating_sub(reply_from_us);
@@ -1104,7 +1125,31 @@ impl Job {
             bytes,
             tier: self.reached,
             reason: self.reason,
+            account: Account {
+                tier: self.reached,
+                reason: self.reason,
+                depth,
+                planned_worth: self.services.planner.worth(
+                    self.plan.tier,
+                    self.plan.depth,
+                    self.width(),
+                ),
+                worth,
+                price: self.price,
+                timings: self.timings,
+                words: self.ask.keys.len(),
+                lexical: self.lexical_match,
+                nearest: self.nearest,
+            },
         })
+    }
+
+    /// Candidates retrieved from each side; those that the caller brought are all there are.
+    fn width(&self) -> usize {
+        match self.ask.source {
+            Source::Search { .. } => self.plan.width,
+            Source::Brought { .. } => usize::MAX,
+        }
     }
 
     fn receipt(&self) -> wire::Receipt {
@@ -1121,10 +1166,7 @@ impl Job {
         } else {
             depth
         };
-        let width = match self.ask.source {
-            Source::Search { .. } => self.plan.width,
-            Source::Brought { .. } => usize::MAX,
-        };
+        let width = self.width();
         let (tier, expected_ndcg) = if candidates == 0 && self.reason != wire::Reason::Dependency {
             // Nothing to order: the plan was executed in full.
             (
@@ -1159,8 +1201,16 @@ impl Job {
 
     fn send(&mut self, result: Result<Answer>) {
         if let Some(reply) = self.reply.take() {
+            let now_us = self.services.clock.now_us();
+            if let Some(promised_us) = self.promised_us {
+                let over_us = now_us.saturating_sub(promised_us);
+                // A caller that leaves early tells nothing; one that leaves after the promise was broken does.
+                if over_us > 0 || !matches!(result, Err(Error::Cancelled)) {
+                    self.services.stalls.note(now_us, over_us);
+                }
+            }
             let deadline_us = self.budget.map(|budget| budget.deadline_us);
-            let late = deadline_us.is_some_and(|at| self.services.clock.now_us() > at);
+            let late = deadline_us.is_some_and(|at| now_us > at);
             if late || matches!(result, Err(Error::DeadlineExceeded(_))) {
                 self.services.price.missed();
             }
@@ -1172,6 +1222,10 @@ impl Job {
 impl Work for Job {
     fn abandoned(&self) -> bool {
         self.reply.as_ref().is_some_and(Reply::abandoned)
+    }
+
+    fn overtaken(&mut self) {
+        self.promised_us = None;
     }
 
     fn remaining_us(&self) -> u64 {

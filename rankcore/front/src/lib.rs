@@ -23,6 +23,7 @@ pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod trace;
 pub mod trial;
 mod turn;
 
@@ -49,6 +50,7 @@ use identity::{Gate, Remote};
 use limits::Limits;
 use status::Failure;
 use tls::Tls;
+use trace::{Traced, Traces};
 use trial::Trial;
 use turn::Turn;
 
@@ -120,6 +122,7 @@ struct Shared {
     /// `Some`: no new calls; those that run have so long to end.
     draining: watch::Sender<Option<Duration>>,
     news: SyncSender<News>,
+    traces: Traces,
 }
 
 impl Shared {
@@ -191,6 +194,7 @@ impl Front {
                 rerank: Counts::default(),
                 draining: watch::channel(None).0,
                 news: sender,
+                traces: Traces::default(),
             }),
         })
     }
@@ -287,6 +291,17 @@ impl Front {
     #[must_use]
     pub fn counted(&self, method: Method) -> Counted {
         self.shared.counts(method).read()
+    }
+
+    /// Traces ranking calls from now on, see [`Traces::sample`].
+    pub fn sample(&self, share: Option<f64>) {
+        self.shared.traces.sample(share);
+    }
+
+    /// The next call that was traced, if one ends within `wait`.
+    #[must_use]
+    pub fn traced(&self, wait: Duration) -> Option<Traced> {
+        self.shared.traces.next(wait)
     }
 
     /// What was counted of callers, if anything is asked of them.

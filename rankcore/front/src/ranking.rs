@@ -21,6 +21,7 @@ use crate::connection::{Peer, refuse};
 use crate::limits::{Part, Unsent};
 use crate::message::{self, ACCEPTED, Encoding, Unread};
 use crate::status::{self, Code, Refusal};
+use crate::trace::{self, Traced};
 use crate::turn::{Ended, Read, Turn};
 use crate::{News, Shared};
 
@@ -92,6 +93,8 @@ pub async fn answer(
     let counts = shared.counts(method);
     let started = Instant::now();
     counts.start();
+    let context = shared.traces.begin(&head.headers);
+    let mut account = None;
     let end = rank(
         shared,
         peer,
@@ -106,6 +109,7 @@ pub async fn answer(
     let unsent_max = shared.settings.limits.unsent_bytes;
     let code = match end {
         End::Answered { answer, at } => {
+            account = Some(answer.account);
             match message::frame(&answer.bytes, shared.settings.response_bytes_max) {
                 Ok(framed) => {
                     let code = send(&mut respond, framed, &peer.unsent, unsent_max);
@@ -114,13 +118,25 @@ pub async fn answer(
                     }
                     code
                 }
-                Err(refusal) => tell(shared, &mut respond, &refusal),
+                Err(refusal) => tell(shared, &mut respond, &refusal, &head.headers),
             }
         }
-        End::Refused(refusal) => tell(shared, &mut respond, &refusal),
+        End::Refused(refusal) => tell(shared, &mut respond, &refusal, &head.headers),
         End::Left => Code::Cancelled,
     };
-    counts.finish(code, started.elapsed());
+    let took = started.elapsed();
+    counts.finish(code, took);
+    if let Some(context) = context {
+        shared.traces.end(Traced {
+            context,
+            method,
+            began_unix_us: trace::unix_us(started),
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            code,
+            account,
+            request_id: trace::request_id(&head.headers),
+        });
+    }
 }
 
 fn no_grpc(request: &Request<RecvStream>) -> Option<StatusCode> {
@@ -238,9 +254,15 @@ fn send(
     }
 }
 
-fn tell(shared: &Shared, respond: &mut SendResponse<Part>, refusal: &Refusal) -> Code {
+fn tell(
+    shared: &Shared,
+    respond: &mut SendResponse<Part>,
+    refusal: &Refusal,
+    headers: &HeaderMap,
+) -> Code {
     let status = refuse(respond, refusal);
-    if let Some(failure) = status.failure {
+    if let Some(mut failure) = status.failure {
+        failure.request_id = trace::request_id(headers);
         shared.tell(News::Failed(failure));
     }
     status.code

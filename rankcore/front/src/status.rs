@@ -256,6 +256,8 @@ pub struct Failure {
     pub reference: String,
     /// The cause.
     pub cause: String,
+    /// The name that the call's metadata give it.
+    pub request_id: Option<String>,
 }
 
 impl Refusal {
@@ -322,6 +324,7 @@ impl Refusal {
             failure = Some(Failure {
                 reference: reference.clone(),
                 cause: text,
+                request_id: None,
             });
             text = format!("{} (reference {reference})", row.meaning);
         }

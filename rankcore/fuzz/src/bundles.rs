@@ -55,6 +55,7 @@ fn plan(plans: &[PlanSpec]) {
             let moment = Moment {
                 budget_us,
                 reserve_us: 2_000,
+                stall_us: 3_000,
                 delay_us: budget_us / 4,
                 parts: Parts {
                     dense: true,

@@ -12,7 +12,6 @@ from drills.judges.hang import (
     judge_hang,
     judge_hang_runs,
     judge_standby_hang,
-    judge_standby_hang_runs,
 )
 from tests.drills.judges.test_checks import END, entry, read, write
 
@@ -151,10 +150,3 @@ def test_a_lost_write_deviates_beside_a_silent_standby() -> None:
     records = tuple(record for record in history.records if record["kind"] != "log")
     judgement = judge_standby_hang(History(records), StandbyHangLimits())
     assert judgement.verdict is Verdict.DEVIATED and "not in the log" in judgement.reasons[0]
-
-
-def test_the_worst_run_gives_the_percentile() -> None:
-    runs = [judge_standby_hang(beside_a_silent_standby(took), StandbyHangLimits()) for took in (0.03, 0.09)]
-    both = judge_standby_hang_runs(runs)
-    assert both.verdict is Verdict.HELD
-    assert (both.figures["read_p99_ms"], both.figures["reads_during"]) == (90.0, 200)

@@ -20,8 +20,6 @@ from drills.judges.network import (
     judge_partition,
     judge_standby_lag,
     judge_store_down,
-    over_kinds,
-    over_runs,
 )
 
 FAULT_S, END_S = 2.0, 5.0
@@ -238,7 +236,18 @@ def test_writes_that_do_not_come_back_deviate_and_an_outage_that_nobody_felt_is_
     judgement = judge_store_down(gone, StoreLimits())
     assert "never came to this: writes were back" in " ".join(judgement.reasons)
     unfelt = judge_store_down(history(stale(4.0)), StoreLimits())
-    assert unfelt.verdict is Verdict.INCONCLUSIVE and "no write failed" in unfelt.reasons[0]
+    assert unfelt.verdict is Verdict.INCONCLUSIVE and "no write failed or waited" in unfelt.reasons[0]
+
+
+def test_a_machine_that_stands_still_excuses_no_more_than_that() -> None:
+    stalled = read(4.2, 2)
+    stalled.update(sent_s=stalled["sent_s"] + 0.2, done_s=stalled["done_s"] + 0.2)
+
+    def judged(took_s: float) -> Judgement:
+        return store_down(stale(4.0), stalled, write(8, 3.2, status="Unavailable", took_s=took_s))
+
+    assert judged(4.0).verdict is Verdict.DEVIATED
+    assert judged(1.4).verdict is Verdict.INCONCLUSIVE and "too busy to judge" in judged(1.4).reasons[0]
 
 
 def lag(*more: Record) -> Judgement:
@@ -301,16 +310,3 @@ def test_lost_packets_that_a_read_fails_for_or_that_nobody_notices_deviate() -> 
 def test_where_nothing_was_dropped_nothing_is_known() -> None:
     judgement = loss(dropped=0)
     assert judgement.verdict is Verdict.INCONCLUSIVE and "not one packet" in judgement.reasons[0]
-
-
-def test_over_runs_counts_are_added_and_of_times_the_worst_is_told() -> None:
-    first = Judgement(Verdict.HELD, {"reads": 10, "rto_ms": 3.5, "in_time_share": 0.99, "ok": True})
-    second = Judgement(
-        Verdict.DEVIATED, {"reads": 5, "rto_ms": None, "in_time_share": 0.5, "ok": False}, ("bad",)
-    )
-    runs = over_runs([first, second])
-    assert runs.verdict is Verdict.DEVIATED and runs.reasons == ("run 2: bad",)
-    assert runs.figures == {"runs": 2, "reads": 15, "rto_ms": 3.5, "in_time_share": 0.5, "ok": False}
-    kinds = over_kinds([runs, over_runs([first])])
-    assert kinds.figures["runs"] == 3 and kinds.figures["reads"] == 25
-    assert kinds.reasons == ("run 2: bad",)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from drills.experiment import Judgement, Verdict
 from drills.journal import History, Record
-from drills.judges.promises import FIGURES, check_promises, fault_window, over_runs
+from drills.judges.promises import FIGURES, check_promises, fault_window, over_parts, over_runs
 from tests.drills.judges.records import ENDED, acknowledged, fault, log, read, rollback
 
 
@@ -62,3 +62,13 @@ def test_runs_are_summed_and_their_greatest_measures_told() -> None:
     assert both.verdict is Verdict.DEVIATED
     assert both.figures == {"runs": 3, "lost": 2, "rto_ms": 10.0, "epochs_monotone": False}
     assert both.reasons == ("run 2: lost two", "run 3: saw nothing")
+
+
+def test_of_shares_the_least_is_told_and_parts_are_joined() -> None:
+    empty = {"runs": 0, "reads": 0, "in_time_share": None, "back_ms": None}
+    first = over_runs([Judgement(Verdict.HELD, {"reads": 10, "in_time_share": 0.99, "back_ms": 3.5})], empty)
+    second = over_runs([Judgement(Verdict.DEVIATED, {"reads": 5, "in_time_share": 0.5}, ("bad",))] * 2, empty)
+    both = over_parts([first, second], empty)
+    assert both.verdict is Verdict.DEVIATED
+    assert both.figures == {"runs": 3, "reads": 20, "in_time_share": 0.5, "back_ms": 3.5}
+    assert both.reasons == ("run 1: bad", "run 2: bad")

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message;
 use serde::Deserialize;
 
+use crate::account::Match;
 use crate::bundle::{Bundle, LexicalConfig};
 use crate::encode::EncodedProduct;
 use crate::error::{Error, Result, Violation};
@@ -756,9 +757,19 @@ impl Generation {
         width: usize,
         eligible: Option<&FixedBitSet>,
     ) -> Result<Vec<(Row, f32)>> {
+        Ok(self.lexical_seen(query, width, eligible)?.0)
+    }
+
+    /// As [`Generation::lexical`], and what the query looks like to the lexical index.
+    pub fn lexical_seen(
+        &self,
+        query: &str,
+        width: usize,
+        eligible: Option<&FixedBitSet>,
+    ) -> Result<(Vec<(Row, f32)>, Match)> {
         let live = self.live.read();
         self.searched(&live)
-            .search(query, width, &live.live, eligible)
+            .search_seen(query, width, &live.live, eligible)
     }
 
     /// BM25F of the given rows, in their order; 0 where no word of the query matches.

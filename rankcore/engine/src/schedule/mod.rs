@@ -72,6 +72,9 @@ impl Work for Box<dyn Task> {
     fn step_us(&self) -> u64 {
         (**self).step_us()
     }
+    fn overtaken(&mut self) {
+        (**self).overtaken();
+    }
 }
 
 /// What admission sees of the queue.

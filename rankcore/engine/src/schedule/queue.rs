@@ -14,6 +14,8 @@ pub trait Work {
     fn remaining_us(&self) -> u64;
     /// Predicted length of the next step, microseconds: the longest it holds a worker before it may be preempted.
     fn step_us(&self) -> u64;
+    /// Work that came later was begun before it: its deadline is nearer, and the wait that was predicted has grown.
+    fn overtaken(&mut self) {}
 }
 
 /// Why work left without being finished.
@@ -61,6 +63,8 @@ pub struct Queue<T> {
     waiting: Ordered<T>,
     running: Vec<Option<Running>>,
     arrivals: u64,
+    /// Of the work that was ever taken, the arrival of the latest.
+    latest: u64,
 }
 
 /// Result of [`Queue::take`].
@@ -80,6 +84,7 @@ impl<T: Work> Queue<T> {
             waiting: Ordered::default(),
             running: vec![None; workers.max(1)],
             arrivals: 0,
+            latest: 0,
         }
     }
 
@@ -134,11 +139,15 @@ impl<T: Work> Queue<T> {
         self.running[worker] = None;
         let mut left = Vec::new();
         while let Some(((deadline_us, arrival), work)) = self.waiting.pop_first() {
-            let entry = Entry {
+            let mut entry = Entry {
                 deadline_us,
                 arrival,
                 work,
             };
+            if arrival < self.latest {
+                entry.work.overtaken();
+            }
+            self.latest = self.latest.max(arrival);
             if entry.work.abandoned() {
                 left.push((entry, Leaving::Abandoned));
             } else if entry.deadline_us <= now_us {
@@ -247,6 +256,7 @@ mod tests {
         name: &'static str,
         abandoned: bool,
         remaining_us: u64,
+        overtaken: bool,
     }
 
     impl Work for Item {
@@ -259,6 +269,9 @@ mod tests {
         fn step_us(&self) -> u64 {
             self.remaining_us.min(100)
         }
+        fn overtaken(&mut self) {
+            self.overtaken = true;
+        }
     }
 
     fn item(name: &'static str, remaining_us: u64) -> Item {
@@ -266,6 +279,7 @@ mod tests {
             name,
             abandoned: false,
             remaining_us,
+            overtaken: false,
         }
     }
 
@@ -324,6 +338,27 @@ mod tests {
         assert_eq!(
             queue.take(0, 0).next.map(|entry| entry.work.name),
             Some("running")
+        );
+    }
+
+    #[test]
+    fn work_hears_that_later_work_went_first() {
+        let mut queue = Queue::new(2);
+        for (deadline_us, name) in [(100, "first"), (300, "far"), (200, "near"), (400, "last")] {
+            queue.push(deadline_us, item(name, 1));
+        }
+        let taken: Vec<_> = (0..4)
+            .filter_map(|turn| queue.take(turn % 2, 0).next)
+            .map(|entry| (entry.work.name, entry.work.overtaken))
+            .collect();
+        assert_eq!(
+            taken,
+            [
+                ("first", false),
+                ("near", false),
+                ("far", true),
+                ("last", false)
+            ]
         );
     }
 

@@ -15,7 +15,7 @@ impl Scopes {
     pub const FEEDBACK: Self = Self(1 << 2);
     /// Everything that an operator does: deploys, drains, takeovers, builds.
     pub const ADMIN: Self = Self(1 << 3);
-    /// What a drill needs of a running service: planned takeovers.
+    /// What a drill needs of a running service: to begin and end, and planned takeovers.
     pub const DRILL: Self = Self(1 << 4);
     /// Any of them.
     pub const ANY: Self = Self(0b1_1111);
@@ -80,8 +80,10 @@ pub fn needed(path: &str) -> Option<Scopes> {
         ("muster.v1.CatalogueService", "Get" | "Watch") => Scopes::READ,
         ("muster.v1.CatalogueService", "Apply") => Scopes::WRITE,
         ("muster.v1.FeedbackService", _) => Scopes::FEEDBACK,
-        ("muster.v1.AdminService", "Status" | "BundleStatus") => Scopes::ANY,
-        ("muster.v1.AdminService", "TransferLease") => Scopes::ADMIN.with(Scopes::DRILL),
+        ("muster.v1.AdminService", "Status" | "BundleStatus" | "DrillStatus") => Scopes::ANY,
+        ("muster.v1.AdminService", "TransferLease" | "BeginDrill" | "EndDrill" | "AbortDrill") => {
+            Scopes::ADMIN.with(Scopes::DRILL)
+        }
         _ => Scopes::ADMIN,
     })
 }
