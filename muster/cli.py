@@ -8,6 +8,7 @@ Results go to standard output, everything else to standard error.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ import typer
 
 from muster.commands import (
     alerts,
+    audit,
     autoscale,
     bundle,
     catalogue,
@@ -28,6 +30,7 @@ from muster.commands import (
     replicas,
     search,
     serve,
+    token,
     training,
 )
 from muster.commands.arguments import PASS_ON
@@ -49,6 +52,8 @@ for name, group in (
     ("bundle", bundle.app),
     ("drill", drills.app),
     ("bench", drills.bench),
+    ("token", token.app),
+    ("audit", audit.app),
 ):
     app.add_typer(group, name=name)
 for command in (
@@ -70,8 +75,32 @@ def front_door(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
     ] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option("--tls-ca", help="Authorities of the replicas' certificates, PEM: encrypts every call."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="The client's own certificate, PEM.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="The key of --tls-cert, PEM.")] = None,
+    tls_server_name: Annotated[
+        str | None, typer.Option("--tls-server-name", help="Name that every replica's certificate holds.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with the token that is sent with each call.")
+    ] = None,
 ) -> None:
     """Ranks products within the caller's deadline."""
+    # Rooms that a command starts, as drills do, then have them too.
+    for variable, value in (
+        ("MUSTER_TLS_CA", tls_ca),
+        ("MUSTER_TLS_CERT", tls_cert),
+        ("MUSTER_TLS_KEY", tls_key),
+        ("MUSTER_TLS_SERVER_NAME", tls_server_name),
+        ("MUSTER_TOKEN_FILE", token_file),
+    ):
+        if value is not None:
+            os.environ[variable] = str(value)
     if version:
         print(f"muster {installed_version()}")
         raise typer.Exit(0)

@@ -26,6 +26,7 @@ import psutil
 from muster.v1 import admin_pb2
 from server import health, observation
 from server.admission import Budget
+from server.audit import Audit, audited
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
 from server.catalogue.opening import open_store
@@ -43,6 +44,7 @@ from server.generation.swap import LogReader
 from server.health import Health
 from server.metrics import Metrics
 from server.privacy.keeping import Keeping
+from server.protection import audit_folder
 from server.release.bundles import Bundles
 from server.release.deploys import PREFIX, Deploys, read_state
 from server.release.held import Models, hold
@@ -142,9 +144,10 @@ class Replica:
     ) -> None:
         self.settings = settings
         self.health = Health()
-        self.rpc = RpcServer(settings.listen, settings.rpc, settings.ranking)
-        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted)
+        self.rpc = RpcServer(settings, denied=lambda *told: self.audit.refused(*told))
+        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted, guarded=self.rpc.front.guarded)
         self.name = settings.replica_name(self.rpc.port)
+        self.audit = Audit(audit_folder(settings.data_dir, settings.audit, self.name), self.name)
         self.parts: Parts | None = None
         self._request_drain = request_drain
         self._fail = fail
@@ -162,11 +165,11 @@ class Replica:
         admin = AdminService(
             status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
         )
-        self.rpc.methods.add(admin.methods(self.metrics))
+        self.rpc.methods.add(audited(admin.methods(self.metrics), self.audit))
         drilled = Drills(
             settings.drills.allowed, settings.drills.blast_radius_replicas, settings.drills.rate_max_per_s
         )
-        self.rpc.methods.add(DrillService(drilled).methods(self.metrics))
+        self.rpc.methods.add(audited(DrillService(drilled).methods(self.metrics), self.audit))
 
     # --- start -------------------------------------------------------------------------------------------
 
@@ -203,6 +206,7 @@ class Replica:
             replica=self.name,
             primary=self._reigns,
             keep=lambda: deploys.state.named,
+            gated=self.audit.gate,
         )
 
         def deliver(events: list[bytes]) -> int:
@@ -283,6 +287,7 @@ class Replica:
             in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
             primary=self._primary_name,
+            wrote=self.audit.wrote,
             budget=budget,
             limits=CatalogueLimits(
                 watch_streams_max=settings.rpc.watch_streams_max,
@@ -309,7 +314,7 @@ class Replica:
             bundles=bundles, deploys=deploys, describe=self.describe_bundles, budget=budget
         )
         self.rpc.methods.add(catalogue.methods(self.metrics))
-        self.rpc.methods.add(release.methods(self.metrics))
+        self.rpc.methods.add(audited(release.methods(self.metrics), self.audit))
         return self.parts
 
     def follow(self, give_up: Callable[[], bool]) -> None:
@@ -355,6 +360,7 @@ class Replica:
         if self.parts is not None:
             self.parts.catalogue.close()
         self.rpc.stop(grace_s)
+        self.audit.close()
         if self.parts is None:
             return
         self.parts.retention.stop()

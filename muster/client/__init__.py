@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster.client.aio import AsyncClient
+from muster.client.credentials import Credentials
 from muster.client.errors import (
     Cancelled,
     ClientClosed,
@@ -10,6 +11,7 @@ from muster.client.errors import (
     DeadlineExceeded,
     InvalidRequest,
     MusterError,
+    NotAllowed,
     NotFound,
     Overloaded,
     ServiceFailed,
@@ -32,9 +34,11 @@ __all__ = [
     "ClientClosed",
     "ClientSettings",
     "Conflict",
+    "Credentials",
     "DeadlineExceeded",
     "InvalidRequest",
     "MusterError",
+    "NotAllowed",
     "NotFound",
     "Overloaded",
     "Priority",

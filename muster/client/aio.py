@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from muster.client import errors
+from muster.client.credentials import Credentials
 from muster.client.events import apply_request
 from muster.client.feedback_events import record_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
@@ -39,9 +40,17 @@ class AsyncClient:
     A call that is cancelled (task cancelled, `asyncio.timeout`) leaves the server at once.
     """
 
-    def __init__(self, endpoints: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        settings: ClientSettings | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.endpoints = parse_endpoints(endpoints)
         self.settings = settings or ClientSettings()
+        self.credentials = Credentials.from_environment() if credentials is None else credentials
+        self.credentials.check(self.endpoints)
         self._all_reads = Reads(self.endpoints, self.settings)
         self._closed = False
         self._channels: list[grpc.aio.Channel] = []
@@ -297,7 +306,7 @@ class AsyncClient:
     # -- connections ----------------------------------------------------------
 
     def _open(self, target: str, options: Sequence[tuple[str, int | str]]) -> grpc.aio.Channel:
-        channel = grpc.aio.insecure_channel(target, options=list(options))
+        channel = self.credentials.aio_channel(target, options)
         self._channels.append(channel)
         return channel
 

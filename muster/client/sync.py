@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from muster.client import errors
+from muster.client.credentials import Credentials
 from muster.client.events import apply_request
 from muster.client.feedback_events import record_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
@@ -38,9 +39,10 @@ Response = TypeVar("Response")
 class _Connections:
     """All channels of one client in one process. Channels connect when first used."""
 
-    def __init__(self, endpoints: Sequence[str], settings: ClientSettings) -> None:
+    def __init__(self, endpoints: Sequence[str], settings: ClientSettings, credentials: Credentials) -> None:
         self.pid = os.getpid()
         self._channels: list[grpc.Channel] = []
+        self._credentials = credentials
         self._settings = settings
         self._endpoints = endpoints
         self._lock = threading.Lock()
@@ -58,7 +60,7 @@ class _Connections:
             self.get[endpoint], self.watch[endpoint] = catalogue.Get, catalogue.Watch
 
     def _open(self, target: str, options: Sequence[tuple[str, int | str]]) -> grpc.Channel:
-        channel = grpc.insecure_channel(target, options=list(options))
+        channel = self._credentials.channel(target, options)
         self._channels.append(channel)
         return channel
 
@@ -94,6 +96,7 @@ class Client:
 
     endpoints: every replica as "host:port", in a list or joined by commas. Reads go to any of them, writes to
         the primary, which is found through health checks.
+    credentials: None: what the environment says (`Credentials.from_environment`), usually nothing.
     A client made before a fork may be used after it, in parent and child, provided that it was not used
     before.
 
@@ -102,9 +105,17 @@ class Client:
     ...     print(answer.receipt.tier, [result.title for result in answer.results])
     """
 
-    def __init__(self, endpoints: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        settings: ClientSettings | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.endpoints = parse_endpoints(endpoints)
         self.settings = settings or ClientSettings()
+        self.credentials = Credentials.from_environment() if credentials is None else credentials
+        self.credentials.check(self.endpoints)
         self._all_reads = Reads(self.endpoints, self.settings)
         self._lock = threading.Lock()
         self._closed = False
@@ -405,5 +416,5 @@ class Client:
             if self._closed:
                 raise errors.ClientClosed("the client is closed; make a new one")
             if self._connections is None or self._connections.pid != os.getpid():
-                self._connections = _Connections(self.endpoints, self.settings)
+                self._connections = _Connections(self.endpoints, self.settings, self.credentials)
             return self._connections

@@ -13,6 +13,7 @@ import rankcore
 from muster.v1 import catalogue_pb2 as pb
 from server import health
 from server.admission import Budget
+from server.audit import caller_of
 from server.catalogue.errors import OutcomeUnknown
 from server.catalogue.store import Appended
 from server.errors import (
@@ -67,7 +68,8 @@ class CatalogueService:
     visible here, seconds; False where it is not in time, or cannot be soon. read_events: first sequence, most
     events -> serialised SequencedEvents. in_log: of these event ids, those that the log holds. writable:
     whether this replica is the primary and has applied the whole log. primary: name of the primary, empty
-    where it is not known.
+    where it is not known. wrote: told of what is durable: who wrote it, events, those of them known before,
+    the last sequence.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class CatalogueService:
         primary: Callable[[], str],
         budget: Budget,
         limits: CatalogueLimits,
+        wrote: Callable[[tuple[str, str], int, int, int], None] = lambda caller, events, doubles, last: None,
     ) -> None:
         self._writer = writer
         self._products = products
@@ -94,6 +97,7 @@ class CatalogueService:
         self._primary = primary
         self._budget = budget
         self._limits = limits
+        self._wrote = wrote
         self._watches = threading.BoundedSemaphore(limits.watch_streams_max)
         self._closing = threading.Event()
         self._applying = 0
@@ -122,6 +126,7 @@ class CatalogueService:
             raise BudgetSpent("the deadline had passed on arrival; nothing was written")
         events = self._checked(request)
         appended = self._writer.append(events, remaining_us / 1e6)
+        self._wrote(caller_of(context), len(events), appended.duplicates, appended.sequence)
         left_s = max(0.0, self._budget.remaining_us(context, self._limits.apply_deadline_us) / 1e6)
         if not self._wait_applied(appended.sequence, left_s):
             told = f"the events are durable up to sequence {appended.sequence}, but not visible here yet"
