@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import urllib.request
@@ -180,10 +179,10 @@ def _command(rehearsal: Rehearsal, *arguments: str) -> str:
 
 def _metrics(replica: Replica) -> bytes:
     """What the replica publishes; nothing where it has no endpoint."""
-    ports = re.findall(r"metrics on port (\d+)", replica.log_text())
-    if not ports:
+    address = replica.metrics_address()
+    if not address:
         return b""
-    with urllib.request.urlopen(f"http://127.0.0.1:{ports[-1]}/metrics", timeout=_DEADLINE_S) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=_DEADLINE_S) as answer:
         content: bytes = answer.read()
     return content
 

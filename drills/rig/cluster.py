@@ -188,6 +188,11 @@ class Replica:
         except FileNotFoundError:
             return ""
 
+    def metrics_address(self) -> str:
+        """host:port of its metrics endpoint, as it said when it started last; empty: it has none."""
+        ports = _METRICS.findall(self.log_text())
+        return f"{self.address.rpartition(':')[0]}:{ports[-1]}" if ports else ""
+
     def log_tail(self, lines: int = 15) -> str:
         """The end of its log, for error texts."""
         try:
@@ -247,8 +252,7 @@ class Cluster:
         if not self._watched or self.alerts is not None:
             return
         for replica in self.replicas:
-            if (found := _METRICS.search(replica.log_text())) is not None:
-                replica.metrics = f"{self.plan.host}:{found[1]}"
+            replica.metrics = replica.metrics_address() or replica.metrics
         endpoints = [replica.metrics for replica in self.replicas if replica.metrics]
         if endpoints:
             # For a Prometheus that wants to look as well (file_sd_configs).
