@@ -43,6 +43,7 @@ from server.generation.open import open_newest
 from server.generation.swap import LogReader
 from server.health import Health
 from server.metrics import Metrics
+from server.privacy.keeping import Keeping
 from server.protection import audit_folder
 from server.release.bundles import Bundles
 from server.release.deploys import PREFIX, Deploys, read_state
@@ -52,6 +53,8 @@ from server.services.admin import AdminService
 from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
 from server.services.drills import DrillService
+from server.services.feedback import FeedbackService
+from server.services.privacy import PrivacyService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
@@ -126,6 +129,8 @@ class Parts:
     keeper: LeaseKeeper
     retention: Retention
     catalogue: CatalogueService
+    feedback: FeedbackService
+    keeping: Keeping
 
 
 class Replica:
@@ -181,6 +186,7 @@ class Replica:
             else open_store(settings.store_location, settings.store_config(self.name))
         )
         keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
+        keeping = Keeping.open(settings, store)
         log = LogReader(
             lambda first_sequence, events_max: store.read_range(first_sequence, events_max=events_max),
             lambda generation: load_snapshot(store, generation),
@@ -260,6 +266,8 @@ class Replica:
                 hours=settings.catalogue.retention_hours,
                 ids_max=settings.catalogue.event_ids_max,
                 id_hours=settings.catalogue.event_id_hours,
+                feedback_events_max=settings.privacy.feedback_events_max,
+                feedback_days=settings.privacy.retention_days,
             ),
             keeper.writing_epoch,
             may_fold=lambda row: deploys.may_fold(row.sequence),
@@ -286,7 +294,22 @@ class Replica:
                 apply_deadline_us=settings.catalogue.apply_deadline_ms * 1000,
             ),
         )
-        self.parts = Parts(store, bundles, deploys, tailer, writer, keeper, retention, catalogue)
+        feedback = FeedbackService(
+            writer=writer,
+            recorder=keeping.recorder,
+            writable=lambda: self._writable and keeper.is_primary(),
+            primary=self._primary_name,
+            counted=keeping.count,
+            budget=budget,
+            default_us=settings.catalogue.apply_deadline_ms * 1000,
+        )
+        privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
+        self.rpc.front.sign_receipts(keeping.receipt_key)
+        self.parts = Parts(
+            store, bundles, deploys, tailer, writer, keeper, retention, catalogue, feedback, keeping
+        )
+        self.rpc.methods.add(feedback.methods(self.metrics))
+        self.rpc.methods.add(privacy.methods(self.metrics))
         release = BundleService(
             bundles=bundles, deploys=deploys, describe=self.describe_bundles, budget=budget
         )
@@ -424,6 +447,7 @@ class Replica:
         status = self.status()
         numbers = {**observation.of_status(status), **observation.of_disk(self.settings.data_dir)}
         if self.parts is not None:
+            numbers.update(self.parts.keeping.counters())
             serving = self.parts.bundles.serving
             engine = serving.engine.status()
             numbers |= observation.of_engine(engine)
@@ -506,7 +530,7 @@ class Replica:
         return Handover(
             tell=lambda: self.health.writable(False),
             refuse=self._refuse_writes,
-            under_way=parts.catalogue.applying,
+            under_way=lambda: parts.catalogue.applying() + parts.feedback.recording(),
             step_down=parts.keeper.step_down,
             lease=parts.keeper.lease,
         )

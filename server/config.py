@@ -32,6 +32,7 @@ from server import affinity
 from server.catalogue.location import check_address, without_passwords
 from server.catalogue.store import StoreConfig
 from server.drift import DriftPolicy
+from server.privacy import erasure, secrets
 from server.protection import PATHS, AuditSettings, AuthSettings, QuotaSettings, TlsSettings
 from server.protection import problems as protection_problems
 from server.sections import Section, setting, texts
@@ -42,6 +43,7 @@ PREFIX = "MUSTER_"
 NESTED = "__"
 
 
+# Paths that are relative to the settings file, if they are set there.
 class ConfigurationError(Exception):
     """The settings cannot be served. ``problems``: one sentence for each, naming the setting and its
     source.
@@ -489,6 +491,56 @@ class LifecycleSettings(Section):
     )
 
 
+class PrivacySettings(Section):
+    """Feedback, and what protects the shoppers in it."""
+
+    secrets_file: Path | None = setting(
+        None,
+        "file",
+        "Holds the secrets that pseudonyms and receipts are made with; only its owner may read it. Absent:"
+        " the file `privacy.secrets` in `data_dir`, made where there is none. Replicas of several machines"
+        " must each have a copy of one file. Keep it apart from backups of the log: who has both can try"
+        " names. Relative to the settings file, if it is set there.",
+    )
+    erased_file: Path | None = setting(
+        None,
+        "file",
+        "Remembers who was erased, by marks that do not say who that was, so that a restored backup brings"
+        " nobody back. Absent: `erased.jsonl` in `data_dir`. Relative to the settings file, if it is set"
+        " there.",
+    )
+    pseudonym_days: int = setting(
+        90,
+        "days",
+        "How long a shopper keeps one pseudonym; without the secrets nobody can join what a shopper did in"
+        " two periods.",
+        ge=1,
+        le=3650,
+    )
+    retention_days: int = setting(
+        395,
+        "days",
+        "How long feedback is kept, by the wall clock; then it is deleted, or emptied where it is still in"
+        " the log.",
+        ge=1,
+        le=3650,
+    )
+    feedback_events_max: int = setting(
+        10_000_000,
+        "events",
+        "Folded feedback that is kept at most; the oldest goes first.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    receipt_hours: int = setting(
+        168,
+        "hours",
+        "Feedback on an answer that was given longer ago is marked as expired; exports leave it out.",
+        ge=1,
+        le=87_600,
+    )
+
+
 class DrillSettings(Section):
     """What drills may do to this replica while it serves."""
 
@@ -662,6 +714,9 @@ class Settings(BaseSettings):
     release: ReleaseSettings = Field(
         default_factory=ReleaseSettings, description="Which bundles may be served, and deploys."
     )
+    privacy: PrivacySettings = Field(
+        default_factory=PrivacySettings, description="Feedback, and what protects the shoppers in it."
+    )
     drills: DrillSettings = Field(
         default_factory=DrillSettings,
         description="What drills may do to this replica while it serves.",
@@ -752,6 +807,16 @@ class Settings(BaseSettings):
         )
 
     @property
+    def secrets_file(self) -> Path:
+        """File of the secrets of pseudonyms."""
+        return self.privacy.secrets_file or self.data_dir / secrets.FILE_NAME
+
+    @property
+    def erased_file(self) -> Path:
+        """File that remembers who was erased."""
+        return self.privacy.erased_file or self.data_dir / erasure.FILE_NAME
+
+    @property
     def bundles_dir(self) -> Path:
         """Folder of the bundles that were deployed."""
         return self.data_dir / "bundles"
@@ -835,7 +900,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([f"file {path}: not TOML: {error}"]) from error
     _resolve(path.parent, values, ("bundle", "data_dir", "port_file"))
-    for section, names in {"catalogue": ("store_password_file",), **PATHS}.items():
+    named = {"catalogue": ("store_password_file",), "privacy": ("secrets_file", "erased_file"), **PATHS}
+    for section, names in named.items():
         if isinstance(values.get(section), dict):
             _resolve(path.parent, values[section], names)
     return values

@@ -188,6 +188,17 @@ _COUNTERS = {
 }
 # Counters by one label each, but for drift.
 _LABELLED = {
+    "feedback_by_kind": ("muster_feedback", "Events of feedback recorded by this process, by kind.", "kind"),
+    "feedback_by_receipt": (
+        "muster_feedback_receipts",
+        "Events of feedback recorded, by what is known of the answer.",
+        "receipt",
+    ),
+    "scrubbed_by_kind": (
+        "muster_scrubbed",
+        "Finds of personal data taken out of texts, by kind.",
+        "kind",
+    ),
     "answered_by_tier": ("muster_answered_by_tier", "Requests answered, by tier.", "tier"),
     "answered_by_reason": ("muster_answered_by_reason", "Requests answered, by why this plan.", "reason"),
     "answered_by_priority": ("muster_answered_by_priority", "Requests answered, by priority.", "priority"),

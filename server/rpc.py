@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 import rankcore
-from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
+from muster.v1 import admin_pb2, catalogue_pb2, feedback_pb2, ranking_pb2
 from server import errors
 from server.config import ConfigurationError, Settings, split_address
 from server.health import Health
@@ -31,7 +31,8 @@ _NEWS_WAIT_S = 1.0
 Denied = Callable[[str, str, str, str], None]
 """Told of an operator's call that was refused: path, address, subject (empty: not known), reason."""
 
-_FILES = (ranking_pb2, catalogue_pb2, admin_pb2, health_pb2)
+_SERVICES = (ranking_pb2, catalogue_pb2, feedback_pb2, admin_pb2)
+_FILES = (*_SERVICES, health_pb2)
 
 
 class MethodTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
@@ -42,7 +43,7 @@ class MethodTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships n
         self._starting = grpc.unary_unary_rpc_method_handler(_not_ready)
         self._declared = frozenset(
             f"/{service.full_name}/{method.name}"
-            for file in (ranking_pb2, catalogue_pb2, admin_pb2)
+            for file in _SERVICES
             for service in file.DESCRIPTOR.services_by_name.values()
             for method in service.methods
         )

@@ -108,6 +108,12 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         LOST,
         DOUBLED,
     ),
+    "data_leak": (
+        Headline("leaks", "canaries found", target=0),
+        Headline("recorded", "events of feedback recorded"),
+        Headline("files", "files and answers looked through"),
+        *_KEPT,
+    ),
     "oversized_payload": _HOSTILE,
     "poison_request": _HOSTILE,
     "slow_disk": (

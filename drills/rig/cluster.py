@@ -31,7 +31,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.experiment import Inconclusive, Need
-from drills.rig.alerts import AlertWatch
+from drills.rig.alerts import AlertWatch, mode
 from muster.client import Credentials
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
@@ -239,8 +239,12 @@ class Cluster:
         self.wait_primary(self.plan.start_s)
         self._watch_alerts()
 
+    @property
+    def _watched(self) -> bool:
+        return bool(self.plan.alerts) and mode() != "off"
+
     def _watch_alerts(self) -> None:
-        if not self.plan.alerts or self.alerts is not None:
+        if not self._watched or self.alerts is not None:
             return
         for replica in self.replicas:
             if (found := _METRICS.search(replica.log_text())) is not None:
@@ -274,7 +278,7 @@ class Cluster:
             # Nothing leads out of the namespace, and the drill says so.
             values["tls"] = {"allow_plaintext": True, **values.get("tls", {})}
             values["auth"] = {"mode": "off", **values.get("auth", {})}
-        if self.plan.alerts:
+        if self._watched:
             # One that comes back is watched at the address it had.
             values["metrics"] = {"listen": replica.metrics or f"{self.plan.host}:0"}
         replica.config_path.write_text(write_toml(values), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -17,19 +16,20 @@ from typing import Any
 
 import grpc
 
-from drills import failover
+from drills import double_fault, failover, rolling_restart
 from drills.experiment import Experiment, Fault, Inconclusive, Judgement, Verdict, conduct
 from drills.failover import Rehearsal, Traffic, client_streams, head_of, revive
 from drills.faults.process import KillPrimary, KillPrimaryStopStandby, PausePrimary, StopPrimary
-from drills.hang import DURING_S, Hang, collect, reigns
+from drills.hang import collect, reigns
 from drills.journal import Journal
 from drills.judges.checks import FailoverLimits
+from drills.judges.hang import judge_hang, judge_hang_runs
 from drills.rig.capacity import measure_capacity
 from drills.rig.cluster import Cluster, ClusterError, ClusterPlan
 from drills.rig.load import LATE_AFTER_S, OpenLoop, SearchFlood, Stream, decode, poisson_arrivals
 from drills.rig.shop import Shop, fill, search_requests
 from drills.rig.traffic import ClientReads, RecordedLoad
-from drills.rolling_restart import experiment as restart_in_turn
+from drills.rolling_restart import RestartInTurn, judge_rolling_restart
 from drills.tune.judge import (
     HANG,
     KILL,
@@ -54,8 +54,6 @@ CAPACITY_S = 2.0
 RESTART_S = 6.0
 """For writes to come back after a kill, beyond what a hang may last."""
 
-LATE_SHARE_MAX = 0.05
-"""A generator that sent more of a flood late than this was itself the bottleneck."""
 _CROSS_TIERS = ("cross_small", "cross_large")
 
 
@@ -222,7 +220,7 @@ class Bench:
         if stall_ms > profile.noise.stall_max_ms:
             doubts.append(f"the load's own generator was kept waiting for {stall_ms:.0f} ms")
         flood = self._flood(rehearsal, seed)
-        if flood.late_share > LATE_SHARE_MAX:
+        if flood.late_share > profile.noise.late_share_max:
             doubts.append(f"{flood.late_share:.0%} of the flood was sent late")
         away_s = [step.unavailable_s for step in steps if step.unavailable_s is not None]
         reads = sum(step.reads for step in steps)
@@ -314,13 +312,13 @@ class Bench:
 
     def survives(self, point: Point, replicas: int, seed: int) -> tuple[bool, str]:
         """Whether this many replicas hold double_fault and rolling_restart with the point's settings; and why
-        not. One that deviates is done again: it is not held if it deviates in two of three, for too few
-        replicas deviate each time, and a busy machine now and then.
+        not. A drill that deviates is done once more, and is not held if it deviates again: too few replicas
+        deviate each time, a busy machine now and then.
 
         Raises: Inconclusive where a drill cannot tell.
         """
         for number in range(self.profile.limits.replica_runs):
-            for one in self._survivals(point, seed + number):
+            for one in self._survivals(seed + number):
                 deviated: list[str] = []
                 while len(deviated) < 2:
                     judgement = self._rehearse(point, replicas, one)
@@ -331,20 +329,25 @@ class Bench:
                     return False, f"{one.name} deviated: {deviated[-1]}"
         return True, f"{replicas} replicas held double_fault and rolling_restart"
 
-    def _survivals(self, point: Point, seed: int) -> tuple[Experiment[Rehearsal], Experiment[Rehearsal]]:
+    def _survivals(self, seed: int) -> tuple[Experiment[Rehearsal], Experiment[Rehearsal]]:
         """double_fault and rolling_restart as values."""
-        hang = Hang(
-            "double_fault",
-            "",
-            KillPrimaryStopStandby,
-            FailoverLimits(),
-            lease_ttl_ms=int(point["lease.ttl_ms"]),
-            during_s=DURING_S + 1.0,
-        )
-        as_asked = argparse.Namespace(bundle=self.plan.bundle, store=failover.SQLITE, without=None)
+        base = failover.experiment(seed=seed, bundle=self.plan.bundle, during_s=double_fault.DURING_S)
+        limits = FailoverLimits(rto_ms=double_fault.RTO_MS)
         return (
-            hang.experiment(seed, self.plan.bundle, failover.SQLITE),
-            restart_in_turn(seed, as_asked),
+            replace(
+                base,
+                name=double_fault.NAME,
+                fault=KillPrimaryStopStandby(),
+                judge=lambda history: judge_hang_runs([judge_hang(history)], limits),
+                collect=collect,
+            ),
+            replace(
+                base,
+                name=rolling_restart.NAME,
+                fault=RestartInTurn(),
+                judge=judge_rolling_restart,
+                during_s=1.0,
+            ),
         )
 
     def _rehearse(self, point: Point, replicas: int, one: Experiment[Rehearsal]) -> Judgement:

@@ -38,7 +38,7 @@ from drills.tune.profile import STANDARD, Profile, ProfileError, load_profile
 from drills.tune.quiet import listen
 from drills.tune.shown import picture, plain, table, told_point
 from drills.tune.space import BY_NAME, CLIENT, starting_point
-from drills.tune.study import Result, Tune, plan_points
+from drills.tune.study import SEARCH_SEED, Result, Tune, plan_points
 from drills.tune.written import write_settings
 from muster.client import ClientSettings
 
@@ -170,10 +170,9 @@ def tune(study: Study, folder: Path, *, progress: bool) -> Result:
         if measured is None:
             measured = bench.calibrate(study.start)
             bench.capacity_per_s = measured.capacity_per_s
-            began_s = time.monotonic()
             # One run, kept like any other, tells how many there is time for.
-            runner.measure(study.start, [study.seed + 1_000])
-            measured = replace(measured, run_s=round(time.monotonic() - began_s, 1))
+            (first,) = runner.measure(study.start, [study.seed + SEARCH_SEED])
+            measured = replace(measured, run_s=first.took_s)
             study.points, study.runs = plan_points(study.minutes, measured.run_s, profile)
             study.calibration = measured.plain()
             study.write(folder)

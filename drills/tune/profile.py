@@ -48,7 +48,8 @@ class Limits(_Part):
 
 
 class NoiseBounds(_Part):
-    """Above any of these nothing can be recommended. stall_max_ms: of the load's generator, in one run.
+    """Above any of these nothing can be recommended. stall_max_ms, late_share_max: of the load's
+    generator, in one run, beside faults and in the flood; such a run is done again.
     patience_s: how long a quieter moment is waited for.
     """
 
@@ -57,6 +58,7 @@ class NoiseBounds(_Part):
     wait_max_ms: Positive = 100.0
     cpu_pressure_max: Share = 0.3
     stall_max_ms: Positive = 100.0
+    late_share_max: Share = 0.2
     patience_s: Weight = 60.0
 
 

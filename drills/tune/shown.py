@@ -14,7 +14,7 @@ from drills.tune.outcome import Outcome, broken, cost, mean_cost
 from drills.tune.profile import Profile
 from drills.tune.space import BY_NAME, SETTINGS, Point
 from drills.tune.study import Result
-from drills.tune.written import reason, shown_value
+from drills.tune.written import reason, shown_number, shown_value
 
 FIGURES: tuple[tuple[str, str, float], ...] = (
     ("unavailable_s", "writes away after a fault, ms", 1000.0),
@@ -100,10 +100,10 @@ def table(result: Result, profile: Profile) -> list[Table]:
     names = {name: words for name, words, _ in FIGURES} | {"points": "points in all"}
     for name, told in figures(result, profile).items():
         difference = told.difference
-        interval = "" if difference.low is None else f"{difference.low:+.3g} to {difference.high:+.3g}"
-        measured.add_row(
-            names[name], f"{told.before:.3g}", f"{told.after:.3g}", f"{difference.mean:+.3g}", interval
-        )
+        low, high = difference.low, difference.high
+        interval = "" if low is None or high is None else f"{shown_number(low)} to {shown_number(high)}"
+        told_sides = (shown_number(value) for value in (told.before, told.after, difference.mean))
+        measured.add_row(names[name], *told_sides, interval)
     return [settings, measured]
 
 

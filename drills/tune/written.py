@@ -6,10 +6,10 @@ import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from drills.rig.cluster import write_toml
-from drills.tune.decide import Sides
 from drills.tune.space import BY_NAME, CLIENT, LEASE, RANKING, REPLICAS, Point, Setting
 from drills.tune.study import Result
 
@@ -17,22 +17,27 @@ REPLICA_FILE = "replica.toml"
 CLIENT_FILE = "client.toml"
 WIDTH = 108
 _WHAT = {
-    LEASE: "writes away after a fault",
-    RANKING: "the flood's missed deadlines and lost quality",
-    CLIENT: "reads beside faults that came too late",
-    REPLICAS: "replicas",
+    LEASE: ("ms without writes after a fault", "unavailable_s", 1000.0),
+    RANKING: ("% of the flood not in time", "flood_missed_share", 100.0),
+    CLIENT: ("% of the reads beside faults too late", "read_missed_share", 100.0),
+    REPLICAS: ("replicas", "replicas", 1.0),
 }
+"""What shows a group first: in words, and the outcome's field, times what."""
 
 
-def group_sentence(group: str, told: Sides) -> str:
-    """What a group of settings has changed, in points."""
-    difference = told.difference
-    interval = (
-        ""
-        if difference.low is None
-        else f", difference {difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+def group_sentence(group: str, result: Result) -> str:
+    """What a group of settings has changed, as it was measured and in points."""
+    words, field, factor = _WHAT[group]
+    before, after = (
+        factor * fmean(getattr(one, field) for one in side) for side in (result.before, result.after)
     )
-    return f"{_WHAT[group]}: {told.before:.3f} -> {told.after:.3f} points{interval}"
+    points = result.decision.groups[group]
+    difference = points.difference
+    interval = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return (
+        f"{words}: {shown_number(before)} -> {shown_number(after)}; points {points.before:.3f} ->"
+        f" {points.after:.3f}, difference {difference.mean:+.3f}{interval}"
+    )
 
 
 def reason(setting: Setting, point: Point, result: Result) -> str:
@@ -44,8 +49,12 @@ def reason(setting: Setting, point: Point, result: Result) -> str:
     how = (
         result.ruled.reasons[setting.name] if ruled else f"best of {len(result.found.tried)} points searched"
     )
-    measured = group_sentence(setting.group, result.decision.groups[setting.group])
-    return f"was {shown_value(setting, before)}; {how}; {measured}"
+    return f"was {shown_value(setting, before)}; {how}; {group_sentence(setting.group, result)}"
+
+
+def shown_number(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def shown_value(setting: Setting, value: float) -> str:

@@ -18,6 +18,7 @@ from muster.client.errors import (
     Unavailable,
 )
 from muster.client.events import content_event_id, delete, new_event_id, patch, upsert
+from muster.client.feedback_events import feedback
 from muster.client.operation import ReplicaStatus
 from muster.client.requests import DEADLINE_METADATA, Priority, search_filter
 from muster.client.sessions import Session
@@ -47,6 +48,7 @@ __all__ = [
     "Unavailable",
     "content_event_id",
     "delete",
+    "feedback",
     "new_event_id",
     "patch",
     "search_filter",

@@ -39,6 +39,7 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "noisy_data",
         "traffic_surge",
         "model_drift",
+        "data_leak",
     ]
     for drill in DRILLS:
         assert set(drill.describe()) == {

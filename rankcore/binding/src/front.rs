@@ -15,6 +15,7 @@ use rankcore_front::counts::BOUNDS_US;
 use rankcore_front::files::Look;
 use rankcore_front::identity::{self, scope, token::Rules};
 use rankcore_front::limits::Limits;
+use rankcore_front::receipts::KEY_BYTES;
 use rankcore_front::tls::{self, Clients, Oldest};
 use rankcore_front::trial::{PARTS, Trial};
 use rankcore_front::{Front as CoreFront, News, Settings, status};
@@ -184,6 +185,11 @@ impl Front {
     /// Begin to answer; ranking calls are UNAVAILABLE until `serve`.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         Ok(py.detach(|| self.0.start())?)
+    }
+
+    /// Answers get ids from now on, signed with this key, 32 bytes.
+    fn sign_receipts(&self, key: [u8; KEY_BYTES]) {
+        self.0.sign_receipts(key);
     }
 
     /// Ranking calls are answered by this engine from now on.

@@ -1196,6 +1196,8 @@ impl Job {
             budget_us: self
                 .budget
                 .map_or(0, |budget| budget.deadline_us - budget.arrived_us),
+            // The front names what it sends.
+            receipt_id: String::new(),
         }
     }
 

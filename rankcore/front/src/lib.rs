@@ -19,6 +19,7 @@ pub mod limits;
 pub mod message;
 mod pass;
 mod ranking;
+pub mod receipts;
 pub mod status;
 #[cfg(test)]
 mod testing;
@@ -48,6 +49,7 @@ use counts::{Counted, Counts};
 use files::Look;
 use identity::{Gate, Remote};
 use limits::Limits;
+use receipts::{KEY_BYTES, Receipts};
 use status::Failure;
 use tls::Tls;
 use trace::{Traced, Traces};
@@ -110,6 +112,8 @@ struct Shared {
     settings: Settings,
     engine: ArcSwapOption<Engine>,
     trial: ArcSwapOption<Trial>,
+    /// `None`: answers get no ids.
+    receipts: ArcSwapOption<Receipts>,
     /// `None`: encrypts nothing.
     tls: Option<Tls>,
     /// `None`: the settings ask nothing of callers.
@@ -185,6 +189,7 @@ impl Front {
                 settings,
                 engine: ArcSwapOption::empty(),
                 trial: ArcSwapOption::empty(),
+                receipts: ArcSwapOption::empty(),
                 tls,
                 gate,
                 handshakes_failed: AtomicU64::new(0),
@@ -257,6 +262,13 @@ impl Front {
         };
         connection::serve(io, remote, Arc::clone(&self.shared), turn).await;
         planning.abort();
+    }
+
+    /// Answers get ids from now on, signed with this key.
+    pub fn sign_receipts(&self, key: [u8; KEY_BYTES]) {
+        self.shared
+            .receipts
+            .store(Some(Arc::new(Receipts::new(key))));
     }
 
     /// Ranking calls are answered by this engine from now on.

@@ -110,7 +110,10 @@ pub async fn answer(
     let code = match end {
         End::Answered { answer, at } => {
             account = Some(answer.account);
-            match message::frame(&answer.bytes, shared.settings.response_bytes_max) {
+            let receipts = shared.receipts.load();
+            let ending = receipts.as_ref().map(|receipts| receipts.ending());
+            let ending = ending.as_ref().map_or(&[][..], |ending| &ending[..]);
+            match message::frame(&answer.bytes, ending, shared.settings.response_bytes_max) {
                 Ok(framed) => {
                     let code = send(&mut respond, framed, &peer.unsent, unsent_max);
                     if let Some(engine) = &*shared.engine.load() {
