@@ -35,8 +35,8 @@ from drills.rig.issuer import AUDIENCE, ISSUER, Issuer, replace_file
 
 NAME = "auth_attack"
 HYPOTHESIS = (
-    "no guessed, forged, replayed, expired or revoked token opens anything, tokens of an attacker's address are"
-    " soon refused unseen, no caller with a good token fails, and metrics and audit tell of it"
+    "no guessed, forged, replayed, expired or revoked token opens anything, those of an address that goes on"
+    " are soon refused unseen, no caller with a good one fails, and metrics and audit tell of it"
 )
 EMPTY: dict[str, Any] = {"runs": 0, **STRANGER_FIGURES}
 LIMITS = "limits"
@@ -114,9 +114,9 @@ def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
     return (
-        f"{figures['accepted']} of {figures['attacks']} attacks accepted, {figures['limited']} refused unseen,"
-        f" {figures['verified']} tokens looked at, {figures['fresh_errors']} of {figures['fresh']} newcomers and"
-        f" {figures['read_errors']} of {figures['reads']} reads failed"
+        f"{figures['accepted']} of {figures['attacks']} attacks let in, {figures['limited']} refused unseen,"
+        f" {figures['verified']} tokens looked at; {figures['fresh_errors']} of {figures['fresh']} newcomers"
+        f" and {figures['read_errors']} of {figures['reads']} reads failed"
     )
 
 

@@ -369,6 +369,31 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without scrub",
     ),
+    Drill(
+        name="auth_attack",
+        hypothesis=(
+            "no guessed, forged, replayed, expired or revoked token opens anything, those of an address that"
+            " goes on are soon refused unseen, no caller with a good one fails, and metrics and audit tell of"
+            " it"
+        ),
+        injection="bad tokens of eighteen kinds from three addresses, beside callers with good ones",
+        module="drills.auth_attack",
+        needs=("a model bundle",),
+        control="--without limits",
+        alerts=("MusterAuthFailures",),
+    ),
+    Drill(
+        name="tls_expiry",
+        hypothesis=(
+            "certificates that are about to end are exchanged under load, a broken file in between, and no"
+            " call and no new connection fails; the alert comes before the end and goes with the exchange"
+        ),
+        injection="certificates with seconds to live, then a file that is none, then good ones",
+        module="drills.tls_expiry",
+        needs=("a model bundle",),
+        control="--without reload",
+        alerts=("MusterCertificateExpires",),
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Attackers with forged, guessed, overheard and revoked tokens, beside newcomers whose new tokens are good."""
+"""Attackers with forged, guessed, overheard and revoked tokens, beside newcomers with good new ones."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Strangers:
         }
 
     def rollback(self, rehearsal: Rehearsal) -> dict[str, Any]:
-        """Ends it. One more call of an operator is refused at each replica, with which its audit says how many
-        it has counted meanwhile."""
+        """Ends it. One more call of an operator is refused at each replica, with which its audit says how
+        many it has counted meanwhile."""
         if self.loop is None:
             return {}
         self.loop.stop()
@@ -130,7 +130,7 @@ def counted(cluster: Cluster) -> Mapping[str, Mapping[str, Any]]:
     at)."""
     found: dict[str, Mapping[str, Any]] = {}
     for replica in cluster.replicas:
-        [page] = scraped([replica.metrics])
+        [page] = scraped([replica.metrics_address()])
         refused = page.get("muster_auth_refused_total", {})
         found[replica.name] = {
             "refused": {labels.partition('"')[2].rpartition('"')[0]: n for labels, n in refused.items()},
@@ -172,5 +172,5 @@ def _need_addresses() -> None:
                 tried.bind((source, 0))
             except OSError as error:
                 raise Inconclusive(
-                    f"this machine cannot call from {source} ({error.strerror}): add it to the loopback interface"
+                    f"this machine cannot call from {source} ({error.strerror}): give it to the loopback"
                 ) from error

@@ -116,8 +116,8 @@ def _looks(found: Findings, fault: Record, end: Record, fresh: list[Record], lim
         allowed = fault["sources"] * allowed_each + good
         if looked > allowed:
             found.deviations.append(
-                f"replica {name} looked at {looked} tokens, where {allowed:.0f} are allowed: attackers were not"
-                " limited"
+                f"replica {name} looked at {looked} tokens, where {allowed:.0f} are allowed: attackers were"
+                " not limited"
             )
 
 

@@ -114,6 +114,22 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         Headline("files", "files and answers looked through"),
         *_KEPT,
     ),
+    "auth_attack": (
+        Headline("accepted", "attacks let in", target=0),
+        Headline("attacks", "attacks"),
+        Headline("limited", "refused unseen"),
+        Headline("verified", "tokens looked at"),
+        Headline("fresh_errors", "newcomers refused", target=0),
+        Headline("unaudited", "refusals missing in the audit", target=0),
+        *_KEPT,
+    ),
+    "tls_expiry": (
+        Headline("connection_errors", "new connections that failed", target=0),
+        Headline("connections", "new connections"),
+        Headline("exchanged_ms", "a new file in use after", "ms"),
+        Headline("alert_before_end_s", "alert before the end", "s"),
+        *_KEPT,
+    ),
     "oversized_payload": _HOSTILE,
     "poison_request": _HOSTILE,
     "slow_disk": (

@@ -1,4 +1,4 @@
-"""What the drill's own clients show and believe: the variables of `muster.client.Credentials`, for a while."""
+"""What the drill's own clients show and believe for a while: the variables of `muster.client.Credentials`."""
 
 from __future__ import annotations
 

@@ -49,9 +49,7 @@ class Issuer:
     @property
     def public(self) -> bytes:
         """The public half of the key, 32 bytes."""
-        return self.key.public_key().public_bytes(
-            serialization.Encoding.Raw, serialization.PublicFormat.Raw
-        )
+        return self.key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
     def publish(self) -> None:
         """Writes both files; nothing is revoked yet."""

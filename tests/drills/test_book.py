@@ -40,6 +40,8 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "traffic_surge",
         "model_drift",
         "data_leak",
+        "auth_attack",
+        "tls_expiry",
     ]
     for drill in DRILLS:
         assert set(drill.describe()) == {
