@@ -110,23 +110,21 @@ def _exchanges(found: Findings, history: History, made: list[Record], limits: Ex
 
 def _published(found: Findings, history: History) -> None:
     """The metrics must tell of each certificate, and of the file that was none."""
-    published = history.of("published")
     for name in sorted({step["replica"] for step in history.of("exchange")}):
-        told = [one for one in published if one["replica"] == name]
+        told = [one for one in history.of("published") if one["replica"] == name]
+        steps = {step["step"]: step for step in history.of("exchange") if step["replica"] == name}
         seen = {int(one["ends_unix_s"]) for one in told}
-        for step in history.of("exchange"):
-            if step["replica"] == name and step["step"] != BROKEN and step["ends_unix_s"] not in seen:
+        for step in steps.values():
+            if step["step"] != BROKEN and step["ends_unix_s"] not in seen:
                 found.deviations.append(
                     f"the metrics of replica {name} never told of the {step['step']}-lived certificate"
                 )
-        # Key and certificate are put in place one after the other: a look in between counts as well.
-        broken = next(
-            (s for s in history.of("exchange") if s["replica"] == name and s["step"] == BROKEN), None
-        )
-        if broken is None:
+        if BROKEN not in steps:
             continue
-        before = max((one["failures"] for one in told if one["at_s"] < broken["at_s"]), default=0.0)
-        if max((one["failures"] for one in told), default=0.0) > before:
+        # A look between a new key and its certificate counts as well, so only what came in between tells.
+        since_s, until_s = steps[BROKEN]["at_s"], steps.get(LONG, {}).get("at_s", float("inf"))
+        before = max((one["failures"] for one in told if one["at_s"] < since_s), default=0.0)
+        if any(one["failures"] > before for one in told if since_s <= one["at_s"] < until_s):
             found.figures["broken_noticed"] += 1
         else:
             found.deviations.append(f"replica {name} did not count the file that is no certificate")

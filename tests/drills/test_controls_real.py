@@ -36,6 +36,8 @@ DRILLS = [
     ("store_down", ["--products", "60"]),
     ("standby_lag", ["--place", "look", "--products", "60"]),
     ("noisy_data", ["--products", "200", "--rows", "120", "--queries", "20"]),
+    ("auth_attack", ["--replicas", "2", "--products", "60"]),
+    ("tls_expiry", ["--replicas", "2", "--products", "60"]),
     pytest.param("loss", ["--kind", "primary", "--products", "60"], marks=PRIVILEGED),
     pytest.param("clock_jump", ["--whose", "primary", "--runs", "1", "--products", "60"], marks=PRIVILEGED),
 ]
@@ -55,7 +57,11 @@ def rehearsed(name: str, options: list[str], tmp_path: Path) -> dict[str, Any]:
     return result
 
 
-GENEROUS = {"latency": ["--deadline-ms", "250"]}
+GENEROUS = {
+    "latency": ["--deadline-ms", "250"],
+    "auth_attack": ["--deadline-ms", "2000"],
+    "tls_expiry": ["--deadline-ms", "2000"],
+}
 """Where a drill that must hold would ask how fast a busy machine is."""
 
 

@@ -272,3 +272,10 @@ def test_a_connection_that_gets_no_answer_is_closed_again() -> None:
     closed, received = asyncio.run(connect_to_silence())
     assert closed
     assert received.startswith(b"PRI * HTTP/2.0")
+
+
+@given(st.binary(max_size=70_000))
+def test_a_header_of_any_length_is_read_back(value: bytes) -> None:
+    text = value.hex()
+    block = header("grpc-message", text)
+    assert grpc_status(b"\x00\x0bgrpc-status\x010" + block) == (0, text)
