@@ -145,7 +145,7 @@ class Replica:
         self.settings = settings
         self.health = Health()
         self.rpc = RpcServer(settings, denied=lambda *told: self.audit.refused(*told))
-        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted, guarded=self.rpc.front.guarded)
+        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted, guarded=self._guarded)
         self.name = settings.replica_name(self.rpc.port)
         self.audit = Audit(audit_folder(settings.data_dir, settings.audit, self.name), self.name)
         self.parts: Parts | None = None
@@ -442,6 +442,9 @@ class Replica:
             described.heard_ms_ago = heard_ms_ago
         described.promoted_bundle_id = state.promoted[0] if state.promoted else ""
         return described
+
+    def _guarded(self) -> Mapping[str, Any]:
+        return {**self.rpc.front.guarded(), "audit_damaged": self.audit.damaged}
 
     def _numbers(self) -> Mapping[str, Any]:
         status = self.status()

@@ -77,6 +77,7 @@ class Audit:
         self._writes: dict[tuple[str, str], _Writes] = {}
         self._lost = 0
         self._failing = False
+        self._damaged = False
         self._refusals: deque[float] = deque(maxlen=_REFUSALS_A_SECOND)
         self._unheard = 0
         self._head = Anchor(0, FIRST)
@@ -95,6 +96,12 @@ class Audit:
     def head(self) -> Anchor:
         """The newest record on the disk."""
         return self._head
+
+    @property
+    def damaged(self) -> bool | None:
+        """Whether what is there does not lead up to what is written now, as far as was seen at the start; None:
+        nothing is kept."""
+        return None if self._folder is None else self._damaged
 
     def wrote(self, caller: tuple[str, str], events: int, duplicates: int, sequence: int) -> None:
         """An Apply was acknowledged: its events end at the sequence."""
@@ -244,6 +251,7 @@ class Audit:
         except ValueError as error:
             # It stays as evidence; what comes now cannot follow from it, which a look at the chain will tell.
             logger.error("%s is damaged (%s); run `muster audit verify`", last, error)
+            self._damaged = True
             self._number += 1
         self._open_file()
         if whole_bytes == len(data) or int(last.stem) != self._number:

@@ -78,7 +78,7 @@ class Metrics:
 
     status: what the replica says of itself by name, as ``server.observation`` reads it: numbers (``_GAUGES``,
     ``_COUNTERS``), numbers by label (``_LABELLED``), histograms (``_HISTOGRAMS``). front, guarded: what
-    ``rankcore.Front.counted`` and ``guarded`` return. All are called at each scrape.
+    ``rankcore.Front.counted`` and ``guarded`` return, the latter with `audit_damaged`. All are called at each scrape.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ class _ReplicaCollector(Collector):
 
 
 class _GuardCollector(Collector):
-    """What the front counts of callers and of encryption, where the settings ask for either."""
+    """What is counted of callers, of encryption and of the audit, where the settings ask for them."""
 
     def __init__(self, guarded: Callable[[], Mapping[str, Any]]) -> None:
         self._guarded = guarded
@@ -307,6 +307,12 @@ class _GuardCollector(Collector):
                 "muster_tls_handshakes_failed",
                 "Connections that ended before they were encrypted.",
                 value=float(counted["handshakes_failed"]),
+            )
+        if counted.get("audit_damaged") is not None:
+            yield GaugeMetricFamily(
+                "muster_audit_broken",
+                "1 where the newest records of the audit were damaged when the replica started.",
+                value=float(counted["audit_damaged"]),
             )
         if counted.get("files"):
             labels = ["files"]

@@ -88,7 +88,9 @@ def test_a_damaged_last_record_is_left_as_evidence(tmp_path: Path) -> None:
     (path,) = chain.files(tmp_path)
     damaged = path.read_bytes().replace(b'"ops"', b'"eve"}')
     path.write_bytes(damaged)
-    opened(tmp_path).close()
+    again = opened(tmp_path)
+    assert (first.damaged, again.damaged) == (None, True)
+    again.close()
     assert path.read_bytes() == damaged
     assert chain.verify(tmp_path).findings
 

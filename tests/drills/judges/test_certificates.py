@@ -27,8 +27,7 @@ def published(at_s: float, ends: float, failures: float) -> Record:
     return {"kind": "published", "at_s": at_s, "replica": "a", "ends_unix_s": ends, "failures": failures}
 
 
-def told(status: str, after_s: float) -> Record:
-    alert = "MusterCertificateExpires"
+def told(status: str, after_s: float, alert: str = "MusterCertificateExpires") -> Record:
     return {"kind": "told", "at_s": 33.0, "alert": alert, "status": status, "at_unix_s": BEGAN_S + after_s}
 
 
@@ -69,6 +68,11 @@ def history(*more: Record, without: tuple[str, ...] = (), **instead: Record) -> 
         (history(without=("told of long",)), Verdict.DEVIATED, "never told of the long-lived certificate"),
         (history(without=("told of broken",)), Verdict.DEVIATED, "did not count the file"),
         (history(without=("fired", "resolved")), Verdict.DEVIATED, "did not fire"),
+        (
+            history(told("firing", 15.0, "MusterReplicaDown"), without=("fired", "resolved")),
+            Verdict.INCONCLUSIVE,
+            "did not get at the metrics",
+        ),
         (history(fired=told("firing", 29.0)), Verdict.DEVIATED, "fired after the certificates had ended"),
         (history(without=("resolved",)), Verdict.DEVIATED, "did not end with the exchange"),
         (history(read(25.0, "Unavailable", detail="x")), Verdict.DEVIATED, "ended with Unavailable"),

@@ -186,11 +186,6 @@ def test_the_status_is_found_in_any_header_block(block: bytes, status: int | Non
     assert grpc_status(block)[0] == status
 
 
-def test_a_header_too_long_for_its_short_form_is_refused() -> None:
-    with pytest.raises(ValueError, match="too long"):
-        header("x", "y" * 127)
-
-
 @given(block=st.binary(max_size=200))
 def test_any_header_block_has_a_status_or_is_refused(block: bytes) -> None:
     try:
