@@ -15,7 +15,18 @@ from typing import Annotated
 
 import typer
 
-from muster.commands import bundle, catalogue, data, deploy, drills, replicas, search, serve, training
+from muster.commands import (
+    bundle,
+    catalogue,
+    console,
+    data,
+    deploy,
+    drills,
+    replicas,
+    search,
+    serve,
+    training,
+)
 from muster.commands.arguments import PASS_ON
 from muster.commands.failures import complain
 
@@ -34,7 +45,14 @@ for name, group in (
     ("bench", drills.bench),
 ):
     app.add_typer(group, name=name)
-for command in (serve.serve, search.search, replicas.status, replicas.transfer, deploy.deploy):
+for command in (
+    serve.serve,
+    search.search,
+    replicas.status,
+    replicas.transfer,
+    deploy.deploy,
+    console.console,
+):
     app.command()(command)
 for passing in (training.evaluate, training.train, training.label, drills.load):
     app.command(context_settings=PASS_ON)(passing)
