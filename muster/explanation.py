@@ -84,12 +84,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A score, taken apart. base: of a product of which nothing is known; parts: the largest first."""
+    """A score, taken apart.
+
+    base: of a product of which nothing is known. parts: what adds something, the largest first. silent:
+    signals that the ranker reads and that add nothing here.
+    """
 
     product_id: str
     score: float
     base: float
     parts: tuple[Part, ...]
+    silent: int = 0
 
     @property
     def missing(self) -> float:
@@ -126,8 +131,11 @@ def explain(result: Mapping[str, Any]) -> Explanation | None:
         for signal in result.get("signals", ())
         if signal.get("contribution") is not None
     ]
-    parts.sort(key=lambda part: -abs(part.contribution))
-    return Explanation(result["product_id"], result["score"], result["base_score"], tuple(parts))
+    telling = [part for part in parts if part.contribution]
+    telling.sort(key=lambda part: -abs(part.contribution))
+    return Explanation(
+        result["product_id"], result["score"], result["base_score"], tuple(telling), len(parts) - len(telling)
+    )
 
 
 def for_shopper(explanation: Explanation, *, reasons_max: int = 2) -> str:
@@ -154,6 +162,8 @@ def for_auditor(explanation: Explanation, *, parts_max: int | None = None) -> st
     if len(kept) < len(explanation.parts):
         terms.append(f"{rest:+.4f} {len(explanation.parts) - len(kept)} others")
     text = f"{explanation.score:.4f} = " + " ".join(terms)
+    if explanation.silent:
+        text += f"; {explanation.silent} more signals are read and add nothing"
     return text if explanation.adds_up else f"{text}; {explanation.missing:+.4f} is not accounted for"
 
 

@@ -106,8 +106,9 @@ def _show_answer(answer: Mapping[str, Any], offset: int, took_ms: float, deadlin
     else:
         console.print("no product matches")
     for place, result in enumerate(results, start=offset + 1):
-        for line in explanation_lines(result):
-            console.print(Text(line if line.startswith(" ") else f"{place}. {line}"))
+        first, *rest = explanation_lines(result) or [""]
+        if first:
+            console.print(Text("\n".join([f"{place}. {first}", *(f"   {line}" for line in rest)])))
     for facet in answer["facets"]:
         counts = ", ".join(f"{count['value']} {count['count']}" for count in facet["counts"])
         console.print(Text(f"{facet['field']}: {counts or 'nothing'}"))
@@ -124,7 +125,7 @@ def explanation_lines(result: Mapping[str, Any]) -> list[str]:
         return []
     found = explain(result)
     if found is not None:
-        return [f"{result['product_id']}: {for_shopper(found)}", f"   {for_auditor(found)}"]
+        return [f"{result['product_id']}: {for_shopper(found)}", for_auditor(found)]
     known = [f"{s['name']} {s['value']:.4g}" for s in result["signals"] if s.get("value") is not None]
     return [f"{result['product_id']}: {', '.join(known)}"]
 

@@ -31,7 +31,7 @@ def framed(title: str) -> Iterator[None]:
     ui.page_title(f"{title} - Muster console")
     ui.add_css(_CSS)
     dark = ui.dark_mode(None)
-    main = ui.element("main").classes("page").props('id="content" tabindex="-1"')
+    main = ui.element("div").classes("page").props('id="content" tabindex="-1"')
     with ui.header().classes("top"), ui.element("div").classes("bar"):
         ui.skip_link("Skip to the content", target=main)
         ui.label("Muster").classes("brand")
