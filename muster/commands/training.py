@@ -1,4 +1,4 @@
-"""`muster train`, `evaluate`, `fairness` and `label`: their command lines are read by the room of training."""
+"""`muster train`, `evaluate`, `fairness`, `label`: their command lines are read by the room of training."""
 
 from __future__ import annotations
 
