@@ -198,8 +198,8 @@ class AuditSettings(Section):
         "-",
         "Whether the replica keeps an audit in `DATA_DIR/audit/REPLICA`: operators' calls, those refused,"
         " drills that were overridden, and, summed up for a second, who wrote what to the catalogue. Records"
-        " are chained by hashes; `muster audit verify` finds changes (docs/security.md). 16 MiB a file; old files"
-        " are yours to archive.",
+        " are chained by hashes; `muster audit verify` finds changes (docs/security.md). 16 MiB a file; old"
+        " files are yours to archive.",
     )
 
 
