@@ -43,7 +43,6 @@ PREFIX = "MUSTER_"
 NESTED = "__"
 
 
-# Paths that are relative to the settings file, if they are set there.
 class ConfigurationError(Exception):
     """The settings cannot be served. ``problems``: one sentence for each, naming the setting and its
     source.

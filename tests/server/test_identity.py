@@ -21,9 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from muster import audit, tokens
-from muster.client import AsyncClient, Client, Credentials, MusterError, NotAllowed, Overloaded, upsert
+from muster.client import AsyncClient, Client, Credentials, MusterError, NotAllowed, Overloaded
 from muster.v1 import admin_pb2, admin_pb2_grpc, ranking_pb2, ranking_pb2_grpc
-from tests.server.replica import Replica, wait_until
+from tests.server.replica import Replica, upsert, wait_until
 
 DAY = datetime.timedelta(days=1)
 

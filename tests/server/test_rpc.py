@@ -203,7 +203,7 @@ class Behind:
 @pytest.fixture
 def behind() -> Iterator[tuple[RpcServer, Behind, grpc.Channel]]:
     services = Behind()
-    server = made(settings=RpcSettings(threads=16, watch_streams_max=1, requests_in_flight_max=16))
+    server = made(settings=RpcSettings(threads=15, watch_streams_max=1, requests_in_flight_max=16))
     server.methods.add(
         {
             APPLY: grpc.unary_unary_rpc_method_handler(services.apply),

@@ -28,6 +28,7 @@ from training.recommend.mixture import (
     FromPopularity,
     FromTable,
     Source,
+    chunks,
     fit_weights,
     source_ranks,
     target_shares,
@@ -39,6 +40,8 @@ from training.recommend.relations import choose_recency, counts_of, make_tables,
 from training.recommend.section import Contents, FromSection, export_network, int8_rows, item_rows
 from training.recommend.sequence import FromModel, model_ranks, new_model, train_sequence
 from training.recommend.tables import Table
+
+_TEXTS_KEPT = 512
 
 
 def text_vectors(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> NDArray[np.float32] | None:
@@ -54,14 +57,27 @@ def text_vectors(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> ND
     # Loaded here: only texts need an encoder and its library.
     from training.baselines import Vectors
 
-    found = Vectors(recipe.pretrained).of(
-        [one[: recipe.text_characters_max] or " " for one in behaviour.texts], "texts of items"
-    )
+    encoder: Vectors | None = None
+    cut = [one[: recipe.text_characters_max] or " " for one in behaviour.texts]
+    parts = []
+    for number, part in enumerate(chunks(len(cut), _TEXTS_KEPT)):
+        kept_part = run / f"texts.{number}.npy"
+        if not kept_part.is_file():
+            encoder = encoder or Vectors(recipe.pretrained)
+            _save(kept_part, encoder.of(cut[part], f"texts of items {part.start + 1} to {part.stop}"))
+        parts.append(kept_part)
+    found: NDArray[np.float32] = np.concatenate([np.load(one, allow_pickle=False) for one in parts])
     found[[not one for one in behaviour.texts]] = 0.0
-    part = path.with_suffix(".part.npy")
-    np.save(part, found, allow_pickle=False)
-    part.replace(path)
+    _save(path, found)
+    for one in parts:
+        one.unlink()
     return found
+
+
+def _save(path: Path, vectors: NDArray[np.float32]) -> None:
+    part = path.with_suffix(".part.npy")
+    np.save(part, vectors, allow_pickle=False)
+    part.replace(path)
 
 
 def fit(

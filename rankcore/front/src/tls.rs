@@ -3,7 +3,7 @@
 //! A connection keeps what it was made with; a new one gets what is in force then. TLS itself is rustls.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -160,7 +160,7 @@ fn load(settings: &Settings) -> Result<Loaded, String> {
     })
 }
 
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let data = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&data).collect();
     match all {

@@ -160,7 +160,7 @@ fn named(entry: &str) -> Result<(String, Scopes), String> {
         .ok_or_else(|| wrong("write KIND:NAME=SCOPE+SCOPE"))?;
     let kinds = ["dns:", "uri:"];
     let kind = kinds.iter().find_map(|kind| name.strip_prefix(kind));
-    if !kind.is_some_and(|rest| !rest.is_empty()) || !is_name(name) {
+    if kind.is_none_or(str::is_empty) || !is_name(name) {
         return Err(wrong(
             "its name must begin with dns: or uri:, and hold no spaces",
         ));
