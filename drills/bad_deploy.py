@@ -20,16 +20,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from drills.book import expected_alerts
 from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
 from drills.faults import bundles as bad_bundles
 from drills.faults.weakened import JUDGE, weakened_deployer
 from drills.journal import Journal
+from drills.judges.alerts import over_runs
 from drills.judges.release import DeployLimits, judge_deploy, judge_deploy_runs
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.rig.cluster import (
@@ -234,7 +236,7 @@ def run(
     record."""
     outcomes: list[Judgement] = []
     each: list[dict[str, Any]] = []
-    cluster = Cluster(plan, folder / "cluster")
+    cluster = Cluster(replace(plan, alerts=expected_alerts(NAME)), folder / "cluster")
     try:
         with cluster:
             say(f"{NAME}: starting {plan.replicas} replicas, catalogue {shop.name}")
@@ -257,7 +259,7 @@ def run(
                         seed=one.seed,
                         settings={"run": number, "kind": kind, "canary_share": canary_share},
                     ) as journal:
-                        judgement = conduct(one, release, journal)
+                        judgement = conduct(one, release, journal, alerts=cluster.alerts)
                     outcomes.append(judgement)
                     each.append(
                         {
@@ -284,6 +286,7 @@ def run(
         "canary_share": canary_share,
         "limit_s": limits.rolled_back_s,
         "without": without or "",
+        "alerts": over_runs([one.get("alerts", {}) for one in each]),
         "each": each,
     }
     return judgement, details

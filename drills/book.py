@@ -15,6 +15,7 @@ class Drill:
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
+    alerts: those that an operations team would get, which should fire and end in each run.
     target: whether it can be done to a running service (`--target`); others need processes or a store of
     their own to break.
     """
@@ -25,6 +26,7 @@ class Drill:
     module: str
     needs: tuple[str, ...] = ()
     control: str = ""
+    alerts: tuple[str, ...] = ()
     target: bool = False
 
     def run(self, arguments: Sequence[str]) -> int:
@@ -41,6 +43,7 @@ class Drill:
             "injection": self.injection,
             "needs": list(self.needs),
             "control": self.control,
+            "alerts": list(self.alerts),
             "target": self.target,
         }
 
@@ -55,6 +58,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.failover",
         needs=("a model bundle",),
         control="--without standby",
+        alerts=("MusterPrimaryDown",),
     ),
     Drill(
         name="hang",
@@ -66,6 +70,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.hang",
         needs=("a model bundle",),
         control="--without lease",
+        alerts=("MusterPrimaryDown",),
     ),
     Drill(
         name="hang_in_transaction",
@@ -82,6 +87,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_hang",
         needs=("a model bundle",),
         control="--without detection",
+        alerts=("MusterReplicaDown",),
     ),
     Drill(
         name="double_fault",
@@ -106,6 +112,7 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
+        alerts=("MusterQualityLow",),
         control="--without core",
         target=True,
     ),
@@ -119,6 +126,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.bad_deploy",
         needs=("a model bundle",),
         control="--without judge",
+        alerts=("MusterDeployRolledBack",),
     ),
     Drill(
         name="partition",
@@ -141,6 +149,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.store_down",
         needs=("a model bundle",),
         control="--without deadline",
+        alerts=("MusterWritesFail",),
     ),
     Drill(
         name="standby_lag",
@@ -152,6 +161,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_lag",
         needs=("a model bundle",),
         control="--without bound",
+        alerts=("MusterReadsNotServed",),
     ),
     Drill(
         name="latency",
@@ -210,6 +220,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.slow_disk",
         needs=("a model bundle", "strace and the right to attach it (ptrace)"),
         control="--without shedding",
+        alerts=("MusterSlowCommits",),
     ),
     Drill(
         name="disk_full",
@@ -221,6 +232,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.disk_full",
         needs=("a model bundle", "root, or a user namespace with mounts"),
         control="--without room",
+        alerts=("MusterDiskNearlyFull",),
     ),
     Drill(
         name="fsync_error",
@@ -312,20 +324,73 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
         control="--plant lease",
     ),
+    Drill(
+        name="noisy_data",
+        hypothesis=(
+            "of a garbled feed each malformed row is refused by its number, each suspicious one held back, no"
+            " good row is lost, nDCG@10 falls by at most .01, and no read fails"
+        ),
+        injection="a feed with a seventh of its rows garbled in fifteen ways, loaded under load",
+        module="drills.noisy_data",
+        needs=("a model bundle",),
+        control="--without checks",
+    ),
+    Drill(
+        name="traffic_surge",
+        hypothesis=(
+            "over a day with ten times the demand at noon, 99 % of what is not refused is in time, replicas"
+            " come within 20 s of the need and go after it, and nothing fails while they do"
+        ),
+        injection="a day of a minute, while `muster autoscale` starts and drains replicas by price",
+        module="drills.traffic_surge",
+        needs=("a model bundle", "root and control groups for the processor, or --core-share 1"),
+        control="--without scaling",
+    ),
+    Drill(
+        name="model_drift",
+        hypothesis=(
+            "a demand that stays is not called drift; one that moves to new words is, before nDCG@10 has"
+            " fallen by more than .3; products in these words and a new generation bring at least .6 of it"
+            " back; no read fails"
+        ),
+        injection="more and more of the searches in words that nobody used before, then products in them",
+        module="drills.model_drift",
+        needs=("a model bundle",),
+        control="--without measure",
+    ),
+    Drill(
+        name="data_leak",
+        hypothesis=(
+            "of marked names, addresses, numbers and tokens in requests, metadata and feedback none is in any"
+            " file, log, metric, refusal or export afterwards, in whatever form"
+        ),
+        injection="canary texts in searches, metadata, feedback, comments, and in what must be refused",
+        module="drills.data_leak",
+        needs=("a model bundle",),
+        control="--without scrub",
+    ),
 )
 
 
 def reference() -> str:
     """The book as a Markdown table, for docs/drills.md."""
-    lines = ["| drill | breaks | must hold | control | `--target` | needs |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| drill | breaks | must hold | control | alerts | `--target` | needs |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for drill in DRILLS:
         needs = ", ".join(need for need in drill.needs if need != "a model bundle")
         target = "yes" if drill.target else ""
         control = f"`{drill.control}`" if drill.control else ""
-        lines.append(
-            f"| `{drill.name}` | {drill.injection} | {drill.hypothesis} | {control} | {target} | {needs} |"
-        )
+        alerts = ", ".join(f"`{name}`" for name in drill.alerts)
+        cells = (f"`{drill.name}`", drill.injection, drill.hypothesis, control, alerts, target, needs)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def expected_alerts(name: str) -> tuple[str, ...]:
+    """The alerts that a drill must set off; none of one that is not in the book."""
+    return next((drill.alerts for drill in DRILLS if drill.name == name), ())
 
 
 class UnknownDrill(LookupError):

@@ -29,9 +29,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
+from drills.book import expected_alerts
+from drills.experiment import Alerts, Experiment, Finding, Judgement, Probe, conduct
 from drills.faults.process import CORE, Halting, core_option
 from drills.journal import History, Journal
+from drills.judges.alerts import over_runs
 from drills.judges.checks import StormLimits, judge_storm
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
 from drills.rig.capacity import measure_capacity, plan_beside_generator
@@ -244,7 +246,7 @@ def run(
     """The whole drill on a fresh cluster; returns the judgement and the details for the record."""
     requests = search_requests(shop.queries)
     random.Random(seed).shuffle(requests)
-    cluster = Cluster(plan, folder / "cluster")
+    cluster = Cluster(replace(plan, alerts=expected_alerts(NAME)), folder / "cluster")
     try:
         with cluster:
             say(f"{NAME}: starting {plan.replicas} replica(s), catalogue {shop.name}")
@@ -283,7 +285,7 @@ def run(
                 "bundle": cluster.status(cluster.replicas[0]).bundle_id,
             }
             whole = experiment(storm, seed=seed, limits=limits, bundle=plan.bundle, halted=without == CORE)
-            judgement, history = _once(whole, storm, folder, settings)
+            judgement, history = _once(whole, storm, folder, settings, cluster.alerts)
     finally:
         if not keep_data:
             cluster.remove_data()
@@ -320,10 +322,14 @@ def run_on_service(
 
 
 def _once(
-    whole: Experiment[Storm], storm: Storm, folder: Path, settings: dict[str, Any]
+    whole: Experiment[Storm],
+    storm: Storm,
+    folder: Path,
+    settings: dict[str, Any],
+    alerts: Alerts | None = None,
 ) -> tuple[Judgement, History]:
     with Journal(folder / "run-0001.jsonl", drill=NAME, seed=whole.seed, settings=settings) as journal:
-        judgement = conduct(whole, storm, journal)
+        judgement = conduct(whole, storm, journal, alerts=alerts)
         return judgement, journal.history()
 
 
@@ -341,6 +347,7 @@ def _told(
     return {
         **settings,
         "sent_late": late,
+        "alerts": over_runs([judgement.figures.get("alerts", {})]),
         "statuses": dict(Counter(read["status"] for read in reads)),
         "plot": str(picture),
     }

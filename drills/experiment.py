@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from drills.journal import History, Journal
+from drills.judges.alerts import judge_alerts
 
 
 class Verdict(StrEnum):
@@ -107,6 +108,25 @@ class Probe(Generic[S]):
     phases: frozenset[str] = frozenset({"before", "during", "after"})
 
 
+class Alerts(Protocol):
+    """The alerts that are watched beside a run."""
+
+    @property
+    def expected(self) -> Sequence[str]:
+        """Names of those that should fire and end in each run."""
+        ...
+
+    @property
+    def required(self) -> bool:
+        """Whether one that stays away is a deviation; else it is noted."""
+        ...
+
+    def settled(self, since_unix_s: float) -> list[dict[str, Any]]:
+        """What began to fire or ended since then: alert, status, labels, at_unix_s; waits for what is
+        expected, but not for long."""
+        ...
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What the judge read out of the history."""
@@ -157,6 +177,7 @@ def conduct(
     subject: S,
     journal: Journal,
     *,
+    alerts: Alerts | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Judgement:
     """Runs the experiment once on a subject that is up, and returns the judgement.
@@ -164,6 +185,8 @@ def conduct(
     The rollback runs whatever happens, and so does the end of the load. A need that is missing, a steady
     state that did not hold before the fault, or a fault that could not be injected make the run inconclusive;
     so does a history that does not let the judge tell.
+    alerts: those that the fault should set off; where they are required, one that did not fire, or did not
+    end, is a deviation.
     """
     missing = missing_needs(experiment.needs)
     if missing:
@@ -222,9 +245,23 @@ def conduct(
         return Judgement(Verdict.INCONCLUSIVE, {}, tuple(doubts))
     experiment.collect(subject, journal)
     judgement = experiment.judge(journal.history())
+    if alerts is not None:
+        journal.extend(_seen_alerts(alerts, journal))
+        figures, wrong = judge_alerts(journal.history(), alerts.expected)
+        judgement = replace(judgement, figures={**judgement.figures, "alerts": figures})
+        if alerts.required:
+            deviations += wrong
     if deviations and judgement.verdict is Verdict.HELD:
         return Judgement(Verdict.DEVIATED, judgement.figures, (*judgement.reasons, *deviations))
     return judgement
+
+
+def _seen_alerts(alerts: Alerts, journal: Journal) -> list[dict[str, Any]]:
+    started_s = journal.started_unix_s
+    return [
+        {"kind": "alert", "at_s": round(one["at_unix_s"] - started_s, 3), **one}
+        for one in alerts.settled(started_s)
+    ]
 
 
 def _stamped(name: str, done: dict[str, Any], journal: Journal) -> dict[str, Any]:

@@ -27,9 +27,11 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import grpc
 
+from drills.book import expected_alerts
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.faults.process import KillPrimary
 from drills.journal import History, Journal
+from drills.judges.alerts import over_runs
 from drills.judges.checks import FailoverLimits, judge_failover, judge_failover_runs
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.rig.cluster import (
@@ -280,7 +282,7 @@ def rehearse(
             # From the last event of the run before, so that nothing between two runs goes unseen; from the
             # first one on it would take longer each time, and a core that a primary may need.
             rehearsal.from_sequence = max(rehearsal.from_sequence, head_of(rehearsal.cluster)[0])
-            judgement = conduct(one, rehearsal, journal)
+            judgement = conduct(one, rehearsal, journal, alerts=rehearsal.cluster.alerts)
             outcomes.append((judgement, journal.history()))
         say(f"{drill.name}: run {number} of {runs}: {judgement.verdict}, {drill.shown(judgement)}")
         for reason in judgement.reasons:
@@ -334,6 +336,7 @@ def rehearse_on_cluster(
         if store == POSTGRESQL:
             server = stack.enter_context(ThrowawayPostgres())
             plan = on_server(plan, server, proxy)
+        plan = replace(plan, alerts=expected_alerts(drill.name))
         cluster = Cluster(plan, folder / "cluster")
         if not setup.get("keep_data"):
             stack.callback(cluster.remove_data)
@@ -370,6 +373,9 @@ def rehearse_on_cluster(
             outcomes = rehearse(
                 rehearsal, drill, runs=setup["runs"], folder=folder, seed=setup["seed"], settings=settings
             )
+    alerts = over_runs([one.figures.get("alerts", {}) for one, _ in outcomes])
+    if alerts:
+        settings["alerts"] = alerts
     return outcomes, {**settings, "revived": sum(len(history.of("revived")) for _, history in outcomes)}
 
 

@@ -21,6 +21,7 @@ Every record has `kind` and `at_s`, seconds since the run began. Kinds that the 
     log       one committed event as Watch told it: sequence, epoch, event_id
     log_end   the log was read up to `head`; without it the log is not known
     reign     replica, epoch: as the replica itself has told
+    alert     an alert that began to fire, or ended: alert, status, labels, at_unix_s
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Journal:
         self._lock = threading.Lock()
         self._file = path.open("w", encoding="utf-8")
         self._records: list[Record] = []
-        self.write("run", started_unix_s=round(time.time(), 3), machine=machine(), **header)
+        self.started_unix_s = round(time.time(), 3)
+        self.write("run", started_unix_s=self.started_unix_s, machine=machine(), **header)
 
     def elapsed_s(self, instant_s: float) -> float:
         """An instant of the journal's clock as seconds since the run began."""

@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,9 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
 
     details: goes to result.json beside the figures (settings, single runs, files).
     """
-    result = {"drill": name, "verdict": str(judgement.verdict), **judgement.figures}
-    reasons = {} if judgement.verdict is Verdict.HELD else {"reason": "; ".join(judgement.reasons)}
-    write_result(folder, {**result, **reasons, "details": details})
-    _keep(name, judgement, folder, details)
+    result = keep_result(name, judgement, folder, details)
     if as_json:
-        print(json.dumps({**result, **reasons}), flush=True)
+        print(json.dumps(result), flush=True)
     else:
         print(f"{name}: {judgement.verdict}")
         for key, value in judgement.figures.items():
@@ -109,6 +107,24 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
             print(f"  - {reason}")
         print(f"  record: {folder}")
     return judgement.verdict.exit_code
+
+
+def _alerts(details: dict[str, Any]) -> dict[str, Any]:
+    """The alerts of all runs; of a drill in several parts, of the first part that tells of any."""
+    parts = [details, *(part for part in details.values() if isinstance(part, dict))]
+    return next((part["alerts"] for part in parts if part.get("alerts")), {})
+
+
+def keep_result(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> dict[str, Any]:
+    """Writes result.json and keeps the run in the records; returns what `--json` prints."""
+    if alerts := _alerts(details):
+        judgement = replace(judgement, figures={**judgement.figures, "alerts": alerts})
+    result = {"drill": name, "verdict": str(judgement.verdict), **judgement.figures}
+    if judgement.verdict is not Verdict.HELD:
+        result["reason"] = "; ".join(judgement.reasons)
+    write_result(folder, {**result, "details": details})
+    _keep(name, judgement, folder, details)
+    return result
 
 
 def _keep(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> None:

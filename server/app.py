@@ -24,8 +24,9 @@ from typing import Any
 import psutil
 
 from muster.v1 import admin_pb2
-from server import health
+from server import health, observation
 from server.admission import Budget
+from server.audit import Audit, audited
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
 from server.catalogue.opening import open_store
@@ -33,6 +34,7 @@ from server.catalogue.retention import Retention, RetentionPolicy, RetentionStat
 from server.catalogue.store import Store
 from server.catalogue.tail import Tailer, TailerConfig
 from server.config import Settings
+from server.drift import Drift
 from server.drills import Drills
 from server.errors import NotThePrimary, ReplicaNotReady
 from server.generation.belonging import keep_to_one_catalogue
@@ -41,6 +43,8 @@ from server.generation.open import open_newest
 from server.generation.swap import LogReader
 from server.health import Health
 from server.metrics import Metrics
+from server.privacy.keeping import Keeping
+from server.protection import audit_folder
 from server.release.bundles import Bundles
 from server.release.deploys import PREFIX, Deploys, read_state
 from server.release.held import Models, hold
@@ -49,6 +53,8 @@ from server.services.admin import AdminService
 from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
 from server.services.drills import DrillService
+from server.services.feedback import FeedbackService
+from server.services.privacy import PrivacyService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
@@ -56,6 +62,9 @@ from server.standby.role import keep_role
 logger = logging.getLogger(__name__)
 
 _HEALTH_CHECK_S = 0.05
+_FOLLOWING_CHECK_S = 0.05
+# A takeover of the store, or a long commit by somebody else, ends well before.
+_REFUSED_MAX_S = 0.5
 _PRIMARY_NAME_S = 0.1
 _CATCH_UP_WAIT_S = 0.2
 
@@ -91,6 +100,19 @@ def fit_to_read(*, served: bool, behind_s: float, unseen_s: float, caught_up: bo
     return served or (caught_up and unseen_s <= bound_s)
 
 
+def wait_applied(tailer: Tailer, sequence: int, timeout_s: float, *, stalled_max_s: float) -> bool:
+    """Wait until everything up to `sequence` is applied here; False if it was not in time, or cannot be soon:
+    the store does not answer, or the tailer has not moved for longer than `stalled_max_s`. Callers are
+    better off elsewhere then."""
+    give_up_at = time.monotonic() + timeout_s
+    while True:
+        left_s = give_up_at - time.monotonic()
+        if tailer.wait_applied(sequence, min(_FOLLOWING_CHECK_S, left_s)):
+            return True
+        if left_s <= 0 or tailer.refused_s() > _REFUSED_MAX_S or tailer.stalled_s() > stalled_max_s:
+            return False
+
+
 class TailerStalled(Exception):
     """The thread that follows the log has stopped moving."""
 
@@ -107,6 +129,8 @@ class Parts:
     keeper: LeaseKeeper
     retention: Retention
     catalogue: CatalogueService
+    feedback: FeedbackService
+    keeping: Keeping
 
 
 class Replica:
@@ -120,9 +144,10 @@ class Replica:
     ) -> None:
         self.settings = settings
         self.health = Health()
-        self.rpc = RpcServer(settings.listen, settings.rpc, settings.ranking)
-        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted)
+        self.rpc = RpcServer(settings, denied=lambda *told: self.audit.refused(*told))
+        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted, guarded=self.rpc.front.guarded)
         self.name = settings.replica_name(self.rpc.port)
+        self.audit = Audit(audit_folder(settings.data_dir, settings.audit, self.name), self.name)
         self.parts: Parts | None = None
         self._request_drain = request_drain
         self._fail = fail
@@ -132,17 +157,19 @@ class Replica:
         self._writable = False
         self._lag = Lag()
         self._lag_s = 0.0
+        self._lease_extended_s: float | None = None
+        self._drift = Drift(settings.data_dir / "drift", settings.metrics.drift_policy)
         self._primary = ("", 0, 0.0)
         self._asking_for_primary = threading.Lock()
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
         admin = AdminService(
             status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
         )
-        self.rpc.methods.add(admin.methods(self.metrics))
+        self.rpc.methods.add(audited(admin.methods(self.metrics), self.audit))
         drilled = Drills(
             settings.drills.allowed, settings.drills.blast_radius_replicas, settings.drills.rate_max_per_s
         )
-        self.rpc.methods.add(DrillService(drilled).methods(self.metrics))
+        self.rpc.methods.add(audited(DrillService(drilled).methods(self.metrics), self.audit))
 
     # --- start -------------------------------------------------------------------------------------------
 
@@ -159,6 +186,7 @@ class Replica:
             else open_store(settings.store_location, settings.store_config(self.name))
         )
         keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
+        keeping = Keeping.open(settings, store)
         log = LogReader(
             lambda first_sequence, events_max: store.read_range(first_sequence, events_max=events_max),
             lambda generation: load_snapshot(store, generation),
@@ -178,6 +206,7 @@ class Replica:
             replica=self.name,
             primary=self._reigns,
             keep=lambda: deploys.state.named,
+            gated=self.audit.gate,
         )
 
         def deliver(events: list[bytes]) -> int:
@@ -204,7 +233,7 @@ class Replica:
             replica=self.name,
             on_primary=self._became_primary,
             on_standby=self._became_standby,
-            config=LeaseConfig(ttl_ms=settings.lease.ttl_ms),
+            config=LeaseConfig(settings.lease.ttl_ms, settings.lease.check_every_ms),
             eligible=lambda: (
                 self._warm
                 and not self._stopping.is_set()
@@ -237,6 +266,8 @@ class Replica:
                 hours=settings.catalogue.retention_hours,
                 ids_max=settings.catalogue.event_ids_max,
                 id_hours=settings.catalogue.event_id_hours,
+                feedback_events_max=settings.privacy.feedback_events_max,
+                feedback_days=settings.privacy.retention_days,
             ),
             keeper.writing_epoch,
             may_fold=lambda row: deploys.may_fold(row.sequence),
@@ -249,23 +280,43 @@ class Replica:
             writer=writer,
             products=lambda: bundles.serving.served.generation,
             applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
-            wait_applied=tailer.wait_applied,
+            wait_applied=lambda sequence, timeout_s: wait_applied(
+                tailer, sequence, timeout_s, stalled_max_s=settings.catalogue.staleness_max_ms / 1000
+            ),
             read_events=log.read_events,
             in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
             primary=self._primary_name,
+            wrote=self.audit.wrote,
             budget=budget,
             limits=CatalogueLimits(
                 watch_streams_max=settings.rpc.watch_streams_max,
                 apply_deadline_us=settings.catalogue.apply_deadline_ms * 1000,
             ),
         )
-        self.parts = Parts(store, bundles, deploys, tailer, writer, keeper, retention, catalogue)
+        feedback = FeedbackService(
+            writer=writer,
+            recorder=keeping.recorder,
+            writable=lambda: self._writable and keeper.is_primary(),
+            primary=self._primary_name,
+            counted=keeping.count,
+            wrote=self.audit.wrote,
+            budget=budget,
+            default_us=settings.catalogue.apply_deadline_ms * 1000,
+        )
+        privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
+        self.rpc.front.sign_receipts(keeping.receipt_key)
+        self.parts = Parts(
+            store, bundles, deploys, tailer, writer, keeper, retention, catalogue, feedback, keeping
+        )
+        self.rpc.methods.add(feedback.methods(self.metrics))
+        # Its requests are bytes here, so the audit tells that somebody was erased, not who.
+        self.rpc.methods.add(audited(privacy.methods(self.metrics), self.audit))
         release = BundleService(
             bundles=bundles, deploys=deploys, describe=self.describe_bundles, budget=budget
         )
         self.rpc.methods.add(catalogue.methods(self.metrics))
-        self.rpc.methods.add(release.methods(self.metrics))
+        self.rpc.methods.add(audited(release.methods(self.metrics), self.audit))
         return self.parts
 
     def follow(self, give_up: Callable[[], bool]) -> None:
@@ -311,6 +362,7 @@ class Replica:
         if self.parts is not None:
             self.parts.catalogue.close()
         self.rpc.stop(grace_s)
+        self.audit.close()
         if self.parts is None:
             return
         self.parts.retention.stop()
@@ -357,6 +409,7 @@ class Replica:
             if dense_index["median_ms"] is not None:
                 response.dense_index.median_ms = dense_index["median_ms"]
         response.in_flight = int(engine["in_flight"])
+        response.price = float(engine["price"])
         response.building = serving.renewal.building()
         held = admin_pb2.ReplicaBundles()
         parts.bundles.describe(held)
@@ -394,24 +447,19 @@ class Replica:
 
     def _numbers(self) -> Mapping[str, Any]:
         status = self.status()
-        numbers: dict[str, Any] = {
-            "primary": status.role == admin_pb2.ROLE_PRIMARY,
-            "serving": status.serving,
-            "epoch": status.epoch,
-            "head_sequence": status.head_sequence,
-            "applied_sequence": status.applied_sequence,
-            "staleness_s": status.staleness_ms / 1000,
-            "products": status.products,
-            "delta_products": status.delta_products,
-            "in_flight": status.in_flight,
-            "building": status.building,
-        }
-        if status.HasField("folding"):
-            numbers["fold_failures"] = status.folding.failures
-            numbers["folded_events"] = status.folding.folded_events
-            numbers["store_bytes"] = status.folding.store_bytes
+        numbers = {**observation.of_status(status), **observation.of_disk(self.settings.data_dir)}
         if self.parts is not None:
-            numbers.update(engine_counters(self.parts.bundles.serving.engine.status()))
+            numbers.update(self.parts.keeping.counters())
+            serving = self.parts.bundles.serving
+            engine = serving.engine.status()
+            numbers |= observation.of_engine(engine)
+            numbers |= observation.of_drift(self._drift, serving.bundle_id, engine)
+            numbers |= observation.of_writer(self.parts.writer.stats())
+            numbers |= observation.of_generation(self.settings.generations_dir, status.generation_id)
+            numbers["generation_failures"] = serving.renewal.failures
+            numbers["lag_s"] = self._lag_s
+            if self._lease_extended_s is not None:
+                numbers["lease_age_s"] = time.monotonic() - self._lease_extended_s
         return numbers
 
     def _staleness_ms(self, parts: Parts) -> int:
@@ -456,6 +504,8 @@ class Replica:
             lease = self.parts.keeper.lease()
             name = lease.holder.replica if lease and lease.expires_monotonic_ns > time.monotonic_ns() else ""
             epoch = max(epoch, lease.epoch if lease else 0)
+            if lease and lease.expires_monotonic_ns:
+                self._lease_extended_s = lease.expires_monotonic_ns / 1e9 - self.settings.lease.ttl_ms / 1000
         except StoreError:
             name = ""
         finally:
@@ -482,7 +532,7 @@ class Replica:
         return Handover(
             tell=lambda: self.health.writable(False),
             refuse=self._refuse_writes,
-            under_way=parts.catalogue.applying,
+            under_way=lambda: parts.catalogue.applying() + parts.feedback.recording(),
             step_down=parts.keeper.step_down,
             lease=parts.keeper.lease,
         )
@@ -520,6 +570,10 @@ class Replica:
                     serving,
                 )
             self.health.readable(serving)
+            if stalled_s > bound_s and self._reigns():
+                # What it writes is durable, and never seen here: whoever still follows the log does better.
+                logger.error("this primary no longer follows the log, and gives the lease away")
+                self._handover().give_away()
 
     def _loaded(self) -> Parts:
         if self.parts is None:
@@ -545,13 +599,6 @@ def _describe_folding(response: admin_pb2.StatusResponse, stats: RetentionStats)
         folding.first_sequence = stats.extent.first_sequence
         if stats.extent.first_sequence:
             folding.first_committed_unix_us = stats.extent.first_committed_unix_us
-
-
-def engine_counters(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The counters of ``rankcore.Engine.status()`` by the names that ``server.metrics`` publishes."""
-    counters = dict(status["counters"])
-    counters["answered_by_tier"] = dict(counters.get("by_tier", {}))
-    return counters
 
 
 def _version() -> str:

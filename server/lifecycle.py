@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import os
 import queue
@@ -34,10 +33,13 @@ from server.catalogue.errors import StoreError
 from server.catalogue.location import may_exist
 from server.catalogue.opening import open_store
 from server.catalogue.store import Store
+from server.logs import set_up_logging
 from server.metrics import Endpoint
+from server.privacy.secrets import SecretsRefused
 from server.release.deploys import PREFIX, read_state
 from server.release.held import BundleRefused, Models, open_models, verified_bundle
 from server.release.shelf import Shelf
+from server.tracing import Tracing, TracingUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +131,10 @@ class Life:
             number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
         }
         endpoint: Endpoint | None = None
+        tracing: Tracing | None = None
         try:
             endpoint = self._metrics_endpoint(replica)
+            tracing = self._tracing(replica)
             replica.rpc.start(replica.health)
             logger.info("replica %s listens on %s", replica.name, replica.rpc.address)
             self._write_port_file(replica.rpc.address)
@@ -154,11 +158,15 @@ class Life:
             self._leave(replica)
         except StoreError as error:
             raise Refused([f"{self._settings.store_location}: {error}"]) from error
+        except SecretsRefused as error:
+            raise Refused([str(error)]) from error
         finally:
             replica.leave()
             replica.close(self._settings.lifecycle.drain_grace_ms / 1000)
             if endpoint is not None:
                 endpoint.close()
+            if tracing is not None:
+                tracing.stop()
             if self._settings.port_file is not None:
                 self._settings.port_file.unlink(missing_ok=True)
             for number, handler in before.items():
@@ -198,6 +206,17 @@ class Life:
             ) from error
         logger.info("metrics on port %d", endpoint.port)
         return endpoint
+
+    def _tracing(self, replica: Replica) -> Tracing | None:
+        if not self._settings.tracing.endpoint:
+            return None
+        try:
+            tracing = Tracing(self._settings.tracing, replica.name, replica.rpc.front)
+        except TracingUnavailable as error:
+            raise Refused([str(error)]) from error
+        replica.metrics.on_end = tracing.ended
+        tracing.start()
+        return tracing
 
     def _write_port_file(self, address: str) -> None:
         path = self._settings.port_file
@@ -254,26 +273,3 @@ def _named_in_settings(settings: config.Settings, bundle_id: str) -> bool:
         return read_manifest(settings.bundle).bundle_id == bundle_id
     except BundleError:
         return False
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        values = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            values["exception"] = self.formatException(record.exc_info)
-        return json.dumps(values, ensure_ascii=False)
-
-
-def set_up_logging(settings: config.LogSettings) -> None:
-    """One handler, to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    if settings.format == "json":
-        handler.setFormatter(_JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)

@@ -17,7 +17,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "rankcore": (),
     "server": ("muster", "rankcore"),
     "training": ("muster.bundle", "muster.durations", "muster.products", "muster.v1", "rankcore"),
-    "drills": ("muster.bundle", "muster.client", "muster.durations", "muster.products", "muster.v1"),
+    "drills": (
+        "muster.privacy",
+        "muster.autoscale",
+        "muster.bundle",
+        "muster.client",
+        "muster.durations",
+        "muster.products",
+        "muster.v1",
+    ),
     # What a build and a search cost inside a process is seen only there: benchmarks measure the parts as
     # well. training: the student that all compared servers share is made by the project's own pipeline.
     "benchmarks": (

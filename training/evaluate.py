@@ -200,8 +200,17 @@ def _show(result: Mapping[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `muster evaluate`. Returns the exit code: 0 done, 2 bad input."""
+    task, argv = options.asked_task(sys.argv[1:] if argv is None else argv)
+    if task == options.RECOMMEND:
+        # Loaded here: search needs none of it.
+        from training.recommend.evaluate import main as recommend
+
+        return recommend(argv)
     program = "muster evaluate"
-    parser = options.parser(program, "nDCG@10 per tier and depth, with intervals.")
+    parser = options.parser(
+        program,
+        "nDCG@10 per tier and depth, with intervals. --task recommend measures recommendation instead.",
+    )
     parser.add_argument("--queries", type=Path, help="another queries.parquet")
     parser.add_argument("--labels", type=Path, help="another labels.parquet")
     parser.add_argument("--runs", type=Path, help="folder for TREC run files")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,19 @@ from muster.bundle import BundleError
 from muster.products import ProductError
 
 Result = dict[str, Any]
+
+SEARCH, RECOMMEND = "search", "recommend"
+
+
+def asked_task(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The task that a command line names with --task, "search" where it names none, and the rest of it.
+
+    Ends the program with exit code 2 where there is no such task.
+    """
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--task", choices=(SEARCH, RECOMMEND), default=SEARCH)
+    given, rest = options.parse_known_args(list(argv))
+    return str(given.task), rest
 
 
 def parser(program: str, description: str, *, seed_of: str = "of the bootstrap") -> argparse.ArgumentParser:

@@ -106,6 +106,25 @@ def _export(
         model.stack.freeze_words()
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "length"} for name in inputs}
     axes |= {name: {0: "batch"} | ({1: "length"} if name == "tokens" else {}) for name in names}
+    write_graph(model, inputs, names, axes, path, int8=int8, weight_bits=weight_bits)
+    model.stack.words_int8 = model.stack.words_scale = None
+
+
+def write_graph(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    names: list[str],
+    axes: Mapping[str, Mapping[int, str]],
+    path: Path,
+    *,
+    int8: bool = True,
+    weight_bits: int = 7,
+) -> None:
+    """Write a module as ONNX, whole or not at all.
+
+    inputs: example values by name, in the order of the arguments; names: of the outputs; axes: name to the
+    axes that vary. int8: matrix products with constants in int8 per output channel, of `weight_bits`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, small = (Path(folder) / f"{name}.onnx" for name in ("plain", "ready", "small"))
@@ -118,7 +137,7 @@ def _export(
                 str(plain),
                 input_names=list(inputs),
                 output_names=names,
-                dynamic_axes=axes,
+                dynamic_axes={name: dict(of_name) for name, of_name in axes.items()},
                 opset_version=17,
                 dynamo=False,
             )
@@ -141,7 +160,6 @@ def _export(
     part = path.with_suffix(".part")
     onnx.save(whole, part)
     part.rename(path)
-    model.stack.words_int8 = model.stack.words_scale = None
 
 
 class _Unrecorded(nn.Module):

@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from muster.durations import parse_duration_ms
 
 ROLES = ("judged", "pairs", "queries", "classes", "behaviour")
 FORMATS = ("", "tables", "beir", "esci", "pairs", "classes", "sequences")
 DEFAULT_RECIPE = Path(__file__).parent / "configs" / "muster_base.toml"
+
+Tables = TypeVar("Tables")
 
 
 class RecipeError(Exception):
@@ -591,7 +593,7 @@ def recipe_tables(recipe: Recipe) -> dict[str, Any]:
 
 def checked_recipe(value: Mapping[str, Any]) -> Recipe:
     """A recipe from tables as TOML gives them. Raises: RecipeError naming the key."""
-    recipe: Recipe = _build(Recipe, value, "")
+    recipe = build_tables(Recipe, value)
     if recipe.folds < 2:
         raise RecipeError("folds must be at least 2")
     if not recipe.judged():
@@ -720,6 +722,12 @@ def _check_augment(augment: AugmentRecipe) -> None:
     for name in ("neighbours", "group"):
         if getattr(augment, name) < 1:
             raise RecipeError(f"augment.{name} must be at least 1")
+
+
+def build_tables(kind: type[Tables], value: Mapping[str, Any]) -> Tables:
+    """A dataclass of settings from tables as TOML gives them. Raises: RecipeError naming the key."""
+    made: Tables = _build(kind, value, "")
+    return made
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.data.whole_files import write_report
+from training.options import RECOMMEND, asked_task
 from training.recipe import (
     DEFAULT_RECIPE,
     Recipe,
@@ -202,8 +203,16 @@ def _run(order: Order, stage: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it from a command line. Returns 0; 1 where a stage failed; 2 where it cannot begin as asked."""
+    task, argv = asked_task(sys.argv[1:] if argv is None else argv)
+    if task == RECOMMEND:
+        # Loaded here: search needs none of it.
+        from training.recommend.train import main as recommend
+
+        return recommend(argv)
     parser = argparse.ArgumentParser(
-        prog="muster train", description="Train every model of a bundle, measure, gate and export it."
+        prog="muster train",
+        description="Train every model of a bundle, measure, gate and export it.",
+        epilog="--task recommend trains next-item recommendation instead, with options of its own.",
     )
     parser.add_argument(
         "--data",

@@ -148,6 +148,37 @@ class KillPrimary:
 
 
 @dataclass(frozen=True)
+class PausePrimary:
+    """Pauses of the primary that are no fault: SIGSTOP and, pause_ms later, SIGCONT, as often as it says. A
+    virtual machine that is moved, or a disk that is busy, does the same."""
+
+    pause_ms: float
+    pauses: int = 1
+    apart_s: float = 0.3
+    name: str = "pause"
+
+    def inject(self, subject: Clustered) -> dict[str, Any]:
+        """Pauses whoever is primary now. Raises Inconclusive where there is no single primary."""
+        primary = sole_primary(subject.cluster)
+        first_s = time.monotonic()
+        pid = primary.pid
+        for _ in range(self.pauses):
+            if not primary.running:
+                # Another replica took it for hung.
+                break
+            instant_s = time.monotonic()
+            subject.cluster.stop(primary)
+            time.sleep(max(0.0, instant_s + self.pause_ms / 1000.0 - time.monotonic()))
+            subject.cluster.wake(primary)
+            time.sleep(self.apart_s)
+        return {"replica": primary.name, "pid": pid, "pauses": self.pauses, "instant_s": first_s}
+
+    def rollback(self, subject: Clustered) -> None:
+        """Starts it again where another replica took it for hung."""
+        bring_back(subject.cluster)
+
+
+@dataclass(frozen=True)
 class StopStandby:
     """SIGSTOP of a standby; undone by SIGCONT."""
 

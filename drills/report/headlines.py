@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -29,6 +29,13 @@ def _rto(target_ms: float | None) -> tuple[Headline, Headline]:
     return (
         Headline("rto_ms.p50", "writes back after, median (RTO)", "ms", target_ms),
         Headline("rto_ms.max", "writes back after, slowest", "ms"),
+    )
+
+
+def alert_headlines(alerts: Sequence[str]) -> tuple[Headline, ...]:
+    """When the alerts of a drill fired, in drill's time."""
+    return tuple(
+        Headline(f"alerts.{name}.fired_ms_p50", f"{name} fired after, median", "ms") for name in alerts
     )
 
 
@@ -101,6 +108,12 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         LOST,
         DOUBLED,
     ),
+    "data_leak": (
+        Headline("leaks", "canaries found", target=0),
+        Headline("recorded", "events of feedback recorded"),
+        Headline("files", "files and answers looked through"),
+        *_KEPT,
+    ),
     "oversized_payload": _HOSTILE,
     "poison_request": _HOSTILE,
     "slow_disk": (
@@ -158,5 +171,26 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         Headline("overrun_ms", "past the deadline by", "ms"),
         Headline("takeovers", "changes of the primary", target=0),
         *_KEPT,
+    ),
+    "noisy_data": (
+        Headline("malformed_missed", "malformed rows not named", target=0),
+        Headline("suspicious_missed", "suspicious rows not held back", target=0),
+        Headline("good_lost", "good rows lost", target=0),
+        Headline("ndcg_fall", "nDCG@10 fell by", target=0.01),
+        READ_ERRORS,
+    ),
+    "traffic_surge": (
+        Headline("in_time_share", "of what was not refused in time", target=0.99, at_least=True),
+        Headline("joined_after_s", "first replica joined after", "s", 20.0),
+        Headline("failed", "searches that failed", target=0),
+        Headline("problems", "replicas that did not start or end well", target=0),
+        Headline("quality_noon", "quality at noon"),
+    ),
+    "model_drift": (
+        Headline("still_index", "drift index while nothing moved", target=0.25),
+        Headline("noticed_fall", "nDCG@10 had fallen by, when noticed", target=0.3),
+        Headline("noticed_share", "of the demand had moved, when noticed"),
+        Headline("ndcg_mended", "nDCG@10 after the remedy"),
+        READ_ERRORS,
     ),
 }

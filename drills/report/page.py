@@ -19,7 +19,7 @@ from typing import Any
 from drills.book import Drill
 from drills.experiment import Verdict
 from drills.journal import History
-from drills.report.headlines import HEADLINES, Headline
+from drills.report.headlines import HEADLINES, Headline, alert_headlines
 from drills.report.records import Run
 from drills.report.summary import Summary, deadline_of
 
@@ -44,7 +44,7 @@ class Section:
     @property
     def headlines(self) -> tuple[Headline, ...]:
         """The figures to show, the most telling one first."""
-        return HEADLINES.get(self.drill.name, ())
+        return (*HEADLINES.get(self.drill.name, ()), *alert_headlines(self.drill.alerts))
 
     @property
     def verdict(self) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.experiment import Inconclusive, Need
+from drills.rig.alerts import AlertWatch, mode
+from muster.client import Credentials
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 SERVER_COMMAND = (sys.executable, "-m", "server")
@@ -39,6 +42,8 @@ BUNDLE = Path("models/muster-base")
 ROOT = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")
+
+_METRICS = re.compile(r"metrics on port (\d+)")
 
 TETHER = Path(__file__).with_name("tether.py")
 POLL_S = 0.02
@@ -103,6 +108,8 @@ class ClusterPlan:
     settings: sections of the settings file beside replica, listen, bundle and data_dir, the same for each
     replica.
     environment: variables of the replicas, beside those of the drill that are not for a replica.
+    alerts: names of the alerts that each run must set off; with any, the replicas have metrics endpoints, and
+    an evaluator watches them.
     own_settings, own_environment: the same of single replicas, by name, over those of all.
     start_s: how long a replica may take until its read services are healthy.
     host: what they listen on; other than loopback only inside a namespace that nothing leads out of.
@@ -115,6 +122,7 @@ class ClusterPlan:
     command: Sequence[str] = SERVER_COMMAND
     start_s: float = 120.0
     host: str = "127.0.0.1"
+    alerts: Sequence[str] = ()
     own_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     own_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -134,7 +142,8 @@ class ClusterPlan:
 class Replica:
     """One replica process, running or not.
 
-    log_begins: bytes of its log that a cluster before, in the same folder, has left.
+    log_begins: bytes of its log that a cluster before, in the same folder, has left. metrics: host:port of
+    its metrics endpoint; empty: it has none, or was not started yet.
     """
 
     name: str
@@ -143,6 +152,7 @@ class Replica:
     address: str = ""
     process: subprocess.Popen[bytes] | None = None
     log_begins: int = 0
+    metrics: str = ""
 
     @property
     def config_path(self) -> Path:
@@ -190,6 +200,8 @@ class Replica:
 class Cluster:
     """Replicas that share one data folder. A context manager: on the way out every process is ended."""
 
+    alerts: AlertWatch | None = None
+
     def __init__(self, plan: ClusterPlan, folder: Path) -> None:
         if not 1 <= plan.replicas <= len(NAMES):
             raise ValueError(f"replicas must be 1 to {len(NAMES)}, got {plan.replicas}")
@@ -225,6 +237,24 @@ class Cluster:
         for replica in wanted:
             self.wait_serving(replica)
         self.wait_primary(self.plan.start_s)
+        self._watch_alerts()
+
+    @property
+    def _watched(self) -> bool:
+        return bool(self.plan.alerts) and mode() != "off"
+
+    def _watch_alerts(self) -> None:
+        if not self._watched or self.alerts is not None:
+            return
+        for replica in self.replicas:
+            if (found := _METRICS.search(replica.log_text())) is not None:
+                replica.metrics = f"{self.plan.host}:{found[1]}"
+        endpoints = [replica.metrics for replica in self.replicas if replica.metrics]
+        if endpoints:
+            # For a Prometheus that wants to look as well (file_sd_configs).
+            found_by = [{"targets": endpoints, "labels": {"job": "muster"}}]
+            (self.folder / "prometheus.json").write_text(json.dumps(found_by), encoding="utf-8")
+            self.alerts = AlertWatch(self.plan.alerts, endpoints, self.folder)
 
     def restart(self, replica: Replica) -> None:
         """Brings an ended replica back at the address it had, and waits until its read services are
@@ -244,6 +274,13 @@ class Cluster:
             "data_dir": str(self.data_dir.resolve()),
             **self.plan.settings_of(replica.name),
         }
+        if not self.plan.host.startswith("127."):
+            # Nothing leads out of the namespace, and the drill says so.
+            values["tls"] = {"allow_plaintext": True, **values.get("tls", {})}
+            values["auth"] = {"mode": "off", **values.get("auth", {})}
+        if self._watched:
+            # One that comes back is watched at the address it had.
+            values["metrics"] = {"listen": replica.metrics or f"{self.plan.host}:0"}
         replica.config_path.write_text(write_toml(values), encoding="utf-8")
         replica.port_path.unlink(missing_ok=True)
         # The settings file alone decides: whatever the caller's environment sets for a replica of theirs
@@ -322,9 +359,9 @@ class Cluster:
 
     def _channel(self, replica: Replica) -> grpc.Channel:
         if replica.address not in self._channels:
-            self._channels[replica.address] = grpc.insecure_channel(
+            self._channels[replica.address] = Credentials.from_environment().channel(
                 replica.address,
-                options=[
+                [
                     ("grpc.use_local_subchannel_pool", 1),
                     ("grpc.initial_reconnect_backoff_ms", 50),
                     ("grpc.min_reconnect_backoff_ms", 50),
@@ -421,6 +458,8 @@ class Cluster:
 
     def close(self, grace_s: float = 5.0) -> None:
         """Ends every process: SIGTERM, then SIGKILL after `grace_s`. Safe to call twice."""
+        if self.alerts is not None:
+            self.alerts.close()
         for channel in self._channels.values():
             channel.close()
         self._channels.clear()

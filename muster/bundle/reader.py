@@ -11,6 +11,7 @@ from muster.bundle.checksums import digest_file
 from muster.bundle.content import parse_object
 from muster.bundle.errors import BundleDamagedError
 from muster.bundle.manifest import GATE_FILE, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest
+from muster.bundle.recommend import check_section
 from muster.bundle.writer import check_contents
 
 
@@ -97,6 +98,7 @@ def read_bundle(folder: str | Path) -> Bundle:
                 name, "its content was changed: the sha256 differs from the one declared"
             )
     check_contents(manifest.files, lambda file: (folder / file).read_bytes())
+    check_section(folder, manifest.files)
     return Bundle(folder, manifest)
 
 

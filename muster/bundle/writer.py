@@ -22,6 +22,7 @@ from muster.bundle.content import (
 )
 from muster.bundle.errors import BundleContentError, BundleError
 from muster.bundle.manifest import MANIFEST_FILE, FileEntry, Manifest, make_manifest
+from muster.bundle.recommend import check_section
 
 BUNDLE_BYTES_MAX = 24 << 20
 
@@ -64,6 +65,7 @@ def write_bundle(
         if bytes_max is not None and total > bytes_max:
             raise BundleContentError(".", f"the bundle has {total} bytes, more than the {bytes_max} allowed")
         check_contents(files, lambda file: (staging / file).read_bytes())
+        check_section(staging, files)
         (staging / MANIFEST_FILE).write_bytes(text)
         staging.chmod(0o755)
         _swap(staging, folder)

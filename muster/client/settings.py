@@ -6,8 +6,10 @@ import ipaddress
 import json
 import re
 import socket
+import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from muster.client.errors import InvalidRequest, Unavailable
 
@@ -70,6 +72,28 @@ class ClientSettings:
             raise ValueError(f"reserve_share must be from 0 to 0.5, not {self.reserve_share}")
         if not 1 <= self.attempts_max <= 5:  # more would feed the storm that they answer
             raise ValueError(f"attempts_max must be from 1 to 5, not {self.attempts_max}")
+
+    @classmethod
+    def from_toml(cls, path: Path) -> ClientSettings:
+        """The settings in a file that names some of them, as `muster drill tune` writes it; the others are
+        the defaults.
+
+        Raises: ValueError naming the file, for one that cannot be read and for each setting that is wrong.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as the client's settings: {error}") from error
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"{path}: no such setting of the client: {', '.join(unknown)}")
+        wrong = [name for name, value in values.items() if type(value) not in (int, float)]
+        if wrong:
+            raise ValueError(f"{path}: not a number: {', '.join(sorted(wrong))}")
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def read_options(self) -> list[ChannelOption]:
         """Options of the channel to one replica, which is READY only while that replica serves reads.

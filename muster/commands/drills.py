@@ -180,6 +180,17 @@ def drill_explore(context: typer.Context) -> None:
     raise typer.Exit(module.main(list(context.args)))
 
 
+@app.command("tune", context_settings=PASS_ON)
+@reported
+def drill_tune(context: typer.Context) -> None:
+    """Searches settings by drills: [--minutes M] [--config FILE] [--resume] ...; --help lists all.
+
+    Needs the extra `tune`. Exit code 0: recommended, or to be left alone; 20: it could not be told.
+    """
+    module = room("drills.tune.command", "It needs the extra `tune`: pip install 'muster[tune]'")
+    raise typer.Exit(module.main(list(context.args)))
+
+
 @app.command("schedule")
 @reported
 def drill_schedule(

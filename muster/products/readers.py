@@ -2,7 +2,7 @@
 
 Files are read piece by piece, so their size does not matter; what is kept is one number for each product
 identifier, to find duplicates. The first fault stops the reading with a `ProductFileError` that names file,
-row, column and remedy.
+row, column and remedy; who passes `refuse` is told of rows at fault instead, and gets all others.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _CSV = (".csv", ".tsv")
 _JSONL = (".jsonl", ".ndjson")
 # Names the columns of a file once they are known, and hears which of them to read.
 _Bind = Callable[[list[str]], Sequence[str]]
+# Hears of a row at fault; what it does not raise is passed over.
+Refuse = Callable[[ProductFileError], None]
 _FOLDER_FILES = ("products.parquet", "products.jsonl", "products.csv", "corpus.jsonl", "product.csv")
 
 
@@ -36,6 +38,7 @@ def read_products(
     mapping: ColumnMap | str | Path | None = None,
     *,
     where: Mapping[str, str] | None = None,
+    refuse: Refuse | None = None,
 ) -> Iterator[catalogue_pb2.Product]:
     """Read the products of a file, in file order.
 
@@ -44,12 +47,26 @@ def read_products(
     mapping: a column map, the name of a built-in one, or the path of a TOML file. None: recognised by the
     columns.
     where: column to value; rows that have another value there are passed over, and count for nothing.
+    refuse: told of each row at fault, which is then left out, as is a second row of a product; None: the
+    first fault ends the reading. What is wrong with the file as a whole ends it in any case.
     Raises: ProductFileError at the first fault; ColumnMapError. Nothing is read before the first product is
     asked for.
     """
+    return (product for _, product in numbered_products(path, mapping, where=where, refuse=refuse))
+
+
+def numbered_products(
+    path: str | Path,
+    mapping: ColumnMap | str | Path | None = None,
+    *,
+    where: Mapping[str, str] | None = None,
+    refuse: Refuse | None = None,
+) -> Iterator[tuple[int, catalogue_pb2.Product]]:
+    """As `read_products`, each product with the number of its row, from 1."""
     path = product_file(path)
     column_map = load_map(mapping) if isinstance(mapping, str | Path) else mapping
-    return _unique(path, _products(path, column_map, where or {}), where or {})
+    tell = refuse or _raised
+    return _unique(path, _products(path, column_map, where or {}, tell), where or {}, tell)
 
 
 def read_rows(
@@ -73,7 +90,7 @@ def read_rows(
         _need(path, (*needed, *wanted), columns)
         return [name for name in dict.fromkeys((*needed, *optional, *wanted)) if name in columns]
 
-    for row, values in _rows(path, bind, None):
+    for row, values in _rows(path, bind, None, _raised):
         if _meets(values, wanted):
             yield row, {name: values[name] for name in (*needed, *optional) if name in values}
 
@@ -120,13 +137,19 @@ def _known_file(path: Path, suffixes: Collection[str]) -> Path:
     return path
 
 
-def _rows(path: Path, bind: _Bind, delimiter: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _raised(problem: ProductFileError) -> None:
+    raise problem
+
+
+def _rows(
+    path: Path, bind: _Bind, delimiter: str | None, refuse: Refuse
+) -> Iterator[tuple[int, dict[str, Any]]]:
     suffix = path.suffix.lower()
     if suffix in _PARQUET:
-        return _parquet(path, bind)
+        return _parquet(path, bind, refuse)
     if suffix in _CSV:
-        return _csv(path, bind, delimiter)
-    return _jsonl(path, bind)
+        return _csv(path, bind, delimiter, refuse)
+    return _jsonl(path, bind, refuse)
 
 
 def _need(path: Path, needed: Sequence[str], columns: Collection[str]) -> None:
@@ -143,7 +166,7 @@ def _meets(values: Mapping[str, Any], where: Mapping[str, str]) -> bool:
 
 
 def _products(
-    path: Path, column_map: ColumnMap | None, where: Mapping[str, str]
+    path: Path, column_map: ColumnMap | None, where: Mapping[str, str], refuse: Refuse
 ) -> Iterator[tuple[int, str | None, catalogue_pb2.Product]]:
     bound: list[tuple[RowConverter, str | None]] = []
 
@@ -152,27 +175,38 @@ def _products(
         _need(path, tuple(where), columns)
         return list(dict.fromkeys((*bound[0][0].columns, *where)))
 
-    for row, values in _rows(path, bind, column_map.delimiter if column_map is not None else None):
+    for row, values in _rows(path, bind, column_map.delimiter if column_map is not None else None, refuse):
         if _meets(values, where):
             converter, id_column = bound[0]
-            yield row, id_column, _convert(path, converter, row, values)
+            try:
+                product = _convert(path, converter, row, values)
+            except ProductFileError as problem:
+                refuse(problem)
+            else:
+                yield row, id_column, product
 
 
 def _unique(
-    path: Path, rows: Iterator[tuple[int, str | None, catalogue_pb2.Product]], where: Mapping[str, str]
-) -> Iterator[catalogue_pb2.Product]:
+    path: Path,
+    rows: Iterator[tuple[int, str | None, catalogue_pb2.Product]],
+    where: Mapping[str, str],
+    refuse: Refuse,
+) -> Iterator[tuple[int, catalogue_pb2.Product]]:
     first_row: dict[str, int] = {}
     for row, column, product in rows:
         earlier = first_row.setdefault(product.product_id, row)
         if earlier != row:
-            raise ProductFileError(
-                path,
-                f"the product identifier {product.product_id!r} was already used in row {earlier}",
-                "Keep one row for each product",
-                row=row,
-                column=column,
+            refuse(
+                ProductFileError(
+                    path,
+                    f"the product identifier {product.product_id!r} was already used in row {earlier}",
+                    "Keep one row for each product",
+                    row=row,
+                    column=column,
+                )
             )
-        yield product
+        else:
+            yield row, product
     if not first_row:
         condition = " and ".join(f"{column} {value!r}" for column, value in where.items())
         raise ProductFileError(
@@ -210,7 +244,7 @@ def _unreadable(path: Path, error: OSError) -> ProductFileError:
 # -- Parquet ----------------------------------------------------------
 
 
-def _parquet(path: Path, bind: _Bind) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(path: Path, bind: _Bind, refuse: Refuse) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -238,28 +272,34 @@ def _parquet(path: Path, bind: _Bind) -> Iterator[tuple[int, dict[str, Any]]]:
             if batch is None:
                 return
             try:
-                rows = batch.to_pylist()
-            except UnicodeDecodeError as error:
-                raise _broken_parquet_text(path, batch, row) from error
+                rows: list[dict[str, Any] | None] = batch.to_pylist()
+            except UnicodeDecodeError:
+                rows = [_parquet_row(path, batch, index, row, refuse) for index in range(batch.num_rows)]
             for values in rows:
                 row += 1
-                yield row, values
+                if values is not None:
+                    yield row, values
 
 
-def _broken_parquet_text(path: Path, batch: pa.RecordBatch, rows_before: int) -> ProductFileError:
-    for index in range(batch.num_rows):
-        for name in batch.schema.names:
-            try:
-                batch.column(name)[index].as_py()
-            except UnicodeDecodeError as error:
-                return ProductFileError(
+def _parquet_row(
+    path: Path, batch: pa.RecordBatch, index: int, rows_before: int, refuse: Refuse
+) -> dict[str, Any] | None:
+    values: dict[str, Any] = {}
+    for name in batch.schema.names:
+        try:
+            values[name] = batch.column(name)[index].as_py()
+        except UnicodeDecodeError as error:
+            refuse(
+                ProductFileError(
                     path,
                     f"broken UTF-8 at byte {error.start} of the value",
                     "Write the text of this row as UTF-8",
                     row=rows_before + index + 1,
                     column=name,
                 )
-    return ProductFileError(path, "broken UTF-8", "Write the text as UTF-8", row=rows_before + 1)
+            )
+            return None
+    return values
 
 
 def _first_line(error: Exception) -> str:
@@ -269,7 +309,7 @@ def _first_line(error: Exception) -> str:
 # -- CSV ----------------------------------------------------------
 
 
-def _decoded_lines(path: Path, file: IO[bytes], progress: list[int]) -> Iterator[str]:
+def _decoded_lines(path: Path, file: IO[bytes], progress: list[int], refuse: Refuse) -> Iterator[str]:
     """Lines as text; `progress[0]` counts the rows that the CSV reader has completed, for messages."""
     while raw := file.readline(LINE_BYTES_MAX + 1):
         if len(raw) > LINE_BYTES_MAX:
@@ -283,6 +323,11 @@ def _decoded_lines(path: Path, file: IO[bytes], progress: list[int]) -> Iterator
             yield raw.decode("utf-8")
         except UnicodeDecodeError as error:
             before = raw[: error.start].decode("utf-8")
+            if refuse is not _raised:
+                # Kept as half surrogate pairs, which no text of a product may hold: the row is refused as a
+                # whole, by the name of the column.
+                yield raw.decode("utf-8", errors="surrogateescape")
+                continue
             raise ProductFileError(
                 path,
                 f"broken UTF-8 at character {len(before) + 1} of the line ({before[-20:]!r} comes before it)",
@@ -291,7 +336,9 @@ def _decoded_lines(path: Path, file: IO[bytes], progress: list[int]) -> Iterator
             ) from error
 
 
-def _csv(path: Path, bind: _Bind, delimiter: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv(
+    path: Path, bind: _Bind, delimiter: str | None, refuse: Refuse
+) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(LINE_BYTES_MAX)
     try:
         file = path.open("rb")
@@ -304,18 +351,23 @@ def _csv(path: Path, bind: _Bind, delimiter: str | None) -> Iterator[tuple[int, 
             file.seek(0)
             tabs = path.suffix.lower() == ".tsv" or (b"\t" in head and b"," not in head)
             delimiter = "\t" if tabs else ","
-        reader = csv.reader(_decoded_lines(path, file, progress), delimiter=delimiter, strict=True)
+        reader = csv.reader(_decoded_lines(path, file, progress, refuse), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                raise ProductFileError(
+                problem = ProductFileError(
                     path,
                     f"not valid CSV ({error})",
                     "A quote is open or misplaced: the file may be half-written, or quotes are not doubled",
                     row=progress[0] + 1,
-                ) from error
+                )
+                if header is None:
+                    raise problem from error
+                refuse(problem)
+                progress[0] += 1
+                continue
             if fields is None:
                 break
             if header is None:
@@ -333,12 +385,15 @@ def _csv(path: Path, bind: _Bind, delimiter: str | None) -> Iterator[tuple[int, 
             progress[0] += 1
             row = progress[0]
             if len(fields) != len(header):
-                raise ProductFileError(
-                    path,
-                    f"the row has {len(fields)} fields, the header has {len(header)}",
-                    "The file may be half-written, or a delimiter stands unquoted inside a value",
-                    row=row,
+                refuse(
+                    ProductFileError(
+                        path,
+                        f"the row has {len(fields)} fields, the header has {len(header)}",
+                        "The file may be half-written, or a delimiter stands unquoted inside a value",
+                        row=row,
+                    )
                 )
+                continue
             yield row, dict(zip(header, fields, strict=True))
         if header is None:
             raise ProductFileError(path, "the file is empty", "Check that it was written to its end")
@@ -347,7 +402,7 @@ def _csv(path: Path, bind: _Bind, delimiter: str | None) -> Iterator[tuple[int, 
 # -- JSONL ----------------------------------------------------------
 
 
-def _jsonl(path: Path, bind: _Bind) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jsonl(path: Path, bind: _Bind, refuse: Refuse) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -364,7 +419,11 @@ def _jsonl(path: Path, bind: _Bind) -> Iterator[tuple[int, dict[str, Any]]]:
                     "Write one JSON object a line",
                     row=row,
                 )
-            values = _json_row(path, raw, row)
+            try:
+                values = _json_row(path, raw, row)
+            except ProductFileError as problem:
+                refuse(problem)
+                continue
             if values is None:
                 continue
             if not bound:

@@ -122,6 +122,7 @@ class StatusResponse(_message.Message):
     PREVIOUS_BUNDLE_ID_FIELD_NUMBER: _builtins.int
     DEPLOY_FIELD_NUMBER: _builtins.int
     FOLDING_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """Name of the replica, as configured."""
     role: Global___Role.ValueType
@@ -160,6 +161,8 @@ class StatusResponse(_message.Message):
     """Bundle that is held beside the serving one and may replace it. Empty: none."""
     previous_bundle_id: _builtins.str
     """Bundle before the last promotion, ready for a roll-back. Empty: none."""
+    price: _builtins.float
+    """Price of a millisecond of a core now, nDCG; 0 where nothing waits. What `muster autoscale` goes by."""
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStatus]:
         """The plans the planner chooses from, cheapest first, with today's predicted cost."""
@@ -202,10 +205,11 @@ class StatusResponse(_message.Message):
         previous_bundle_id: _builtins.str = ...,
         deploy: _deploy_pb2.Deploy | None = ...,
         folding: Global___FoldingStatus | None = ...,
+        price: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dense_index", b"dense_index", "deploy", b"deploy", "folding", b"folding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "candidate_bundle_id", b"candidate_bundle_id", "delta_products", b"delta_products", "dense_index", b"dense_index", "deploy", b"deploy", "epoch", b"epoch", "folding", b"folding", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "previous_bundle_id", b"previous_bundle_id", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "building", b"building", "bundle_id", b"bundle_id", "candidate_bundle_id", b"candidate_bundle_id", "delta_products", b"delta_products", "dense_index", b"dense_index", "deploy", b"deploy", "epoch", b"epoch", "folding", b"folding", "generation_id", b"generation_id", "head_sequence", b"head_sequence", "in_flight", b"in_flight", "pid", b"pid", "plans", b"plans", "previous_bundle_id", b"previous_bundle_id", "price", b"price", "primary", b"primary", "products", b"products", "replica", b"replica", "role", b"role", "serving", b"serving", "staleness_ms", b"staleness_ms", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1094,3 +1098,61 @@ class RecordDeployResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordDeployResponse: _TypeAlias = RecordDeployResponse  # noqa: Y015
+
+@_typing.final
+class EraseShopperRequest(_message.Message):
+    """One shopper, to be erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHOPPER_ID_FIELD_NUMBER: _builtins.int
+    shopper_id: _builtins.str
+    """The shop's name for the shopper, 1 to 256 characters."""
+    def __init__(
+        self,
+        *,
+        shopper_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shopper_id", b"shopper_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseShopperRequest: _TypeAlias = EraseShopperRequest  # noqa: Y015
+
+@_typing.final
+class EraseShopperResponse(_message.Message):
+    """What was erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PSEUDONYMS_FIELD_NUMBER: _builtins.int
+    LOG_EVENTS_FIELD_NUMBER: _builtins.int
+    FOLDED_EVENTS_FIELD_NUMBER: _builtins.int
+    CLEARED_FIELD_NUMBER: _builtins.int
+    log_events: _builtins.int
+    """Events of the log that were emptied."""
+    folded_events: _builtins.int
+    """Events removed from the feedback that was folded."""
+    cleared: _builtins.bool
+    """True: the store's files were cleared of what the events had left behind. False: somebody still reads there; ask again."""
+    @_builtins.property
+    def pseudonyms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pseudonyms that the shopper may have had, for `muster privacy erase` to look for in files. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        pseudonyms: _abc.Iterable[_builtins.str] | None = ...,
+        log_events: _builtins.int = ...,
+        folded_events: _builtins.int = ...,
+        cleared: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleared", b"cleared", "folded_events", b"folded_events", "log_events", b"log_events", "pseudonyms", b"pseudonyms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseShopperResponse: _TypeAlias = EraseShopperResponse  # noqa: Y015

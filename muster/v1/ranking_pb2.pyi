@@ -566,6 +566,7 @@ class Receipt(_message.Message):
     REPLICA_FIELD_NUMBER: _builtins.int
     QUERY_TRUNCATED_FIELD_NUMBER: _builtins.int
     BUDGET_US_FIELD_NUMBER: _builtins.int
+    RECEIPT_ID_FIELD_NUMBER: _builtins.int
     tier: Global___Tier.ValueType
     """Tier that ordered the results."""
     depth: _builtins.int
@@ -598,6 +599,8 @@ class Receipt(_message.Message):
     """True: the query was longer than the models' token limit and was cut."""
     budget_us: _builtins.int
     """Budget in microseconds that was left when the request reached the planner."""
+    receipt_id: _builtins.str
+    """Names this answer, for feedback on it (`FeedbackEvent.receipt_id`). Empty where the service records no feedback."""
     @_builtins.property
     def timings(self) -> Global___StageTimings:
         """Where the time went."""
@@ -622,10 +625,11 @@ class Receipt(_message.Message):
         replica: _builtins.str = ...,
         query_truncated: _builtins.bool = ...,
         budget_us: _builtins.int = ...,
+        receipt_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "budget_us", b"budget_us", "bundle_id", b"bundle_id", "candidates", b"candidates", "depth", b"depth", "epoch", b"epoch", "expected_ndcg", b"expected_ndcg", "generation_id", b"generation_id", "planned_depth", b"planned_depth", "planned_tier", b"planned_tier", "price", b"price", "query_truncated", b"query_truncated", "reason", b"reason", "replica", b"replica", "staleness_ms", b"staleness_ms", "tier", b"tier", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "budget_us", b"budget_us", "bundle_id", b"bundle_id", "candidates", b"candidates", "depth", b"depth", "epoch", b"epoch", "expected_ndcg", b"expected_ndcg", "generation_id", b"generation_id", "planned_depth", b"planned_depth", "planned_tier", b"planned_tier", "price", b"price", "query_truncated", b"query_truncated", "reason", b"reason", "receipt_id", b"receipt_id", "replica", b"replica", "staleness_ms", b"staleness_ms", "tier", b"tier", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

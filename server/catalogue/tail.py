@@ -77,7 +77,8 @@ class Tailer:
         self._following = Following(applied_sequence, self._config.batch_events_max)
         self._looked_at_s: float | None = None
         self._moved_at_s: float | None = None
-        self._asking = False
+        self._asked_at_s: float | None = None
+        self._refused_at_s: float | None = None
         self._freeze = freeze_tail()
         self._woken = False
         self._stopped = False
@@ -142,7 +143,17 @@ class Tailer:
         """Seconds since the tailer last got a step further; 0 before it starts, and while it waits for the
         store, which ends its waits by itself and then counts as away."""
         moved_at_s = self._moved_at_s
-        return 0.0 if self._asking or moved_at_s is None else max(0.0, self._clock() - moved_at_s)
+        return (
+            0.0
+            if self._asked_at_s is not None or moved_at_s is None
+            else max(0.0, self._clock() - moved_at_s)
+        )
+
+    def refused_s(self) -> float:
+        """Seconds since the store was asked and has not answered, or since it first refused and no look has
+        succeeded; 0 while it answers."""
+        since_s = [at_s for at_s in (self._asked_at_s, self._refused_at_s) if at_s is not None]
+        return max(0.0, self._clock() - min(since_s)) if since_s else 0.0
 
     def caught_up(self) -> bool:
         """All that was in the log at the last look is applied, and the tailer lives."""
@@ -195,6 +206,7 @@ class Tailer:
                         self._jump(folded)
                 following.looked(current)
                 self._looked_at_s = self._clock()
+                self._refused_at_s = None
                 if self._observe is not None:
                     self._observe(following.epoch, following.head)
             except StoreDamaged as damaged:
@@ -202,6 +214,8 @@ class Tailer:
                 break
             except StoreError as error:
                 logger.warning("cannot read the log, trying again: %s", error)
+                if self._refused_at_s is None:
+                    self._refused_at_s = self._clock()
                 if version is not None:
                     version.close()
                 version = None
@@ -238,12 +252,12 @@ class Tailer:
 
     @contextmanager
     def _asking_store(self) -> Iterator[None]:
-        self._asking = True
+        self._asked_at_s = self._clock()
         try:
             yield
         finally:
             self._moved_at_s = self._clock()
-            self._asking = False
+            self._asked_at_s = None
 
     def _jump(self, folded: EventsFolded) -> None:
         """Go on after the snapshot."""

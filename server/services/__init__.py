@@ -7,15 +7,31 @@ table of ``server.errors``, and leave the bytes alone unless they are given code
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
-from server import errors
+from server import errors, logs
 from server.metrics import Call
+
+_M = TypeVar("_M", bound=Message)
 
 Serializer = Callable[[Any], bytes]
 Deserializer = Callable[[bytes], Any]
+
+
+def parse(kind: type[_M], request: bytes) -> _M:
+    """The message that the bytes are. Raises: InvalidFields."""
+    try:
+        return kind.FromString(request)
+    except DecodeError as error:
+        raise errors.InvalidFields([("", f"the bytes are not a {kind.DESCRIPTOR.name}")]) from error
+
+
+def serialize(message: Message) -> bytes:
+    """The bytes of a message."""
+    return message.SerializeToString()
 
 
 def unary(
@@ -30,16 +46,18 @@ def unary(
     def handle(request: Any, context: grpc.ServicerContext) -> Any:
         started = call.start()
         code = grpc.StatusCode.OK
-        try:
-            return function(request, context)
-        except BaseException as error:
-            # A panic of the native module is not an Exception; without this the call would never end.
-            status = errors.status_of(error)
-            code = status.code
-            context.abort_with_status(status)
-            raise AssertionError("abort returned") from error
-        finally:
-            call.finish(started, code)
+        metadata = context.invocation_metadata()
+        with logs.answering(metadata) as request_id:
+            try:
+                return function(request, context)
+            except BaseException as error:
+                # A panic of the native module is not an Exception; without this the call would never end.
+                status = errors.status_of(error)
+                code = status.code
+                context.abort_with_status(status)
+                raise AssertionError("abort returned") from error
+            finally:
+                call.finish(started, code, request_id=request_id, metadata=metadata)
 
     return grpc.unary_unary_rpc_method_handler(handle, deserializer, serializer)
 
@@ -66,6 +84,7 @@ def stream(
             code = status.code
             context.abort_with_status(status)
         finally:
-            call.finish(started, code)
+            metadata = context.invocation_metadata()
+            call.finish(started, code, request_id=logs.request_id_of(metadata), metadata=metadata)
 
     return grpc.unary_stream_rpc_method_handler(handle, deserializer, serializer)

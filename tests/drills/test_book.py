@@ -36,9 +36,21 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "retry_storm",
         "hot_key",
         "clock_jump",
+        "noisy_data",
+        "traffic_surge",
+        "model_drift",
+        "data_leak",
     ]
     for drill in DRILLS:
-        assert set(drill.describe()) == {"name", "hypothesis", "injection", "needs", "control", "target"}
+        assert set(drill.describe()) == {
+            "name",
+            "hypothesis",
+            "injection",
+            "needs",
+            "control",
+            "alerts",
+            "target",
+        }
 
 
 @pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)
@@ -54,7 +66,7 @@ def test_dashes_and_underscores_are_alike() -> None:
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, clock_jump"):
+    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, model_drift"):
         find("meteor")
 
 

@@ -35,6 +35,7 @@ DRILLS = [
     ("latency", ["--slowed", "all", "--products", "60"]),
     ("store_down", ["--products", "60"]),
     ("standby_lag", ["--place", "look", "--products", "60"]),
+    ("noisy_data", ["--products", "200", "--rows", "120", "--queries", "20"]),
     pytest.param("loss", ["--kind", "primary", "--products", "60"], marks=PRIVILEGED),
     pytest.param("clock_jump", ["--whose", "primary", "--runs", "1", "--products", "60"], marks=PRIVILEGED),
 ]
@@ -54,9 +55,13 @@ def rehearsed(name: str, options: list[str], tmp_path: Path) -> dict[str, Any]:
     return result
 
 
+GENEROUS = {"latency": ["--deadline-ms", "250"]}
+"""Where a drill that must hold would ask how fast a busy machine is."""
+
+
 @by_name
 def test_the_real_server_does_not_deviate(name: str, options: list[str], tmp_path: Path) -> None:
-    result = rehearsed(name, options, tmp_path)
+    result = rehearsed(name, [*options, *GENEROUS.get(name, [])], tmp_path)
     # How soon answers come on a busy machine is the drill's own question, and it may not be able to tell.
     assert result["verdict"] in (Verdict.HELD, Verdict.INCONCLUSIVE), result
 

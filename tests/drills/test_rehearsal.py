@@ -14,6 +14,8 @@ from drills import (
     disk_full,
     fsync_error,
     memory_pressure,
+    model_drift,
+    noisy_data,
     slow_disk,
 )
 from drills.experiment import Need
@@ -32,6 +34,8 @@ DRILLS = [
         disk_full,
         fsync_error,
         memory_pressure,
+        model_drift,
+        noisy_data,
         slow_disk,
     )
 ]

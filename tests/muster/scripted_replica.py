@@ -45,7 +45,9 @@ class ScriptedReplica(
     `log` is shared by the replicas of one test: event id to sequence, as the real log is.
     """
 
-    def __init__(self, name: str, log: dict[str, int], *, primary: bool = False) -> None:
+    def __init__(
+        self, name: str, log: dict[str, int], *, primary: bool = False, listen: str = "127.0.0.1:0"
+    ) -> None:
         self.name = name
         self.log = log
         self.script: list[Step] = []
@@ -53,6 +55,8 @@ class ScriptedReplica(
         self.calls: list[str] = []
         self.metadata: list[dict[str, str]] = []
         self.requests: list[Any] = []
+        # What Get finds; None: every product, with nothing but its identifier.
+        self.products: dict[str, catalogue_pb2.Product] | None = None
         self.role = admin_pb2.ROLE_STANDBY
         self.folding: admin_pb2.FoldingStatus | None = None
         self.left = threading.Event()
@@ -71,7 +75,7 @@ class ScriptedReplica(
         catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(self, self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.endpoint = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.endpoint = f"127.0.0.1:{self._server.add_insecure_port(listen)}"
         self._server.start()
 
     def serve(self, *, ranking: bool, catalogue: bool) -> None:
@@ -131,6 +135,10 @@ class ScriptedReplica(
 
     def Get(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._step("Get", request, context)
+        if self.products is not None:
+            if request.product_id not in self.products:
+                context.abort(grpc.StatusCode.NOT_FOUND, f"no product {request.product_id!r}")
+            return catalogue_pb2.GetResponse(product=self.products[request.product_id])
         return catalogue_pb2.GetResponse(product=catalogue_pb2.Product(product_id=request.product_id))
 
     def Apply(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802

@@ -331,3 +331,42 @@ def test_jsonl_gives_back_what_was_written(titles: list[str]) -> None:
         lines = [json.dumps({"product_id": str(i), "title": title}) for i, title in enumerate(titles)]
         path = write(Path(folder) / "p.jsonl", "\n".join(lines))
         assert [product.title for product in read_products(path)] == [title.strip() for title in titles]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_who_hears_of_faults_gets_all_rows_that_have_none(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"products.{kind}"
+    rows: list[tuple[bytes, bytes, bytes]] = [
+        (b"A", b"tea", b"1"),
+        (b"B", b"te\xffa", b"1"),
+        (b"C", b"tea", b"-1"),
+        (b"A", b"tea again", b"1"),
+        (b"D", b"", b"1"),
+        (b"E", b"last tea", b"2"),
+    ]
+    if kind == "csv":
+        path.write_bytes(b"product_id,title,price\n" + b"".join(b",".join(row) + b"\n" for row in rows))
+    elif kind == "jsonl":
+        line = b'{"product_id": "%s", "title": "%s", "price": %s}\n'
+        path.write_bytes(b"".join(line % row for row in rows))
+    else:
+        columns = {
+            name: pa.array([row[place] for row in rows], pa.binary()).view(pa.string())
+            for place, name in enumerate(("product_id", "title"))
+        }
+        columns["price"] = pa.array([float(row[2]) for row in rows])
+        pq.write_table(pa.table(columns), path)
+    refused: list[ProductFileError] = []
+    kept = [product.product_id for product in read_products(path, refuse=refused.append)]
+    assert kept == ["A", "E"]
+    assert [problem.row for problem in refused] == [2, 3, 4, 5]
+    with pytest.raises(ProductFileError):
+        read(path)
+
+
+def test_a_row_of_another_length_or_with_a_stray_quote_costs_no_other_row(tmp_path: Path) -> None:
+    path = tmp_path / "products.csv"
+    path.write_text('product_id,title\nA,tea\nB,tea,x\nC,"te"a\nD,tea\n', encoding="utf-8")
+    refused: list[ProductFileError] = []
+    assert [product.product_id for product in read_products(path, refuse=refused.append)] == ["A", "D"]
+    assert [problem.row for problem in refused] == [2, 3]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from server.app import Lag, fit_to_read
+from server.app import Lag, fit_to_read, wait_applied
 
 
 def test_a_follower_that_keeps_up_with_a_steady_stream_does_not_lag() -> None:
@@ -45,3 +47,47 @@ def test_a_replica_leaves_when_it_is_behind_and_comes_back_when_it_has_caught_up
     assert serves is fit_to_read(
         served=served, behind_s=behind_s, unseen_s=unseen_s, caught_up=caught_up, bound_s=2.0
     )
+
+
+class Following:
+    """A tailer as it is asked: applied from the given look on, and why it may not move."""
+
+    def __init__(
+        self, applied_at: int | None = None, *, refused_s: float = 0.0, stalled_s: float = 0.0
+    ) -> None:
+        self.looks = 0
+        self._applied_at = applied_at
+        self._refused_s = refused_s
+        self._stalled_s = stalled_s
+
+    def wait_applied(self, sequence: int, timeout_s: float) -> bool:
+        self.looks += 1
+        return self._applied_at is not None and self.looks >= self._applied_at
+
+    def refused_s(self) -> float:
+        return self._refused_s
+
+    def stalled_s(self) -> float:
+        return self._stalled_s
+
+
+@pytest.mark.parametrize(
+    ("following", "found", "looks"),
+    [
+        (Following(3), True, 3),
+        (Following(refused_s=0.6), False, 1),
+        (Following(stalled_s=2.1), False, 1),
+        # What is there already needs nobody to follow.
+        (Following(1, refused_s=60.0), True, 1),
+        (Following(2, refused_s=0.4, stalled_s=1.9), True, 2),
+    ],
+)
+def test_a_sequence_that_cannot_come_soon_is_not_waited_for(following: Any, found: bool, looks: int) -> None:
+    assert wait_applied(following, 7, 3600.0, stalled_max_s=2.0) is found
+    assert following.looks == looks
+
+
+def test_without_time_one_look_is_all() -> None:
+    following: Any = Following()
+    assert wait_applied(following, 7, 0.0, stalled_max_s=2.0) is False
+    assert following.looks == 1

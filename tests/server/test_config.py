@@ -95,6 +95,8 @@ def test_another_program_s_environment_is_ignored(monkeypatch: pytest.MonkeyPatc
         ({"ranking.default_deadline_ms": 20000}, "must not be above ranking.deadline_max_ms (10000)"),
         ({"ranking.reserve_ms": 60, "ranking.default_deadline_ms": 100}, "no plan could fit"),
         ({"catalogue.poll_ms": 200}, "must be at most a quarter of lease.ttl_ms (500)"),
+        ({"lease.check_every_ms": 126}, "must be at most a quarter of lease.ttl_ms (500)"),
+        ({"ranking.price_gain": 0}, "ranking.price_gain = 0 (from flag): Input should be greater than"),
         (
             {"catalogue.staleness_max_ms": 50, "catalogue.poll_ms": 6},
             "at least ten times catalogue.poll_ms (6)",

@@ -11,6 +11,7 @@ import pytest
 
 from muster.client import Client, MusterError, patch
 from muster.v1 import admin_pb2
+from server.catalogue.failpoint import FREEZE_TAIL
 from tests.server.replica import NOT_SERVING, Replica, shoes, wait_until
 
 QUIET = {"generation.rebuild": "false"}
@@ -107,3 +108,30 @@ def test_a_lone_replica_takes_the_lease_back(bundle: Path, tmp_path: Path) -> No
         wait_until(lambda: replica.status().epoch > epoch, "the next reign")
         replica.wait_primary()
         assert replica.apply(*shoes(1)).epoch > epoch
+
+
+@pytest.mark.parametrize("place", ["look", "deliver"])
+def test_a_primary_that_no_longer_follows_the_log_gives_the_lease_away(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    settings = {**QUIET, "catalogue.staleness_max_ms": 500}
+    frozen = tmp_path / "frozen"
+    frozen.mkdir()
+    monkeypatch.setenv(FREEZE_TAIL, str(frozen))
+    with Replica(bundle, tmp_path / "data", "a", settings) as first:
+        first.wait_primary()
+        first.apply(*shoes(3))
+        monkeypatch.delenv(FREEZE_TAIL)
+        with Replica(bundle, tmp_path / "data", "b", settings) as second:
+            second.wait_serving()
+
+            def freeze() -> None:
+                (frozen / place).touch()
+
+            epochs, failures = written_through([first.address, second.address], freeze)
+            assert failures == [] and epochs == sorted(epochs)
+            assert second.wait_primary().status().role == admin_pb2.ROLE_PRIMARY
+            assert "no longer follows the log, and gives the lease away" in first.log()
+            (frozen / place).unlink()
+            first.wait_serving()
+            assert first.status().role == admin_pb2.ROLE_STANDBY

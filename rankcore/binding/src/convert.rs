@@ -7,6 +7,7 @@ use prost::Message;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use rankcore_engine::account::{self, Accounted};
 use rankcore_engine::bundle::{Bundle, Tier};
 use rankcore_engine::engine::Status;
 use rankcore_engine::error::{Error, Result, Violation};
@@ -185,8 +186,50 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
     all.set_item("counters", counters)?;
     all.set_item("price", status.price)?;
     all.set_item("help_lost", status.help_lost)?;
+    all.set_item("accounted", accounted(py, &status.accounted)?)?;
     all.set_item("stall_us", status.stall_us)?;
     all.set_item("last_part_failure", status.last_part_failure.as_deref())?;
+    Ok(all)
+}
+
+/// What the answers tell of themselves, added up, by name.
+fn accounted<'py>(py: Python<'py>, sums: &Accounted) -> PyResult<Bound<'py, PyDict>> {
+    #[allow(clippy::cast_precision_loss)]
+    let histogram = |bounds: Vec<f64>, (buckets, total): &(Vec<u64>, u64), unit: f64| {
+        let one = PyDict::new(py);
+        one.set_item("bounds", bounds)?;
+        one.set_item("buckets", buckets)?;
+        one.set_item("total", *total as f64 * unit)?;
+        Ok::<_, PyErr>(one)
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let scaled = |bounds: &[u64], unit: f64| -> Vec<f64> {
+        bounds.iter().map(|bound| *bound as f64 * unit).collect()
+    };
+    let reasons = PyDict::new(py);
+    for ((_, name), count) in account::REASONS.iter().zip(&sums.reasons) {
+        reasons.set_item(*name, count)?;
+    }
+    let stages = PyDict::new(py);
+    for (name, counted) in account::STAGES.iter().zip(&sums.stages) {
+        let bounds_s = scaled(&account::STAGE_BOUNDS_US, 1e-6);
+        stages.set_item(*name, histogram(bounds_s, counted, 1e-6)?)?;
+    }
+    let distributions = PyDict::new(py);
+    for (name, bins) in account::DISTRIBUTIONS.iter().zip(&sums.distributions) {
+        distributions.set_item(*name, bins)?;
+    }
+    let all = PyDict::new(py);
+    all.set_item("reasons", reasons)?;
+    let depths = scaled(&account::DEPTH_BOUNDS, 1.0);
+    all.set_item("depth", histogram(depths, &sums.depths, 1.0)?)?;
+    all.set_item("stages_s", stages)?;
+    all.set_item("planned_worth", sums.planned_worth)?;
+    all.set_item("worth", sums.worth)?;
+    all.set_item("worth_in_time", sums.worth_in_time)?;
+    all.set_item("in_time", sums.in_time)?;
+    all.set_item("late", sums.late)?;
+    all.set_item("distributions", distributions)?;
     Ok(all)
 }
 

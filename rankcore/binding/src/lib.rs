@@ -225,7 +225,7 @@ impl Engine {
 impl Engine {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
-    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=4, reserve_ms=0.5, queue_max=1024, kernels="auto"))]
+    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=4, reserve_ms=0.5, queue_max=1024, backlog_ms=0.0, price_gain=1.0, kernels="auto"))]
     fn new(
         py: Python<'_>,
         bundle: PathBuf,
@@ -235,6 +235,8 @@ impl Engine {
         chunk_pairs: usize,
         reserve_ms: f64,
         queue_max: usize,
+        backlog_ms: f64,
+        price_gain: f64,
         kernels: &str,
     ) -> PyResult<Self> {
         let kernels = convert::kernels(kernels)?;
@@ -246,6 +248,7 @@ impl Engine {
                 chunk_pairs,
                 reserve_us: core::reserve_us(reserve_ms)?,
                 queue_max,
+                pricing: core::pricing(backlog_ms, price_gain)?,
             };
             core::Engine::new(&bundle, &runtime_library, settings)
         })
@@ -254,7 +257,7 @@ impl Engine {
     }
 
     /// Open another bundle on the workers of this engine: both take turns in one queue.
-    #[pyo3(signature = (bundle, *, runtime_library, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024, kernels="auto"))]
+    #[pyo3(signature = (bundle, *, runtime_library, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024, backlog_ms=0.0, price_gain=1.0, kernels="auto"))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn beside(
         &self,
@@ -265,6 +268,8 @@ impl Engine {
         chunk_pairs: usize,
         reserve_ms: f64,
         queue_max: usize,
+        backlog_ms: f64,
+        price_gain: f64,
         kernels: &str,
     ) -> PyResult<Self> {
         let kernels = convert::kernels(kernels)?;
@@ -276,6 +281,7 @@ impl Engine {
                 chunk_pairs,
                 reserve_us: core::reserve_us(reserve_ms)?,
                 queue_max,
+                pricing: core::pricing(backlog_ms, price_gain)?,
             };
             self.0.beside(&bundle, &runtime_library, settings)
         })
@@ -634,6 +640,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_apply, module)?)?;
     module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
     module.add_function(wrap_pyfunction!(front::front_bounds_s, module)?)?;
+    module.add_function(wrap_pyfunction!(front::front_scopes, module)?)?;
     module.add_function(wrap_pyfunction!(front::front_statuses, module)?)?;
     module.add_class::<DenseRows>()?;
     module.add_function(wrap_pyfunction!(write_lists, module)?)?;

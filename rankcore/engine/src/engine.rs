@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use parking_lot::{Condvar, Mutex};
 
+use crate::account::{Accounted, Accounts};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
@@ -18,7 +19,7 @@ use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::help::HelpBook;
 use crate::plan::pace::whole_us;
-use crate::plan::price::Price;
+use crate::plan::price::{Price, Pricing};
 use crate::plan::priority::Priority;
 use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub reserve_us: u64,
     /// Most requests that wait or run at a time, at least 1; the lower classes are refused below it.
     pub queue_max: usize,
+    /// When and how soon time is charged for.
+    pub pricing: Pricing,
     /// What the models are run by.
     pub kernels: Choice,
 }
@@ -58,6 +61,7 @@ impl Default for Settings {
             chunk_pairs: 4,
             reserve_us: 500,
             queue_max: 1_024,
+            pricing: Pricing::default(),
             kernels: Choice::Auto,
         }
     }
@@ -74,11 +78,16 @@ struct Counters {
     cancelled: AtomicU64,
     invalid: AtomicU64,
     failed: AtomicU64,
+    accounts: Accounts,
 }
 
 impl Counters {
-    /// Counts an end. `priority`: the request's class; `None`: it was not understood so far.
-    fn count(&self, priority: Option<Priority>, result: &Result<Answer>) {
+    /// Counts an end. `priority`: the request's class; `None`: it was not understood so far. `in_time`: the answer is ready
+    /// before the deadline.
+    fn count(&self, priority: Option<Priority>, result: &Result<Answer>, in_time: bool) {
+        if let Ok(answer) = result {
+            self.accounts.add(&answer.account, in_time);
+        }
         let by_priority = match result {
             Ok(_) => Some(&self.answered_by_priority),
             Err(Error::Overloaded { .. }) => Some(&self.refused_by_priority),
@@ -204,6 +213,8 @@ pub struct Status {
     pub invalid: u64,
     /// Requests that failed for an internal reason.
     pub failed: u64,
+    /// What the answers tell of themselves, added up.
+    pub accounted: Accounted,
     /// Parts that failed while a request ran, which was answered without them.
     pub part_failures: u64,
     /// What the last of them said.
@@ -325,7 +336,7 @@ impl Engine {
             replica: settings.replica,
             chunk: AtomicUsize::new(settings.chunk_pairs),
             failures: Failures::default(),
-            price: Price::default(),
+            price: Price::new(settings.pricing),
             help: HelpBook::default(),
             bundle,
         });
@@ -853,6 +864,7 @@ impl Engine {
             cancelled: count(&self.core.counters.cancelled),
             invalid: count(&self.core.counters.invalid),
             failed: count(&self.core.counters.failed),
+            accounted: self.core.counters.accounts.read(),
             part_failures,
             last_part_failure,
             price: self.core.services.price.at(
@@ -963,9 +975,11 @@ impl Core {
         let understood = ask.and_then(|ask| Ok((ask.priority(call.priority)?, ask)));
         let priority = understood.as_ref().ok().map(|(priority, _)| *priority);
         let counters = Arc::clone(&self.counters);
+        let (arrived, remaining_us) = (call.arrived, u128::from(call.remaining_us));
         let counted: Done = Box::new(move |result| {
             if !behind {
-                counters.count(priority, &result);
+                let in_time = arrived.elapsed().as_micros() <= remaining_us;
+                counters.count(priority, &result, in_time);
             }
             done(result);
         });
@@ -1230,6 +1244,31 @@ pub fn reserve_us(reserve_ms: f64) -> Result<u64> {
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     Ok((reserve_ms * 1_000.0).round() as u64)
+}
+
+/// The price's settings, from milliseconds of backlog and a factor.
+///
+/// # Errors
+/// `InvalidRequest` unless the backlog is from 0 to 60,000 and the gain from 0.01 to 100.
+pub fn pricing(backlog_ms: f64, gain: f64) -> Result<Pricing> {
+    let mut violations = Vec::new();
+    for (field, value, range) in [
+        ("backlog_ms", backlog_ms, 0.0..=60_000.0),
+        ("price_gain", gain, 0.01..=100.0),
+    ] {
+        if !range.contains(&value) {
+            violations.push(Violation {
+                field: field.to_owned(),
+                description: format!("{value}; accepted: {} to {}", range.start(), range.end()),
+            });
+        }
+    }
+    if !violations.is_empty() {
+        return Err(Error::InvalidRequest(violations));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let backlog_us = (backlog_ms * 1_000.0).round() as u64;
+    Ok(Pricing { backlog_us, gain })
 }
 
 /// Instruction sets of this machine that the kernels can use.

@@ -3,6 +3,7 @@
 //! Data flows one way: `wire` request -> `plan` -> `retrieve` -> `rerank` -> `wire` response, driven by
 //! `schedule`. Nothing here knows of Python.
 
+pub mod account;
 pub mod bundle;
 pub mod encode;
 pub mod engine;

@@ -186,6 +186,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
+    use crate::account::Account;
     use crate::bundle::Tier;
     use crate::wire;
 
@@ -194,6 +195,18 @@ mod tests {
             bytes: vec![1],
             tier: Tier::Lexical,
             reason: wire::Reason::Best,
+            account: Account {
+                tier: Tier::Lexical,
+                reason: wire::Reason::Best,
+                depth: 0,
+                planned_worth: 1.0,
+                worth: 1.0,
+                price: 0.0,
+                timings: wire::StageTimings::default(),
+                words: 1,
+                lexical: None,
+                nearest: None,
+            },
         }
     }
 

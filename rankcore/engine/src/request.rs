@@ -15,6 +15,7 @@ use fixedbitset::FixedBitSet;
 use parking_lot::Mutex;
 use prost::Message;
 
+use crate::account::{Account, Match};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::encode::EncodedQuery;
 use crate::error::{Error, Result, Violation};
@@ -302,6 +303,8 @@ pub struct Answer {
     pub tier: Tier,
     /// Reason given in the receipt.
     pub reason: wire::Reason,
+    /// What it tells of itself in numbers.
+    pub account: Account,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -365,6 +368,8 @@ pub struct Job {
     reading: Option<cross::Reading>,
     helpers: usize,
     timings: wire::StageTimings,
+    lexical_match: Option<Match>,
+    nearest: Option<f32>,
     gauge: Option<Gauge>,
 }
 
@@ -474,6 +479,8 @@ impl Job {
             reading: None,
             helpers: 0,
             timings: wire::StageTimings::default(),
+            lexical_match: None,
+            nearest: None,
             gauge: None,
         }
     }
@@ -680,11 +687,13 @@ impl Job {
         match &self.ask.source {
             Source::Search { filter, .. } => {
                 self.eligible = self.generation.filter(filter.as_ref())?;
-                self.lexical = self.generation.lexical(
+                let (found, seen) = self.generation.lexical_seen(
                     &self.ask.query,
                     self.plan.width,
                     self.eligible.as_ref(),
                 )?;
+                self.lexical = found;
+                self.lexical_match = Some(seen);
                 self.rows = self.lexical.iter().map(|(row, _)| *row).collect();
                 (stage, units) = (Stage::Lexical, self.ask.keys.len());
             }
@@ -830,6 +839,7 @@ impl Job {
                 else {
                     return Ok(false);
                 };
+                self.nearest = dense.first().map(|(_, cosine)| *cosine);
                 let fused = fuse(
                     &self.lexical,
                     Some(&dense),
@@ -1102,6 +1112,7 @@ impl Job {
             results.push(product);
         }
         let mut receipt = self.receipt();
+        let (depth, worth) = (receipt.depth as usize, receipt.expected_ndcg);
         let now_us = self.services.clock.now_us();
         let total_us = now_us.saturating_sub(self.pace.started_us());
         let rendering_us = now_us.saturating_sub(reply_from_us);
@@ -1127,7 +1138,31 @@ impl Job {
             bytes,
             tier: self.reached,
             reason: self.reason,
+            account: Account {
+                tier: self.reached,
+                reason: self.reason,
+                depth,
+                planned_worth: self.services.planner.worth(
+                    self.plan.tier,
+                    self.plan.depth,
+                    self.width(),
+                ),
+                worth,
+                price: self.price,
+                timings: self.timings,
+                words: self.ask.keys.len(),
+                lexical: self.lexical_match,
+                nearest: self.nearest,
+            },
         })
+    }
+
+    /// Candidates retrieved from each side; those that the caller brought are all there are.
+    fn width(&self) -> usize {
+        match self.ask.source {
+            Source::Search { .. } => self.plan.width,
+            Source::Brought { .. } => usize::MAX,
+        }
     }
 
     /// Gives a result its signals, and what each of them adds to its score.
@@ -1189,10 +1224,7 @@ impl Job {
         } else {
             depth
         };
-        let width = match self.ask.source {
-            Source::Search { .. } => self.plan.width,
-            Source::Brought { .. } => usize::MAX,
-        };
+        let width = self.width();
         let (tier, expected_ndcg) = if candidates == 0 && self.reason != wire::Reason::Dependency {
             // Nothing to order: the plan was executed in full.
             (
@@ -1222,6 +1254,8 @@ impl Job {
             budget_us: self
                 .budget
                 .map_or(0, |budget| budget.deadline_us - budget.arrived_us),
+            // The front names what it sends.
+            receipt_id: String::new(),
         }
     }
 

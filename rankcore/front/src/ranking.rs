@@ -16,13 +16,14 @@ use rankcore_engine::reply::Cancel;
 use rankcore_engine::request::Answer;
 use tokio::sync::oneshot;
 
-use crate::Shared;
 use crate::budget::{self, Told};
 use crate::connection::{Peer, refuse};
 use crate::limits::{Part, Unsent};
 use crate::message::{self, ACCEPTED, Encoding, Unread};
 use crate::status::{self, Code, Refusal};
+use crate::trace::{self, Traced};
 use crate::turn::{Ended, Read, Turn};
+use crate::{News, Shared};
 
 /// Metadata that name the class of a request.
 const PRIORITY: HeaderName = HeaderName::from_static("muster-priority");
@@ -92,6 +93,8 @@ pub async fn answer(
     let counts = shared.counts(method);
     let started = Instant::now();
     counts.start();
+    let context = shared.traces.begin(&head.headers);
+    let mut account = None;
     let end = rank(
         shared,
         peer,
@@ -106,7 +109,11 @@ pub async fn answer(
     let unsent_max = shared.settings.limits.unsent_bytes;
     let code = match end {
         End::Answered { answer, at } => {
-            match message::frame(&answer.bytes, shared.settings.response_bytes_max) {
+            account = Some(answer.account);
+            let receipts = shared.receipts.load();
+            let ending = receipts.as_ref().map(|receipts| receipts.ending());
+            let ending = ending.as_ref().map_or(&[][..], |ending| &ending[..]);
+            match message::frame(&answer.bytes, ending, shared.settings.response_bytes_max) {
                 Ok(framed) => {
                     let code = send(&mut respond, framed, &peer.unsent, unsent_max);
                     if let Some(engine) = &*shared.engine.load() {
@@ -114,13 +121,25 @@ pub async fn answer(
                     }
                     code
                 }
-                Err(refusal) => tell(shared, &mut respond, &refusal),
+                Err(refusal) => tell(shared, &mut respond, &refusal, &head.headers),
             }
         }
-        End::Refused(refusal) => tell(shared, &mut respond, &refusal),
+        End::Refused(refusal) => tell(shared, &mut respond, &refusal, &head.headers),
         End::Left => Code::Cancelled,
     };
-    counts.finish(code, started.elapsed());
+    let took = started.elapsed();
+    counts.finish(code, took);
+    if let Some(context) = context {
+        shared.traces.end(Traced {
+            context,
+            method,
+            began_unix_us: trace::unix_us(started),
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            code,
+            account,
+            request_id: trace::request_id(&head.headers),
+        });
+    }
 }
 
 fn no_grpc(request: &Request<RecvStream>) -> Option<StatusCode> {
@@ -238,10 +257,16 @@ fn send(
     }
 }
 
-fn tell(shared: &Shared, respond: &mut SendResponse<Part>, refusal: &Refusal) -> Code {
+fn tell(
+    shared: &Shared,
+    respond: &mut SendResponse<Part>,
+    refusal: &Refusal,
+    headers: &HeaderMap,
+) -> Code {
     let status = refuse(respond, refusal);
-    if let Some(failure) = status.failure {
-        shared.report(failure);
+    if let Some(mut failure) = status.failure {
+        failure.request_id = trace::request_id(headers);
+        shared.tell(News::Failed(failure));
     }
     status.code
 }

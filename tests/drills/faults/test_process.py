@@ -13,6 +13,7 @@ from drills.faults import process
 from drills.faults.process import (
     LATE_WRITES,
     KillPrimaryStopStandby,
+    PausePrimary,
     StopInAppend,
     StopPrimary,
     StopStandby,
@@ -46,6 +47,17 @@ def test_without_a_standby_none_can_be_stopped(scripted: Scripted, tmp_path: Pat
         cluster.start()
         with pytest.raises(Inconclusive, match="there is no standby"):
             StopStandby().inject(Subject(cluster))
+
+
+def test_a_paused_primary_is_the_same_process_afterwards(scripted: Scripted, tmp_path: Path) -> None:
+    fault = PausePrimary(pause_ms=60.0, pauses=2, apart_s=0.01)
+    with Cluster(scripted(1), tmp_path / "cluster") as cluster:
+        cluster.start()
+        pid = cluster.primary().pid
+        done = fault.inject(Subject(cluster))
+        fault.rollback(Subject(cluster))
+        assert (done["pid"], done["pauses"]) == (pid, 2)
+        assert cluster.wait_primary(30.0).pid == pid and not stands_still(pid)
 
 
 def test_writes_wait_in_a_stopped_primary_and_end_when_it_wakes(scripted: Scripted, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -75,6 +76,16 @@ def test_verdict_figures_target_and_the_run_before_are_on_the_page() -> None:
         assert wanted in words
     assert "data:image/png;base64,UE5H" in text
     assert 'class="trend"' in text
+
+
+def test_when_its_alert_fired_is_among_a_drill_s_figures() -> None:
+    alarmed = replace(DRILL, alerts=("MusterPrimaryDown",))
+    figures = {"alerts": {"MusterPrimaryDown": {"fired_ms_p50": 512.0}, "others": []}}
+    section = Section(alarmed, [run(figures=figures)])
+    assert section.headlines[-1].figure == "alerts.MusterPrimaryDown.fired_ms_p50"
+    words = " ".join(parsed(page(section)).words)
+    assert "MusterPrimaryDown fired after, median" in words
+    assert "512" in words
 
 
 def test_what_was_never_run_says_how_to_run_it() -> None:

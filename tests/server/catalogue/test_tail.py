@@ -301,7 +301,33 @@ def test_a_tailer_that_waits_for_the_store_does_not_stand_still(
     assert entered.wait(LONG_S)
     now_s[0] = 107.0
     assert tailer.stalled_s() == 0.0
+    assert tailer.refused_s() == 7.0
     go_on.set()
+    wait_until(lambda: tailer.refused_s() == 0.0)
+
+
+def test_a_store_that_refuses_is_told_until_it_answers_again(
+    make_tailer: MakeTailer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    tailer = make_tailer(Target(), clock=lambda: now_s[0])
+    follower = tailer._store
+    head = follower.head
+
+    def refused() -> object:
+        raise StoreUnavailable("away")
+
+    tailer.start()
+    wait_until(lambda: tailer.caught_up())
+    assert tailer.refused_s() == 0.0
+    monkeypatch.setattr(follower, "head", refused)
+    store.append([new_events("a")], epoch=1)
+    wait_until(lambda: tailer._refused_at_s is not None)
+    now_s[0] = 107.0
+    assert tailer.refused_s() == 7.0
+    monkeypatch.setattr(follower, "head", head)
+    assert tailer.wait_applied(1, LONG_S)
+    wait_until(lambda: tailer.refused_s() == 0.0)
 
 
 @pytest.mark.parametrize("place", ["look", "deliver"])

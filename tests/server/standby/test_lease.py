@@ -70,6 +70,18 @@ def test_a_lease_too_short_to_keep_is_refused() -> None:
         LeaseConfig(ttl_ms=15)
 
 
+def test_a_standby_looks_as_often_as_it_is_told_to() -> None:
+    config = LeaseConfig(ttl_ms=480, check_every_ms=30)
+    state, _ = LeaseProtocol(config, ME).step(LeaseState(), NOW, Tick(eligible=False))
+    assert state.look_at_ns == NOW + 30 * MS
+
+
+@pytest.mark.parametrize("check_every_ms", [-1, 121])
+def test_a_look_too_rare_to_try_a_failed_renewal_again_in_time_is_refused(check_every_ms: int) -> None:
+    with pytest.raises(ValueError, match="a quarter of ttl_ms"):
+        LeaseConfig(ttl_ms=480, check_every_ms=check_every_ms)
+
+
 @pytest.mark.parametrize(
     ("phase", "given", "next_phase", "commands"),
     [

@@ -38,7 +38,7 @@ class Finder:
                 for at, row in enumerate(vectors[start : start + BATCH])
             ]
             self._client.insert(COLLECTION, rows)
-        # Rows that were not flushed are compared one by one; only what is loaded after the flush has its index.
+        # Rows not yet flushed are compared one by one; what is loaded after the flush has its index.
         self._client.flush(COLLECTION)
         self._client.release_collection(COLLECTION)
         self._client.load_collection(COLLECTION)

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message;
 use serde::Deserialize;
 
+use crate::account::Match;
 use crate::bundle::{Bundle, LexicalConfig};
 use crate::encode::EncodedProduct;
 use crate::error::{Error, Result, Violation};
@@ -564,10 +565,13 @@ impl Generation {
                 Some(wire::event::Change::Upsert(product)) => product.product_id.clone(),
                 Some(wire::event::Change::Patch(patch)) => patch.product_id.clone(),
                 Some(wire::event::Change::Delete(delete)) => delete.product_id.clone(),
-                Some(wire::event::Change::Deploy(_)) | None => String::new(),
+                Some(wire::event::Change::Deploy(_) | wire::event::Change::Feedback(_)) | None => {
+                    String::new()
+                }
             };
             // A change is prepared against the state before it: earlier changes of the product go first.
-            if waiting.len() == CHANGES_AT_ONCE || touched.contains(&product_id) {
+            let again = !product_id.is_empty() && touched.contains(&product_id);
+            if waiting.len() == CHANGES_AT_ONCE || again {
                 self.commit(&mut waiting);
                 touched.clear();
             }
@@ -593,7 +597,7 @@ impl Generation {
         let live = self.live.read();
         match change {
             // What a later version writes into the log looks like no change here.
-            Some(Wire::Deploy(_)) | None => Change::Nothing,
+            Some(Wire::Deploy(_) | Wire::Feedback(_)) | None => Change::Nothing,
             Some(Wire::Patch(patch)) => match self.find(&live, &patch.product_id) {
                 Some(row) => Change::Patch(row, patch),
                 None => Change::Nothing,
@@ -756,9 +760,19 @@ impl Generation {
         width: usize,
         eligible: Option<&FixedBitSet>,
     ) -> Result<Vec<(Row, f32)>> {
+        Ok(self.lexical_seen(query, width, eligible)?.0)
+    }
+
+    /// As [`Generation::lexical`], and what the query looks like to the lexical index.
+    pub fn lexical_seen(
+        &self,
+        query: &str,
+        width: usize,
+        eligible: Option<&FixedBitSet>,
+    ) -> Result<(Vec<(Row, f32)>, Match)> {
         let live = self.live.read();
         self.searched(&live)
-            .search(query, width, &live.live, eligible)
+            .search_seen(query, width, &live.live, eligible)
     }
 
     /// BM25F of the given rows, in their order; 0 where no word of the query matches.

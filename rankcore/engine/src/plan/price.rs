@@ -47,35 +47,71 @@ struct State {
     seen_us: u64,
 }
 
+/// What a deployment may set of the price.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pricing {
+    /// Backlog of one worker above which time is charged for, microseconds; 0: the cost of the best plan, as the scale has
+    /// it.
+    pub backlog_us: u64,
+    /// Times the pace at which the price follows the backlog, above 0; 1: as it was measured.
+    pub gain: f64,
+}
+
+impl Default for Pricing {
+    fn default() -> Self {
+        Self {
+            backlog_us: 0,
+            gain: 1.0,
+        }
+    }
+}
+
 /// The price as it develops. Shared by all requests of an engine.
 #[derive(Debug, Default)]
-pub struct Price(Mutex<State>);
+pub struct Price {
+    state: Mutex<State>,
+    pricing: Pricing,
+}
 
 impl Price {
+    /// A price of 0.
+    #[must_use]
+    pub fn new(pricing: Pricing) -> Self {
+        Self {
+            state: Mutex::default(),
+            pricing,
+        }
+    }
+
     /// The price at `now_us`, nDCG per millisecond, for a request of class `priority`, given the predicted work that waits
     /// or runs, microseconds a worker. It is the same for every class; the class says how far the request may raise it.
     #[must_use]
     pub fn at(&self, now_us: u64, backlog_us: u64, scale: &Scale, priority: Priority) -> f64 {
         #[allow(clippy::cast_precision_loss)]
-        let excess = (backlog_us as f64 / scale.target_us.max(1.0) - 1.0).min(EXCESS_MAX);
-        let mut state = self.0.lock();
+        let target_us = match self.pricing.backlog_us {
+            0 => scale.target_us,
+            set_us => set_us as f64,
+        };
+        #[allow(clippy::cast_precision_loss)]
+        let excess = (backlog_us as f64 / target_us.max(1.0) - 1.0).min(EXCESS_MAX);
+        let mut state = self.state.lock();
         let mut passed_us = now_us.saturating_sub(state.seen_us);
         if excess > 0.0 {
             passed_us = passed_us.min(HELD_US);
         }
         #[allow(clippy::cast_precision_loss)]
-        let step = excess * passed_us as f64 / RISE_US;
+        let step = self.pricing.gain * excess * passed_us as f64 / RISE_US;
         let most = (LEVEL_MAX * priority.weight().max(1.0)).max(state.level);
         // Above what default requests reach, steps are in proportion: it is forgotten about as soon.
         let pace = (state.level / LEVEL_MAX).max(1.0);
         state.level = (state.level + step * pace).clamp(0.0, most);
         state.seen_us = state.seen_us.max(now_us);
-        (state.level + AT_ONCE * excess.max(0.0)) * scale.slope
+        (state.level + self.pricing.gain * AT_ONCE * excess.max(0.0)) * scale.slope
     }
 
     /// A request was taken on and not answered in time.
     pub fn missed(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.level = (state.level + MISSED).min(LEVEL_MAX.max(state.level));
     }
 }
@@ -95,6 +131,35 @@ mod tests {
         for now_us in [0, 1_000, 10_000_000] {
             assert!(price.at(now_us, 0, &SCALE, Priority::Default).abs() < f64::EPSILON);
         }
+    }
+
+    #[test]
+    fn a_backlog_that_is_set_is_the_one_above_which_time_is_charged_for() {
+        let price = Price::new(Pricing {
+            backlog_us: 20_000,
+            ..Pricing::default()
+        });
+        for step in 0..100 {
+            let now = price.at(step * 10_000, 20_000, &SCALE, Priority::Default);
+            assert!(now.abs() < f64::EPSILON, "at the target: {now}");
+        }
+        assert!(price.at(1_000_000, 40_000, &SCALE, Priority::Default) > 0.0);
+    }
+
+    #[test]
+    fn a_greater_gain_raises_the_price_sooner_and_a_smaller_one_later() {
+        let after = |gain: f64| {
+            let price = Price::new(Pricing {
+                gain,
+                ..Pricing::default()
+            });
+            (0..5)
+                .map(|step| price.at(step * 10_000, 10_000, &SCALE, Priority::Default))
+                .last()
+                .unwrap()
+        };
+        assert!(after(0.5) < after(1.0) && after(1.0) < after(2.0));
+        assert!((after(2.0) - 2.0 * after(1.0)).abs() < 1e-9);
     }
 
     #[test]

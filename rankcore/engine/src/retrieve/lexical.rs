@@ -46,6 +46,7 @@ use tantivy::tokenizer::{
 };
 use tantivy::{Index, SegmentReader, SingleSegmentIndexWriter, Term};
 
+use crate::account::Match;
 use crate::error::{Error, Result};
 use crate::wire;
 
@@ -697,6 +698,8 @@ pub struct Lexical<'a> {
 /// A query against the live statistics, its stems by falling weight.
 struct Scoring<'a> {
     stems: Vec<Carried<'a>>,
+    /// Mean rarity of all words, those that no product has among them; 0 to 1.
+    rarity: f32,
     /// For each field that a clause reads: the weight of one occurrence, by the code of the field's length.
     occurrence: [Option<Box<[f32; 256]>>; FIELD_COUNT],
 }
@@ -707,6 +710,12 @@ impl Scoring<'_> {
             .as_ref()
             .expect("built with its clause")
     }
+}
+
+/// Inverse document frequency of a word that so many of the documents have.
+fn rarity(documents: u64, carriers: u64) -> f32 {
+    let others = documents.saturating_sub(carriers) as f32;
+    (1.0 + (others + 0.5) / (carriers as f32 + 0.5)).ln()
 }
 
 /// A field's part of a row's weighted frequency.
@@ -740,7 +749,9 @@ impl<'a> Lexical<'a> {
         const NONE: &[Posting] = &[];
         let documents = self.documents() as u64;
         let mut stems: Vec<(u64, Carried<'a>)> = Vec::new();
-        for stem in query_stems(query) {
+        let words = query_stems(query);
+        let (asked, mut known, mut rarities) = (words.len(), 0, 0.0);
+        for stem in words {
             let mut clauses = Vec::new();
             let mut most_common = 0;
             let key = key(&stem);
@@ -769,8 +780,9 @@ impl<'a> Lexical<'a> {
                 });
             }
             if !clauses.is_empty() {
-                let others = documents.saturating_sub(most_common) as f32;
-                let rarity = (1.0 + (others + 0.5) / (most_common as f32 + 0.5)).ln();
+                let rarity = rarity(documents, most_common);
+                known += 1;
+                rarities += rarity;
                 let weight = rarity * (K1 + 1.0);
                 stems.push((most_common, Carried { weight, clauses }));
             }
@@ -787,7 +799,14 @@ impl<'a> Lexical<'a> {
                 occurrence[clause.field] = Some(self.occurrence_weights(clause.field));
             }
         }
-        Ok(Scoring { stems, occurrence })
+        // As a share of what a word that nobody has would weigh, so that it does not grow with the catalogue.
+        let rarity =
+            (rarities / rarity(documents, 0) + (asked - known) as f32) / asked.max(1) as f32;
+        Ok(Scoring {
+            stems,
+            rarity,
+            occurrence,
+        })
     }
 
     /// boost / (1 - b + b x length / mean length), by the code of the length.
@@ -816,6 +835,17 @@ impl<'a> Lexical<'a> {
         live: &FixedBitSet,
         eligible: Option<&FixedBitSet>,
     ) -> Result<Vec<(Row, f32)>> {
+        Ok(self.search_seen(query, width, live, eligible)?.0)
+    }
+
+    /// As [`Lexical::search`], and what the query looks like to the index.
+    pub fn search_seen(
+        &self,
+        query: &str,
+        width: usize,
+        live: &FixedBitSet,
+        eligible: Option<&FixedBitSet>,
+    ) -> Result<(Vec<(Row, f32)>, Match)> {
         let scoring = self.scoring(query)?;
         let mut best = Best::new(width);
         let accept = |row: Row| {
@@ -825,7 +855,14 @@ impl<'a> Lexical<'a> {
             search_index(index, &scoring, &mut best, &accept)?;
         }
         self.search_delta(&scoring, &mut best, &accept);
-        Ok(best.into_sorted())
+        let found = best.into_sorted();
+        let allowed: f32 = scoring.stems.iter().map(|stem| stem.weight).sum();
+        let top = found.first().map_or(0.0, |(_, score)| *score);
+        let seen = Match {
+            rarity: scoring.rarity,
+            top_share: if allowed > 0.0 { top / allowed } else { 0.0 },
+        };
+        Ok((found, seen))
     }
 
     fn search_delta(&self, scoring: &Scoring<'_>, best: &mut Best, accept: &impl Fn(Row) -> bool) {

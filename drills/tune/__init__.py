@@ -1,0 +1,1 @@
+"""Settings from drills: a search over a deployment's settings by what rehearsed failures cost with them."""

@@ -1,0 +1,1 @@
+"""More replicas when ranking time is dear, fewer when it is cheap."""

@@ -1,0 +1,72 @@
+"""The alert of a fault fires and ends, for the drill and for a real Prometheus with its Alertmanager."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drills.book import DRILLS, expected_alerts
+from drills.rig.alerts import FASTER
+from muster.alerts.prometheus import rule_file
+from muster.alerts.rules import load_rules
+from tests.muster.alerts.listener import Listener
+from tests.muster.alerts.prometheus import ALERTMANAGER, MISSING, PROMETHEUS, alertmanager, prometheus
+
+ROOT = Path(__file__).parents[2]
+
+PROMETHEUS_CONFIGURATION = """
+global: {{scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 250ms}}
+rule_files: [alerts.yaml]
+alerting: {{alertmanagers: [{{static_configs: [{{targets: ["127.0.0.1:{alertmanager}"]}}]}}]}}
+scrape_configs:
+  - job_name: muster
+    file_sd_configs: [{{files: ["{targets}"], refresh_interval: 1s}}]
+"""
+
+
+def test_every_expected_alert_is_a_rule() -> None:
+    rules = {rule.alert for rule in load_rules()}
+    expected = {name for drill in DRILLS for name in drill.alerts}
+    assert expected <= rules
+    assert len(expected) >= 6
+    assert expected_alerts("no_such_drill") == ()
+
+
+@pytest.mark.rehearsal
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(not os.environ.get("MUSTER_REHEARSALS"), reason="set MUSTER_REHEARSALS=1 to run it")
+@pytest.mark.skipif(PROMETHEUS is None or ALERTMANAGER is None, reason=MISSING)
+def test_a_killed_primary_is_told_by_prometheus_and_by_the_drill(tmp_path: Path) -> None:
+    folder = tmp_path / "drill"
+    (tmp_path / "alerts.yaml").write_text(rule_file(load_rules(), scale=1 / FASTER), encoding="utf-8")
+    routes = (ROOT / "deploy/prometheus/alertmanager.yaml").read_text(encoding="utf-8")
+    with Listener() as pager:
+        routes = re.sub(r"http://127\.0\.0\.1:9099/\w+", pager.url, routes)
+        routes = re.sub(r"group_interval: \w+", "group_interval: 500ms", routes)
+        with alertmanager(routes, tmp_path) as port:
+            targets = folder / "cluster" / "prometheus.json"
+            configuration = PROMETHEUS_CONFIGURATION.format(alertmanager=port, targets=targets)
+            with prometheus(configuration, tmp_path):
+                drill = [sys.executable, "-m", "drills.failover", "--runs", "2", "--products", "200"]
+                done = subprocess.run(
+                    [*drill, "--json", "--journal", str(folder)],
+                    cwd=ROOT,
+                    env={**os.environ, "MUSTER_DRILL_RECORDS": "", "MUSTER_DRILL_ALERTS": "require"},
+                    capture_output=True,
+                    text=True,
+                    timeout=200,
+                    check=False,
+                )
+                assert pager.wait_for("MusterPrimaryDown", "resolved", 10.0), (pager.alerts(), done.stderr)
+    assert ("MusterPrimaryDown", "firing") in pager.alerts()
+    assert "MusterNoPrimary" not in {name for name, _ in pager.alerts()}
+    figures = json.loads(done.stdout)
+    assert figures["alerts"]["MusterPrimaryDown"]["fired_ms_p50"] > 0.0, done.stderr
+    assert "MusterNoPrimary" not in figures["alerts"]["others"]
