@@ -15,7 +15,7 @@ class Drill:
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
-    alerts: those that an operations team would get, which must fire and end in each run.
+    alerts: those that an operations team would get, which should fire and end in each run.
     target: whether it can be done to a running service (`--target`); others need processes or a store of
     their own to break.
     """
@@ -345,6 +345,29 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.traffic_surge",
         needs=("a model bundle", "root and control groups for the processor, or --core-share 1"),
         control="--without scaling",
+    ),
+    Drill(
+        name="model_drift",
+        hypothesis=(
+            "a demand that stays is not called drift; one that moves to new words is, before nDCG@10 has"
+            " fallen by more than .3; products in these words and a new generation bring at least .6 of it"
+            " back; no read fails"
+        ),
+        injection="more and more of the searches in words that nobody used before, then products in them",
+        module="drills.model_drift",
+        needs=("a model bundle",),
+        control="--without measure",
+    ),
+    Drill(
+        name="data_leak",
+        hypothesis=(
+            "of marked names, addresses, numbers and tokens in requests, metadata and feedback none is in any"
+            " file, log, metric, refusal or export afterwards, in whatever form"
+        ),
+        injection="canary texts in searches, metadata, feedback, comments, and in what must be refused",
+        module="drills.data_leak",
+        needs=("a model bundle",),
+        control="--without scrub",
     ),
 )
 

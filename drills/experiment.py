@@ -113,7 +113,12 @@ class Alerts(Protocol):
 
     @property
     def expected(self) -> Sequence[str]:
-        """Names of those that must fire and end in each run."""
+        """Names of those that should fire and end in each run."""
+        ...
+
+    @property
+    def required(self) -> bool:
+        """Whether one that stays away is a deviation; else it is noted."""
         ...
 
     def settled(self, since_unix_s: float) -> list[dict[str, Any]]:
@@ -180,7 +185,8 @@ def conduct(
     The rollback runs whatever happens, and so does the end of the load. A need that is missing, a steady
     state that did not hold before the fault, or a fault that could not be injected make the run inconclusive;
     so does a history that does not let the judge tell.
-    alerts: those that the fault must set off; one that did not fire, or did not end, is a deviation.
+    alerts: those that the fault should set off; where they are required, one that did not fire, or did not
+    end, is a deviation.
     """
     missing = missing_needs(experiment.needs)
     if missing:
@@ -243,7 +249,8 @@ def conduct(
         journal.extend(_seen_alerts(alerts, journal))
         figures, wrong = judge_alerts(journal.history(), alerts.expected)
         judgement = replace(judgement, figures={**judgement.figures, "alerts": figures})
-        deviations += wrong
+        if alerts.required:
+            deviations += wrong
     if deviations and judgement.verdict is Verdict.HELD:
         return Judgement(Verdict.DEVIATED, judgement.figures, (*judgement.reasons, *deviations))
     return judgement

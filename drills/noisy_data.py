@@ -32,10 +32,11 @@ from drills.faults.feed import GOOD, Row, write_feed
 from drills.journal import Journal
 from drills.judges.feed import FEED_FIGURES, FeedPromises, judge_noisy_data
 from drills.outcome import positive
-from drills.rehearsal import Changes, Rehearsable
+from drills.rehearsal import Changes, Rehearsable, one_part
 from drills.rig.cluster import ROOT
 from drills.rig.quality import judged, served_quality
 from drills.rig.shop import Shop, build, choose_shop, fill
+from drills.rig.traffic import RecordedLoad
 from muster.client import Client, MusterError
 from muster.v1 import catalogue_pb2
 
@@ -162,8 +163,16 @@ def _lost(addresses: Sequence[str], good: Sequence[catalogue_pb2.Product]) -> li
 
 def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
     """The feed as a value."""
+    shop = choose_shop(given.products, given.seed)
+    others = [product.product_id for product in shop.judged_first()[given.rows :]]
+
+    def load(rehearsal: Rehearsal, journal: Journal, seed: int) -> RecordedLoad:
+        # What the load writes must not be taken for what the feed wrote.
+        rehearsal.product_ids = others
+        return failover.failover_load(rehearsal, journal, seed)
+
     fault = GarbledFeed(
-        choose_shop(given.products, given.seed),
+        shop,
         share=given.garbled_share,
         rows=given.rows,
         queries=given.queries,
@@ -180,10 +189,20 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
         failover.experiment(seed=seed, bundle=given.bundle, during_s=1.0),
         name=NAME,
         hypothesis=HYPOTHESIS,
+        load=load,
         fault=fault,
         judge=lambda history: judge_noisy_data(history, FeedPromises(fall=given.fall)),
         collect=collect,
     )
+
+
+def parts(given: argparse.Namespace) -> Sequence[str]:
+    """One. Raises: ValueError where the feed leaves no product for the load to write."""
+    if given.rows >= given.products:
+        raise ValueError(
+            f"--rows must be less than the {given.products} products: the load writes the others"
+        )
+    return one_part(given)
 
 
 def changes(given: argparse.Namespace) -> Changes:
@@ -223,6 +242,7 @@ DRILL = Rehearsable(
     options=add_options,
     experiment=experiment,
     changes=changes,
+    parts=parts,
     shown=shown,
     protections=("checks",),
 )

@@ -55,7 +55,7 @@ from drills.rig.load import OpenLoop, Stream
 from drills.rig.ports import free_ports
 from drills.rig.shop import Shop, choose_shop, fill, search_requests
 from drills.rig.traffic import ClientReads, RecordedLoad
-from muster.autoscale.load import Looks
+from muster.autoscale.prices import Looks
 
 NAME = "traffic_surge"
 HYPOTHESIS = (
@@ -175,7 +175,7 @@ class Scaling:
     def _watch(self, day: Day) -> None:
         with Looks() as looks:
             while not self._stop.wait(_LOOK_S):
-                self._note("price", units=looks.load([day.standing.address]))
+                self._note("price", units=looks.units([day.standing.address]))
 
     def _note(self, kind: str, **fields: Any) -> None:
         self.records.append((kind, {"since_s": round(time.monotonic() - self._start_s, 3), **fields}))

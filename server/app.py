@@ -26,6 +26,7 @@ import psutil
 from muster.v1 import admin_pb2
 from server import health, observation
 from server.admission import Budget
+from server.audit import Audit, audited
 from server.catalogue.errors import StoreError
 from server.catalogue.log import LogWriter, LogWriterConfig
 from server.catalogue.opening import open_store
@@ -42,6 +43,8 @@ from server.generation.open import open_newest
 from server.generation.swap import LogReader
 from server.health import Health
 from server.metrics import Metrics
+from server.privacy.keeping import Keeping
+from server.protection import audit_folder
 from server.release.bundles import Bundles
 from server.release.deploys import PREFIX, Deploys, read_state
 from server.release.held import Models, hold
@@ -50,6 +53,8 @@ from server.services.admin import AdminService
 from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
 from server.services.drills import DrillService
+from server.services.feedback import FeedbackService
+from server.services.privacy import PrivacyService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
@@ -124,6 +129,8 @@ class Parts:
     keeper: LeaseKeeper
     retention: Retention
     catalogue: CatalogueService
+    feedback: FeedbackService
+    keeping: Keeping
 
 
 class Replica:
@@ -137,9 +144,10 @@ class Replica:
     ) -> None:
         self.settings = settings
         self.health = Health()
-        self.rpc = RpcServer(settings.listen, settings.rpc, settings.ranking)
-        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted)
+        self.rpc = RpcServer(settings, denied=lambda *told: self.audit.refused(*told))
+        self.metrics = Metrics(self._numbers, front=self.rpc.front.counted, guarded=self.rpc.front.guarded)
         self.name = settings.replica_name(self.rpc.port)
+        self.audit = Audit(audit_folder(settings.data_dir, settings.audit, self.name), self.name)
         self.parts: Parts | None = None
         self._request_drain = request_drain
         self._fail = fail
@@ -157,11 +165,11 @@ class Replica:
         admin = AdminService(
             status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
         )
-        self.rpc.methods.add(admin.methods(self.metrics))
+        self.rpc.methods.add(audited(admin.methods(self.metrics), self.audit))
         drilled = Drills(
             settings.drills.allowed, settings.drills.blast_radius_replicas, settings.drills.rate_max_per_s
         )
-        self.rpc.methods.add(DrillService(drilled).methods(self.metrics))
+        self.rpc.methods.add(audited(DrillService(drilled).methods(self.metrics), self.audit))
 
     # --- start -------------------------------------------------------------------------------------------
 
@@ -178,6 +186,7 @@ class Replica:
             else open_store(settings.store_location, settings.store_config(self.name))
         )
         keep_to_one_catalogue(settings.generations_dir, store.cluster_id)
+        keeping = Keeping.open(settings, store)
         log = LogReader(
             lambda first_sequence, events_max: store.read_range(first_sequence, events_max=events_max),
             lambda generation: load_snapshot(store, generation),
@@ -197,6 +206,7 @@ class Replica:
             replica=self.name,
             primary=self._reigns,
             keep=lambda: deploys.state.named,
+            gated=self.audit.gate,
         )
 
         def deliver(events: list[bytes]) -> int:
@@ -256,6 +266,8 @@ class Replica:
                 hours=settings.catalogue.retention_hours,
                 ids_max=settings.catalogue.event_ids_max,
                 id_hours=settings.catalogue.event_id_hours,
+                feedback_events_max=settings.privacy.feedback_events_max,
+                feedback_days=settings.privacy.retention_days,
             ),
             keeper.writing_epoch,
             may_fold=lambda row: deploys.may_fold(row.sequence),
@@ -275,18 +287,36 @@ class Replica:
             in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
             primary=self._primary_name,
+            wrote=self.audit.wrote,
             budget=budget,
             limits=CatalogueLimits(
                 watch_streams_max=settings.rpc.watch_streams_max,
                 apply_deadline_us=settings.catalogue.apply_deadline_ms * 1000,
             ),
         )
-        self.parts = Parts(store, bundles, deploys, tailer, writer, keeper, retention, catalogue)
+        feedback = FeedbackService(
+            writer=writer,
+            recorder=keeping.recorder,
+            writable=lambda: self._writable and keeper.is_primary(),
+            primary=self._primary_name,
+            counted=keeping.count,
+            wrote=self.audit.wrote,
+            budget=budget,
+            default_us=settings.catalogue.apply_deadline_ms * 1000,
+        )
+        privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
+        self.rpc.front.sign_receipts(keeping.receipt_key)
+        self.parts = Parts(
+            store, bundles, deploys, tailer, writer, keeper, retention, catalogue, feedback, keeping
+        )
+        self.rpc.methods.add(feedback.methods(self.metrics))
+        # Its requests are bytes here, so the audit tells that somebody was erased, not who.
+        self.rpc.methods.add(audited(privacy.methods(self.metrics), self.audit))
         release = BundleService(
             bundles=bundles, deploys=deploys, describe=self.describe_bundles, budget=budget
         )
         self.rpc.methods.add(catalogue.methods(self.metrics))
-        self.rpc.methods.add(release.methods(self.metrics))
+        self.rpc.methods.add(audited(release.methods(self.metrics), self.audit))
         return self.parts
 
     def follow(self, give_up: Callable[[], bool]) -> None:
@@ -332,6 +362,7 @@ class Replica:
         if self.parts is not None:
             self.parts.catalogue.close()
         self.rpc.stop(grace_s)
+        self.audit.close()
         if self.parts is None:
             return
         self.parts.retention.stop()
@@ -418,6 +449,7 @@ class Replica:
         status = self.status()
         numbers = {**observation.of_status(status), **observation.of_disk(self.settings.data_dir)}
         if self.parts is not None:
+            numbers.update(self.parts.keeping.counters())
             serving = self.parts.bundles.serving
             engine = serving.engine.status()
             numbers |= observation.of_engine(engine)
@@ -500,7 +532,7 @@ class Replica:
         return Handover(
             tell=lambda: self.health.writable(False),
             refuse=self._refuse_writes,
-            under_way=parts.catalogue.applying,
+            under_way=lambda: parts.catalogue.applying() + parts.feedback.recording(),
             step_down=parts.keeper.step_down,
             lease=parts.keeper.lease,
         )

@@ -13,11 +13,11 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -32,6 +32,10 @@ from server import affinity
 from server.catalogue.location import check_address, without_passwords
 from server.catalogue.store import StoreConfig
 from server.drift import DriftPolicy
+from server.privacy import erasure, secrets
+from server.protection import PATHS, AuditSettings, AuthSettings, QuotaSettings, TlsSettings
+from server.protection import problems as protection_problems
+from server.sections import Section, setting, texts
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +53,10 @@ class ConfigurationError(Exception):
         self.problems = problems
 
 
-def _setting(default: Any, unit: str, description: str, **limits: Any) -> Any:
-    """A field with its unit kept for the reference page."""
-    return Field(default, description=description, json_schema_extra={"unit": unit}, **limits)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class RpcSettings(_Section):
+class RpcSettings(Section):
     """The gRPC server."""
 
-    message_threads: int = _setting(
+    message_threads: int = setting(
         1,
         "threads",
         "Threads of the front, which reads and writes every message and takes ranking calls to the ranking"
@@ -70,7 +65,7 @@ class RpcSettings(_Section):
         ge=1,
         le=64,
     )
-    threads: int = _setting(
+    threads: int = setting(
         32,
         "threads",
         "Handler threads for all calls but Search and Rerank. One waits for each Apply until its events are"
@@ -78,7 +73,7 @@ class RpcSettings(_Section):
         ge=4,
         le=1024,
     )
-    watch_streams_max: int = _setting(
+    watch_streams_max: int = setting(
         64,
         "streams",
         "Catalogue Watch streams served at once. Each holds a thread (counted apart from `threads`) until its"
@@ -86,7 +81,7 @@ class RpcSettings(_Section):
         ge=1,
         le=1024,
     )
-    requests_in_flight_max: int = _setting(
+    requests_in_flight_max: int = setting(
         2048,
         "requests",
         "Calls of all kinds accepted at once; one more is answered RESOURCE_EXHAUSTED. A backstop for memory:"
@@ -94,7 +89,7 @@ class RpcSettings(_Section):
         ge=16,
         le=65536,
     )
-    connections_max: int = _setting(
+    connections_max: int = setting(
         1024,
         "connections",
         "Connections of clients at once; one more is closed as soon as it is accepted, which clients read as"
@@ -103,36 +98,36 @@ class RpcSettings(_Section):
         ge=1,
         le=65536,
     )
-    request_bytes_max: int = _setting(
+    request_bytes_max: int = setting(
         8 * 2**20,
         "bytes",
         "Largest request message. A larger one is refused with RESOURCE_EXHAUSTED before it is read.",
         ge=64 * 1024,
         le=64 * 2**20,
     )
-    response_bytes_max: int = _setting(
+    response_bytes_max: int = setting(
         16 * 2**20, "bytes", "Largest response message.", ge=64 * 1024, le=64 * 2**20
     )
-    home_core: bool = _setting(
+    home_core: bool = setting(
         True,
         "-",
         "Keep the threads that read and write messages on one core, chosen by the replica's name. They take"
         " turns anyway (the interpreter lock), and turns on one core cost less than half.",
     )
-    reflection: bool = _setting(
+    reflection: bool = setting(
         True,
         "-",
         "Serve the gRPC reflection service, so that tools such as grpcurl work without the proto files.",
     )
 
 
-class RankingSettings(_Section):
+class RankingSettings(Section):
     """Admission and the ranking core."""
 
-    workers: int = _setting(
+    workers: int = setting(
         0, "threads", "Worker threads of the ranking core. 0: one for each core of the machine.", ge=0, le=256
     )
-    device: Literal["cpu", "auto", "cuda"] = _setting(
+    device: Literal["cpu", "auto", "cuda"] = setting(
         "cpu",
         "-",
         "Where cross-encoders and dense search run. `auto`: on a GPU where one can be used, else on the"
@@ -140,17 +135,17 @@ class RankingSettings(_Section):
         " stays on the processor, and the log says what and why (docs/gpu.md). The GPU path needs the extra"
         " `gpu`, and has not been measured yet: that is why it must be asked for.",
     )
-    default_deadline_ms: int = _setting(
+    default_deadline_ms: int = setting(
         200, "milliseconds", "Time budget of a call that brings no deadline of its own.", ge=5, le=60_000
     )
-    deadline_max_ms: int = _setting(
+    deadline_max_ms: int = setting(
         10_000,
         "milliseconds",
         "Longest budget the planner is given, whatever the caller allows; bounds how long a call may wait.",
         ge=10,
         le=600_000,
     )
-    reserve_ms: float = _setting(
+    reserve_ms: float = setting(
         0.5,
         "milliseconds",
         "Part of each budget kept for what the replica cannot see: the network and the caller's own reading."
@@ -158,7 +153,7 @@ class RankingSettings(_Section):
         ge=0.0,
         le=100.0,
     )
-    chunk_pairs: int = _setting(
+    chunk_pairs: int = setting(
         4,
         "pairs",
         "Query-product pairs a cross-encoder scores before a request with a nearer deadline may go first;"
@@ -167,7 +162,7 @@ class RankingSettings(_Section):
         ge=1,
         le=256,
     )
-    queue_max: int = _setting(
+    queue_max: int = setting(
         1024,
         "requests",
         "Requests that may wait or run in the ranking core; one more is answered RESOURCE_EXHAUSTED. Default"
@@ -175,7 +170,7 @@ class RankingSettings(_Section):
         ge=1,
         le=65536,
     )
-    backlog_ms: float = _setting(
+    backlog_ms: float = setting(
         0.0,
         "milliseconds",
         "Work that may wait for each worker before the planner charges for time, so that requests fall back"
@@ -184,7 +179,7 @@ class RankingSettings(_Section):
         ge=0.0,
         le=60_000.0,
     )
-    price_gain: float = _setting(
+    price_gain: float = setting(
         1.0,
         "times",
         "How strongly the price of time follows the backlog, as a multiple of the pace that was measured to"
@@ -192,7 +187,7 @@ class RankingSettings(_Section):
         ge=0.01,
         le=100.0,
     )
-    kernels: Literal["auto", "own", "onnxruntime"] = _setting(
+    kernels: Literal["auto", "own", "onnxruntime"] = setting(
         "auto",
         "-",
         "What computes the bundle's models: the core's own int8 kernels (`own`), ONNX Runtime"
@@ -201,10 +196,10 @@ class RankingSettings(_Section):
     )
 
 
-class CatalogueSettings(_Section):
+class CatalogueSettings(Section):
     """The log of the catalogue and its followers."""
 
-    store: str = _setting(
+    store: str = setting(
         "",
         "address",
         "Where the log is. Empty: the file `catalogue.sqlite3` in `data_dir`, for replicas of one machine."
@@ -213,13 +208,13 @@ class CatalogueSettings(_Section):
         " password may not.",
         max_length=2048,
     )
-    store_password_file: Path | None = _setting(
+    store_password_file: Path | None = setting(
         None,
         "file",
         "Holds the password of the role, read at each connection. Absent: libpq's own ways, such as the"
         " environment `PGPASSWORD` and `~/.pgpass`. Relative to the settings file, if it is set there.",
     )
-    cluster_id: str = _setting(
+    cluster_id: str = setting(
         "",
         "name",
         "Name of the catalogue that the store must hold, as `muster catalogue verify` tells it. A replica"
@@ -227,34 +222,34 @@ class CatalogueSettings(_Section):
         " start. Empty: whichever is there, and a new one where there is none.",
         max_length=64,
     )
-    poll_ms: int = _setting(
+    poll_ms: int = setting(
         5, "milliseconds", "How often a replica looks for new events in the log.", ge=1, le=1000
     )
-    busy_ms: int = _setting(
+    busy_ms: int = setting(
         2000,
         "milliseconds",
         "How long a statement waits for a lock of the store before it fails.",
         ge=10,
         le=60_000,
     )
-    group_events_max: int = _setting(
+    group_events_max: int = setting(
         128,
         "events",
         "Events committed together by the one writer thread (group commit); a larger batch goes alone.",
         ge=1,
         le=10_000,
     )
-    queue_events_max: int = _setting(
+    queue_events_max: int = setting(
         8192,
         "events",
         "Events that may wait for the writer; above it Apply is answered RESOURCE_EXHAUSTED.",
         ge=1,
         le=1_000_000,
     )
-    apply_deadline_ms: int = _setting(
+    apply_deadline_ms: int = setting(
         5000, "milliseconds", "Time budget of an Apply call that brings no deadline.", ge=10, le=600_000
     )
-    retention_events_max: int = _setting(
+    retention_events_max: int = setting(
         1_000_000,
         "events",
         "Events that the log keeps; the primary folds older ones into the snapshot. A Watch can begin, and a"
@@ -262,21 +257,21 @@ class CatalogueSettings(_Section):
         ge=0,
         le=1_000_000_000,
     )
-    retention_hours: int = _setting(
+    retention_hours: int = setting(
         168,
         "hours",
         "Age from which an event is folded, however few there are, by the wall clock. 0: any age.",
         ge=0,
         le=87_600,
     )
-    event_ids_max: int = _setting(
+    event_ids_max: int = setting(
         10_000_000,
         "ids",
         "Ids of folded events that are known at most. An event sent again after that is a new event.",
         ge=0,
         le=1_000_000_000,
     )
-    event_id_hours: int = _setting(
+    event_id_hours: int = setting(
         168,
         "hours",
         "How long after it was written the id of a folded event is known; at least as long as any caller"
@@ -284,7 +279,7 @@ class CatalogueSettings(_Section):
         ge=0,
         le=87_600,
     )
-    staleness_max_ms: int = _setting(
+    staleness_max_ms: int = setting(
         2000,
         "milliseconds",
         "A replica that is known to be behind the log, or whose tailer has stopped moving, for longer than"
@@ -300,10 +295,10 @@ class CatalogueSettings(_Section):
         return check_address(value) if value else value
 
 
-class LeaseSettings(_Section):
+class LeaseSettings(Section):
     """The right to write."""
 
-    ttl_ms: int = _setting(
+    ttl_ms: int = setting(
         500,
         "milliseconds",
         "Life of the lease. A primary that hangs is replaced after at most this. It is renewed every third of"
@@ -311,7 +306,7 @@ class LeaseSettings(_Section):
         ge=100,
         le=60_000,
     )
-    check_every_ms: int = _setting(
+    check_every_ms: int = setting(
         0,
         "milliseconds",
         "How often a standby looks whether the primary is gone: what a dead primary costs before its"
@@ -320,7 +315,7 @@ class LeaseSettings(_Section):
         ge=0,
         le=15_000,
     )
-    eligible: bool = _setting(
+    eligible: bool = setting(
         True, "-", "Whether this replica may become primary. False: it only ever follows and serves reads."
     )
 
@@ -335,25 +330,25 @@ class LeaseSettings(_Section):
         return self.check_every_ms or self.ttl_ms / 8
 
 
-class GenerationSettings(_Section):
+class GenerationSettings(Section):
     """When and how index generations are built."""
 
-    rebuild: bool = _setting(
+    rebuild: bool = setting(
         True,
         "-",
         "Whether this replica starts background builds by itself. AdminService.Rebuild works either way.",
     )
-    delta_products_min: int = _setting(
+    delta_products_min: int = setting(
         500,
         "products",
         "A build starts only when more products than this have text newer than the generation...",
         ge=1,
         le=10_000_000,
     )
-    delta_share_min: float = _setting(
+    delta_share_min: float = setting(
         0.05, "share", "...and more than this share of the products of the generation.", ge=0.0, le=1.0
     )
-    quiet_ms: int = _setting(
+    quiet_ms: int = setting(
         1500,
         "milliseconds",
         "A build waits until no product text has changed for this long, so that a load in progress is built"
@@ -361,28 +356,28 @@ class GenerationSettings(_Section):
         ge=0,
         le=600_000,
     )
-    delta_products_max: int = _setting(
+    delta_products_max: int = setting(
         50_000,
         "products",
         "Above this many products newer than the generation a build starts without waiting for quiet.",
         ge=100,
         le=100_000_000,
     )
-    threads: int = _setting(
+    threads: int = setting(
         0,
         "threads",
         "Threads that encode products during a build (at low priority). 0: one for each core.",
         ge=0,
         le=256,
     )
-    niceness: int = _setting(
+    niceness: int = setting(
         10,
         "nice",
         "Scheduling priority of building and warming up a generation, 0 (as the server) to 19 (idle).",
         ge=0,
         le=19,
     )
-    keep: int = _setting(
+    keep: int = setting(
         2,
         "generations",
         "Valid generations kept on disk. The one before the newest is what a replica falls back to when the"
@@ -390,10 +385,10 @@ class GenerationSettings(_Section):
         ge=2,
         le=100,
     )
-    poll_ms: int = _setting(
+    poll_ms: int = setting(
         250, "milliseconds", "How often a replica looks for a newer generation.", ge=10, le=60_000
     )
-    recall_min: float = _setting(
+    recall_min: float = setting(
         0.98,
         "recall@100",
         "Recall of the dense index against an exact scan that the build tunes the index for. The measured"
@@ -401,7 +396,7 @@ class GenerationSettings(_Section):
         ge=0.5,
         le=1.0,
     )
-    dense_index: Literal["auto", "scan", "lists", "faiss"] = _setting(
+    dense_index: Literal["auto", "scan", "lists", "faiss"] = setting(
         "auto",
         "-",
         "How the products nearest to a query are found. `auto`: whichever of `scan` and `lists` is measured"
@@ -410,36 +405,36 @@ class GenerationSettings(_Section):
     )
 
 
-class ReleaseSettings(_Section):
+class ReleaseSettings(Section):
     """Which bundles may be served, and deploys."""
 
-    trusted_keys: tuple[str, ...] = _setting(
+    trusted_keys: tuple[str, ...] = setting(
         (),
         "keys",
         "Public keys of those whose signature makes a bundle good, each as 64 hex digits; `muster bundle key`"
         " prints one.",
     )
-    allow_unsigned: bool = _setting(
+    allow_unsigned: bool = setting(
         True,
         "-",
         "Whether a bundle may be served that is not signed, or signed by somebody who is not trusted. The"
         " bundle of the project is not signed, for whoever runs a service decides whom to trust: name your"
         " key in `release.trusted_keys` and turn this off. A signature that does not fit is refused always.",
     )
-    gate: str = _setting(
+    gate: str = setting(
         "",
         "-",
         "The profile of drills that a bundle must have held before a deploy may bring it here, such as"
         " `release`: its verdict must lie beside the bundle, signed by one of `release.trusted_keys`"
         " (`muster drill gate`). Empty: none is asked for.",
     )
-    start_with: Literal["log", "settings"] = _setting(
+    start_with: Literal["log", "settings"] = setting(
         "log",
         "-",
         "The bundle a replica starts with: the one that the last deploy in the log has put in service, or"
         " always that of the setting `bundle`. Without a deploy in the log both are the same.",
     )
-    deployer_silent_ms: int = _setting(
+    deployer_silent_ms: int = setting(
         5000,
         "milliseconds",
         "A deployer that the primary has not heard of for so long counts as dead, and another one may go on.",
@@ -450,8 +445,7 @@ class ReleaseSettings(_Section):
     @field_validator("trusted_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
-        # A flag can only hold a text.
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+        return texts(value)
 
     @field_validator("trusted_keys")
     @classmethod
@@ -468,27 +462,27 @@ class ReleaseSettings(_Section):
         return self
 
 
-class LifecycleSettings(_Section):
+class LifecycleSettings(Section):
     """Start and end of the process."""
 
-    drain_notice_ms: int = _setting(
+    drain_notice_ms: int = setting(
         150,
         "milliseconds",
         "Time between telling clients through health that the replica leaves and refusing new calls.",
         ge=0,
         le=60_000,
     )
-    drain_grace_ms: int = _setting(
+    drain_grace_ms: int = setting(
         3000,
         "milliseconds",
         "Time that running calls have to finish during a drain; then they are cancelled.",
         ge=0,
         le=600_000,
     )
-    warm_up_queries: int = _setting(
+    warm_up_queries: int = setting(
         8, "queries", "Golden queries run through every plan before the replica serves.", ge=1, le=1000
     )
-    verify_golden: bool = _setting(
+    verify_golden: bool = setting(
         True,
         "-",
         "Refuse a bundle whose golden requests do not reproduce on this machine. Turn off only to look into"
@@ -496,10 +490,60 @@ class LifecycleSettings(_Section):
     )
 
 
-class DrillSettings(_Section):
+class PrivacySettings(Section):
+    """Feedback, and what protects the shoppers in it."""
+
+    secrets_file: Path | None = setting(
+        None,
+        "file",
+        "Holds the secrets that pseudonyms and receipts are made with; only its owner may read it. Absent:"
+        " the file `privacy.secrets` in `data_dir`, made where there is none. Replicas of several machines"
+        " must each have a copy of one file. Keep it apart from backups of the log: who has both can try"
+        " names. Relative to the settings file, if it is set there.",
+    )
+    erased_file: Path | None = setting(
+        None,
+        "file",
+        "Remembers who was erased, by marks that do not say who that was, so that a restored backup brings"
+        " nobody back. Absent: `erased.jsonl` in `data_dir`. Relative to the settings file, if it is set"
+        " there.",
+    )
+    pseudonym_days: int = setting(
+        90,
+        "days",
+        "How long a shopper keeps one pseudonym; without the secrets nobody can join what a shopper did in"
+        " two periods.",
+        ge=1,
+        le=3650,
+    )
+    retention_days: int = setting(
+        395,
+        "days",
+        "How long feedback is kept, by the wall clock; then it is deleted, or emptied where it is still in"
+        " the log.",
+        ge=1,
+        le=3650,
+    )
+    feedback_events_max: int = setting(
+        10_000_000,
+        "events",
+        "Folded feedback that is kept at most; the oldest goes first.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    receipt_hours: int = setting(
+        168,
+        "hours",
+        "Feedback on an answer that was given longer ago is marked as expired; exports leave it out.",
+        ge=1,
+        le=87_600,
+    )
+
+
+class DrillSettings(Section):
     """What drills may do to this replica while it serves."""
 
-    allowed: tuple[Literal["flood", "latency", "malformed", "transfer"], ...] = _setting(
+    allowed: tuple[Literal["flood", "latency", "malformed", "transfer"], ...] = setting(
         (),
         "faults",
         "Faults that `muster drill run NAME --target` may cause here: `flood` (more searches than there is"
@@ -507,10 +551,10 @@ class DrillSettings(_Section):
         " (requests over every limit, or strange), `transfer` (the lease changes hands). Set it alike on all"
         " replicas. Empty: none; drills then refuse to begin.",
     )
-    blast_radius_replicas: int = _setting(
+    blast_radius_replicas: int = setting(
         1, "replicas", "Most replicas that one drill may harm; the others are spared.", ge=1, le=64
     )
-    rate_max_per_s: float = _setting(
+    rate_max_per_s: float = setting(
         100.0,
         "requests a second",
         "Most requests that one drill may add, over all replicas together.",
@@ -525,17 +569,17 @@ class DrillSettings(_Section):
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
 
-class MetricsSettings(_Section):
+class MetricsSettings(Section):
     """The Prometheus endpoint."""
 
-    listen: str = _setting(
+    listen: str = setting(
         "",
         "host:port",
         "Address of the HTTP endpoint `/metrics`, for example `127.0.0.1:9461`; port 0 takes a free one. It"
         " has no authentication: keep it on loopback or a private network. Empty: no endpoint.",
     )
 
-    drift_reference_answers: int = _setting(
+    drift_reference_answers: int = setting(
         5000,
         "searches",
         "The first searches that a bundle answers on this machine, which later ones are compared with; kept"
@@ -544,10 +588,10 @@ class MetricsSettings(_Section):
         ge=100,
         le=10_000_000,
     )
-    drift_window_s: float = _setting(
+    drift_window_s: float = setting(
         600.0, "seconds", "How far back the searches go that are compared.", ge=1.0, le=86_400.0
     )
-    drift_window_answers: int = _setting(
+    drift_window_answers: int = setting(
         500, "searches", "Fewer searches than this in the window tell nothing of drift.", ge=50, le=1_000_000
     )
 
@@ -568,16 +612,16 @@ class MetricsSettings(_Section):
         return value
 
 
-class TracingSettings(_Section):
+class TracingSettings(Section):
     """Spans of calls, by OpenTelemetry; needs the extra `otel`."""
 
-    endpoint: str = _setting(
+    endpoint: str = setting(
         "",
         "URL",
         "Where spans go by OTLP over gRPC, for example `http://127.0.0.1:4317`. Empty: nowhere, and no call"
         " is traced.",
     )
-    share: float = _setting(
+    share: float = setting(
         0.01,
         "share",
         "Share of the calls without a `traceparent` that are traced. A call with one is traced if its caller"
@@ -594,13 +638,13 @@ class TracingSettings(_Section):
         return value
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What the process writes to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = _setting(
+    level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "-", "Least severe level that is written."
     )
-    format: Literal["text", "json"] = _setting(
+    format: Literal["text", "json"] = setting(
         "text", "-", "One line of text, or one JSON object, per record."
     )
 
@@ -612,7 +656,7 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=NESTED, allow_inf_nan=False
     )
 
-    replica: str = _setting(
+    replica: str = setting(
         "",
         "name",
         "Name of this replica in receipts, status, metrics and the lease; unique among replicas. Empty: the"
@@ -620,27 +664,27 @@ class Settings(BaseSettings):
         max_length=64,
         pattern=r"^[A-Za-z0-9._:\-]*$",
     )
-    listen: str = _setting(
+    listen: str = setting(
         "127.0.0.1:7461",
         "host:port",
-        "Address of the gRPC services; port 0 takes a free one (see `port_file`). Calls are neither"
-        " encrypted nor authenticated: listen beyond loopback only on a private network.",
+        "Address of the gRPC services; port 0 takes a free one (see `port_file`). Beyond loopback the replica"
+        " must be told how calls are encrypted (`tls`) and who may call (`auth`), or that nobody cares.",
     )
-    bundle: Path = _setting(
+    bundle: Path = setting(
         ...,
         "folder",
         "Folder of the model bundle. Required. Relative to the settings file, if it is set there.",
     )
-    data_dir: Path = _setting(
+    data_dir: Path = setting(
         ...,
         "folder",
         "Folder of the log, the primary's lock and the generations; made if it is missing. Replicas of one"
         " machine share it. Required. Relative to the settings file, if it is set there.",
     )
-    port_file: Path | None = _setting(
+    port_file: Path | None = setting(
         None, "file", "File that receives `host:port` and a line feed once the replica listens. Absent: none."
     )
-    cores: str = _setting(
+    cores: str = setting(
         "",
         "list",
         "Cores the process runs on, such as `0-3,8`, or `node:0` for those of a NUMA node; its memory then"
@@ -648,6 +692,10 @@ class Settings(BaseSettings):
         " given.",
         max_length=256,
     )
+    tls: TlsSettings = Field(default_factory=TlsSettings, description="Encryption of the calls.")
+    auth: AuthSettings = Field(default_factory=AuthSettings, description="Who may call.")
+    quota: QuotaSettings = Field(default_factory=QuotaSettings, description="How often callers may call.")
+    audit: AuditSettings = Field(default_factory=AuditSettings, description="The account of who did what.")
     rpc: RpcSettings = Field(default_factory=RpcSettings, description="The gRPC server.")
     ranking: RankingSettings = Field(
         default_factory=RankingSettings, description="Admission and the ranking core."
@@ -664,6 +712,9 @@ class Settings(BaseSettings):
     )
     release: ReleaseSettings = Field(
         default_factory=ReleaseSettings, description="Which bundles may be served, and deploys."
+    )
+    privacy: PrivacySettings = Field(
+        default_factory=PrivacySettings, description="Feedback, and what protects the shoppers in it."
     )
     drills: DrillSettings = Field(
         default_factory=DrillSettings,
@@ -699,6 +750,7 @@ class Settings(BaseSettings):
 
     def _broken_relations(self) -> Iterator[str]:
         """What must hold between settings of different sections."""
+        yield from protection_problems(split_address(self.listen)[0], self.tls, self.auth)
         if not self.lease.renew_ms * 2 < self.lease.ttl_ms:
             yield "lease.ttl_ms must leave room for two renewals"
         if not self.lease.check_ms * 4 <= self.lease.ttl_ms:
@@ -752,6 +804,16 @@ class Settings(BaseSettings):
             client=replica,
             cluster_id=self.catalogue.cluster_id,
         )
+
+    @property
+    def secrets_file(self) -> Path:
+        """File of the secrets of pseudonyms."""
+        return self.privacy.secrets_file or self.data_dir / secrets.FILE_NAME
+
+    @property
+    def erased_file(self) -> Path:
+        """File that remembers who was erased."""
+        return self.privacy.erased_file or self.data_dir / erasure.FILE_NAME
 
     @property
     def bundles_dir(self) -> Path:
@@ -836,14 +898,19 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigurationError([f"file {path}: not UTF-8 at byte {error.start}"]) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([f"file {path}: not TOML: {error}"]) from error
-    for name in ("bundle", "data_dir", "port_file"):
-        if isinstance(values.get(name), str):
-            values[name] = str(path.parent / Path(values[name]).expanduser())
-    catalogue = values.get("catalogue")
-    if isinstance(catalogue, dict) and isinstance(catalogue.get("store_password_file"), str):
-        given = Path(catalogue["store_password_file"]).expanduser()
-        catalogue["store_password_file"] = str(path.parent / given)
+    _resolve(path.parent, values, ("bundle", "data_dir", "port_file"))
+    named = {"catalogue": ("store_password_file",), "privacy": ("secrets_file", "erased_file"), **PATHS}
+    for section, names in named.items():
+        if isinstance(values.get(section), dict):
+            _resolve(path.parent, values[section], names)
     return values
+
+
+def _resolve(folder: Path, values: dict[str, Any], names: Iterable[str]) -> None:
+    """Paths of a settings file are relative to its folder."""
+    for name in names:
+        if isinstance(values.get(name), str):
+            values[name] = str(folder / Path(values[name]).expanduser())
 
 
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -938,7 +1005,7 @@ def _sections() -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
 
 
 def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, _Section)
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 
 
 def _unit(field: FieldInfo) -> str:

@@ -80,6 +80,30 @@ class DeployBusy(ServiceError):
     """Another deploy is under way, or another deployer at work on it."""
 
 
+class CallerRefused(ServiceError):
+    """The front refused a caller for who it is; no service ever sees the call."""
+
+
+class Unauthenticated(CallerRefused):
+    """Neither a good token nor a known certificate."""
+
+
+class TokenExpired(CallerRefused):
+    """A token that was good once."""
+
+
+class ScopeMissing(CallerRefused):
+    """The caller may not do this."""
+
+
+class QuotaExceeded(CallerRefused):
+    """The caller calls more often than it may."""
+
+
+class TooManyRefusals(CallerRefused):
+    """Too many bad tokens came from the caller's address."""
+
+
 class DrillRefused(ServiceError):
     """A drill would do what the operator of this replica does not allow."""
 
@@ -266,6 +290,44 @@ TABLE: tuple[Row, ...] = (
         "A Watch begins with, or has fallen back to, events that are folded into the snapshot."
         " `ErrorInfo.metadata.first_sequence` is the first one that is still in the log.",
         "Take the catalogue over anew (`muster catalogue export`), or begin with that sequence.",
+    ),
+    Row(
+        Unauthenticated,
+        _Code.UNAUTHENTICATED,
+        "UNAUTHENTICATED",
+        "The call brought no token and no client certificate that is good here. Which of the rules it broke"
+        " is told to the replica's metrics (`muster_auth_refused_total`), not to the caller.",
+        "Send `authorization: Bearer TOKEN` with a token for this service (docs/security.md).",
+    ),
+    Row(
+        TokenExpired,
+        _Code.UNAUTHENTICATED,
+        "TOKEN_EXPIRED",
+        "The token was good and has expired.",
+        "Send a new token.",
+    ),
+    Row(
+        ScopeMissing,
+        _Code.PERMISSION_DENIED,
+        "SCOPE_MISSING",
+        "The caller is known and may not do this. `ErrorInfo.metadata.scopes` has the scopes of which one"
+        " would allow it.",
+        "Ask whoever issues tokens for that scope.",
+    ),
+    Row(
+        QuotaExceeded,
+        _Code.RESOURCE_EXHAUSTED,
+        "QUOTA_EXCEEDED",
+        "The caller calls this replica more often than `quota` allows it. Nothing was done.",
+        "Wait for as long as `RetryInfo` says, and call less often.",
+    ),
+    Row(
+        TooManyRefusals,
+        _Code.RESOURCE_EXHAUSTED,
+        "TOO_MANY_REFUSALS",
+        "So many bad tokens came from this address that another one is not looked at yet. Tokens that the"
+        " replica knows as good are not affected.",
+        "Correct the token; wait for as long as `RetryInfo` says.",
     ),
     Row(
         CallerLeft,

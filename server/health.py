@@ -1,6 +1,6 @@
 """Roles told through standard health checking (``grpc.health.v1``).
 
-The ranking service is SERVING on every replica that has caught up, the catalogue service on the primary
+The ranking service is SERVING on every replica that has caught up, the services that write on the primary
 alone; a standard client that checks health finds the primary without asking us. The Watch of the health
 service does not hold a thread.
 """
@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2
 OVERALL = ""
 RANKING = "muster.v1.RankingService"
 CATALOGUE = "muster.v1.CatalogueService"
+FEEDBACK = "muster.v1.FeedbackService"
 ADMIN = "muster.v1.AdminService"
 
 
@@ -50,7 +51,7 @@ class Health:
         self._lock = threading.Lock()
         self._leaving = False
         self._told: dict[str, bool] = {}
-        for service in (OVERALL, RANKING, CATALOGUE):
+        for service in (OVERALL, RANKING, CATALOGUE, FEEDBACK):
             self._tell(service, False)
         self._tell(ADMIN, True)
 
@@ -66,12 +67,13 @@ class Health:
         with self._lock:
             if not self._leaving:
                 self._tell(CATALOGUE, serving)
+                self._tell(FEEDBACK, serving)
 
     def leave(self) -> None:
         """Everything is NOT_SERVING from here on; the first step of a drain."""
         with self._lock:
             self._leaving = True
-            for service in (CATALOGUE, RANKING, OVERALL, ADMIN):
+            for service in (CATALOGUE, FEEDBACK, RANKING, OVERALL, ADMIN):
                 self._tell(service, False)
 
     def serving(self, service: str) -> bool:

@@ -35,6 +35,7 @@ from server.catalogue.opening import open_store
 from server.catalogue.store import Store
 from server.logs import set_up_logging
 from server.metrics import Endpoint
+from server.privacy.secrets import SecretsRefused
 from server.release.deploys import PREFIX, read_state
 from server.release.held import BundleRefused, Models, open_models, verified_bundle
 from server.release.shelf import Shelf
@@ -157,6 +158,8 @@ class Life:
             self._leave(replica)
         except StoreError as error:
             raise Refused([f"{self._settings.store_location}: {error}"]) from error
+        except SecretsRefused as error:
+            raise Refused([str(error)]) from error
         finally:
             replica.leave()
             replica.close(self._settings.lifecycle.drain_grace_ms / 1000)

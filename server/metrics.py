@@ -77,8 +77,8 @@ class Metrics:
     """The registry of one replica.
 
     status: what the replica says of itself by name, as ``server.observation`` reads it: numbers (``_GAUGES``,
-    ``_COUNTERS``), numbers by label (``_LABELLED``), histograms (``_HISTOGRAMS``). front: what
-    ``rankcore.Front.counted`` returns. Both are called at each scrape.
+    ``_COUNTERS``), numbers by label (``_LABELLED``), histograms (``_HISTOGRAMS``). front, guarded: what
+    ``rankcore.Front.counted`` and ``guarded`` return. All are called at each scrape.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Metrics:
         status: Callable[[], Mapping[str, Any]],
         *,
         front: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+        guarded: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.registry = CollectorRegistry()
         self.on_end: Callable[[Ended], None] | None = None
@@ -104,6 +105,7 @@ class Metrics:
         )
         self.registry.register(_CallCollector(self, front))
         self.registry.register(_ReplicaCollector(status))
+        self.registry.register(_GuardCollector(guarded))
         ProcessCollector(registry=self.registry)
 
     def call(self, kind: str, service: str, method: str) -> Call:
@@ -186,6 +188,17 @@ _COUNTERS = {
 }
 # Counters by one label each, but for drift.
 _LABELLED = {
+    "feedback_by_kind": ("muster_feedback", "Events of feedback recorded by this process, by kind.", "kind"),
+    "feedback_by_receipt": (
+        "muster_feedback_receipts",
+        "Events of feedback recorded, by what is known of the answer.",
+        "receipt",
+    ),
+    "scrubbed_by_kind": (
+        "muster_scrubbed",
+        "Finds of personal data taken out of texts, by kind.",
+        "kind",
+    ),
     "answered_by_tier": ("muster_answered_by_tier", "Requests answered, by tier.", "tier"),
     "answered_by_reason": ("muster_answered_by_reason", "Requests answered, by why this plan.", "reason"),
     "answered_by_priority": ("muster_answered_by_priority", "Requests answered, by priority.", "priority"),
@@ -263,6 +276,51 @@ class _ReplicaCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """Names are known without asking a replica that is not wired yet."""
+        return iter(())
+
+
+class _GuardCollector(Collector):
+    """What the front counts of callers and of encryption, where the settings ask for either."""
+
+    def __init__(self, guarded: Callable[[], Mapping[str, Any]]) -> None:
+        self._guarded = guarded
+
+    def collect(self) -> Iterator[Metric]:
+        counted = self._guarded()
+        if "refused" in counted:
+            refused = CounterMetricFamily(
+                "muster_auth_refused", "Calls refused for who made them, by reason.", labels=["reason"]
+            )
+            for reason, count in counted["refused"].items():
+                refused.add_metric([reason], float(count))
+            yield refused
+            yield CounterMetricFamily(
+                "muster_auth_verified", "Signatures of tokens looked at.", value=float(counted["verified"])
+            )
+        if "not_after_s" in counted:
+            yield GaugeMetricFamily(
+                "muster_certificate_not_after_seconds",
+                "When the certificate in force ends, Unix seconds.",
+                value=float(counted["not_after_s"]),
+            )
+            yield CounterMetricFamily(
+                "muster_tls_handshakes_failed",
+                "Connections that ended before they were encrypted.",
+                value=float(counted["handshakes_failed"]),
+            )
+        if counted.get("files"):
+            labels = ["files"]
+            taken = CounterMetricFamily("muster_reloads", "Changed files taken into force.", labels=labels)
+            kept = CounterMetricFamily(
+                "muster_reload_failures", "Changed files that could not be used.", labels=labels
+            )
+            for name, reloads, failures in counted["files"]:
+                taken.add_metric([name], float(reloads))
+                kept.add_metric([name], float(failures))
+            yield from (taken, kept)
+
+    def describe(self) -> Iterator[Metric]:
+        """As for the replica's numbers."""
         return iter(())
 
 

@@ -52,10 +52,10 @@ def of_status(status: admin_pb2.StatusResponse) -> dict[str, Any]:
 
 def of_engine(status: Mapping[str, Any]) -> dict[str, Any]:
     """What ``rankcore.Engine.status()`` counts."""
-    counters, accounted = status["counters"], status["accounted"]
+    counters, accounted = dict(status["counters"]), status["accounted"]
     return {
+        "answered_by_tier": dict(counters.pop("by_tier")),
         **counters,
-        "answered_by_tier": dict(counters["by_tier"]),
         "answered_by_reason": dict(accounted["reasons"]),
         "answered_in_time": accounted["in_time"],
         "answered_late": accounted["late"],

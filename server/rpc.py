@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 import rankcore
-from muster.v1 import admin_pb2, catalogue_pb2, ranking_pb2
+from muster.v1 import admin_pb2, catalogue_pb2, feedback_pb2, ranking_pb2
 from server import errors
-from server.config import ConfigurationError, RankingSettings, RpcSettings
+from server.config import ConfigurationError, Settings, split_address
 from server.health import Health
+from server.protection import auth_for_front, tls_for_front
 
 logger = logging.getLogger(__name__)
 
-_FAILURE_WAIT_S = 1.0
+_NEWS_WAIT_S = 1.0
 
-_FILES = (ranking_pb2, catalogue_pb2, admin_pb2, health_pb2)
+Denied = Callable[[str, str, str, str], None]
+"""Told of an operator's call that was refused: path, address, subject (empty: not known), reason."""
+
+_SERVICES = (ranking_pb2, catalogue_pb2, feedback_pb2, admin_pb2)
+_FILES = (*_SERVICES, health_pb2)
 
 
 class MethodTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
@@ -38,7 +43,7 @@ class MethodTable(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships n
         self._starting = grpc.unary_unary_rpc_method_handler(_not_ready)
         self._declared = frozenset(
             f"/{service.full_name}/{method.name}"
-            for file in (ranking_pb2, catalogue_pb2, admin_pb2)
+            for file in _SERVICES
             for service in file.DESCRIPTOR.services_by_name.values()
             for method in service.methods
         )
@@ -64,7 +69,9 @@ class RpcServer:
     Raises: ConfigurationError where the address cannot be taken.
     """
 
-    def __init__(self, listen: str, settings: RpcSettings, ranking: RankingSettings) -> None:
+    def __init__(self, replica: Settings, *, denied: Denied = lambda *told: None) -> None:
+        listen, settings, ranking = replica.listen, replica.rpc, replica.ranking
+        self._denied = denied
         self.methods = MethodTable()
         self._reflection = settings.reflection
         self._server = grpc.server(
@@ -89,10 +96,15 @@ class RpcServer:
                 connections_max=settings.connections_max,
                 default_us=ranking.default_deadline_ms * 1000,
                 max_us=ranking.deadline_max_ms * 1000,
+                tls=tls_for_front(replica.tls),
+                identity=auth_for_front(replica.auth, replica.replica_name(split_address(listen)[1])),
+                quota=replica.quota.for_front(),
             )
+        except ValueError as error:
+            self._give_up()
+            raise ConfigurationError([f"tls, auth: {error}"]) from error
         except OSError as error:
-            self._server.stop(0).wait()
-            os.close(self._socket)
+            self._give_up()
             raise ConfigurationError(
                 [
                     f"listen = {listen!r}: the address cannot be taken ({error.strerror or error});"
@@ -101,6 +113,10 @@ class RpcServer:
             ) from error
         self.port = self.front.port
         self._stopped = threading.Event()
+
+    def _give_up(self) -> None:
+        self._server.stop(0).wait()
+        os.close(self._socket)
 
     @property
     def address(self) -> str:
@@ -118,7 +134,7 @@ class RpcServer:
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         self._server.start()
         self.front.start()
-        threading.Thread(target=self._log_failures, name="front-log", daemon=True).start()
+        threading.Thread(target=self._read_news, name="front-log", daemon=True).start()
 
     def stop(self, grace_s: float) -> None:
         """Refuse new calls, let running ones finish, cancel those that outlive the grace."""
@@ -132,15 +148,41 @@ class RpcServer:
         self._stopped.set()
         os.close(self._socket)
 
-    def _log_failures(self) -> None:
-        """Ranking calls that failed by a fault of ours, under the reference that their callers got."""
+    def _read_news(self) -> None:
+        """What the front has to tell, until it has stopped."""
         while not self._stopped.is_set():
-            failure = self.front.failure(_FAILURE_WAIT_S)
-            if failure is not None:
-                reference, cause, request_id = failure
-                logger.error(
-                    "request failed, reference %s: %s", reference, cause, extra={"request_id": request_id}
-                )
+            news = self.front.news(_NEWS_WAIT_S)
+            if news is not None:
+                kind, parts = news
+                _TELL[kind](self._denied, *parts)
+
+
+def _failed(denied: Denied, reference: str, cause: str, request_id: str) -> None:
+    """A ranking call failed by a fault of ours; its caller got the reference."""
+    logger.error(
+        "request failed, reference %s: %s", reference, cause, extra={"request_id": request_id or None}
+    )
+
+
+def _taken(denied: Denied, what: str) -> None:
+    logger.info("%s: the files have changed and are in force", what)
+
+
+def _kept(denied: Denied, what: str, why: str) -> None:
+    logger.error("%s: the files have changed and cannot be used, those before stay in force: %s", what, why)
+
+
+def _denied(denied: Denied, path: str, address: str, subject: str, reason: str) -> None:
+    logger.warning("refused %r to %s at %s: %s", path, subject or "somebody unknown", address, reason)
+    denied(path, address, subject, reason)
+
+
+_TELL: Mapping[str, Callable[..., None]] = {
+    "failed": _failed,
+    "taken": _taken,
+    "kept": _kept,
+    "denied": _denied,
+}
 
 
 def _listen_privately(server: grpc.Server) -> int:

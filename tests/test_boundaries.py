@@ -18,6 +18,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server": ("muster", "rankcore"),
     "training": ("muster.bundle", "muster.durations", "muster.products", "muster.v1", "rankcore"),
     "drills": (
+        "muster.privacy",
         "muster.autoscale",
         "muster.bundle",
         "muster.client",

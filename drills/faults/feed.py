@@ -18,6 +18,7 @@ MALFORMED = "malformed"
 SUSPICIOUS = "suspicious"
 GOOD = "good"
 
+_NUMBERS = ("price", "stock", "rating", "rating_count", "popularity")
 Fields = dict[str, str | bytes]
 Spoil = Callable[[Fields, random.Random, Sequence[str]], None]
 
@@ -49,7 +50,7 @@ def _mojibake(row: Fields, draw: random.Random, words: Sequence[str]) -> None:
 
 
 def _markup(row: Fields, draw: random.Random, words: Sequence[str]) -> None:
-    row["title"] = f"<div class='t'><b>{row['title']}</b></div>"
+    row["title"] = f"<div class='t'><b>{_text(row, 'title')}</b></div>"
 
 
 def _control(row: Fields, draw: random.Random, words: Sequence[str]) -> None:
@@ -138,10 +139,8 @@ def write_feed(
 
 
 def _fields(product: catalogue_pb2.Product) -> Fields:
-    """A product as a row of Muster's own columns."""
-
-    def number(name: str) -> str:
-        return f"{getattr(product, name)!r}" if product.HasField(name) else ""
+    """A product as a row of Muster's own columns; a number that it lacks is empty."""
+    numbers = {field.name: repr(value) for field, value in product.ListFields() if field.name in _NUMBERS}
 
     return {
         "product_id": product.product_id,
@@ -151,8 +150,7 @@ def _fields(product: catalogue_pb2.Product) -> Fields:
         "bullets": "\n".join(product.bullets),
         "description": product.description,
         "attributes": json.dumps(dict(product.attributes)),
-        **{name: number(name) for name in ("price", "stock", "rating", "rating_count")},
-        "popularity": f"{product.popularity!r}",
+        **{name: numbers.get(name, "") for name in _NUMBERS},
     }
 
 

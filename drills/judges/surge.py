@@ -115,7 +115,7 @@ def _scaling(found: Findings, history: History, limits: SurgeLimits) -> None:
         return
     if not joined:
         found.deviations.append(
-            f"the load stood above {limits.out_above:g} from {needed:.1f} s on, and no replica joined"
+            f"the price stood above {limits.out_above:g} from {needed:.1f} s on, and no replica joined"
         )
         return
     figures["joined_after_s"] = after = round(max(0.0, joined[0] - needed), 2)

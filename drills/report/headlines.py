@@ -108,6 +108,12 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         LOST,
         DOUBLED,
     ),
+    "data_leak": (
+        Headline("leaks", "canaries found", target=0),
+        Headline("recorded", "events of feedback recorded"),
+        Headline("files", "files and answers looked through"),
+        *_KEPT,
+    ),
     "oversized_payload": _HOSTILE,
     "poison_request": _HOSTILE,
     "slow_disk": (
@@ -179,5 +185,12 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         Headline("failed", "searches that failed", target=0),
         Headline("problems", "replicas that did not start or end well", target=0),
         Headline("quality_noon", "quality at noon"),
+    ),
+    "model_drift": (
+        Headline("still_index", "drift index while nothing moved", target=0.25),
+        Headline("noticed_fall", "nDCG@10 had fallen by, when noticed", target=0.3),
+        Headline("noticed_share", "of the demand had moved, when noticed"),
+        Headline("ndcg_mended", "nDCG@10 after the remedy"),
+        READ_ERRORS,
     ),
 }

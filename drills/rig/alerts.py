@@ -3,6 +3,9 @@
 Nobody waits five minutes in a drill for an alert: every window and duration of the rules is divided by
 ``FASTER``, so that a minute lasts a second, and replicas are looked at every ``INTERVAL_MS``, as Prometheus
 would every 15 s. Thresholds stay as they are.
+
+``MUSTER_DRILL_ALERTS`` says what an alert that stays away means: `tell` (the default) counts it,
+`require` makes the drill deviate, `off` watches nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +20,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from drills.experiment import Inconclusive
+
 FASTER = 60
 INTERVAL_MS = 250
+MODES = ("tell", "require", "off")
 _SETTLED_S = 6.0
 _POLL_S = 0.1
 _END_S = 5.0
 _NICENESS = "5"
 _TETHER = Path(__file__).with_name("tether.py")
 _ROOT = Path(__file__).resolve().parents[2]
+
+
+def mode() -> str:
+    """What the environment says of alerts. Raises: Inconclusive for a word that is none of ``MODES``."""
+    found = os.environ.get("MUSTER_DRILL_ALERTS") or MODES[0]
+    if found not in MODES:
+        raise Inconclusive(f"MUSTER_DRILL_ALERTS is one of {', '.join(MODES)}, not {found!r}")
+    return found
 
 
 class AlertWatch:
@@ -36,6 +50,7 @@ class AlertWatch:
 
     def __init__(self, expected: Sequence[str], endpoints: Sequence[str], folder: Path) -> None:
         self.expected = tuple(expected)
+        self.required = mode() == "require"
         self._path = folder / "alerts.jsonl"
         self._path.unlink(missing_ok=True)
         with (folder / "alerts.log").open("ab") as log:

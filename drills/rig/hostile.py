@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from muster.client import Credentials
 from muster.v1 import catalogue_pb2, ranking_pb2
 
 SEARCH = "/muster.v1.RankingService/Search"
@@ -216,9 +217,12 @@ class HostileCalls:
 
     async def open(self) -> None:
         """Makes a channel to each, which bounds nothing by itself."""
-        options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         for name, address in self.addresses.items():
-            self._channels[name] = grpc.aio.insecure_channel(address, options=options)
+            self._channels[name] = Credentials.from_environment().aio_channel(address, options)
 
     async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
         """One of them; its status is gRPC's."""

@@ -53,10 +53,9 @@ class Service(Cluster):
     """The replicas at these addresses. Raises: Inconclusive where one does not tell its name."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self.plan = ClusterPlan(bundle=Path(), replicas=len(addresses))
-        self.folder = self.data_dir = Path()
-        self._channels: dict[str, grpc.Channel] = {}
-        self.replicas: list[Replica] = [Remote(address, Path(), (), address) for address in addresses]
+        # As a cluster of which nothing is started: neither its folder nor its names are used.
+        super().__init__(ClusterPlan(bundle=Path(), replicas=1), Path())
+        self.replicas = [Remote(address, Path(), (), address) for address in addresses]
         for replica in self.replicas:
             try:
                 replica.name = self.status(replica).replica
@@ -202,10 +201,19 @@ def interrupt() -> None:
     signal.pthread_kill(main, signal.SIGTERM)
 
 
+def _in_background(terminal: int) -> bool:
+    """Whether this process would be stopped for changing the terminal, as a shell's background jobs are."""
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:
+        # A terminal, but not the one that this process is controlled from.
+        return False
+
+
 @contextlib.contextmanager
 def abort_key() -> Iterator[None]:
     """While it lasts, `q` on the terminal is what Ctrl-C is. Without a terminal only the latter."""
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or _in_background(sys.stdin.fileno()):
         yield
         return
     terminal = sys.stdin.fileno()

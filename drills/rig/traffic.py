@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.journal import Journal
 from drills.rig.load import DEADLINE_METADATA, OK, OpenLoop, Sample, receipt_fields
-from muster.client import AsyncClient, ClientSettings, MusterError, Session, patch
+from muster.client import AsyncClient, ClientSettings, Credentials, MusterError, Session, patch
 from muster.v1 import ranking_pb2, ranking_pb2_grpc
 
 SESSION = "shopper"
@@ -183,8 +183,8 @@ class ReplicaReads:
         """Makes a channel to each; it connects with the first call."""
         quick = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
         for _, address in self._addresses:
-            channel = grpc.aio.insecure_channel(
-                address, options=[*quick, ("grpc.use_local_subchannel_pool", 1)]
+            channel = Credentials.from_environment().aio_channel(
+                address, [*quick, ("grpc.use_local_subchannel_pool", 1)]
             )
             self._channels.append(channel)
             self._stubs.append(ranking_pb2_grpc.RankingServiceStub(channel))
@@ -238,7 +238,7 @@ class SkewedReads:
             self._stubs.append(ranking_pb2_grpc.RankingServiceStub(self._channels[-1]))
 
     def _channel(self, address: str) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        return Credentials.from_environment().aio_channel(address, [("grpc.use_local_subchannel_pool", 1)])
 
     async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
         """One search at one replica; its deadline goes out as gRPC's and by the caller's own clock."""
@@ -287,7 +287,7 @@ class ConnectionWatch:
     def start(self) -> None:
         """Connects, and watches from now on."""
         for name, address in self._addresses.items():
-            channel = grpc.insecure_channel(address, options=self._settings.read_options())
+            channel = Credentials.from_environment().channel(address, self._settings.read_options())
             channel.subscribe(self._noting(name), try_to_connect=True)
             self._channels.append(channel)
         self._asking.start()

@@ -1,4 +1,4 @@
-"""`muster autoscale`: looks at the load, decides, and lets local replicas come and go."""
+"""`muster autoscale`: looks at the price, decides, and lets local replicas come and go."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Account:
 
 def autoscale(
     replicas: Scaled,
-    load: Callable[[Sequence[str]], float | None],
+    units: Callable[[Sequence[str]], float | None],
     policy: ScalePolicy,
     tell: Callable[[str], None],
     stop: threading.Event,
@@ -60,8 +60,8 @@ def autoscale(
 ) -> Account:
     """Scales until `stop` is set, then drains what it has started.
 
-    load: of the standing replicas and of those given, in units; None: nobody told. While a replica is on its
-    way in or out no other is moved.
+    units: the price of the standing replicas and of those given, in units; None: nobody told. While a replica
+    is on its way in or out no other is moved.
     """
     state, added, removed, most = ScaleState(), 0, 0, 0
     try:
@@ -69,7 +69,7 @@ def autoscale(
             replicas.look()
             most = max(most, len(replicas.serving))
             decision = decide(
-                policy, state, now_s=clock(), replicas=replicas.count, load=load(replicas.serving)
+                policy, state, now_s=clock(), replicas=replicas.count, units=units(replicas.serving)
             )
             if replicas.moving or decision.wanted == replicas.count:
                 # A change that is put off is decided anew once nothing moves.

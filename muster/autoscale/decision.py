@@ -1,10 +1,10 @@
 """When to add or take away replicas: a pure function of what was seen so far.
 
 The signal is the price of a core's time, counted in units of the bundle's own plans
-(`muster.autoscale.load`): 0 where nothing waits, 1 where the best plan is worth no more than the cheapest. It
-is dear to be without replicas and cheap to have some to spare, so adding is quick and taking away is slow:
+(`muster.autoscale.prices`): 0 where nothing waits, 1 where the best plan is worth no more than the cheapest.
+It is dear to be without replicas and cheap to have some to spare, so adding is quick and taking away is slow:
 
-- a replica is added once the load has stood above `out_above` for `out_after_s` without a break;
+- a replica is added once the price has stood above `out_above` for `out_after_s` without a break;
 - one is taken away once it has stood below `in_below` for `in_after_s` without a break;
 - between the two limits nothing happens, and after a change nothing happens for `cooldown_s`, because a new
   replica must be seen to work before the next one is judged;
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ScalePolicy:
-    """replicas_min, replicas_max: of those that are scaled. out_above, in_below: load, in units. Times in
+    """replicas_min, replicas_max: of those that are scaled. out_above, in_below: price, in units. Times in
     seconds."""
 
     replicas_min: int = 0
@@ -39,7 +39,7 @@ class ScalePolicy:
             yield f"the least of replicas, {self.replicas_min}, must be 0 to the most, {self.replicas_max}"
         if not 0 <= self.in_below < self.out_above:
             yield (
-                f"the load below which a replica goes, {self.in_below:g}, must be at least 0 and less than "
+                f"the price below which a replica goes, {self.in_below:g}, must be at least 0 and less than "
                 f"that above which one comes, {self.out_above:g}, or they would come and go"
             )
         if min(self.out_after_s, self.in_after_s, self.cooldown_s) < 0:
@@ -51,7 +51,7 @@ class ScalePolicy:
 @dataclass(frozen=True)
 class ScaleState:
     """What is remembered from one look to the next, seconds on one clock. above_since_s, below_since_s: since
-    when the load has stood above or below its limit; None: it does not. changed_at_s: of the last change."""
+    when the price has stood above or below its limit; None: it does not. changed_at_s: of the last change."""
 
     above_since_s: float | None = None
     below_since_s: float | None = None
@@ -69,19 +69,19 @@ class Decision:
 
 
 def decide(
-    policy: ScalePolicy, state: ScaleState, *, now_s: float, replicas: int, load: float | None
+    policy: ScalePolicy, state: ScaleState, *, now_s: float, replicas: int, units: float | None
 ) -> Decision:
     """What to have now.
 
-    replicas: that are scaled and not on their way out. load: in units; None: nobody told, which is taken for
-    no sign of either. now_s must not fall from one call to the next.
+    replicas: that are scaled and not on their way out. units: the price; None: nobody told, which is taken
+    for no sign of either. now_s must not fall from one call to the next.
     """
     above, below = state.above_since_s, state.below_since_s
-    if load is None:
+    if units is None:
         above = below = None
     else:
-        above = (now_s if above is None else above) if load > policy.out_above else None
-        below = (now_s if below is None else below) if load < policy.in_below else None
+        above = (now_s if above is None else above) if units > policy.out_above else None
+        below = (now_s if below is None else below) if units < policy.in_below else None
     seen = ScaleState(above, below, state.changed_at_s)
     if replicas < policy.replicas_min:
         return _changed(policy.replicas_min, f"at least {policy.replicas_min} are wanted", now_s)
@@ -91,15 +91,15 @@ def decide(
         return Decision(replicas, "cooling down after a change", seen)
     if above is not None and now_s - above >= policy.out_after_s:
         if replicas == policy.replicas_max:
-            return Decision(replicas, f"load {load:.2f}, but no more than {replicas} are allowed", seen)
+            return Decision(replicas, f"price {units:.2f}, but no more than {replicas} are allowed", seen)
         return _changed(
-            replicas + 1, f"load {load:.2f} above {policy.out_above:g} for {now_s - above:.1f} s", now_s
+            replicas + 1, f"price {units:.2f} above {policy.out_above:g} for {now_s - above:.1f} s", now_s
         )
     if below is not None and now_s - below >= policy.in_after_s and replicas > policy.replicas_min:
         return _changed(
-            replicas - 1, f"load {load:.2f} below {policy.in_below:g} for {now_s - below:.1f} s", now_s
+            replicas - 1, f"price {units:.2f} below {policy.in_below:g} for {now_s - below:.1f} s", now_s
         )
-    return Decision(replicas, "within the limits" if load is not None else "nobody told the load", seen)
+    return Decision(replicas, "within the limits" if units is not None else "nobody told the price", seen)
 
 
 def _changed(wanted: int, reason: str, now_s: float) -> Decision:

@@ -22,11 +22,13 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from muster.client import Credentials
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 SERVER_COMMAND = (sys.executable, "-m", "server")
 _RANKING = "muster.v1.RankingService"
 _ASK_S = 0.5
+_OPTIONS: Sequence[tuple[str, int | str]] = (("grpc.use_local_subchannel_pool", 1),)
 
 
 class Phase(StrEnum):
@@ -179,7 +181,7 @@ class LocalReplicas:
         self._tell(f"problem: {slot.name} at {slot.endpoint} {what}; see {log}")
 
     def _healthy(self, endpoint: str) -> bool:
-        with grpc.insecure_channel(endpoint, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        with Credentials.from_environment().channel(endpoint, _OPTIONS) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(service=_RANKING), timeout=_ASK_S
@@ -190,7 +192,7 @@ class LocalReplicas:
 
     def _is_primary(self, slot: Slot) -> bool:
         """A replica that does not answer is taken for one: it must not be ended on a guess."""
-        with grpc.insecure_channel(slot.endpoint, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        with Credentials.from_environment().channel(slot.endpoint, _OPTIONS) as channel:
             try:
                 status = admin_pb2_grpc.AdminServiceStub(channel).Status(
                     admin_pb2.StatusRequest(), timeout=_ASK_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster.client.aio import AsyncClient
+from muster.client.credentials import Credentials
 from muster.client.errors import (
     Cancelled,
     ClientClosed,
@@ -10,12 +11,14 @@ from muster.client.errors import (
     DeadlineExceeded,
     InvalidRequest,
     MusterError,
+    NotAllowed,
     NotFound,
     Overloaded,
     ServiceFailed,
     Unavailable,
 )
 from muster.client.events import content_event_id, delete, new_event_id, patch, upsert
+from muster.client.feedback_events import feedback
 from muster.client.operation import ReplicaStatus
 from muster.client.requests import DEADLINE_METADATA, Priority, search_filter
 from muster.client.sessions import Session
@@ -31,9 +34,11 @@ __all__ = [
     "ClientClosed",
     "ClientSettings",
     "Conflict",
+    "Credentials",
     "DeadlineExceeded",
     "InvalidRequest",
     "MusterError",
+    "NotAllowed",
     "NotFound",
     "Overloaded",
     "Priority",
@@ -43,6 +48,7 @@ __all__ = [
     "Unavailable",
     "content_event_id",
     "delete",
+    "feedback",
     "new_event_id",
     "patch",
     "search_filter",

@@ -13,7 +13,9 @@ import grpc
 import grpc.aio
 
 from muster.client import errors
+from muster.client.credentials import Credentials
 from muster.client.events import apply_request
+from muster.client.feedback_events import record_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
@@ -25,6 +27,8 @@ from muster.v1 import (
     admin_pb2_grpc,
     catalogue_pb2,
     catalogue_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
     ranking_pb2,
     ranking_pb2_grpc,
 )
@@ -36,14 +40,22 @@ class AsyncClient:
     A call that is cancelled (task cancelled, `asyncio.timeout`) leaves the server at once.
     """
 
-    def __init__(self, endpoints: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        settings: ClientSettings | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.endpoints = parse_endpoints(endpoints)
         self.settings = settings or ClientSettings()
+        self.credentials = Credentials.from_environment() if credentials is None else credentials
+        self.credentials.check(self.endpoints)
         self._all_reads = Reads(self.endpoints, self.settings)
         self._closed = False
         self._channels: list[grpc.aio.Channel] = []
         self._reads: dict[str, dict[str, Any]] = {}
-        self._apply: Any = None
+        self._writes: dict[str, Any] = {}
         self._admin: dict[str, Any] = {}
 
     async def close(self) -> None:
@@ -252,22 +264,37 @@ class AsyncClient:
         session: Session | None = None,
     ) -> catalogue_pb2.ApplyResponse:
         """As `Client.apply`."""
-        request = apply_request(events)
+        response: catalogue_pb2.ApplyResponse = await self._write("Apply", apply_request(events), deadline_ms)
+        if session is not None:
+            session.wrote(response.sequence)
+        return response
+
+    async def record(
+        self,
+        events: feedback_pb2.FeedbackEvent | Iterable[feedback_pb2.FeedbackEvent],
+        *,
+        deadline_ms: float | None = None,
+    ) -> feedback_pb2.RecordResponse:
+        """As `Client.record`."""
+        response: feedback_pb2.RecordResponse = await self._write(
+            "Record", record_request(events), deadline_ms
+        )
+        return response
+
+    async def _write(self, method: str, request: Any, deadline_ms: float | None) -> Any:
         deadline = Deadline.after(self.settings.write_deadline_ms if deadline_ms is None else deadline_ms)
         self._open_for_reads()
-        if self._apply is None:
+        if not self._writes:
             target = write_target(self.endpoints)
             channel = self._open(target, self.settings.write_options(self.endpoints))
-            self._apply = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
+            self._writes = {
+                "Apply": catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply,
+                "Record": feedback_pb2_grpc.FeedbackServiceStub(channel).Record,
+            }
         write = Write(self.settings, deadline.budget_ms)
         while True:
             try:
-                response: catalogue_pb2.ApplyResponse = await self._apply(
-                    request, wait_for_ready=True, **deadline.of_call()
-                )
-                if session is not None:
-                    session.wrote(response.sequence)
-                return response
+                return await self._writes[method](request, wait_for_ready=True, **deadline.of_call())
             except grpc.RpcError as error:
                 pause_s = write.failed(error, deadline.left_s())
             except (asyncio.CancelledError, grpc.aio.UsageError) as error:
@@ -279,7 +306,7 @@ class AsyncClient:
     # -- connections ----------------------------------------------------------
 
     def _open(self, target: str, options: Sequence[tuple[str, int | str]]) -> grpc.aio.Channel:
-        channel = grpc.aio.insecure_channel(target, options=list(options))
+        channel = self.credentials.aio_channel(target, options)
         self._channels.append(channel)
         return channel
 

@@ -4,6 +4,7 @@ MusterError
 ├── InvalidRequest      correct the request; `violations` names the fields
 ├── NotFound            the product is not in the catalogue
 ├── Conflict            the state forbids it; look at the message
+├── NotAllowed          show who you are, or ask for the right; `reason` says which
 ├── Overloaded          wait `retry_after_ms`, then send again
 ├── DeadlineExceeded    give more time
 ├── Unavailable         no replica answered; try again, check that the service runs
@@ -58,6 +59,11 @@ class Conflict(MusterError):
     """The present state forbids the request."""
 
 
+class NotAllowed(MusterError):
+    """The caller is not known to the service (`reason` UNAUTHENTICATED, TOKEN_EXPIRED), or may not do this
+    (SCOPE_MISSING)."""
+
+
 class Overloaded(MusterError):
     """Load was shed. retry_after_ms: how long to wait before asking again; 0: the service did not say."""
 
@@ -104,6 +110,8 @@ _CLASSES: dict[grpc.StatusCode, type[MusterError]] = {
     _Code.ALREADY_EXISTS: Conflict,
     _Code.FAILED_PRECONDITION: Conflict,
     _Code.ABORTED: Conflict,
+    _Code.UNAUTHENTICATED: NotAllowed,
+    _Code.PERMISSION_DENIED: NotAllowed,
     _Code.RESOURCE_EXHAUSTED: Overloaded,
     _Code.DEADLINE_EXCEEDED: DeadlineExceeded,
     _Code.UNAVAILABLE: Unavailable,

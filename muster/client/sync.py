@@ -13,7 +13,9 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from muster.client import errors
+from muster.client.credentials import Credentials
 from muster.client.events import apply_request
+from muster.client.feedback_events import record_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
@@ -25,6 +27,8 @@ from muster.v1 import (
     admin_pb2_grpc,
     catalogue_pb2,
     catalogue_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
     ranking_pb2,
     ranking_pb2_grpc,
 )
@@ -35,13 +39,14 @@ Response = TypeVar("Response")
 class _Connections:
     """All channels of one client in one process. Channels connect when first used."""
 
-    def __init__(self, endpoints: Sequence[str], settings: ClientSettings) -> None:
+    def __init__(self, endpoints: Sequence[str], settings: ClientSettings, credentials: Credentials) -> None:
         self.pid = os.getpid()
         self._channels: list[grpc.Channel] = []
+        self._credentials = credentials
         self._settings = settings
         self._endpoints = endpoints
         self._lock = threading.Lock()
-        self._writes: Any = None
+        self._writes: dict[str, Any] = {}
         self._admin: dict[str, admin_pb2_grpc.AdminServiceStub] = {}
         self.search: dict[str, Any] = {}
         self.rerank: dict[str, Any] = {}
@@ -55,19 +60,22 @@ class _Connections:
             self.get[endpoint], self.watch[endpoint] = catalogue.Get, catalogue.Watch
 
     def _open(self, target: str, options: Sequence[tuple[str, int | str]]) -> grpc.Channel:
-        channel = grpc.insecure_channel(target, options=list(options))
+        channel = self._credentials.channel(target, options)
         self._channels.append(channel)
         return channel
 
-    def apply(self) -> Any:
-        """The write channel's Apply; opened at the first write, as a reader needs none."""
+    def write(self, method: str) -> Any:
+        """The write channel's method; opened at the first write, as a reader needs none."""
         with self._lock:
-            if self._writes is None:
+            if not self._writes:
                 channel = self._open(
                     write_target(self._endpoints), self._settings.write_options(self._endpoints)
                 )
-                self._writes = catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply
-            return self._writes
+                self._writes = {
+                    "Apply": catalogue_pb2_grpc.CatalogueServiceStub(channel).Apply,
+                    "Record": feedback_pb2_grpc.FeedbackServiceStub(channel).Record,
+                }
+            return self._writes[method]
 
     def admin(self, endpoint: str) -> admin_pb2_grpc.AdminServiceStub:
         """The operator's calls to one replica, whatever its health says."""
@@ -88,6 +96,7 @@ class Client:
 
     endpoints: every replica as "host:port", in a list or joined by commas. Reads go to any of them, writes to
         the primary, which is found through health checks.
+    credentials: None: what the environment says (`Credentials.from_environment`), usually nothing.
     A client made before a fork may be used after it, in parent and child, provided that it was not used
     before.
 
@@ -96,9 +105,17 @@ class Client:
     ...     print(answer.receipt.tier, [result.title for result in answer.results])
     """
 
-    def __init__(self, endpoints: str | Sequence[str], *, settings: ClientSettings | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        settings: ClientSettings | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.endpoints = parse_endpoints(endpoints)
         self.settings = settings or ClientSettings()
+        self.credentials = Credentials.from_environment() if credentials is None else credentials
+        self.credentials.check(self.endpoints)
         self._all_reads = Reads(self.endpoints, self.settings)
         self._lock = threading.Lock()
         self._closed = False
@@ -335,18 +352,53 @@ class Client:
         deadline_ms: None: the settings' default for writes. session: its next reads see these events.
         Raises: MusterError.
         """
-        request = apply_request(events)
+        response: catalogue_pb2.ApplyResponse = self._write("Apply", apply_request(events), deadline_ms)
+        if session is not None:
+            session.wrote(response.sequence)
+        return response
+
+    def record(
+        self,
+        events: feedback_pb2.FeedbackEvent | Iterable[feedback_pb2.FeedbackEvent],
+        *,
+        deadline_ms: float | None = None,
+    ) -> feedback_pb2.RecordResponse:
+        """Records feedback as one batch; `muster.client.feedback(...)` makes the events. Sent again as in
+        `apply`.
+
+        deadline_ms: None: the settings' default for writes. Raises: MusterError.
+        """
+        response: feedback_pb2.RecordResponse = self._write("Record", record_request(events), deadline_ms)
+        return response
+
+    def erase_shopper(
+        self, shopper_id: str, *, deadline_ms: float = 600_000.0
+    ) -> admin_pb2.EraseShopperResponse:
+        """Has the primary take a shopper out of the store; see the contract.
+
+        Raises: Unavailable where no replica is primary, or another MusterError.
+        """
+        deadline = Deadline.after(deadline_ms)
+        endpoint = primary_endpoint(self.status())
+        try:
+            response: admin_pb2.EraseShopperResponse = (
+                self._connected()
+                .admin(endpoint)
+                .EraseShopper(admin_pb2.EraseShopperRequest(shopper_id=shopper_id), **deadline.of_call())
+            )
+            return response
+        except grpc.RpcError as error:
+            raise errors.translate(error, endpoint=endpoint) from error
+        except ValueError as error:
+            raise self._closed_meanwhile(error) from error
+
+    def _write(self, method: str, request: Any, deadline_ms: float | None) -> Any:
         deadline = Deadline.after(self.settings.write_deadline_ms if deadline_ms is None else deadline_ms)
         write = Write(self.settings, deadline.budget_ms)
-        send = self._connected().apply()
+        send = self._connected().write(method)
         while True:
             try:
-                response: catalogue_pb2.ApplyResponse = send(
-                    request, wait_for_ready=True, **deadline.of_call()
-                )
-                if session is not None:
-                    session.wrote(response.sequence)
-                return response
+                return send(request, wait_for_ready=True, **deadline.of_call())
             except grpc.RpcError as error:
                 pause_s = write.failed(error, deadline.left_s())
             except ValueError as error:
@@ -364,5 +416,5 @@ class Client:
             if self._closed:
                 raise errors.ClientClosed("the client is closed; make a new one")
             if self._connections is None or self._connections.pid != os.getpid():
-                self._connections = _Connections(self.endpoints, self.settings)
+                self._connections = _Connections(self.endpoints, self.settings, self.credentials)
             return self._connections

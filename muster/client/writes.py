@@ -20,7 +20,20 @@ UNKNOWN = "unknown"
 NOT_WRITTEN = "not_written"
 
 REFUSALS = frozenset(
-    {"INVALID_FIELDS", "UNKNOWN_PRODUCT", "LOG_OVERLOADED", "DISK_FULL", "NOT_PRIMARY", "NOT_READY", "FENCED"}
+    {
+        "INVALID_FIELDS",
+        "UNKNOWN_PRODUCT",
+        "LOG_OVERLOADED",
+        "DISK_FULL",
+        "NOT_PRIMARY",
+        "NOT_READY",
+        "FENCED",
+        "UNAUTHENTICATED",
+        "TOKEN_EXPIRED",
+        "SCOPE_MISSING",
+        "QUOTA_EXCEEDED",
+        "TOO_MANY_REFUSALS",
+    }
 )
 """Reasons of the service that say for certain that this sending wrote nothing."""
 

@@ -30,9 +30,9 @@ def autoscale(
     ] = None,
     out_above: Annotated[
         float,
-        typer.Option("--out-above", help="Load above which one comes; at 1 the best plan pays no more."),
+        typer.Option("--out-above", help="Price above which one comes; at 1 the best plan pays no more."),
     ] = 0.3,
-    in_below: Annotated[float, typer.Option("--in-below", help="Load below which one goes.")] = 0.05,
+    in_below: Annotated[float, typer.Option("--in-below", help="Price below which one goes.")] = 0.05,
     out_after: Annotated[float, duration("--out-after", "For so long above.")] = 1_000.0,
     in_after: Annotated[float, duration("--in-after", "For so long below.")] = 30_000.0,
     cooldown: Annotated[float, duration("--cooldown", "No change for so long after one.")] = 5_000.0,
@@ -46,8 +46,8 @@ def autoscale(
     """
     from muster.autoscale.command import autoscale as run
     from muster.autoscale.decision import ScalePolicy
-    from muster.autoscale.load import Looks
     from muster.autoscale.local import LocalReplicas, LocalSettings
+    from muster.autoscale.prices import Looks
     from muster.client.settings import parse_endpoints
 
     places, standing = parse_endpoints(slots), parse_endpoints(target)
@@ -76,7 +76,7 @@ def autoscale(
         signal.signal(number, lambda *_: stop.set())
     with Looks() as looks, LocalReplicas(places, LocalSettings(config, logs), tell) as replicas:
         tell(f"looking at {', '.join(standing)}; up to {policy.replicas_max} replicas more")
-        account = run(replicas, lambda joined: looks.load([*standing, *joined]), policy, tell, stop)
+        account = run(replicas, lambda joined: looks.units([*standing, *joined]), policy, tell, stop)
     if as_json:
         print_json(account.describe())
     else:

@@ -62,6 +62,12 @@ def _explain(error: Exception) -> tuple[int, str] | None:
     deployer = loaded("muster.deploy.deployer")
     if deployer is not None and isinstance(error, deployer.DeployImpossible):
         return EXIT_USAGE, str(error)
+    tokens = loaded("muster.tokens")
+    if tokens is not None and isinstance(error, tokens.TokenError):
+        return EXIT_USAGE, str(error)
+    audit = loaded("muster.audit")
+    if audit is not None and isinstance(error, audit.AuditError):
+        return EXIT_USAGE, str(error)
     if isinstance(error, MissingRoomError):
         return EXIT_FAILED, str(error)
     return None
@@ -74,6 +80,12 @@ def _explain_call(error: Any, client: Any) -> tuple[int, str]:
         return EXIT_USAGE, f"the request is refused: {fields or error}"
     if isinstance(error, client.NotFound | client.Conflict):
         return EXIT_USAGE, f"{error}{where}"
+    if isinstance(error, client.NotAllowed):
+        return (
+            EXIT_USAGE,
+            f"{error}{where}. Give a token with `muster --token-file FILE ...` or MUSTER_TOKEN_FILE, or a"
+            " client certificate with --tls-cert and --tls-key (docs/security.md)",
+        )
     if isinstance(error, client.Overloaded):
         return EXIT_UNAVAILABLE, f"the service sheds load: {error}. Try again, or give it a longer --deadline"
     if isinstance(error, client.DeadlineExceeded):

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import grpc
 
-from muster.client import ClientSettings
+from muster.client import ClientSettings, Credentials
 from muster.client.errors import translate
 from muster.deploy.steps import View
 from muster.v1 import admin_pb2 as pb
@@ -26,7 +26,9 @@ class Replicas:
     def __init__(self, endpoints: Sequence[str]) -> None:
         self.endpoints = list(endpoints)
         options = ClientSettings().status_options()
-        self._channels = [grpc.insecure_channel(endpoint, options=options) for endpoint in endpoints]
+        credentials = Credentials.from_environment()
+        credentials.check(self.endpoints)
+        self._channels = [credentials.channel(endpoint, options) for endpoint in endpoints]
         self._stubs: dict[str, Any] = {
             endpoint: admin_pb2_grpc.AdminServiceStub(channel)
             for endpoint, channel in zip(endpoints, self._channels, strict=True)

@@ -296,9 +296,10 @@ def inspect(
             priced.append((row, product.product_id, product.price))
     profile = profiler.profile()
     scale = profile.prices if reference is None or reference.prices is None else reference.prices
-    for row, product_id, price in () if scale is None else priced:
-        if (out_of_scale := off_scale(price, scale)) is not None:
-            suspected.setdefault(row, (product_id, []))[1].append(out_of_scale)
+    if scale is not None:
+        for row, product_id, price in priced:
+            if (out_of_scale := off_scale(price, scale)) is not None:
+                suspected.setdefault(row, (product_id, []))[1].append(out_of_scale)
     suspects = [Suspect(row, name, tuple(found)) for row, (name, found) in sorted(suspected.items())]
     report = FeedReport(count + len(malformed), profile, malformed, suspects)
     report.measures = list(_measures(report, reference, limits))

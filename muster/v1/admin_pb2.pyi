@@ -1098,3 +1098,61 @@ class RecordDeployResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordDeployResponse: _TypeAlias = RecordDeployResponse  # noqa: Y015
+
+@_typing.final
+class EraseShopperRequest(_message.Message):
+    """One shopper, to be erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHOPPER_ID_FIELD_NUMBER: _builtins.int
+    shopper_id: _builtins.str
+    """The shop's name for the shopper, 1 to 256 characters."""
+    def __init__(
+        self,
+        *,
+        shopper_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shopper_id", b"shopper_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseShopperRequest: _TypeAlias = EraseShopperRequest  # noqa: Y015
+
+@_typing.final
+class EraseShopperResponse(_message.Message):
+    """What was erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PSEUDONYMS_FIELD_NUMBER: _builtins.int
+    LOG_EVENTS_FIELD_NUMBER: _builtins.int
+    FOLDED_EVENTS_FIELD_NUMBER: _builtins.int
+    CLEARED_FIELD_NUMBER: _builtins.int
+    log_events: _builtins.int
+    """Events of the log that were emptied."""
+    folded_events: _builtins.int
+    """Events removed from the feedback that was folded."""
+    cleared: _builtins.bool
+    """True: the store's files were cleared of what the events had left behind. False: somebody still reads there; ask again."""
+    @_builtins.property
+    def pseudonyms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pseudonyms that the shopper may have had, for `muster privacy erase` to look for in files. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        pseudonyms: _abc.Iterable[_builtins.str] | None = ...,
+        log_events: _builtins.int = ...,
+        folded_events: _builtins.int = ...,
+        cleared: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleared", b"cleared", "folded_events", b"folded_events", "log_events", b"log_events", "pseudonyms", b"pseudonyms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseShopperResponse: _TypeAlias = EraseShopperResponse  # noqa: Y015

@@ -96,6 +96,11 @@ class AdminServiceStub:
                 request_serializer=muster_dot_v1_dot_admin__pb2.RecordDeployRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.RecordDeployResponse.FromString,
                 _registered_method=True)
+        self.EraseShopper = channel.unary_unary(
+                '/muster.v1.AdminService/EraseShopper',
+                request_serializer=muster_dot_v1_dot_admin__pb2.EraseShopperRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.EraseShopperResponse.FromString,
+                _registered_method=True)
         self.DrillStatus = channel.unary_unary(
                 '/muster.v1.AdminService/DrillStatus',
                 request_serializer=muster_dot_v1_dot_drill__pb2.DrillStatusRequest.SerializeToString,
@@ -212,6 +217,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseShopper(self, request, context):
+        """Takes one shopper out of the store: out of the log and of the feedback that was folded. `muster privacy erase` also
+        sees to the files outside the store. Primary only: elsewhere UNAVAILABLE. Asking again is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrillStatus(self, request, context):
         """What drills may do to this replica while it serves, and which one is under way.
         """
@@ -303,6 +316,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RecordDeploy,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.RecordDeployRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.RecordDeployResponse.SerializeToString,
+            ),
+            'EraseShopper': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseShopper,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.EraseShopperRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.EraseShopperResponse.SerializeToString,
             ),
             'DrillStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.DrillStatus,
@@ -650,6 +668,33 @@ class AdminService:
             '/muster.v1.AdminService/RecordDeploy',
             muster_dot_v1_dot_admin__pb2.RecordDeployRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.RecordDeployResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseShopper(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/EraseShopper',
+            muster_dot_v1_dot_admin__pb2.EraseShopperRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.EraseShopperResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,10 @@ class AdminServiceStub:
     """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
     ABORTED where another deploy, or another deployer that was heard of lately, is at work.
     """
+    EraseShopper: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EraseShopperRequest, _admin_pb2.EraseShopperResponse]
+    """Takes one shopper out of the store: out of the log and of the feedback that was folded. `muster privacy erase` also
+    sees to the files outside the store. Primary only: elsewhere UNAVAILABLE. Asking again is harmless.
+    """
     DrillStatus: _grpc.UnaryUnaryMultiCallable[_drill_pb2.DrillStatusRequest, _drill_pb2.DrillStatusResponse]
     """What drills may do to this replica while it serves, and which one is under way."""
     BeginDrill: _grpc.UnaryUnaryMultiCallable[_drill_pb2.BeginDrillRequest, _drill_pb2.BeginDrillResponse]
@@ -119,6 +123,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RecordDeploy: _aio.UnaryUnaryMultiCallable[_admin_pb2.RecordDeployRequest, _admin_pb2.RecordDeployResponse]  # type: ignore[assignment]
     """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
     ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+    """
+    EraseShopper: _aio.UnaryUnaryMultiCallable[_admin_pb2.EraseShopperRequest, _admin_pb2.EraseShopperResponse]  # type: ignore[assignment]
+    """Takes one shopper out of the store: out of the log and of the feedback that was folded. `muster privacy erase` also
+    sees to the files outside the store. Primary only: elsewhere UNAVAILABLE. Asking again is harmless.
     """
     DrillStatus: _aio.UnaryUnaryMultiCallable[_drill_pb2.DrillStatusRequest, _drill_pb2.DrillStatusResponse]  # type: ignore[assignment]
     """What drills may do to this replica while it serves, and which one is under way."""
@@ -239,6 +247,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.RecordDeployResponse, _abc.Awaitable[_admin_pb2.RecordDeployResponse]]:
         """Writes a step of a deploy into the log, or only says that its deployer lives. Primary only: elsewhere UNAVAILABLE.
         ABORTED where another deploy, or another deployer that was heard of lately, is at work.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseShopper(
+        self,
+        request: _admin_pb2.EraseShopperRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.EraseShopperResponse, _abc.Awaitable[_admin_pb2.EraseShopperResponse]]:
+        """Takes one shopper out of the store: out of the log and of the feedback that was folded. `muster privacy erase` also
+        sees to the files outside the store. Primary only: elsewhere UNAVAILABLE. Asking again is harmless.
         """
 
     @_abc_1.abstractmethod

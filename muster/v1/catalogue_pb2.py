@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from muster.v1 import deploy_pb2 as muster_dot_v1_dot_deploy__pb2
+from muster.v1 import feedback_pb2 as muster_dot_v1_dot_feedback__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19muster/v1/catalogue.proto\x12\tmuster.v1\x1a\x16muster/v1/deploy.proto\"\x8e\x03\n\x07Product\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05\x62rand\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x03(\t\x12\x0f\n\x07\x62ullets\x18\x05 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x36\n\nattributes\x18\x07 \x03(\x0b\x32\".muster.v1.Product.AttributesEntry\x12\x12\n\x05price\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05stock\x18\t \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06rating\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0crating_count\x18\x0b \x01(\x03H\x03\x88\x01\x01\x12\x17\n\npopularity\x18\x0c \x01(\x01H\x04\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_priceB\x08\n\x06_stockB\t\n\x07_ratingB\x0f\n\r_rating_countB\r\n\x0b_popularity\"\xcb\x01\n\x05Patch\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x12\n\x05price\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05stock\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06rating\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0crating_count\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\npopularity\x18\x06 \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_priceB\x08\n\x06_stockB\t\n\x07_ratingB\x0f\n\r_rating_countB\r\n\x0b_popularity\"\x1c\n\x06\x44\x65lete\x12\x12\n\nproduct_id\x18\x01 \x01(\t\"\xb6\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12$\n\x06upsert\x18\x02 \x01(\x0b\x32\x12.muster.v1.ProductH\x00\x12!\n\x05patch\x18\x03 \x01(\x0b\x32\x10.muster.v1.PatchH\x00\x12#\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x11.muster.v1.DeleteH\x00\x12#\n\x06\x64\x65ploy\x18\x05 \x01(\x0b\x32\x11.muster.v1.DeployH\x00\x42\x08\n\x06\x63hange\"0\n\x0c\x41pplyRequest\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.muster.v1.Event\"D\n\rApplyResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x12\n\nduplicates\x18\x03 \x01(\r\"6\n\nGetRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x14\n\x0cmin_sequence\x18\x02 \x01(\x04\"L\n\x0bGetResponse\x12#\n\x07product\x18\x01 \x01(\x0b\x32\x12.muster.v1.Product\x12\x18\n\x10\x61pplied_sequence\x18\x02 \x01(\x04\"%\n\x0cWatchRequest\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x04\"9\n\rWatchResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.muster.v1.SequencedEvent\"m\n\x0eSequencedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x19\n\x11\x63ommitted_unix_us\x18\x03 \x01(\x04\x12\x1f\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x10.muster.v1.Event2\xc2\x01\n\x10\x43\x61talogueService\x12:\n\x05\x41pply\x12\x17.muster.v1.ApplyRequest\x1a\x18.muster.v1.ApplyResponse\x12\x34\n\x03Get\x12\x15.muster.v1.GetRequest\x1a\x16.muster.v1.GetResponse\x12<\n\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x18.muster.v1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19muster/v1/catalogue.proto\x12\tmuster.v1\x1a\x16muster/v1/deploy.proto\x1a\x18muster/v1/feedback.proto\"\x8e\x03\n\x07Product\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05\x62rand\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x03(\t\x12\x0f\n\x07\x62ullets\x18\x05 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x36\n\nattributes\x18\x07 \x03(\x0b\x32\".muster.v1.Product.AttributesEntry\x12\x12\n\x05price\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05stock\x18\t \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06rating\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0crating_count\x18\x0b \x01(\x03H\x03\x88\x01\x01\x12\x17\n\npopularity\x18\x0c \x01(\x01H\x04\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_priceB\x08\n\x06_stockB\t\n\x07_ratingB\x0f\n\r_rating_countB\r\n\x0b_popularity\"\xcb\x01\n\x05Patch\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x12\n\x05price\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05stock\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06rating\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0crating_count\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\npopularity\x18\x06 \x01(\x01H\x04\x88\x01\x01\x42\x08\n\x06_priceB\x08\n\x06_stockB\t\n\x07_ratingB\x0f\n\r_rating_countB\r\n\x0b_popularity\"\x1c\n\x06\x44\x65lete\x12\x12\n\nproduct_id\x18\x01 \x01(\t\"\xdf\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12$\n\x06upsert\x18\x02 \x01(\x0b\x32\x12.muster.v1.ProductH\x00\x12!\n\x05patch\x18\x03 \x01(\x0b\x32\x10.muster.v1.PatchH\x00\x12#\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x11.muster.v1.DeleteH\x00\x12#\n\x06\x64\x65ploy\x18\x05 \x01(\x0b\x32\x11.muster.v1.DeployH\x00\x12\'\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x06 \x01(\x0b\x32\x13.muster.v1.FeedbackH\x00\x42\x08\n\x06\x63hange\"0\n\x0c\x41pplyRequest\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.muster.v1.Event\"D\n\rApplyResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x12\n\nduplicates\x18\x03 \x01(\r\"6\n\nGetRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x14\n\x0cmin_sequence\x18\x02 \x01(\x04\"L\n\x0bGetResponse\x12#\n\x07product\x18\x01 \x01(\x0b\x32\x12.muster.v1.Product\x12\x18\n\x10\x61pplied_sequence\x18\x02 \x01(\x04\"%\n\x0cWatchRequest\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x04\"9\n\rWatchResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.muster.v1.SequencedEvent\"m\n\x0eSequencedEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x19\n\x11\x63ommitted_unix_us\x18\x03 \x01(\x04\x12\x1f\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x10.muster.v1.Event2\xc2\x01\n\x10\x43\x61talogueService\x12:\n\x05\x41pply\x12\x17.muster.v1.ApplyRequest\x1a\x18.muster.v1.ApplyResponse\x12\x34\n\x03Get\x12\x15.muster.v1.GetRequest\x1a\x16.muster.v1.GetResponse\x12<\n\x05Watch\x12\x17.muster.v1.WatchRequest\x1a\x18.muster.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PRODUCT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_PRODUCT']._serialized_start=65
-  _globals['_PRODUCT']._serialized_end=463
-  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_start=351
-  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_end=400
-  _globals['_PATCH']._serialized_start=466
-  _globals['_PATCH']._serialized_end=669
-  _globals['_DELETE']._serialized_start=671
-  _globals['_DELETE']._serialized_end=699
-  _globals['_EVENT']._serialized_start=702
-  _globals['_EVENT']._serialized_end=884
-  _globals['_APPLYREQUEST']._serialized_start=886
-  _globals['_APPLYREQUEST']._serialized_end=934
-  _globals['_APPLYRESPONSE']._serialized_start=936
-  _globals['_APPLYRESPONSE']._serialized_end=1004
-  _globals['_GETREQUEST']._serialized_start=1006
-  _globals['_GETREQUEST']._serialized_end=1060
-  _globals['_GETRESPONSE']._serialized_start=1062
-  _globals['_GETRESPONSE']._serialized_end=1138
-  _globals['_WATCHREQUEST']._serialized_start=1140
-  _globals['_WATCHREQUEST']._serialized_end=1177
-  _globals['_WATCHRESPONSE']._serialized_start=1179
-  _globals['_WATCHRESPONSE']._serialized_end=1236
-  _globals['_SEQUENCEDEVENT']._serialized_start=1238
-  _globals['_SEQUENCEDEVENT']._serialized_end=1347
-  _globals['_CATALOGUESERVICE']._serialized_start=1350
-  _globals['_CATALOGUESERVICE']._serialized_end=1544
+  _globals['_PRODUCT']._serialized_start=91
+  _globals['_PRODUCT']._serialized_end=489
+  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_start=377
+  _globals['_PRODUCT_ATTRIBUTESENTRY']._serialized_end=426
+  _globals['_PATCH']._serialized_start=492
+  _globals['_PATCH']._serialized_end=695
+  _globals['_DELETE']._serialized_start=697
+  _globals['_DELETE']._serialized_end=725
+  _globals['_EVENT']._serialized_start=728
+  _globals['_EVENT']._serialized_end=951
+  _globals['_APPLYREQUEST']._serialized_start=953
+  _globals['_APPLYREQUEST']._serialized_end=1001
+  _globals['_APPLYRESPONSE']._serialized_start=1003
+  _globals['_APPLYRESPONSE']._serialized_end=1071
+  _globals['_GETREQUEST']._serialized_start=1073
+  _globals['_GETREQUEST']._serialized_end=1127
+  _globals['_GETRESPONSE']._serialized_start=1129
+  _globals['_GETRESPONSE']._serialized_end=1205
+  _globals['_WATCHREQUEST']._serialized_start=1207
+  _globals['_WATCHREQUEST']._serialized_end=1244
+  _globals['_WATCHRESPONSE']._serialized_start=1246
+  _globals['_WATCHRESPONSE']._serialized_end=1303
+  _globals['_SEQUENCEDEVENT']._serialized_start=1305
+  _globals['_SEQUENCEDEVENT']._serialized_end=1414
+  _globals['_CATALOGUESERVICE']._serialized_start=1417
+  _globals['_CATALOGUESERVICE']._serialized_end=1611
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from muster.v1 import deploy_pb2 as _deploy_pb2
+from muster.v1 import feedback_pb2 as _feedback_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -224,6 +225,7 @@ class Event(_message.Message):
     PATCH_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
     DEPLOY_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Chosen by the caller, 1 to 128 characters; an event whose id is known already is not applied again. Ids are known
     while the event is in the log, and for a configured time after it was folded into the snapshot.
@@ -244,6 +246,12 @@ class Event(_message.Message):
     def deploy(self) -> _deploy_pb2.Deploy:
         """A step of a deploy. Written by AdminService.RecordDeploy alone: Apply refuses it. It changes no product."""
 
+    @_builtins.property
+    def feedback(self) -> _feedback_pb2.Feedback:
+        """What a shopper did. Written by FeedbackService.Record alone: Apply refuses it. It changes no product. `Watch` shows
+        kind, product, position and receipt of it, not whose it is or what was written.
+        """
+
     def __init__(
         self,
         *,
@@ -252,12 +260,13 @@ class Event(_message.Message):
         patch: Global___Patch | None = ...,
         delete: Global___Delete | None = ...,
         deploy: _deploy_pb2.Deploy | None = ...,
+        feedback: _feedback_pb2.Feedback | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "deploy", b"deploy", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "deploy", b"deploy", "feedback", b"feedback", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "deploy", b"deploy", "event_id", b"event_id", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "deploy", b"deploy", "event_id", b"event_id", "feedback", b"feedback", "patch", b"patch", "upsert", b"upsert"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["upsert", "patch", "delete", "deploy"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["upsert", "patch", "delete", "deploy", "feedback"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 

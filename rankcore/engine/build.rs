@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "muster/v1/catalogue.proto",
         "muster/v1/admin.proto",
         "muster/v1/deploy.proto",
+        "muster/v1/feedback.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={}", root.join(file).display());

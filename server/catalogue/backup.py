@@ -9,6 +9,8 @@ gzip of lines of JSON, streamed both ways:
     {"kind": "state", "sequence": ..., "epoch": ..., "products": ..., "rows_checksum": hex}
     for each id of a folded event that is known:
     {"kind": "event_id", "sequence": ..., "event_id": ..., "committed_unix_us": ...}
+    for each event of feedback that was folded (since version 2):
+    {"kind": "feedback", as an event of the log}
     for each product of the snapshot:
     {"kind": "product", "sequence": ..., "changed_sequence": ..., "epoch": ..., "product_id": ...,
      "committed_unix_us": ..., "payload": base64 of the `Event`, "checksum": hex}
@@ -42,10 +44,26 @@ from typing import IO, Any, TypeAlias
 
 from server.catalogue.checksum import combined
 from server.catalogue.errors import StoreError
-from server.catalogue.rows import EMPTY_CHECKSUM, FoldedId, LogRow, SnapshotRow, SnapshotState
+from server.catalogue.rows import (
+    EMPTY_CHECKSUM,
+    FeedbackRow,
+    FoldedId,
+    LogRow,
+    SnapshotRow,
+    SnapshotState,
+    as_values,
+)
+from server.privacy.envelope import (
+    EnvelopeReader,
+    EnvelopeRefused,
+    EnvelopeWriter,
+    KeyEncryption,
+    is_envelope,
+)
 
 FORMAT = "muster-catalogue"
-VERSION = 1
+VERSION = 2
+_VERSIONS_READ = (1, 2)
 
 # A product may have some hundreds of kilobytes; base64 and JSON add a third.
 _LINE_BYTES_MAX = 64 * 2**20
@@ -61,7 +79,7 @@ class BackupRefused(StoreError):
     """The file is not a whole, undamaged backup; the text says which file and where it fails."""
 
 
-Record: TypeAlias = SnapshotState | FoldedId | SnapshotRow | LogRow
+Record: TypeAlias = SnapshotState | FoldedId | FeedbackRow | SnapshotRow | LogRow
 
 
 @dataclass(frozen=True)
@@ -108,17 +126,26 @@ class Digest:
 
 
 def write_backup(
-    path: Path, header: Header, records: Iterator[Record], progress: Progress = lambda done, total: None
+    path: Path,
+    header: Header,
+    records: Iterator[Record],
+    progress: Progress = lambda done, total: None,
+    *,
+    keys: KeyEncryption | None = None,
 ) -> Written:
     """Write a backup, whole or not at all: the file gets its name once it is complete and on the disk.
 
-    records: in the order of the format. Raises: OSError; what `records` raises.
+    records: in the order of the format. keys: it goes into an envelope of the catalogue's. Raises:
+    OSError; what `records` raises.
     """
     draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     digest = Digest()
     try:
         with draft.open("xb") as raw:
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as file:
+            with (
+                _envelope(raw, keys, header.cluster_id) as inner,
+                gzip.GzipFile("", "wb", _GZIP_LEVEL, inner, mtime=0) as file,
+            ):
                 file.write(_json_line({"format": FORMAT, "version": VERSION, **vars(header)}))
                 for record in records:
                     file.write(digest.add(record))
@@ -134,9 +161,23 @@ def write_backup(
     return Written(header, digest.hex())
 
 
+@contextmanager
+def _envelope(raw: IO[bytes], keys: KeyEncryption | None, cluster_id: str) -> Iterator[Any]:
+    """Where to write the backup. What fails inside leaves an envelope that nobody can open."""
+    if keys is None:
+        yield raw
+        return
+    writer = EnvelopeWriter(raw, keys, cluster_id)
+    yield writer
+    writer.close()
+
+
 def now_unix_us() -> int:
     """The wall clock."""
     return time.time_ns() // 1000
+
+
+_KIND_OF_ROW = {LogRow: "event", SnapshotRow: "product", FeedbackRow: "feedback"}
 
 
 def _line(record: Record) -> bytes:
@@ -150,10 +191,9 @@ def _line(record: Record) -> bytes:
             "rows_checksum": record.rows_checksum.hex(),
         }
     elif isinstance(record, FoldedId):
-        values = {"kind": "event_id", **{name: getattr(record, name) for name in record.__slots__}}
+        values = {"kind": "event_id", **as_values(record)}
     else:
-        kind = "event" if isinstance(record, LogRow) else "product"
-        values = {"kind": kind, **{name: getattr(record, name) for name in record.__slots__}}
+        values = {"kind": _KIND_OF_ROW[type(record)], **as_values(record)}
         values["payload"] = base64.b64encode(record.payload).decode("ascii")
         values["checksum"] = record.true_checksum().hex()
     return _json_line(values)
@@ -206,8 +246,10 @@ class BackupReader:
         values = self._next_line()
         if values.get("format") != FORMAT:
             raise self._refused("it is not a backup of a Muster catalogue")
-        if values.get("version") != VERSION:
-            raise self._refused(f"its format has version {values.get('version')!r}, {VERSION} is readable")
+        if values.get("version") not in _VERSIONS_READ:
+            raise self._refused(
+                f"its format has version {values.get('version')!r}; up to {VERSION} is readable"
+            )
         return Header(
             cluster_id=self._text(values, "cluster_id"),
             created_unix_us=self._whole(values, "created_unix_us"),
@@ -234,9 +276,11 @@ class BackupReader:
         epoch = self._whole(values, "epoch")
         payload = self._bytes(values, "payload", lambda text: base64.b64decode(text, validate=True))
         seal = self._bytes(values, "checksum", bytes.fromhex)
-        row: LogRow | SnapshotRow
-        if kind == "event":
-            row = LogRow(sequence, epoch, self._text(values, "event_id"), committed_unix_us, payload, seal)
+        row: FeedbackRow | LogRow | SnapshotRow
+        if kind in ("event", "feedback"):
+            row = (LogRow if kind == "event" else FeedbackRow)(
+                sequence, epoch, self._text(values, "event_id"), committed_unix_us, payload, seal
+            )
         elif kind == "product":
             changed = self._whole(values, "changed_sequence")
             product_id = self._text(values, "product_id")
@@ -297,16 +341,30 @@ class BackupReader:
 
 
 @contextmanager
-def open_backup(path: Path) -> Iterator[BackupReader]:
-    """Open a backup and read its header. Raises: BackupRefused; OSError."""
-    with path.open("rb") as raw, gzip.GzipFile(fileobj=raw, mode="rb") as file:
-        yield BackupReader(path, file)  # type: ignore[arg-type]
+def open_backup(path: Path, keys: KeyEncryption | None = None) -> Iterator[BackupReader]:
+    """Open a backup and read its header. keys: to the envelope it may be in. Raises: BackupRefused;
+    OSError.
+    """
+    try:
+        with path.open("rb") as raw:
+            source: Any = raw
+            if is_envelope(path):
+                if keys is None:
+                    raise BackupRefused(f"{path} is encrypted; name its keys with --keys FILE")
+                source = EnvelopeReader(raw, keys)
+            with gzip.GzipFile(fileobj=source, mode="rb") as file:
+                reader = BackupReader(path, file)  # type: ignore[arg-type]
+                if source is not raw and source.context != reader.header.cluster_id:
+                    raise BackupRefused(f"{path} is in the envelope of another catalogue")
+                yield reader
+    except EnvelopeRefused as refused:
+        raise BackupRefused(f"{path} is refused: {refused}") from refused
 
 
 class _Order:
     """Where each record must stand: what the format says, and what makes a log without holes."""
 
-    _KINDS = (SnapshotState, FoldedId, SnapshotRow, LogRow)
+    _KINDS = (SnapshotState, FoldedId, FeedbackRow, SnapshotRow, LogRow)
 
     def __init__(self, header: Header) -> None:
         self._header = header
@@ -326,7 +384,7 @@ class _Order:
             return "the record stands in the wrong place"
         if kind > self._kind:
             self._kind = kind
-            self._sequence = self._header.snapshot_sequence if kind == 3 else 0
+            self._sequence = self._header.snapshot_sequence if kind == 4 else 0
         if isinstance(record, SnapshotState):
             self._state = record
             self._epoch = record.epoch
@@ -358,7 +416,7 @@ class _Order:
             return f"it holds {self._products} products of the snapshot's {self._state.products}"
         if self._rows_checksum != self._state.rows_checksum:
             return "its products do not match the checksum of them all"
-        head = self._sequence if self._kind == 3 else self._state.sequence
+        head = self._sequence if self._kind == 4 else self._state.sequence
         if (head, self._epoch) != (self._header.head_sequence, self._header.head_epoch):
             return f"it ends at event {head}, the first line says {self._header.head_sequence}"
         return ""

@@ -7,27 +7,37 @@ Results go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from server.catalogue.command_line import (
+    add_keys,
+    add_store,
+    complain,
+    keys_of,
+    location,
+    print_json,
+    progress,
+)
 from server.catalogue.errors import StoreDamaged, StoreError
 from server.catalogue.export import export_backup, restore_backup
-from server.catalogue.location import check_address
+from server.catalogue.location import is_postgresql
 from server.catalogue.repair import RepairRefused, repair
+from server.catalogue.sqlite import SqliteStore
+from server.catalogue.store import StoreConfig
 from server.catalogue.verify import Report, verify_store
+from server.privacy import erasure, places, secrets
+from server.privacy.erasure import marked
+from server.privacy.secrets import SecretsRefused, open_secrets
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_DAMAGED = 10
-
-FILE_NAME = "catalogue.sqlite3"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,22 +50,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed))
     except RepairRefused as refused:
-        _complain(str(refused))
+        complain(str(refused))
         if refused.intact_sequence:
-            _complain(
+            complain(
                 f"the catalogue is whole up to event {refused.intact_sequence}; `muster catalogue restore"
                 " BACKUP --until SEQUENCE` makes one of a moment before"
             )
         return EXIT_DAMAGED
     except StoreDamaged as damaged:
-        _complain(str(damaged))
+        complain(str(damaged))
         return EXIT_DAMAGED
     except StoreError as error:
-        _complain(str(error))
+        complain(str(error))
         return EXIT_USAGE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
+        complain(f"{where}{error.strerror or error}")
         return EXIT_USAGE if isinstance(error, FileNotFoundError | PermissionError) else EXIT_FAILED
 
 
@@ -63,25 +73,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    store = _location(arguments)
-    with _progress(arguments, "rows") as progress:
-        report = verify_store(store, progress)
+    store = location(arguments)
+    with progress(arguments, "rows") as told:
+        report = verify_store(store, told)
     if arguments.json:
-        _print_json({"sound": report.sound, **_report_values(report)})
+        print_json({"sound": report.sound, **_report_values(report)})
     else:
         _show_report(report)
     return EXIT_DONE if report.sound else EXIT_DAMAGED
 
 
 def _repair(arguments: argparse.Namespace) -> int:
-    store = _location(arguments)
+    store = location(arguments)
     if (arguments.generation is None) != (arguments.bundle is None):
-        _complain("--generation and --bundle go together: a generation is read with its bundle")
+        complain("--generation and --bundle go together: a generation is read with its bundle")
         return EXIT_USAGE
     with _generation_products(arguments) as products:
-        repaired = repair(store, backup=arguments.backup, products=products)
+        repaired = repair(store, backup=arguments.backup, products=products, keys=keys_of(arguments))
+    if not is_postgresql(str(store)):
+        for kept in repaired.kept:
+            _note(store, places.COPY, Path(kept))
+        _erased_again(store)
     if arguments.json:
-        _print_json(
+        print_json(
             {
                 "events": repaired.events,
                 "products": repaired.products,
@@ -99,14 +113,16 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    with _progress(arguments, "records") as progress:
+    store = location(arguments)
+    _note(store, places.BACKUP, arguments.file)
+    with progress(arguments, "records") as told:
         written = export_backup(
-            _location(arguments), arguments.file, until=arguments.until, progress=progress
+            store, arguments.file, until=arguments.until, progress=told, keys=keys_of(arguments)
         )
     header = written.header
     size = arguments.file.stat().st_size
     if arguments.json:
-        _print_json({"file": str(arguments.file), "bytes": size, "digest": written.digest, **asdict(header)})
+        print_json({"file": str(arguments.file), "bytes": size, "digest": written.digest, **asdict(header)})
     else:
         print(
             f"{arguments.file}: {header.records:,} records up to event {header.head_sequence:,},"
@@ -117,19 +133,24 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    store = _location(arguments)
-    with _progress(arguments, "records") as progress:
+    store = location(arguments)
+    with progress(arguments, "records") as told:
         restored = restore_backup(
             arguments.file,
             store,
             until=arguments.until,
             replace=arguments.replace,
-            progress=progress,
+            progress=told,
+            keys=keys_of(arguments),
         )
+    if restored.set_aside is not None:
+        _note(store, places.COPY, restored.set_aside)
+    erased = _erased_again(store)
     if arguments.json:
         values = asdict(restored)
         values["set_aside"] = str(restored.set_aside) if restored.set_aside else None
-        _print_json({"store": str(store), **values})
+        values["erased_again"] = erased
+        print_json({"store": str(store), **values})
         return EXIT_DONE
     part = "all of the backup" if restored.complete else "the backup up to there"
     print(f"{store}: {part}, up to event {restored.head_sequence:,}")
@@ -137,7 +158,42 @@ def _restore(arguments: argparse.Namespace) -> int:
     print(f"digest {restored.digest}")
     if restored.set_aside:
         print(f"the catalogue that was there is {restored.set_aside}; its generations are set aside too")
+    if erased:
+        print(f"{erased:,} events of shoppers who were erased after the backup were erased again")
     return EXIT_DONE
+
+
+def _note(store: str | Path, kind: str, path: Path) -> None:
+    """Write down that a file holds what shoppers did; of a database nobody here knows where."""
+    if not is_postgresql(str(store)) and Path(store).parent.is_dir():
+        places.note(Path(store).parent, kind, path)
+
+
+def _erased_again(store: str | Path) -> int:
+    """Erase again whom the backup has brought back. Returns how many events.
+
+    Raises: StoreError where somebody was erased but the secrets to tell whom are not there.
+    """
+    folder = Path(store).parent
+    if is_postgresql(str(store)) or not marked(folder / erasure.FILE_NAME):
+        return 0
+    # Reads and writes Parquet: only for who has erased somebody.
+    from server.privacy.rewriting import erase_unserved
+
+    try:
+        eraser = erasure.Eraser(
+            open_secrets(folder / secrets.FILE_NAME, make=False), folder / erasure.FILE_NAME
+        )
+    except SecretsRefused as refused:
+        raise StoreError(
+            f"{refused}; the catalogue is restored, but shoppers who were erased after the backup are in it:"
+            " `muster privacy erase-again --secrets FILE`"
+        ) from refused
+    with closing(SqliteStore.open_unserved(Path(store), StoreConfig())) as opened:
+        events = erase_unserved(opened, eraser.trail_of_marked())
+        if events:
+            opened.rewrite()
+    return events
 
 
 @contextmanager
@@ -172,13 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument(
-            "--store",
-            metavar="PATH|URL",
-            help=f"the catalogue's file, the folder with {FILE_NAME}, or the address of its database;"
-            " default: MUSTER_DATA_DIR",
-        )
-        added.add_argument("--json", action="store_true", help="print one JSON object")
+        add_store(added)
         return added
 
     command("verify", _verify, "Looks through every row for damage; changes nothing, replicas may run.")
@@ -199,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     restoring = command("restore", _restore, "Makes a catalogue from a backup; replicas must be stopped.")
     restoring.add_argument("file", type=Path, metavar="FILE", help="backup to read")
     restoring.add_argument("--replace", action="store_true", help="set a file that is there aside")
+    for added in (repairing, exporting, restoring):
+        add_keys(added)
     for added in (exporting, restoring):
         added.add_argument(
             "--until", type=_sequence, metavar="SEQUENCE", help="only the events up to this one"
@@ -210,20 +262,6 @@ def _sequence(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
-
-
-def _location(arguments: argparse.Namespace) -> str | Path:
-    """The catalogue's file, or its database's address. Raises: StoreError if none was named."""
-    named = arguments.store or os.environ.get("MUSTER_DATA_DIR")
-    if not named:
-        raise StoreError("name the catalogue with --store, or set MUSTER_DATA_DIR")
-    if "://" in named:
-        try:
-            return check_address(named)
-        except ValueError as error:
-            raise StoreError(f"--store {error}") from error
-    path = Path(named)
-    return path / FILE_NAME if path.is_dir() else path
 
 
 def _report_values(report: Report) -> dict[str, Any]:
@@ -254,38 +292,6 @@ def _show_report(report: Report) -> None:
     if report.problem_count > len(report.problems):
         print(f"  and {report.problem_count - len(report.problems):,} more")
     print("next: `muster catalogue repair --from BACKUP`, or `muster catalogue restore BACKUP`")
-
-
-@contextmanager
-def _progress(arguments: argparse.Namespace, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich import progress
-
-    with progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-        console=_error_console(),
-        disable=arguments.json or not sys.stderr.isatty(),
-        transient=True,
-    ) as bar:
-        task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _error_console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, ensure_ascii=False, indent=2))
-
-
-def _complain(message: str) -> None:
-    print(f"muster: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

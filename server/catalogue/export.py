@@ -35,10 +35,11 @@ from server.catalogue.errors import (
 )
 from server.catalogue.inspection import database, reading
 from server.catalogue.location import is_postgresql
-from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
+from server.catalogue.rows import FeedbackRow, FoldedId, LogRow, SnapshotRow, SnapshotState, as_values
 from server.catalogue.sql_view import SqlView
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import View
+from server.privacy.envelope import KeyEncryption
 
 EPOCH_GAP = 1_000
 """A restored catalogue's epochs begin this far above those of the backup: reigns that began after the backup
@@ -56,12 +57,18 @@ class RestoreRefused(StoreError):
 
 
 def export_backup(
-    store: str | Path, file: Path, *, until: int | None = None, progress: Progress = lambda done, total: None
+    store: str | Path,
+    file: Path,
+    *,
+    until: int | None = None,
+    progress: Progress = lambda done, total: None,
+    keys: KeyEncryption | None = None,
 ) -> Written:
     """Write the catalogue at `store`, a file or a database, into `file`, as it is at one moment.
 
-    until: only the events up to this sequence, which may not be before the snapshot; None: all. Raises:
-    StoreError; OSError if the file cannot be written. Nothing is left of a backup that could not be finished.
+    keys: the file goes into an envelope. until: only the events up to this sequence, which may not be
+    before the snapshot; None: all. Raises: StoreError; OSError if the file cannot be written. Nothing is
+    left of a backup that could not be finished.
     """
     with reading(store) as connection:
         view = SqlView(connection, str(store))
@@ -75,7 +82,7 @@ def export_backup(
             head_epoch=_epoch_at(connection, view, last),
             records=_count(connection, view, last),
         )
-        return write_backup(file, header, _records(view, last), progress)
+        return write_backup(file, header, _records(view, last), progress, keys=keys)
 
 
 def _last_sequence(view: View, until: int | None) -> int:
@@ -108,14 +115,17 @@ def _epoch_at(connection: sa.Connection, view: View, sequence: int) -> int:
 
 
 def _count(connection: sa.Connection, view: View, last: int) -> int:
-    ids = connection.execute(sa.select(sa.func.count()).select_from(schema.folded_event)).scalar()
-    return 1 + int(ids or 0) + view.snapshot.products + last - view.snapshot.sequence
+    rows = 0
+    for table in (schema.folded_event, schema.feedback):
+        rows += int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() or 0)
+    return 1 + rows + view.snapshot.products + last - view.snapshot.sequence
 
 
 def _records(view: View, last: int) -> Iterator[Record]:
     """Everything, in the order of a backup. Raises: StoreDamaged: what is damaged is not backed up."""
     yield view.snapshot
     yield from view.folded_ids()
+    yield from view.folded_feedback()
     for product in view.snapshot_rows():
         if fault := product.fault():
             raise StoreDamaged(f"the snapshot's row of product {product.product_id!r} {fault}")
@@ -155,6 +165,7 @@ def restore_backup(
     until: int | None = None,
     replace: bool = False,
     progress: Progress = lambda done, total: None,
+    keys: KeyEncryption | None = None,
 ) -> Restored:
     """Make the catalogue of a backup at `store`, up to the event `until`; None: all of it.
 
@@ -163,16 +174,18 @@ def restore_backup(
     a catalogue. Raises: StoreError, OSError. After an error `store` is as it was.
     """
     if not is_postgresql(str(store)):
-        return _restore_file(file, Path(store), until=until, replace=replace, progress=progress)
+        return _restore_file(file, Path(store), until=until, replace=replace, progress=progress, keys=keys)
     if replace:
         raise RestoreRefused(
             "a database is not set aside: restore into an empty one and name that in catalogue.store"
         )
-    return _restore_database(file, str(store), until=until, progress=progress)
+    return _restore_database(file, str(store), until=until, progress=progress, keys=keys)
 
 
-def _restore_database(file: Path, address: str, *, until: int | None, progress: Progress) -> Restored:
-    with open_backup(file) as reader, closing(database(address)) as opened:
+def _restore_database(
+    file: Path, address: str, *, until: int | None, progress: Progress, keys: KeyEncryption | None
+) -> Restored:
+    with open_backup(file, keys) as reader, closing(database(address)) as opened:
         last = _until(reader.header, until, file)
         try:
             with opened.creating() as transaction:
@@ -188,7 +201,13 @@ def _restore_database(file: Path, address: str, *, until: int | None, progress: 
 
 
 def _restore_file(
-    file: Path, store: Path, *, until: int | None, replace: bool, progress: Progress
+    file: Path,
+    store: Path,
+    *,
+    until: int | None,
+    replace: bool,
+    progress: Progress,
+    keys: KeyEncryption | None,
 ) -> Restored:
     draft = store.with_name(f".{store.name}-restoring-{os.getpid()}")
     if store.exists():
@@ -199,7 +218,7 @@ def _restore_file(
         require_unused(store)
     _remove(draft)
     try:
-        with open_backup(file) as reader:
+        with open_backup(file, keys) as reader:
             last = _until(reader.header, until, file)
             with closing(SqliteStore.open(draft)) as opened:
                 restored = _fill(opened.write_unserved, reader, last, progress)
@@ -278,14 +297,19 @@ def _fill(
 class _Batches:
     """Rows waiting to be inserted, by table."""
 
-    _TABLES = ((FoldedId, schema.folded_event), (SnapshotRow, schema.snapshot), (LogRow, schema.log))
+    _TABLES = (
+        (FoldedId, schema.folded_event),
+        (FeedbackRow, schema.feedback),
+        (SnapshotRow, schema.snapshot),
+        (LogRow, schema.log),
+    )
 
     def __init__(self) -> None:
         self._rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind, _ in self._TABLES}
         self.count = 0
 
-    def add(self, record: FoldedId | SnapshotRow | LogRow) -> None:
-        self._rows[type(record)].append(snapshot.as_values(record))
+    def add(self, record: FoldedId | FeedbackRow | SnapshotRow | LogRow) -> None:
+        self._rows[type(record)].append(as_values(record))
         self.count += 1
 
     def insert(self, transaction: sa.Connection) -> None:

@@ -18,7 +18,7 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -70,6 +70,7 @@ _VIEW_S = 1800.0
 _SLACK_S = 1.0
 # SQLSTATEs. The server had ended the transaction before the COMMIT came.
 _IDLE_IN_TRANSACTION = "25P03"
+_LOCK_NOT_AVAILABLE = "55P03"
 # Broken connections, and statements whose completion is unknown, as a proxy in between tells them.
 _RESOLUTION_UNKNOWN = ("08", "40003")
 
@@ -191,6 +192,8 @@ class PostgresStore(SqlStore):
             poolclass=QueuePool,
             pool_size=connections_max,
             max_overflow=0,
+            # What is written is nobody's business but the server's: not that of a message in a log.
+            hide_parameters=True,
             pool_timeout=self._busy_s,
             isolation_level="READ COMMITTED" if writes else "AUTOCOMMIT",
             connect_args={
@@ -379,6 +382,26 @@ class PostgresStore(SqlStore):
         """See `Store.reclaim`. The server's autovacuum makes the room of deleted rows free for new ones."""
         return 0
 
+    def clear_traces(self, texts: Sequence[bytes]) -> bool:
+        """See `Store.clear_traces`. The two tables are written anew, which nobody can read or write
+        meanwhile; what the server's own write-ahead log holds is the server's to recycle.
+        """
+        with translated(), self._sessions.connect() as pooled:
+            connection = pooled.execution_options(isolation_level="AUTOCOMMIT")
+            with self._overdue.limit(_fd(connection), _VIEW_S):
+                connection.execute(sa.select(sa.func.set_config("statement_timeout", "0", False)))
+                try:
+                    for table in (schema.feedback, schema.log):
+                        connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
+                except sa.exc.DBAPIError as error:
+                    if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                        return False
+                    raise
+                finally:
+                    # Not back to the pool, for whose owners every wait ends.
+                    connection.invalidate()
+        return True
+
     def _size_bytes(self, transaction: sa.Connection) -> int:
         tables = (sa.func.pg_total_relation_size(name) for name in schema.metadata.tables)
         return sum(int(size) for size in transaction.execute(sa.select(*tables)).one())
@@ -508,7 +531,7 @@ def _store_error(error: BaseException | None) -> StoreError:
     match state:
         case "53100":
             return DiskFull("the disk of the store's server is full; nothing was written")
-        case "55P03":
+        case _ if state == _LOCK_NOT_AVAILABLE:
             return StoreUnavailable("the store is locked by another process; nothing was written")
         case "XX001" | "XX002":
             return StoreDamaged(f"the store is damaged: {text}; restore it from a backup")

@@ -27,10 +27,11 @@ from server.catalogue.errors import OutcomeUnknown, StoreDamaged, StoreError, St
 from server.catalogue.export import require_unused
 from server.catalogue.inspection import attempt, database
 from server.catalogue.location import is_postgresql
-from server.catalogue.rows import LogRow, SnapshotRow
+from server.catalogue.rows import LogRow, SnapshotRow, as_values
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import StoreConfig
 from server.catalogue.verify import Report, verify_rows, verify_store
+from server.privacy.envelope import KeyEncryption
 
 if TYPE_CHECKING:
     from server.catalogue.postgres import PostgresStore
@@ -91,12 +92,18 @@ class _Needed:
         ]
 
 
-def repair(store: str | Path, *, backup: Path | None = None, products: Iterable[bytes] = ()) -> Repaired:
+def repair(
+    store: str | Path,
+    *,
+    backup: Path | None = None,
+    products: Iterable[bytes] = (),
+    keys: KeyEncryption | None = None,
+) -> Repaired:
     """Put back every damaged and missing row of the catalogue at `store`, or change nothing.
 
-    store: a file or the address of a database. backup: a file of `muster catalogue export`. products:
-    serialised `Product`s, of a generation for one. Raises: RepairRefused; StoreUnavailable while replicas use
-    the catalogue; StoreError; OSError.
+    store: a file or the address of a database. backup: a file of `muster catalogue export`; keys: to its
+    envelope. products: serialised `Product`s, of a generation for one. Raises: RepairRefused;
+    StoreUnavailable while replicas use the catalogue; StoreError; OSError.
     """
     with closing(_open(store)) as opened:
         report = verify_store(store)
@@ -104,7 +111,7 @@ def repair(store: str | Path, *, backup: Path | None = None, products: Iterable[
             return Repaired([], [], [])
         needed = _needed(opened, report)
         if backup is not None:
-            _from_backup(needed, backup, report.cluster_id)
+            _from_backup(needed, backup, report.cluster_id, keys)
         _from_products(needed, products)
         if lost := needed.lost():
             intact = min([*needed.events, report.head_sequence + 1]) - 1
@@ -146,7 +153,7 @@ def _needed(opened: _Store, report: Report) -> _Needed:
     beyond = [
         problem.text
         for problem in report.problems
-        if problem.part in ("file", "schema", "lease", "event_ids")
+        if problem.part in ("file", "schema", "lease", "event_ids", "feedback")
     ]
     missing = sum(last - first + 1 for first, last in report.missing)
     if report.snapshot_broken:
@@ -187,9 +194,9 @@ def _readable(connection: sa.Connection, sequence: int) -> LogRow | None:
         return None
 
 
-def _from_backup(needed: _Needed, backup: Path, cluster_id: str) -> None:
+def _from_backup(needed: _Needed, backup: Path, cluster_id: str, keys: KeyEncryption | None) -> None:
     events, products = {}, {}
-    with open_backup(backup) as reader:
+    with open_backup(backup, keys) as reader:
         same = reader.header.cluster_id == cluster_id
         for record in reader.records():
             if isinstance(record, LogRow) and record.sequence in needed.events:
@@ -260,7 +267,7 @@ def _put_back(opened: _Store, needed: _Needed) -> list[str]:
                 kept += _keep(transaction, table, [row.sequence for row in rows])
             for row in rows:
                 transaction.execute(sa.delete(table).where(table.c.sequence == row.sequence))
-            transaction.execute(sa.insert(table), [snapshot.as_values(row) for row in rows])
+            transaction.execute(sa.insert(table), [as_values(row) for row in rows])
         report = Report(opened.location)
         verify_rows(transaction, report)
         if not report.sound:

@@ -36,6 +36,8 @@ _PAUSE_SHARE = 1.0
 _PAUSE_S_MIN = 0.002
 # On a standby how much the store holds is looked at less often than the log.
 _EXTENT_S = 10.0
+# From one look through the whole log for feedback that is too old to the next.
+_EMPTY_S = 3600.0
 # Between machines whose clocks are kept by the network; more is a mistake.
 _CLOCK_US_MAX = 60 * 1_000_000
 
@@ -45,14 +47,17 @@ class RetentionPolicy:
     """What the log keeps. An event is folded once it is too old or beyond the newest `events_max`.
 
     events_max: 0: any number. hours: 0: of any age; age is by the wall clock. ids_max, id_hours: how many ids
-    of folded events are known at most, and for how long after their events were written. poll_s: from one
-    look to the next.
+    of folded events are known at most, and for how long after their events were written. feedback_events_max,
+    feedback_days: feedback that was folded, as many and for so long; what is older is emptied in the log
+    too. poll_s: from one look to the next.
     """
 
     events_max: int
     hours: float
     ids_max: int
     id_hours: float
+    feedback_events_max: int = 10_000_000
+    feedback_days: float = 395.0
     poll_s: float = 1.0
 
     def wanted(self, head_sequence: int, now_us: int) -> Callable[[LogRow], bool]:
@@ -78,6 +83,7 @@ class RetentionStats:
 
     folded_events: int = 0
     forgotten_ids: int = 0
+    expired_feedback: int = 0
     reclaimed_bytes: int = 0
     held_ms_max: float = 0.0
     last_fold_unix_us: int | None = None
@@ -116,6 +122,7 @@ class Retention:
         self._events_at_once = _FOLD_EVENTS_MIN
         self._sealed_epoch: int | None = None
         self._extent_due_s = 0.0
+        self._empty_due_s = 0.0
         self._stats = RetentionStats()
         self._thread = threading.Thread(target=self._run, name="log-retention", daemon=True)
 
@@ -169,6 +176,8 @@ class Retention:
             )
             logger.info("folded %d events into the snapshot", folded)
         self._repeat(lambda: self._forget(epoch))
+        self._repeat(lambda: self._expire(epoch))
+        self._empty_old(epoch)
         self._repeat(self._reclaim)
 
     def _repeat(self, step: Callable[[], float | None]) -> None:
@@ -205,6 +214,44 @@ class Retention:
         self._note(forgotten_ids=forgotten)
         return time.monotonic() - started_s if forgotten else None
 
+    def _expire(self, epoch: int) -> float | None:
+        started_s = time.monotonic()
+        expired = self._store.expire_feedback(
+            epoch=epoch,
+            committed_before_unix_us=self._feedback_before_us(),
+            events_max=self._policy.feedback_events_max,
+            rows_max=_FORGET_ROWS,
+        )
+        self._note(expired_feedback=expired)
+        return time.monotonic() - started_s if expired else None
+
+    def _empty_old(self, epoch: int) -> None:
+        """Feedback that is too old while still in the log: only where the log is kept for longer than
+        feedback.
+        """
+        before_us = self._feedback_before_us()
+        extent = self._stats.extent
+        if extent is None or not 0 < extent.first_committed_unix_us < before_us:
+            return
+        if time.monotonic() < self._empty_due_s:
+            return
+        first: int | None = 1
+        while first is not None:
+            done = self._store.erase_feedback(
+                epoch=epoch,
+                first_sequence=first,
+                wanted=lambda row, feedback: row.committed_unix_us < before_us,
+                rows_max=_FORGET_ROWS,
+            )
+            self._note(expired_feedback=done.log_events)
+            first = done.next_sequence
+            if self._leave(_PAUSE_S_MIN):
+                return
+        self._empty_due_s = time.monotonic() + _EMPTY_S
+
+    def _feedback_before_us(self) -> int:
+        return self._now_us() - int(self._policy.feedback_days * 24 * _US_PER_HOUR)
+
     def _reclaim(self) -> float | None:
         started_s = time.monotonic()
         reclaimed = self._store.reclaim(bytes_max=_RECLAIM_BYTES)
@@ -212,13 +259,19 @@ class Retention:
         return time.monotonic() - started_s if reclaimed else None
 
     def _note(
-        self, folded_events: int = 0, forgotten_ids: int = 0, reclaimed_bytes: int = 0, held_ms: float = 0.0
+        self,
+        folded_events: int = 0,
+        forgotten_ids: int = 0,
+        expired_feedback: int = 0,
+        reclaimed_bytes: int = 0,
+        held_ms: float = 0.0,
     ) -> None:
         before = self._stats
         self._stats = replace(
             before,
             folded_events=before.folded_events + folded_events,
             forgotten_ids=before.forgotten_ids + forgotten_ids,
+            expired_feedback=before.expired_feedback + expired_feedback,
             reclaimed_bytes=before.reclaimed_bytes + reclaimed_bytes,
             held_ms_max=max(before.held_ms_max, held_ms),
         )

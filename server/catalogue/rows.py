@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -16,8 +17,8 @@ _MISMATCH = "does not match its checksum"
 
 
 @dataclass(frozen=True, slots=True)
-class LogRow:
-    """One event of the log. payload: the serialised `Event`. checksum: None in a row of an older version."""
+class EventRow:
+    """One event. payload: the serialised `Event`. checksum: None in a row of an older version."""
 
     sequence: int
     epoch: int
@@ -58,6 +59,23 @@ class LogRow:
     def sequenced(self) -> bytes:
         """The serialised `SequencedEvent`."""
         return sequenced(self.sequence, self.epoch, self.committed_unix_us, self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow(EventRow):
+    """One event of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRow(EventRow):
+    """Feedback that was folded: its row of the log as it was."""
+
+    def content_fault(self) -> str:
+        """As for every event; it must also be feedback."""
+        # Not super(): a class with slots is another one than the one that it was written in.
+        if fault := EventRow.content_fault(self):
+            return fault
+        return "" if Event.FromString(self.payload).HasField("feedback") else "is no feedback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +154,11 @@ class FoldedId:
     sequence: int
     event_id: str
     committed_unix_us: int
+
+
+def as_values(row: EventRow | FoldedId | SnapshotRow) -> dict[str, Any]:
+    """The columns of a row by name."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def changed_product(event: Event) -> str:

@@ -1,8 +1,8 @@
 """The tables of the store, and its schema's revisions.
 
 `meta` says what this catalogue is, `log` holds the events (their sequences have no gaps), `lease` says who
-may write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest events came to. The tables
-here are as the newest revision of `migrations/versions` leaves them.
+may write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest events came to, `feedback` the
+feedback among them. The tables here are as the newest revision of `migrations/versions` leaves them.
 
     expand      a revision may add a table, or a column that may be empty or has a default: the code of the
                 revision before it runs on, beside the new code, on the migrated schema
@@ -24,7 +24,7 @@ from server.catalogue.errors import SchemaMismatch, StoreDamaged
 logger = logging.getLogger(__name__)
 
 # The newest revision in `migrations/versions`.
-REVISION = "0002"
+REVISION = "0003"
 _FIRST_REVISION = "0001"
 # Where Alembic keeps the revision of a catalogue.
 VERSION_TABLE = "alembic_version"
@@ -97,6 +97,17 @@ folded_event = sa.Table(
     sa.Column("event_id", sa.Text, nullable=False, unique=True),
     sa.Column("committed_unix_us", sa.BigInteger, nullable=False),
     info={"since": "0002"},
+)
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    _sequence(),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("committed_unix_us", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("checksum", sa.LargeBinary),
+    info={"since": "0003"},
 )
 lease = sa.Table(
     "lease",

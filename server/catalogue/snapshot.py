@@ -2,6 +2,7 @@
 
     snapshot        one upsert for each product that is live at `snapshot_state.sequence`, patches merged
     folded_event    the ids of folded events, for as long as a late retry is recognised by them
+    feedback        rows of folded events that are feedback, as they were (`server.catalogue.feedback`)
     log             the events after `snapshot_state.sequence`
 
 A fold takes the next events of the log in: each is applied to the snapshot and its row deleted, in one
@@ -15,18 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from muster.v1.catalogue_pb2 import Event, Patch
-from server.catalogue import checksum, schema
+from server.catalogue import checksum, feedback, schema
 from server.catalogue.errors import StoreDamaged
 from server.catalogue.rows import (
     FoldedId,
     LogRow,
     SnapshotRow,
     SnapshotState,
+    as_values,
     changed_product,
     patch_product,
 )
@@ -45,13 +46,15 @@ _FETCH_ROWS = 500
 class Fold:
     """What folding some events will change. events: of the log, from the state's next one on, ascending.
 
-    replaced: rows of the snapshot that go. written: rows that come.
+    replaced: rows of the snapshot that go. written: rows that come. kept: sequences of feedback, whose
+    rows stay.
     """
 
     before: SnapshotState
     events: Sequence[LogRow]
     replaced: Sequence[SnapshotRow]
     written: Sequence[SnapshotRow]
+    kept: Sequence[int] = ()
 
     @property
     def after(self) -> SnapshotState:
@@ -169,7 +172,7 @@ def prepare_fold(transaction: sa.Connection, events: Sequence[LogRow]) -> Fold:
     merging = _Merging(snapshot_rows_of(transaction, list(touched)))
     for row, event in parsed:
         merging.take(row, event)
-    return Fold(state, events, merging.replaced(), merging.written())
+    return Fold(state, events, merging.replaced(), merging.written(), feedback.kept_sequences(events))
 
 
 def commit_fold(transaction: sa.Connection, fold: Fold) -> bool:
@@ -191,6 +194,7 @@ def commit_fold(transaction: sa.Connection, fold: Fold) -> bool:
             sa.select(log.c.sequence, log.c.event_id, log.c.committed_unix_us).where(within),
         )
     )
+    feedback.keep(transaction, fold.kept)
     transaction.execute(sa.delete(log).where(within))
     write_state(transaction, fold.after)
     return True
@@ -273,11 +277,6 @@ def seal_rows(transaction: sa.Connection, rows: Sequence[LogRow]) -> None:
     )
     if rows:
         transaction.execute(statement, [{"at": row.sequence, "seal": row.true_checksum()} for row in rows])
-
-
-def as_values(row: FoldedId | LogRow | SnapshotRow) -> dict[str, Any]:
-    """The columns of a row by name."""
-    return {name: getattr(row, name) for name in row.__slots__}
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from server.catalogue import checksum, schema, snapshot
+from server.catalogue import checksum, feedback, schema, snapshot
 from server.catalogue.errors import Fenced, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.failpoint import stop_in_append
 from server.catalogue.rows import LogRow
@@ -236,6 +236,34 @@ class SqlStore(Store):
             _fence(transaction, epoch)
             return snapshot.forget_event_ids(transaction, last)
 
+    def expire_feedback(
+        self, *, epoch: int, committed_before_unix_us: int, events_max: int, rows_max: int
+    ) -> int:
+        """See `Store.expire_feedback`."""
+        with self._reading() as transaction:
+            if not feedback.may_expire(transaction, committed_before_unix_us, events_max):
+                return 0
+        with self._writing(urgent=False) as transaction:
+            _fence(transaction, epoch)
+            return feedback.expire(
+                transaction,
+                committed_before_unix_us=committed_before_unix_us,
+                events_max=events_max,
+                rows_max=rows_max,
+            )
+
+    def erase_feedback(
+        self, *, epoch: int, first_sequence: int, wanted: feedback.Wanted, rows_max: int
+    ) -> feedback.Erased:
+        """See `Store.erase_feedback`."""
+        with self._reading() as transaction:
+            found = feedback.find(transaction, first_sequence, wanted, rows_max)
+        if not found.any:
+            return feedback.Erased(found.next_sequence)
+        with self._writing(urgent=False) as transaction:
+            _fence(transaction, epoch)
+            return feedback.take_out(transaction, found)
+
     def seal(self, *, epoch: int, rows_max: int) -> int:
         """See `Store.seal`."""
         with self._reading() as transaction:
@@ -250,6 +278,18 @@ class SqlStore(Store):
                 snapshot.seal_rows(transaction, [row for row in rows if row.checksum is None])
                 snapshot.note_sealed(transaction, rows[-1].sequence)
         return len(rows)
+
+    def agree_on(self, key: str, value: str) -> str:
+        """See `Store.agree_on`."""
+        query = sa.select(schema.meta.c.value).where(schema.meta.c.key == key)
+        with self._reading() as transaction:
+            found = transaction.execute(query).scalar()
+        if found is None:
+            with self._writing(urgent=False) as transaction:
+                statement = self._insert(schema.meta).values(key=key, value=value)
+                transaction.execute(statement.on_conflict_do_nothing())
+                found = transaction.execute(query).scalar_one()
+        return str(found)
 
     def extent(self) -> Extent:
         """See `Store.extent`."""

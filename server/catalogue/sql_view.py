@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
-from server.catalogue import schema, snapshot
+from muster.v1.feedback_pb2 import Feedback
+from server.catalogue import feedback, schema, snapshot
 from server.catalogue.errors import EventsFolded, StoreDamaged
-from server.catalogue.rows import FoldedId, LogRow, SnapshotRow
+from server.catalogue.rows import EventRow, FeedbackRow, FoldedId, LogRow, SnapshotRow
 from server.catalogue.store import Head, View
 
 _HEAD = sa.select(schema.log.c.sequence, schema.log.c.epoch).order_by(schema.log.c.sequence.desc()).limit(1)
@@ -44,6 +45,24 @@ class SqlView(View):
     def folded_ids(self) -> Iterator[FoldedId]:
         """See `View.folded_ids`."""
         return snapshot.folded_ids(self._transaction)
+
+    def folded_feedback(self) -> Iterator[FeedbackRow]:
+        """See `View.folded_feedback`."""
+        for row in feedback.folded_rows(self._transaction):
+            self._check_feedback(row)
+            yield row
+
+    def feedback(self) -> Iterator[tuple[EventRow, Feedback]]:
+        """See `View.feedback`."""
+        for row, event in feedback.rows(self._transaction):
+            self._check_feedback(row)
+            yield row, event
+
+    def _check_feedback(self, row: EventRow) -> None:
+        if fault := row.seal_fault():
+            raise StoreDamaged(
+                f"feedback {row.sequence} of {self._location} {fault}; see `muster catalogue verify`"
+            )
 
     def products_present(self, product_ids: Sequence[str]) -> set[str]:
         """See `View.products_present`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,10 @@ _OPEN_S = 10.0
 # Older ones can corrupt a write-ahead log that several connections use (https://sqlite.org/wal.html).
 SQLITE_VERSION_MIN = (3, 51, 3)
 _AUTO_VACUUM_INCREMENTAL = 2
+# How long the write-ahead log may be in use before it is left for another time.
+_CLEAR_S = 5.0
+_CLEAR_PAUSE_S = 0.01
+_SEARCH_BYTES = 1 << 20
 
 
 class SqliteDataVersion(DataVersion):
@@ -137,6 +141,8 @@ class SqliteStore(SqlStore):
             poolclass=QueuePool,
             pool_size=connections_max,
             max_overflow=0,
+            # What is written is nobody's business but the file's: not that of a message in a log.
+            hide_parameters=True,
             pool_timeout=self._config.busy_timeout_ms / 1000,
             connect_args={
                 "timeout": self._config.busy_timeout_ms / 1000,
@@ -153,7 +159,11 @@ class SqliteStore(SqlStore):
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout={self._config.busy_timeout_ms}")
             cursor.execute("PRAGMA synchronous=FULL")
-            if not writes:
+            if writes:
+                # What is deleted or replaced is overwritten, not just let go: an erased shopper is gone
+                # from the file.
+                cursor.execute("PRAGMA secure_delete=ON")
+            else:
                 cursor.execute("PRAGMA query_only=ON")
             cursor.close()
 
@@ -301,6 +311,36 @@ class SqliteStore(SqlStore):
             driver.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         return pages * page_bytes
 
+    def clear_traces(self, texts: Sequence[bytes]) -> bool:
+        """See `Store.clear_traces`. The write-ahead log is taken into the file and cut to nothing."""
+        give_up_at = time.monotonic() + _CLEAR_S
+        while not self._checkpoint():
+            if time.monotonic() >= give_up_at:
+                return False
+            time.sleep(_CLEAR_PAUSE_S)
+        return not any(contains(path, texts) for path in (self.path, Path(f"{self.path}-wal")))
+
+    def rewrite(self) -> None:
+        """Write the whole file anew, without anything that rows have left behind. No replica may serve it:
+        the lock is held for as long as that takes.
+        """
+        with translated(), self._writes.connect().execution_options(outside_transactions=True) as raw:
+            raw.exec_driver_sql("VACUUM")
+        self._checkpoint()
+
+    def _checkpoint(self) -> bool:
+        """Whether the write-ahead log is empty now; not while somebody still reads from it."""
+        busy_s = self._config.busy_timeout_ms / 1000
+        with (
+            self._gate.enter(urgent=False, timeout_s=busy_s),
+            translated(),
+            self._writes.connect().execution_options(outside_transactions=True) as raw,
+            # A writer that waits for readers to end would keep the lease waiting too.
+            _waiting_for_lock(raw, 0.0, self._config.busy_timeout_ms),
+        ):
+            row = raw.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        return int(row[0]) == 0
+
     def _size_bytes(self, transaction: sa.Connection) -> int:
         return _file_bytes(self.path) + _file_bytes(Path(f"{self.path}-wal"))
 
@@ -371,6 +411,22 @@ def _file_bytes(path: Path) -> int:
 def text_of(stored: bytes) -> str:
     """A stored text; bytes that are no text are kept, so that a checksum of them does not match."""
     return stored.decode("utf-8", "surrogateescape")
+
+
+def contains(path: Path, texts: Sequence[bytes]) -> bool:
+    """Whether any of the texts is among a file's bytes. A file that is not there holds none."""
+    longest = max(map(len, texts), default=0)
+    try:
+        with path.open("rb") as file:
+            before = b""
+            while part := file.read(_SEARCH_BYTES):
+                window = before + part
+                if any(text in window for text in texts):
+                    return True
+                before = window[-longest:] if longest else b""
+    except FileNotFoundError:
+        pass
+    return False
 
 
 def _scalar(connection: sa.Connection, statement: str) -> Any:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.v1.catalogue_pb2 import Event
-from server.catalogue.rows import FoldedId, LogRow, SnapshotRow, SnapshotState
+from muster.v1.feedback_pb2 import Feedback
+from server.catalogue.feedback import Erased, Wanted
+from server.catalogue.rows import EventRow, FeedbackRow, FoldedId, LogRow, SnapshotRow, SnapshotState
 from server.standby.lease import Holder, LeaseRow
 from server.standby.takeover import Takeover
 
@@ -146,6 +148,14 @@ class View(ABC):
         """Ids of folded events that are still known, ascending, streamed."""
 
     @abstractmethod
+    def folded_feedback(self) -> Iterator[FeedbackRow]:
+        """Feedback that was folded, ascending, streamed. Raises: StoreDamaged, as `read_range`."""
+
+    @abstractmethod
+    def feedback(self) -> Iterator[tuple[EventRow, Feedback]]:
+        """All feedback that is not erased, folded or in the log, ascending, streamed. Raises: as above."""
+
+    @abstractmethod
     def products_present(self, product_ids: Sequence[str]) -> set[str]:
         """Which of the products are in the snapshot."""
 
@@ -236,6 +246,13 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def agree_on(self, key: str, value: str) -> str:
+        """What all who open the store must have in common: the first to ask decides. Returns what holds.
+
+        Raises: StoreUnavailable, DiskFull.
+        """
+
+    @abstractmethod
     def watch_version(self) -> DataVersion:
         """A dedicated connection for polling; close it when done."""
 
@@ -257,6 +274,30 @@ class Store(ABC):
         """Forget the ids of folded events, the oldest first: what is older than a time, or beyond ids_max.
 
         Returns how many, at most rows_max. Raises: as `fold`.
+        """
+
+    @abstractmethod
+    def expire_feedback(
+        self, *, epoch: int, committed_before_unix_us: int, events_max: int, rows_max: int
+    ) -> int:
+        """Delete folded feedback, the oldest first: what is older than a time, or beyond events_max.
+
+        Returns how many, at most rows_max. Raises: as `fold`.
+        """
+
+    @abstractmethod
+    def erase_feedback(self, *, epoch: int, first_sequence: int, wanted: Wanted, rows_max: int) -> Erased:
+        """Take out the feedback that is `wanted`, looking at rows_max rows from `first_sequence` on.
+
+        Rows of the log are emptied, folded ones deleted. Raises: as `fold`.
+        """
+
+    @abstractmethod
+    def clear_traces(self, texts: Sequence[bytes]) -> bool:
+        """Clear the store's files of what rows that are gone have left behind, as far as can be done while
+        it serves.
+
+        texts: what must not be found there any more. False: something is left. Raises: StoreUnavailable.
         """
 
     @abstractmethod

@@ -20,7 +20,7 @@ from server.catalogue import checksum, schema, snapshot
 from server.catalogue.backup import Digest
 from server.catalogue.errors import StoreDamaged
 from server.catalogue.inspection import attempt, reading
-from server.catalogue.rows import EMPTY_CHECKSUM, FoldedId, LogRow, SnapshotRow, SnapshotState
+from server.catalogue.rows import EMPTY_CHECKSUM, FeedbackRow, FoldedId, LogRow, SnapshotRow, SnapshotState
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Rows looked at, rows in all."""
@@ -37,8 +37,8 @@ _SEQUENCE_MAX = 2**63 - 1
 class Problem:
     """One thing that is wrong.
 
-    part: `file`, `schema`, `log`, `snapshot`, `event_ids` or `lease`. sequence: of the first row concerned;
-    None: it concerns no one row. text: a sentence without its end.
+    part: `file`, `schema`, `log`, `snapshot`, `event_ids`, `feedback` or `lease`. sequence: of the first
+    row concerned; None: it concerns no one row. text: a sentence without its end.
     """
 
     part: str
@@ -66,6 +66,7 @@ class Report:
     snapshot_sequence: int = 0
     snapshot_products: int = 0
     folded_event_ids: int = 0
+    folded_feedback: int = 0
     problem_count: int = 0
     problems: list[Problem] = field(default_factory=list)
     damaged: list[int] = field(default_factory=list)
@@ -134,12 +135,16 @@ def verify_rows(
     # In the order of a backup.
     state = search.state()
     search.event_ids(state)
+    search.feedback(state)
     search.snapshot(state)
     search.log(state)
     search.doubled_ids()
     search.lease()
     if report.sound:
         report.digest = search.digest()
+
+
+_COUNTED = (schema.log, schema.snapshot, schema.folded_event, schema.feedback)
 
 
 class _Search:
@@ -153,7 +158,7 @@ class _Search:
         # 64 bits stand for an event id: 8 bytes for each event, however long the log.
         self._ids = array("Q")
         self._content = Digest()
-        self._total = sum(self._count(table) for table in (schema.log, schema.snapshot, schema.folded_event))
+        self._total = sum(self._count(table) for table in _COUNTED)
 
     def state(self) -> SnapshotState:
         """The snapshot's state, an empty one where it cannot be believed."""
@@ -243,6 +248,21 @@ class _Search:
                 )
             else:
                 self._ids.append(_digest(row.event_id))
+                self._content.add(row)
+
+    def feedback(self, state: SnapshotState) -> None:
+        """Feedback that was folded. That a whole row is gone is not noticed: rows go when they are old."""
+        for sequence, row in self._rows(schema.feedback, FeedbackRow):
+            self._report.folded_feedback += 1
+            if row is None:
+                self._report.add("feedback", f"feedback {sequence} cannot be read", sequence)
+            elif fault := row.fault():
+                self._report.add("feedback", f"feedback {sequence} {fault}", sequence)
+            elif sequence > state.sequence:
+                self._report.add(
+                    "feedback", f"feedback {sequence} counts as folded but is not in the snapshot", sequence
+                )
+            else:
                 self._content.add(row)
 
     def doubled_ids(self) -> None:

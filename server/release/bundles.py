@@ -87,6 +87,7 @@ class Bundles:
         replica: str,
         primary: Callable[[], bool],
         keep: Callable[[], Collection[str]],
+        gated: Callable[[Mapping[str, Any]], None] = lambda told: None,
     ) -> None:
         self._settings = settings
         self._front = front
@@ -94,6 +95,7 @@ class Bundles:
         self._replica = replica
         self._primary = primary
         self._keep = keep
+        self._gated = gated
         self._shelf = Shelf(settings.bundles_dir)
         self._serving = serving
         self._previous: Held | None = None
@@ -340,7 +342,14 @@ class Bundles:
             return
         # Of the folder that was named: the copy on the shelf may be older than the verdict.
         gate = read_gate(folder)
-        check_gate(gate, candidate.bundle_id, release.gate, release.trusted_keys)
+        told = {"bundle_id": candidate.bundle_id, "profile": release.gate}
+        try:
+            check_gate(gate, candidate.bundle_id, release.gate, release.trusted_keys)
+        except BundleError as error:
+            self._gated({**told, "verdict": "refused", "why": str(error)})
+            raise
+        override = gate.override if gate is not None else ""
+        self._gated({**told, "verdict": "overridden" if override else "held", "why": override})
         if gate is not None and gate.override:
             logger.warning("bundle %s: its drills are overridden: %s", candidate.bundle_id, gate.override)
 

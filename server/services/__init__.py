@@ -7,15 +7,31 @@ table of ``server.errors``, and leave the bytes alone unless they are given code
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from server import errors, logs
 from server.metrics import Call
 
+_M = TypeVar("_M", bound=Message)
+
 Serializer = Callable[[Any], bytes]
 Deserializer = Callable[[bytes], Any]
+
+
+def parse(kind: type[_M], request: bytes) -> _M:
+    """The message that the bytes are. Raises: InvalidFields."""
+    try:
+        return kind.FromString(request)
+    except DecodeError as error:
+        raise errors.InvalidFields([("", f"the bytes are not a {kind.DESCRIPTOR.name}")]) from error
+
+
+def serialize(message: Message) -> bytes:
+    """The bytes of a message."""
+    return message.SerializeToString()
 
 
 def unary(

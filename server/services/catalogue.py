@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
 import rankcore
 from muster.v1 import catalogue_pb2 as pb
 from server import health
 from server.admission import Budget
+from server.audit import caller_of
 from server.catalogue.errors import OutcomeUnknown
 from server.catalogue.store import Appended
 from server.errors import (
@@ -26,7 +26,7 @@ from server.errors import (
     WatchesFull,
 )
 from server.metrics import Metrics
-from server.services import stream, unary
+from server.services import parse, serialize, stream, unary
 
 _WATCH_EVENTS = 500
 # A stream looks for new events this often; the caller's leaving is noticed as often.
@@ -34,8 +34,6 @@ _WATCH_WAIT_S = 0.02
 _PRODUCT_ID_MAX = 128
 # Kept of a caller's time for the way back, so that it hears why rather than nothing.
 _REPLY_S = 0.002
-
-_M = TypeVar("_M", bound=Message)
 
 
 class Writer(Protocol):
@@ -70,7 +68,8 @@ class CatalogueService:
     visible here, seconds; False where it is not in time, or cannot be soon. read_events: first sequence, most
     events -> serialised SequencedEvents. in_log: of these event ids, those that the log holds. writable:
     whether this replica is the primary and has applied the whole log. primary: name of the primary, empty
-    where it is not known.
+    where it is not known. wrote: told of what is durable: who wrote it, events, those of them known before,
+    the last sequence.
     """
 
     def __init__(
@@ -86,6 +85,7 @@ class CatalogueService:
         primary: Callable[[], str],
         budget: Budget,
         limits: CatalogueLimits,
+        wrote: Callable[[tuple[str, str], int, int, int], None] = lambda caller, events, doubles, last: None,
     ) -> None:
         self._writer = writer
         self._products = products
@@ -97,6 +97,7 @@ class CatalogueService:
         self._primary = primary
         self._budget = budget
         self._limits = limits
+        self._wrote = wrote
         self._watches = threading.BoundedSemaphore(limits.watch_streams_max)
         self._closing = threading.Event()
         self._applying = 0
@@ -125,6 +126,7 @@ class CatalogueService:
             raise BudgetSpent("the deadline had passed on arrival; nothing was written")
         events = self._checked(request)
         appended = self._writer.append(events, remaining_us / 1e6)
+        self._wrote(caller_of(context), len(events), appended.duplicates, appended.sequence)
         left_s = max(0.0, self._budget.remaining_us(context, self._limits.apply_deadline_us) / 1e6)
         if not self._wait_applied(appended.sequence, left_s):
             told = f"the events are durable up to sequence {appended.sequence}, but not visible here yet"
@@ -138,7 +140,7 @@ class CatalogueService:
 
     def get(self, request: bytes, context: grpc.ServicerContext) -> pb.GetResponse:
         """Read one product."""
-        message = _parse(pb.GetRequest, request)
+        message = parse(pb.GetRequest, request)
         if not 1 <= len(message.product_id) <= _PRODUCT_ID_MAX:
             raise InvalidFields([("product_id", f"must have 1 to {_PRODUCT_ID_MAX} characters")])
         remaining_s = self._budget.remaining_us(context) / 1e6
@@ -159,7 +161,7 @@ class CatalogueService:
         """Stream committed events, as serialised WatchResponses, until the caller leaves or the replica
         does.
         """
-        message = _parse(pb.WatchRequest, request)
+        message = parse(pb.WatchRequest, request)
         if not self._watches.acquire(blocking=False):
             raise WatchesFull(f"{self._limits.watch_streams_max} Watch streams are served already")
         try:
@@ -175,7 +177,7 @@ class CatalogueService:
                 # The tailer has seen the head already, so an idle stream costs no read of the store.
                 events = self._read_events(sequence, _WATCH_EVENTS) if self._wait_head(sequence) else ()
                 for event in events:
-                    yield _watch_response(event)
+                    yield _watch_response(_told(event))
                 sequence += len(events)
         finally:
             self._watches.release()
@@ -189,9 +191,9 @@ class CatalogueService:
         service = health.CATALOGUE
         return {
             f"/{service}/Apply": unary(
-                self.apply, metrics.call("unary", service, "Apply"), serializer=_serialize
+                self.apply, metrics.call("unary", service, "Apply"), serializer=serialize
             ),
-            f"/{service}/Get": unary(self.get, metrics.call("unary", service, "Get"), serializer=_serialize),
+            f"/{service}/Get": unary(self.get, metrics.call("unary", service, "Get"), serializer=serialize),
             f"/{service}/Watch": stream(self.watch, metrics.call("server_stream", service, "Watch")),
         }
 
@@ -203,7 +205,7 @@ class CatalogueService:
         violations = rankcore.validate_apply(request)
         if violations:
             raise InvalidFields(violations)
-        events = list(_parse(pb.ApplyRequest, request).events)
+        events = list(parse(pb.ApplyRequest, request).events)
         missing = self._missing_product(events)
         # Sent again, it may meet what came after it: its own last event may have deleted the product. It is
         # passed on, to be answered like any that is in the log already.
@@ -231,14 +233,15 @@ class CatalogueService:
         return ""
 
 
-def _parse(kind: type[_M], request: bytes) -> _M:
-    try:
-        return kind.FromString(request)
-    except DecodeError as error:
-        raise InvalidFields([("", f"the bytes are not a {kind.DESCRIPTOR.name}")]) from error
-
-
-def _serialize(message: Message) -> bytes:
+def _told(event: bytes) -> bytes:
+    """A serialised SequencedEvent as those may read it who follow the catalogue: of feedback, not whose it
+    is.
+    """
+    message = pb.SequencedEvent.FromString(event)
+    if not message.event.HasField("feedback"):
+        return event
+    for field in ("shopper", "session", "comment", "query", "occurred_unix_us"):
+        message.event.feedback.ClearField(field)
     return message.SerializeToString()
 
 

@@ -58,7 +58,7 @@ def test_a_killed_primary_is_told_by_prometheus_and_by_the_drill(tmp_path: Path)
                 done = subprocess.run(
                     [*drill, "--json", "--journal", str(folder)],
                     cwd=ROOT,
-                    env={**os.environ, "MUSTER_DRILL_RECORDS": ""},
+                    env={**os.environ, "MUSTER_DRILL_RECORDS": "", "MUSTER_DRILL_ALERTS": "require"},
                     capture_output=True,
                     text=True,
                     timeout=200,

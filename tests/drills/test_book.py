@@ -38,6 +38,8 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
         "clock_jump",
         "noisy_data",
         "traffic_surge",
+        "model_drift",
+        "data_leak",
     ]
     for drill in DRILLS:
         assert set(drill.describe()) == {
@@ -64,7 +66,7 @@ def test_dashes_and_underscores_are_alike() -> None:
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, traffic_surge"):
+    with pytest.raises(UnknownDrill, match=r"failover, hang, .*, model_drift"):
         find("meteor")
 
 

@@ -35,6 +35,7 @@ DRILLS = [
     ("latency", ["--slowed", "all", "--products", "60"]),
     ("store_down", ["--products", "60"]),
     ("standby_lag", ["--place", "look", "--products", "60"]),
+    ("noisy_data", ["--products", "200", "--rows", "120", "--queries", "20"]),
     pytest.param("loss", ["--kind", "primary", "--products", "60"], marks=PRIVILEGED),
     pytest.param("clock_jump", ["--whose", "primary", "--runs", "1", "--products", "60"], marks=PRIVILEGED),
 ]

@@ -14,6 +14,7 @@ from drills import (
     disk_full,
     fsync_error,
     memory_pressure,
+    model_drift,
     noisy_data,
     slow_disk,
 )
@@ -33,6 +34,7 @@ DRILLS = [
         disk_full,
         fsync_error,
         memory_pressure,
+        model_drift,
         noisy_data,
         slow_disk,
     )

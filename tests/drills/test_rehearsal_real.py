@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from drills import corrupt_bundle, disk_full, fsync_error, memory_pressure
+from drills import corrupt_bundle, data_leak, disk_full, fsync_error, memory_pressure
 from drills.experiment import Verdict
 from drills.rehearsal import Rehearsable
 from tests.fixtures.tiny_bundle import build
@@ -28,6 +28,7 @@ pytestmark = [
 KEPT: dict[str, dict[str, Any]] = {
     fsync_error.NAME: {"ended_by_itself": True, "acknowledged_undurable": 0},
     disk_full.NAME: {"fault_writes_other": 0},
+    data_leak.NAME: {"leaks": 0, "recorded": 40, "canaries": 11},
     memory_pressure.NAME: {"victims_ended": 1, "others_ended": 0},
     corrupt_bundle.NAME: {
         "candidates_refused": 4,
@@ -40,7 +41,7 @@ KEPT: dict[str, dict[str, Any]] = {
 
 DRILLS = [
     pytest.param(module.DRILL, id=module.NAME)
-    for module in (fsync_error, disk_full, memory_pressure, corrupt_bundle)
+    for module in (fsync_error, disk_full, memory_pressure, corrupt_bundle, data_leak)
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,27 @@ def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "popularity.bin").symlink_to(elsewhere)
     with pytest.raises(BundleDamagedError, match="not a plain file"):
         read_section(tmp_path)
+
+
+@given(changes=st.lists(st.tuples(st.integers(0, 31), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_table_of_any_bytes_is_read_as_it_is_or_refused(changes: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        value = _section(folder)
+        content = bytearray((folder / "tables/next.bin").read_bytes())
+        for at, byte in changes:
+            content[at] = byte
+        _rewritten(folder, value, "tables/next.bin", bytes(content))
+        _write(folder, value)
+        try:
+            read_section(folder)
+        except BundleContentError:
+            return
+        offsets, places = array.array("I", content[:16]), array.array("I", content[16:24])
+        assert list(offsets) == sorted(offsets)
+        assert (offsets[0], offsets[-1]) == (0, 2)
+        assert max(places) < 3
+        assert all(0.0 <= one < float("inf") for one in array.array("f", content[24:]))
 
 
 def test_in_a_bundle_the_section_is_checked_with_it(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_idle_workers_help_and_one_worker_has_nobody_to_help_it(engines: Engines
     wait_until(help_came, "a chunk that another worker read")
     assert helped(alone) == 0
     assert 0.0 <= engine.status()["help_lost"] <= 1.0
+    assert engine.status()["stall_us"] >= 0
 
 
 def test_an_answer_that_had_to_stop_is_that_of_the_depth_it_reached(engines: Engines) -> None:

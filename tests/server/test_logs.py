@@ -95,7 +95,7 @@ def test_a_replica_s_log_tells_nothing_of_what_was_asked(pair: Pair) -> None:
     pair.primary.apply(product)
     request = ranking_pb2.SearchRequest(query="violet umbrella of mine")
     pair.primary.ranking.Search(request, timeout=5, metadata=[("muster-shopper-key", "shopper-77")])
-    pair.primary.catalogue.Get(catalogue_pb2.GetRequest(product_ids=["secret-42"]), timeout=5)
+    pair.primary.catalogue.Get(catalogue_pb2.GetRequest(product_id="secret-42"), timeout=5)
     log = pair.primary.log()
     for word in ("violet", "umbrella", "shopper-77"):
         assert word not in log

@@ -19,7 +19,7 @@ import rankcore
 from muster.v1 import ranking_pb2, ranking_pb2_grpc
 from server import errors
 from server.admission import DEADLINE_KEY
-from server.config import ConfigurationError, RankingSettings, RpcSettings
+from server.config import ConfigurationError, RpcSettings, load
 from server.health import Health
 from server.rpc import MethodTable, RpcServer
 from tests.server.conftest import Pair
@@ -31,7 +31,9 @@ SEARCH = "/muster.v1.RankingService/Search"
 
 
 def made(listen: str = "127.0.0.1:0", settings: RpcSettings | None = None) -> RpcServer:
-    return RpcServer(listen, settings or RpcSettings(), RankingSettings())
+    given = {"listen": listen, "bundle": "bundle", "data_dir": "data"}
+    allowed = {"tls": {"allow_plaintext": True}, "auth": {"mode": "off"}}
+    return RpcServer(load(None, {**given, **allowed, "rpc": (settings or RpcSettings()).model_dump()}))
 
 
 def test_a_port_in_use_is_refused() -> None:
@@ -201,7 +203,7 @@ class Behind:
 @pytest.fixture
 def behind() -> Iterator[tuple[RpcServer, Behind, grpc.Channel]]:
     services = Behind()
-    server = made(settings=RpcSettings(threads=16, watch_streams_max=1, requests_in_flight_max=16))
+    server = made(settings=RpcSettings(threads=15, watch_streams_max=1, requests_in_flight_max=16))
     server.methods.add(
         {
             APPLY: grpc.unary_unary_rpc_method_handler(services.apply),
@@ -356,7 +358,7 @@ def test_a_client_that_resets_hundreds_of_calls_keeps_its_connection(pair: Pair)
 def test_the_front_tells_what_the_table_of_errors_says() -> None:
     rows = {row.error.__name__: row for row in errors.TABLE}
     told = rankcore.front_statuses()
-    assert len(told) == 8
+    assert len(told) == 13
     for error, code, reason, meaning in told:
         row = rows[error]
         assert (code, reason) == (row.code.value[0], row.reason), error
@@ -368,9 +370,9 @@ def test_failures_of_ranking_calls_are_logged_under_their_reference(caplog: pyte
         """Stands for a front whose ranking core failed once."""
 
         def __init__(self) -> None:
-            self.failures = [("0123456789ab", "index 7 is torn", "order-7")]
+            self.failures = [("failed", ["0123456789ab", "index 7 is torn", "order-7"])]
 
-        def failure(self, wait_s: float) -> tuple[str, str, str] | None:
+        def news(self, wait_s: float) -> tuple[str, list[str]] | None:
             assert wait_s > 0
             if self.failures:
                 return self.failures.pop()
@@ -380,7 +382,8 @@ def test_failures_of_ranking_calls_are_logged_under_their_reference(caplog: pyte
     server: Any = object.__new__(RpcServer)
     server.front = Failing()
     server._stopped = stopped = threading.Event()
-    server._log_failures()
+    server._denied = lambda *told: None
+    server._read_news()
     assert "request failed, reference 0123456789ab: index 7 is torn" in caplog.text
     assert caplog.records[-1].__dict__["request_id"] == "order-7"
 

@@ -25,10 +25,10 @@ from muster.bundle import BundleError
 from muster.bundle.recommend import ORDER_FILE, SECTION, RecommendSection, read_section
 from muster.products import ProductError
 from training.recommend.behaviour import Behaviour, Cases, read_behaviour
-from training.recommend.fit import COUNTS
 from training.recommend.measured import Ranks, gap, target_ranks
 from training.recommend.mixture import FromPopularity, Source, chunks, mixed, shares_of, strip
 from training.recommend.order import first, ordered, ranks_among, signals_of
+from training.recommend.relations import COUNTS
 from training.recommend.section import sources_of
 
 POPULARITY, COUNTS_NAME = "popularity", "item_to_item_counts"

@@ -1,10 +1,8 @@
-"""From split behaviour to a section: sources, their mixture, the final order, each measured on the
-validation.
+"""From split behaviour to a section: sources, their mixture and the final order, measured on the validation.
 
-tables -> sequence -> mixture -> order -> section
-
-Every part is written to the run folder once it is done and not made again, so a run that was interrupted goes
-on. The test is looked at by no part: `training.recommend.evaluate` does.
+Texts, then the sequence model, then tables, mixture and order. The vectors of texts and the sequence model's
+weights are kept in the run folder, so a run that was interrupted goes on; the rest takes a minute or two. The
+test is looked at by no part: `training.recommend.evaluate` does.
 """
 
 from __future__ import annotations
@@ -24,39 +22,26 @@ from scipy import sparse
 from training.data.whole_files import write_report, write_text
 from training.quantise import open_session
 from training.recipe import RecipeError
-from training.recommend.behaviour import Behaviour, Cases, Items
-from training.recommend.measured import gap, interval_of, ndcg, target_ranks
+from training.recommend.behaviour import Behaviour, Cases
+from training.recommend.measured import gap, interval_of, ndcg
 from training.recommend.mixture import (
     FromPopularity,
     FromTable,
     Source,
     chunks,
     fit_weights,
-    strip,
+    source_ranks,
     target_shares,
 )
 from training.recommend.network import ItemSides
 from training.recommend.order import candidates_of, out_of_fold, ranks_among, train_order
 from training.recommend.recipe import RecommendRecipe
+from training.recommend.relations import choose_recency, counts_of, make_tables, with_new_share
 from training.recommend.section import Contents, FromSection, export_network, int8_rows, item_rows
 from training.recommend.sequence import FromModel, model_ranks, new_model, train_sequence
-from training.recommend.tables import (
-    Table,
-    closed_form,
-    equal_rows,
-    keep_largest,
-    similar_attributes,
-    similar_texts,
-    steps,
-    taken_by,
-    together,
-)
+from training.recommend.tables import Table
 
-_CHOOSING_CASES = 3000
-NEW = "new"
-"""The table of items that nobody took."""
-COUNTS = "later"
-"""The table that is counts from item to item and nothing else."""
+_TEXTS_KEPT = 512
 
 
 def text_vectors(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> NDArray[np.float32] | None:
@@ -72,14 +57,27 @@ def text_vectors(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> ND
     # Loaded here: only texts need an encoder and its library.
     from training.baselines import Vectors
 
-    found = Vectors(recipe.pretrained).of(
-        [one[: recipe.text_characters_max] or " " for one in behaviour.texts], "texts of items"
-    )
+    encoder: Vectors | None = None
+    cut = [one[: recipe.text_characters_max] or " " for one in behaviour.texts]
+    parts = []
+    for number, part in enumerate(chunks(len(cut), _TEXTS_KEPT)):
+        kept_part = run / f"texts.{number}.npy"
+        if not kept_part.is_file():
+            encoder = encoder or Vectors(recipe.pretrained)
+            _save(kept_part, encoder.of(cut[part], f"texts of items {part.start + 1} to {part.stop}"))
+        parts.append(kept_part)
+    found: NDArray[np.float32] = np.concatenate([np.load(one, allow_pickle=False) for one in parts])
     found[[not one for one in behaviour.texts]] = 0.0
-    part = path.with_suffix(".part.npy")
-    np.save(part, found, allow_pickle=False)
-    part.replace(path)
+    _save(path, found)
+    for one in parts:
+        one.unlink()
     return found
+
+
+def _save(path: Path, vectors: NDArray[np.float32]) -> None:
+    part = path.with_suffix(".part.npy")
+    np.save(part, vectors, allow_pickle=False)
+    part.replace(path)
 
 
 def fit(
@@ -155,128 +153,6 @@ def describe(behaviour: Behaviour) -> dict[str, Any]:
         "texts": sum(bool(one) for one in behaviour.texts),
         "attributes": sum(bool(one) for one in behaviour.attributes),
     }
-
-
-def counts_of(sequences: Sequence[Items], items: int) -> NDArray[np.float32]:
-    """How often each item was taken: float32 [items]."""
-    every = np.concatenate(sequences) if len(sequences) else np.empty(0, dtype=np.int64)
-    return np.bincount(every, minlength=items).astype(np.float32)
-
-
-def make_tables(
-    recipe: RecommendRecipe,
-    behaviour: Behaviour,
-    sequences: Sequence[Items],
-    texts: NDArray[np.float32] | None,
-) -> list[Table]:
-    """All tables from what these sequences say, with the first recency of the recipe."""
-    settings, items = recipe.tables, behaviour.items
-    recency = settings.recencies[0]
-    later = steps(sequences, items, window=settings.window)
-    made: dict[str, tuple[sparse.csr_matrix, float]] = {
-        "next": (steps(sequences, items, window=1), settings.doubt),
-        COUNTS: (later, settings.doubt),
-        "earlier": (steps(sequences, items, window=settings.window, backward=True), settings.doubt),
-        "later_share": (equal_rows(later), 0.0),
-    }
-    taken = taken_by(sequences, items)
-    made["together"] = (together(taken), 0.0)
-    if settings.l2 and items <= settings.items_max:
-        made["closed_form"] = (closed_form(taken, l2=settings.l2, neighbours=settings.neighbours), 0.0)
-    counts = counts_of(sequences, items)
-    shares = behaviour.attribute_shares()
-    if shares is not None:
-        made["attributes"] = (
-            similar_attributes(shares, counts.astype(np.float64), neighbours=settings.neighbours),
-            0.0,
-        )
-    if texts is not None:
-        made["texts"] = (
-            similar_texts(texts, neighbours=settings.neighbours, temperature=settings.temperature),
-            0.0,
-        )
-    new = _new_items(recipe, shares, texts, counts)
-    if new is not None:
-        made[NEW] = (new, 0.0)
-    return [
-        Table(name, keep_largest(weights, settings.neighbours).astype(np.float32), recency, doubt)
-        for name, (weights, doubt) in made.items()
-    ]
-
-
-def _new_items(
-    recipe: RecommendRecipe,
-    shares: sparse.csr_matrix | None,
-    texts: NDArray[np.float32] | None,
-    counts: NDArray[np.float32],
-) -> sparse.csr_matrix | None:
-    """The table that names only items that nobody took, by text or else by attributes; None where there is
-    none.
-    """
-    never, settings = counts == 0, recipe.tables
-    if not recipe.new_share or not never.any():
-        return None
-    if texts is not None:
-        found = similar_texts(
-            texts, neighbours=settings.new_neighbours, temperature=settings.temperature, known=never
-        )
-    elif shares is not None:
-        found = similar_attributes(
-            shares, np.zeros(len(counts)), neighbours=settings.new_neighbours, known=never
-        )
-    else:
-        return None
-    return found if found.nnz else None
-
-
-def with_new_share(weights: NDArray[np.float64], names: Sequence[str], share: float) -> NDArray[np.float64]:
-    """The weights with at least `share` for new items: what nobody took before is rarely the validation's
-    target, so the likeliest weights would never let it be seen.
-    """
-    if NEW not in names or weights[list(names).index(NEW)] >= share:
-        return weights
-    at = list(names).index(NEW)
-    rest = np.delete(weights, at)
-    raised = np.insert(rest / rest.sum() * (1.0 - share), at, share)
-    return np.asarray(raised, dtype=np.float64)
-
-
-def choose_recency(
-    recipe: RecommendRecipe, tables: Sequence[Table], validation: Cases
-) -> tuple[list[Table], dict[str, dict[str, float]]]:
-    """For each table the recency with the best nDCG@10 of the table alone, on the first cases of the
-    validation.
-
-    Returns: the tables, and of each {recency: nDCG@10}.
-    """
-    # Drawn: files of behaviour are often sorted by shopper.
-    drawn = np.random.default_rng(recipe.seed).permutation(len(validation))[:_CHOOSING_CASES].tolist()
-    cases = Cases(
-        [validation.users[at] for at in drawn],
-        [validation.histories[at] for at in drawn],
-        validation.targets[drawn],
-    )
-    chosen, found = [], {}
-    for table in tables:
-        figures = {}
-        for recency in recipe.tables.recencies:
-            source = FromTable(replace(table, recency=recency), recipe.history_max)
-            figures[recency] = float(ndcg(source_ranks(source, cases, repeats=recipe.repeats)).mean())
-        best = max(figures, key=lambda one: figures[one])
-        chosen.append(replace(table, recency=best))
-        found[table.name] = {f"{one:g}": round(value, 4) for one, value in figures.items()}
-    return chosen, found
-
-
-def source_ranks(source: Source, cases: Cases, *, repeats: bool) -> NDArray[np.int64]:
-    """Ranks of the targets among all items by one source alone: int64 [cases]."""
-    found = np.empty(len(cases), dtype=np.int64)
-    for part in chunks(len(cases)):
-        scores = source.evidence(cases.histories[part])
-        if not repeats:
-            strip(scores, cases.histories[part], -np.inf)
-        found[part] = target_ranks(scores, cases.targets[part])
-    return found
 
 
 # -- the sequence model ----------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.recommend.behaviour import Cases, Items
+from training.recommend.measured import target_ranks
 from training.recommend.tables import Table, table_evidence
 
 CHUNK = 256
@@ -139,3 +140,14 @@ def fit_weights(found: NDArray[np.float64], *, rounds: int = 300) -> NDArray[np.
 def mixed(shares: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
     """float32 [histories, items] of [sources, histories, items]."""
     return np.tensordot(weights.astype(np.float32), shares, axes=1)
+
+
+def source_ranks(source: Source, cases: Cases, *, repeats: bool) -> NDArray[np.int64]:
+    """Ranks of the targets among all items by one source alone: int64 [cases]."""
+    found = np.empty(len(cases), dtype=np.int64)
+    for part in chunks(len(cases)):
+        scores = source.evidence(cases.histories[part])
+        if not repeats:
+            strip(scores, cases.histories[part], -np.inf)
+        found[part] = target_ranks(scores, cases.targets[part])
+    return found

@@ -64,8 +64,11 @@ def signals_of(
 def first(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Places of the largest scores of each row, best first, ties by place: int64 [rows, count]."""
     count = min(count, scores.shape[1])
-    part = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-    part.sort(axis=1)
+    least = -np.partition(-scores, count - 1, axis=1)[:, count - 1 : count]
+    above, level = scores > least, scores == least
+    missing = count - above.sum(axis=1, keepdims=True)
+    chosen = above | (level & (np.cumsum(level, axis=1) <= missing))
+    part = np.nonzero(chosen)[1].reshape(len(scores), count)
     order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
     places: NDArray[np.int64] = np.take_along_axis(part, order, axis=1)
     return places

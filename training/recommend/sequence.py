@@ -26,6 +26,7 @@ from training.recommend.network import ItemSides, SequenceModel
 from training.recommend.recipe import SequenceRecipe
 
 _HIDDEN = -1e4
+_BLOCKS = 8
 
 Step = tuple[Tensor, Tensor, Tensor, Tensor]
 """Histories [B, T], what follows each place [B, T], factors of the items' own parts [items], items to tell
@@ -127,12 +128,17 @@ def train_sequence(
     """
     long = [one[-recipe.history_max - 1 :] for one in sequences if len(one) > 1]
     count = steps_end or -(-len(long) // recipe.batch) * recipe.epochs
+    lengths = torch.tensor([len(one) for one in long])
     named = model.seen.nonzero()[:, 0]
     sides = model.kinds is not None or model.project is not None
 
     def draw(chooser: torch.Generator) -> Step:
-        chosen = torch.randint(len(long), (recipe.batch,), generator=chooser).tolist()
-        rows = [long[at] for at in chosen]
+        # Sequences of about the same length make a batch: most are short, and a batch is as wide as its
+        # longest. Each is as likely as any other, since the block is drawn after the sequences.
+        drawn = torch.randint(len(long), (recipe.batch * _BLOCKS,), generator=chooser)
+        ranked = drawn[torch.argsort(lengths[drawn], stable=True)].view(_BLOCKS, recipe.batch)
+        block = int(torch.randint(_BLOCKS, (1,), generator=chooser))
+        rows = [long[at] for at in ranked[block].tolist()]
         own = torch.ones(len(model.seen))
         if sides and recipe.own_drop:
             own = (torch.rand(len(model.seen), generator=chooser) >= recipe.own_drop).float()

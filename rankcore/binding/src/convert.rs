@@ -203,8 +203,9 @@ fn accounted<'py>(py: Python<'py>, sums: &Accounted) -> PyResult<Bound<'py, PyDi
         Ok::<_, PyErr>(one)
     };
     #[allow(clippy::cast_precision_loss)]
-    let scaled =
-        |bounds: &[u64], unit: f64| bounds.iter().map(|bound| *bound as f64 * unit).collect();
+    let scaled = |bounds: &[u64], unit: f64| -> Vec<f64> {
+        bounds.iter().map(|bound| *bound as f64 * unit).collect()
+    };
     let reasons = PyDict::new(py);
     for ((_, name), count) in account::REASONS.iter().zip(&sums.reasons) {
         reasons.set_item(*name, count)?;

@@ -2,19 +2,121 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rankcore_engine::account::{REASONS, STAGES, by_stage};
 use rankcore_engine::bundle::Tier;
 use rankcore_engine::engine::Method;
+use rankcore_front::buckets::Rate;
 use rankcore_front::counts::BOUNDS_US;
+use rankcore_front::files::Look;
+use rankcore_front::identity::{self, scope, token::Rules};
 use rankcore_front::limits::Limits;
+use rankcore_front::receipts::KEY_BYTES;
+use rankcore_front::tls::{self, Clients, Oldest};
 use rankcore_front::trial::{PARTS, Trial};
-use rankcore_front::{Front as CoreFront, Settings, status};
+use rankcore_front::{Front as CoreFront, News, Settings, status};
 
 use crate::Engine;
+
+/// How connections are encrypted, as Python gives it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct TlsSettings {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    client_auth: String,
+    min_version: String,
+}
+
+/// How callers are known, as Python gives it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct IdentitySettings {
+    keys: Option<PathBuf>,
+    revoked: Option<PathBuf>,
+    issuer: Option<String>,
+    audience: String,
+    audience_once: String,
+    skew_s: i64,
+    lifetime_max_s: i64,
+    certificates: Vec<String>,
+    admin_once: bool,
+    failures_per_s: f64,
+    failures_burst: f64,
+}
+
+/// How often callers may call, as Python gives it: calls a second and at once; none: as often as they like.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct QuotaSettings {
+    each: Option<(f64, f64)>,
+    named: Vec<(String, f64, f64)>,
+}
+
+impl TlsSettings {
+    fn core(self) -> PyResult<tls::Settings> {
+        let unknown = |name: &str| PyValueError::new_err(format!("unknown: {name}"));
+        Ok(tls::Settings {
+            certificate: self.certificate,
+            key: self.key,
+            client_ca: self.client_ca,
+            clients: match self.client_auth.as_str() {
+                "none" => Clients::Unasked,
+                "optional" => Clients::Optional,
+                "required" => Clients::Required,
+                other => return Err(unknown(other)),
+            },
+            oldest: match self.min_version.as_str() {
+                "1.2" => Oldest::Tls12,
+                "1.3" => Oldest::Tls13,
+                other => return Err(unknown(other)),
+            },
+        })
+    }
+}
+
+impl IdentitySettings {
+    fn core(self) -> identity::Settings {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        identity::Settings {
+            keys: self.keys,
+            revoked: self.revoked,
+            rules: Rules {
+                issuer: self.issuer,
+                audience: self.audience,
+                audience_once: self.audience_once,
+                skew_s: self.skew_s,
+                lifetime_max_s: self.lifetime_max_s,
+                started_s: now.map_or(0, |now| now.as_secs().cast_signed()),
+            },
+            certificates: self.certificates,
+            admin_once: self.admin_once,
+            failures: Rate {
+                per_s: self.failures_per_s,
+                burst: self.failures_burst,
+            },
+        }
+    }
+}
+
+impl QuotaSettings {
+    fn core(self) -> identity::Quota {
+        let rate = |per_s, burst| Rate { per_s, burst };
+        identity::Quota {
+            each: self.each.map(|(per_s, burst)| rate(per_s, burst)),
+            named: self
+                .named
+                .into_iter()
+                .map(|(name, per_s, burst)| (name, rate(per_s, burst)))
+                .collect(),
+        }
+    }
+}
 
 /// The public socket of a replica.
 #[pyclass(module = "rankcore._native", frozen)]
@@ -34,7 +136,7 @@ impl Drop for Front {
 impl Front {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
-    #[pyo3(signature = (listen, *, upstream, threads, request_bytes_max, response_bytes_max, requests_in_flight_max, connections_max, default_us, max_us))]
+    #[pyo3(signature = (listen, *, upstream, threads, request_bytes_max, response_bytes_max, requests_in_flight_max, connections_max, default_us, max_us, tls=None, identity=None, quota=None, look_every_s=1.0))]
     fn new(
         py: Python<'_>,
         listen: &str,
@@ -46,6 +148,10 @@ impl Front {
         connections_max: usize,
         default_us: i64,
         max_us: i64,
+        tls: Option<TlsSettings>,
+        identity: Option<IdentitySettings>,
+        quota: Option<QuotaSettings>,
+        look_every_s: f64,
     ) -> PyResult<Self> {
         let settings = Settings {
             upstream: Arc::from(upstream),
@@ -57,8 +163,17 @@ impl Front {
             limits: Limits::default(),
             default_us,
             max_us,
+            tls: tls.map(TlsSettings::core).transpose()?,
+            identity: identity.map(IdentitySettings::core),
+            quota: quota.map(QuotaSettings::core).unwrap_or_default(),
+            look_every: Duration::try_from_secs_f64(look_every_s).unwrap_or(Duration::from_secs(1)),
         };
-        Ok(Self(py.detach(|| CoreFront::bind(listen, settings))?))
+        let bound = py.detach(|| CoreFront::bind(listen, settings));
+        bound.map(Self).map_err(|error| match error.kind() {
+            // What the settings name, not what the system says of the address.
+            std::io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+            _ => error.into(),
+        })
     }
 
     /// The port taken.
@@ -70,6 +185,11 @@ impl Front {
     /// Begin to answer; ranking calls are UNAVAILABLE until `serve`.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         Ok(py.detach(|| self.0.start())?)
+    }
+
+    /// Answers get ids from now on, signed with this key, 32 bytes.
+    fn sign_receipts(&self, key: [u8; KEY_BYTES]) {
+        self.0.sign_receipts(key);
     }
 
     /// Ranking calls are answered by this engine from now on.
@@ -186,7 +306,7 @@ impl Front {
         if let Some(account) = traced.account {
             one.set_item("tier", account.tier.as_str())?;
             let reason = REASONS.iter().find(|(reason, _)| *reason == account.reason);
-            one.set_item("reason", reason.map_or("unspecified", |(_, name)| name))?;
+            one.set_item("reason", reason.map_or("unspecified", |(_, name)| *name))?;
             one.set_item("depth", account.depth)?;
             one.set_item("expected_ndcg", account.worth)?;
             one.set_item("price", account.price)?;
@@ -199,12 +319,63 @@ impl Front {
         Ok(Some(one))
     }
 
-    /// Reference, cause and the caller's name for the request of the next failure that the log must tell, if one comes within
-    /// `wait_s` seconds.
-    fn failure(&self, py: Python<'_>, wait_s: f64) -> Option<(String, String, Option<String>)> {
+    /// What was counted of callers and of encryption; None where the settings ask for neither.
+    fn guarded<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let all = PyDict::new(py);
+        let mut files = Vec::new();
+        if let Some(callers) = self.0.callers() {
+            let refused = PyDict::new(py);
+            for (reason, count) in callers.refused {
+                refused.set_item(reason, count)?;
+            }
+            all.set_item("refused", refused)?;
+            all.set_item("verified", callers.verified)?;
+            files.extend(callers.files);
+        }
+        if let Some((not_after_s, failed, counted)) = self.0.encrypted() {
+            all.set_item("not_after_s", not_after_s)?;
+            all.set_item("handshakes_failed", failed)?;
+            files.push(counted);
+        }
+        all.set_item("files", files)?;
+        Ok(all)
+    }
+
+    /// Look at once at the files that may change: certificates, keys, revoked.
+    fn look(&self, py: Python<'_>) {
+        py.detach(|| self.0.look());
+    }
+
+    /// The next thing that the log must tell, if it comes within `wait_s` seconds: its kind, and its parts.
+    fn news(&self, py: Python<'_>, wait_s: f64) -> Option<(&'static str, Vec<String>)> {
         let wait = Duration::try_from_secs_f64(wait_s).unwrap_or_default();
-        let failure = py.detach(|| self.0.failure(wait))?;
-        Some((failure.reference, failure.cause, failure.request_id))
+        let news = py.detach(|| self.0.news(wait))?;
+        Some(match news {
+            News::Failed(failure) => (
+                "failed",
+                vec![
+                    failure.reference,
+                    failure.cause,
+                    failure.request_id.unwrap_or_default(),
+                ],
+            ),
+            News::Looked(Look::Taken(what)) => ("taken", vec![what.to_owned()]),
+            News::Looked(Look::Kept(what, why)) => ("kept", vec![what.to_owned(), why]),
+            News::Denied {
+                path,
+                address,
+                subject,
+                reason,
+            } => (
+                "denied",
+                vec![
+                    path,
+                    address.to_string(),
+                    subject.unwrap_or_default(),
+                    reason.to_owned(),
+                ],
+            ),
+        })
     }
 }
 
@@ -225,4 +396,10 @@ pub fn front_statuses() -> Vec<(&'static str, u8, &'static str, &'static str)> {
         .iter()
         .map(|row| (row.error, row.code as u8, row.reason, row.meaning))
         .collect()
+}
+
+/// The scopes of which one opens the method at this path; None: it is open to all.
+#[pyfunction]
+pub fn front_scopes(path: &str) -> Option<String> {
+    scope::needed(path).map(scope::Scopes::names)
 }

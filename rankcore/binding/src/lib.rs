@@ -640,6 +640,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_apply, module)?)?;
     module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
     module.add_function(wrap_pyfunction!(front::front_bounds_s, module)?)?;
+    module.add_function(wrap_pyfunction!(front::front_scopes, module)?)?;
     module.add_function(wrap_pyfunction!(front::front_statuses, module)?)?;
     module.add_class::<DenseRows>()?;
     module.add_function(wrap_pyfunction!(write_lists, module)?)?;

@@ -1,24 +1,26 @@
-//! One connection of a client: HTTP/2 over anything that reads and writes. Encryption goes below this.
+//! One connection of a client: HTTP/2 over anything that reads and writes. Encryption (`tls`) is below this.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use h2::server::{self, SendResponse};
-use h2::{Ping, Reason};
+use h2::{Ping, Reason, RecvStream};
+use http::Request;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Shared;
 use crate::budget::PeerClock;
+use crate::identity::{Caller, Denied, Remote};
 use crate::limits::{Part, Unsent, Watched};
 use crate::pass::{Upstream, pass};
 use crate::ranking::{self, answer};
 use crate::status::{Code, Refusal, Status};
 use crate::turn::Turn;
+use crate::{News, Shared};
 
 /// Bytes of one call that may be on their way before the receiver has taken any.
 pub const WINDOW_STREAM: u32 = 1 << 20;
@@ -31,9 +33,13 @@ pub const HEADERS_BYTES_MAX: u32 = 64 * 1024;
 const STREAMS_PER_CALL: usize = 2;
 /// Bytes of one answer that are kept ready for the socket beyond what the client's window takes.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// Of the path of a refused call, what the log is told.
+const PATH_CHARACTERS_MAX: usize = 200;
 
 /// The client at the other end.
 pub struct Peer {
+    /// Where it is, and what it proved when it connected.
+    pub remote: Remote,
     /// Its clock.
     pub clock: Mutex<PeerClock>,
     /// Where its other calls go.
@@ -70,7 +76,7 @@ pub fn refuse(respond: &mut SendResponse<Part>, refusal: &Refusal) -> Status {
 }
 
 /// Serves one connection until it ends: by the client, or by a drain once its calls are done.
-pub async fn serve<IO>(io: IO, address: IpAddr, shared: Arc<Shared>, turn: Arc<Turn>)
+pub async fn serve<IO>(io: IO, remote: Remote, shared: Arc<Shared>, turn: Arc<Turn>)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -97,7 +103,8 @@ where
     let beat = sleep(limits.ping_every);
     tokio::pin!(beat);
     let peer = Arc::new(Peer {
-        clock: Mutex::new(PeerClock::of(address)),
+        clock: Mutex::new(PeerClock::of(remote.address)),
+        remote,
         upstream: Upstream::new(Arc::clone(&shared.settings.upstream)),
         unsent: Unsent::default(),
     });
@@ -150,6 +157,13 @@ where
             );
             continue;
         };
+        let caller = match admit(&shared, &peer.remote, &request) {
+            Ok(caller) => caller,
+            Err(denied) => {
+                deny(&shared, &peer.remote, &request, &denied, &mut respond);
+                continue;
+            }
+        };
         let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
         match ranking::method(request.uri().path()) {
             Some(method) => {
@@ -161,11 +175,49 @@ where
             }
             None => {
                 tokio::spawn(async move {
-                    pass(&peer, request, respond).await;
+                    pass(&peer, &caller, request, respond).await;
                     drop(in_flight);
                 });
             }
         }
+    }
+}
+
+/// Whether the caller may call this. Nobody is asked where the settings ask for nothing.
+fn admit(
+    shared: &Shared,
+    remote: &Remote,
+    request: &Request<RecvStream>,
+) -> Result<Caller, Box<Denied>> {
+    match &shared.gate {
+        Some(gate) => gate
+            .admit(remote, request.uri().path(), request.headers())
+            .map_err(Box::new),
+        None => Ok(Caller::default()),
+    }
+}
+
+fn deny(
+    shared: &Shared,
+    remote: &Remote,
+    request: &Request<RecvStream>,
+    denied: &Denied,
+    respond: &mut SendResponse<Part>,
+) {
+    let path = request.uri().path();
+    let status = refuse(respond, &denied.refusal);
+    if let Some(method) = ranking::method(path) {
+        let counts = shared.counts(method);
+        counts.start();
+        counts.finish(status.code, Duration::ZERO);
+    }
+    if denied.operates {
+        shared.tell(News::Denied {
+            path: path.chars().take(PATH_CHARACTERS_MAX).collect(),
+            address: remote.address,
+            subject: denied.subject.as_deref().map(str::to_owned),
+            reason: denied.reason.name(),
+        });
     }
 }
 

@@ -4,20 +4,26 @@
 //! waits for each. Every other call is passed on unchanged to the server behind the front, which listens on a private unix
 //! socket. Clients see one server.
 //!
+//! `tls` encrypts connections; `identity` decides who may call what, and how often, before anything else is done for a call.
 //! `connection` reads calls, `limits` bounds what one client can make of that; `ranking` or `pass` takes each; `turn` hands ranking
 //! calls to the engine, nearest deadline first, or to the `trial` of a candidate beside it; `status` says why one is not answered.
 //! Nothing here knows of Python.
 
+pub mod buckets;
 pub mod budget;
 mod connection;
 pub mod counts;
+pub mod files;
+pub mod identity;
 pub mod limits;
 pub mod message;
 mod pass;
 mod ranking;
+pub mod receipts;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod trace;
 pub mod trial;
 mod turn;
@@ -26,7 +32,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,8 +46,12 @@ use tokio::task::{JoinHandle as Task, JoinSet};
 use tokio::time::timeout;
 
 use counts::{Counted, Counts};
+use files::Look;
+use identity::{Gate, Remote};
 use limits::Limits;
+use receipts::{KEY_BYTES, Receipts};
 use status::Failure;
+use tls::Tls;
 use trace::{Traced, Traces};
 use trial::Trial;
 use turn::Turn;
@@ -67,6 +77,34 @@ pub struct Settings {
     pub default_us: i64,
     /// Longest budget of a ranking call, microseconds.
     pub max_us: i64,
+    /// How connections are encrypted; `None`: not at all.
+    pub tls: Option<tls::Settings>,
+    /// How callers are known; `None`: nobody is asked.
+    pub identity: Option<identity::Settings>,
+    /// How often callers may call.
+    pub quota: identity::Quota,
+    /// Time between looks at files that may change.
+    pub look_every: Duration,
+}
+
+/// What the log must tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// A ranking call failed by a fault of ours.
+    Failed(Failure),
+    /// Files have changed.
+    Looked(Look),
+    /// An operator's call was refused.
+    Denied {
+        /// The method's.
+        path: String,
+        /// Where the caller is.
+        address: IpAddr,
+        /// Who it is, where that is certain.
+        subject: Option<String>,
+        /// Why.
+        reason: &'static str,
+    },
 }
 
 /// What all connections share.
@@ -74,13 +112,20 @@ struct Shared {
     settings: Settings,
     engine: ArcSwapOption<Engine>,
     trial: ArcSwapOption<Trial>,
+    /// `None`: answers get no ids.
+    receipts: ArcSwapOption<Receipts>,
+    /// `None`: encrypts nothing.
+    tls: Option<Tls>,
+    /// `None`: the settings ask nothing of callers.
+    gate: Option<Gate>,
+    handshakes_failed: AtomicU64,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
     search: Counts,
     rerank: Counts,
     /// `Some`: no new calls; those that run have so long to end.
     draining: watch::Sender<Option<Duration>>,
-    failures: SyncSender<Failure>,
+    news: SyncSender<News>,
     traces: Traces,
 }
 
@@ -92,14 +137,23 @@ impl Shared {
         }
     }
 
-    fn report(&self, failure: Failure) {
+    fn tell(&self, news: News) {
         // Where nobody keeps up with reading them, the oldest say enough.
-        let _ = self.failures.try_send(failure);
+        let _ = self.news.try_send(news);
+    }
+
+    /// Looks at the files that may have changed.
+    fn look(&self) {
+        let tls = self.tls.as_ref().and_then(Tls::look);
+        let gate = self.gate.as_ref().map(Gate::look).unwrap_or_default();
+        for look in tls.into_iter().chain(gate) {
+            self.tell(News::Looked(look));
+        }
     }
 }
 
-/// Failures that wait to be logged.
-const FAILURES_MAX: usize = 256;
+/// News that wait to be logged.
+const NEWS_MAX: usize = 256;
 
 /// Connections that the system may finish before they are accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -110,32 +164,41 @@ pub struct Front {
     address: SocketAddr,
     listener: Mutex<Option<TcpListener>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    failures: Mutex<Receiver<Failure>>,
+    news: Mutex<Receiver<News>>,
 }
 
 impl Front {
     /// Takes the address `listen`, `host:port`.
     ///
     /// # Errors
-    /// Those of the system: the address cannot be resolved, or taken.
+    /// Those of the system: the address cannot be resolved, or taken. `InvalidInput`: what the settings name cannot be used, such
+    /// as a certificate; one sentence.
     pub fn bind(listen: &str, settings: Settings) -> io::Result<Self> {
+        let unusable = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let tls = settings.tls.clone().map(Tls::new).transpose();
+        let tls = tls.map_err(unusable)?;
+        let gate = gate(&settings).map_err(unusable)?;
         let listener = bind(listen)?;
-        let (sender, receiver) = sync_channel(FAILURES_MAX);
+        let (sender, receiver) = sync_channel(NEWS_MAX);
         Ok(Self {
             address: listener.local_addr()?,
             listener: Mutex::new(Some(listener)),
             threads: Mutex::new(Vec::new()),
-            failures: Mutex::new(receiver),
+            news: Mutex::new(receiver),
             shared: Arc::new(Shared {
                 settings,
                 engine: ArcSwapOption::empty(),
                 trial: ArcSwapOption::empty(),
+                receipts: ArcSwapOption::empty(),
+                tls,
+                gate,
+                handshakes_failed: AtomicU64::new(0),
                 in_flight: AtomicUsize::new(0),
                 connections: AtomicUsize::new(0),
                 search: Counts::default(),
                 rerank: Counts::default(),
                 draining: watch::channel(None).0,
-                failures: sender,
+                news: sender,
                 traces: Traces::default(),
             }),
         })
@@ -177,6 +240,7 @@ impl Front {
                     runtime.block_on(async {
                         if let Some((listener, senders)) = accepts {
                             tokio::spawn(accept(listener, senders, Arc::clone(&shared)));
+                            tokio::spawn(look(Arc::clone(&shared)));
                         }
                         talk(receiver, shared).await;
                     });
@@ -192,8 +256,19 @@ impl Front {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (turn, planning) = take_turns(&self.shared);
-        connection::serve(io, address, Arc::clone(&self.shared), turn).await;
+        let remote = Remote {
+            address,
+            certificate: None,
+        };
+        connection::serve(io, remote, Arc::clone(&self.shared), turn).await;
         planning.abort();
+    }
+
+    /// Answers get ids from now on, signed with this key.
+    pub fn sign_receipts(&self, key: [u8; KEY_BYTES]) {
+        self.shared
+            .receipts
+            .store(Some(Arc::new(Receipts::new(key))));
     }
 
     /// Ranking calls are answered by this engine from now on.
@@ -241,16 +316,62 @@ impl Front {
         self.shared.traces.next(wait)
     }
 
-    /// The next failure that the log must tell, if one comes within `wait`.
+    /// What was counted of callers, if anything is asked of them.
     #[must_use]
-    pub fn failure(&self, wait: Duration) -> Option<Failure> {
-        self.failures.lock().recv_timeout(wait).ok()
+    pub fn callers(&self) -> Option<identity::Counted> {
+        self.shared.gate.as_ref().map(Gate::counted)
+    }
+
+    /// What was counted of encrypted connections: when the certificate in force ends, Unix seconds; greetings that failed;
+    /// the certificate's files as of files that may change. `None`: nothing is encrypted.
+    #[must_use]
+    pub fn encrypted(&self) -> Option<(i64, u64, (&'static str, u64, u64))> {
+        let tls = self.shared.tls.as_ref()?;
+        let failed = self.shared.handshakes_failed.load(Ordering::Relaxed);
+        Some((tls.not_after_s(), failed, tls.counted()))
+    }
+
+    /// Looks at once at the files that may have changed.
+    pub fn look(&self) {
+        self.shared.look();
+    }
+
+    /// The next thing that the log must tell, if it comes within `wait`.
+    #[must_use]
+    pub fn news(&self, wait: Duration) -> Option<News> {
+        self.news.lock().recv_timeout(wait).ok()
     }
 }
 
 impl Drop for Front {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
+    }
+}
+
+/// `None`: nothing is asked of callers, and a call costs nothing more for it.
+fn gate(settings: &Settings) -> Result<Option<Gate>, String> {
+    let (identity, quota) = (settings.identity.clone(), settings.quota.clone());
+    if identity.is_none() && quota.each.is_none() && quota.named.is_empty() {
+        return Ok(None);
+    }
+    Gate::new(identity, quota).map(Some)
+}
+
+/// Looks at the files that may change, now and then, until a drain.
+async fn look(shared: Arc<Shared>) {
+    if shared.tls.is_none() && shared.gate.is_none() {
+        return;
+    }
+    let mut draining = shared.draining.subscribe();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(shared.settings.look_every) => {}
+            _ = draining.wait_for(Option::is_some) => return,
+        }
+        // A disk that is slow holds up no call.
+        let looking = Arc::clone(&shared);
+        let _ = tokio::task::spawn_blocking(move || looking.look()).await;
     }
 }
 
@@ -341,6 +462,29 @@ fn take_turns(shared: &Arc<Shared>) -> (Arc<Turn>, Task<()>) {
     (turn, planning)
 }
 
+/// Serves one connection, encrypted where the settings say so.
+async fn greet(
+    stream: tokio::net::TcpStream,
+    address: IpAddr,
+    shared: Arc<Shared>,
+    turn: Arc<Turn>,
+) {
+    let mut remote = Remote {
+        address,
+        certificate: None,
+    };
+    let Some(tls) = &shared.tls else {
+        return connection::serve(stream, remote, shared, turn).await;
+    };
+    let limit = shared.settings.limits.handshake;
+    let Ok(Ok((stream, certificate))) = timeout(limit, tls.greet(stream)).await else {
+        shared.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    remote.certificate = certificate;
+    connection::serve(stream, remote, shared, turn).await;
+}
+
 /// Serves the connections of one thread until a drain has ended.
 async fn talk(mut dealt: mpsc::UnboundedReceiver<Accepted>, shared: Arc<Shared>) {
     let (turn, planning) = take_turns(&shared);
@@ -352,7 +496,7 @@ async fn talk(mut dealt: mpsc::UnboundedReceiver<Accepted>, shared: Arc<Shared>)
                 let Ok(stream) = tokio::net::TcpStream::from_std(accepted.stream) else { continue };
                 let (shared, turn) = (Arc::clone(&shared), Arc::clone(&turn));
                 connections.spawn(async move {
-                    connection::serve(stream, accepted.address, shared, turn).await;
+                    greet(stream, accepted.address, shared, turn).await;
                     drop(accepted.open);
                 });
             }

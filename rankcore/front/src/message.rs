@@ -180,27 +180,26 @@ fn length(data: &[u8]) -> Option<usize> {
     Some(u32::from_be_bytes(length.try_into().expect("four bytes")) as usize)
 }
 
-/// A message as it goes onto the wire.
+/// A message as it goes onto the wire, with what is put behind it.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED above `bytes_max`.
-pub fn frame(message: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
-    let length = match u32::try_from(message.len()) {
-        Ok(length) if message.len() <= bytes_max => length,
+pub fn frame(message: &[u8], ending: &[u8], bytes_max: usize) -> Result<Bytes, Refusal> {
+    let bytes = message.len() + ending.len();
+    let length = match u32::try_from(bytes) {
+        Ok(length) if bytes <= bytes_max => length,
         _ => {
             return Err(Refusal::Transport(
                 Code::ResourceExhausted,
-                format!(
-                    "Sent message larger than max ({} vs. {bytes_max})",
-                    message.len()
-                ),
+                format!("Sent message larger than max ({bytes} vs. {bytes_max})"),
             ));
         }
     };
-    let mut framed = Vec::with_capacity(PREFIX + message.len());
+    let mut framed = Vec::with_capacity(PREFIX + bytes);
     framed.push(0);
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(message);
+    framed.extend_from_slice(ending);
     Ok(framed.into())
 }
 
@@ -266,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_message_is_the_same_however_it_is_cut() {
-        let framed = frame(b"twelve bytes", 12).expect("it fits");
+        let framed = frame(b"twelve", b" bytes", 12).expect("it fits");
         for size in 1..=framed.len() {
             let parts: Vec<_> = framed.chunks(size).collect();
             assert_eq!(taken(&parts, 12).as_deref(), Ok(&b"twelve bytes"[..]));
@@ -291,7 +290,10 @@ mod tests {
 
     #[test]
     fn a_message_is_framed_with_its_length() {
-        assert_eq!(&frame(b"abc", 3).expect("it fits")[..], b"\0\0\0\0\x03abc");
-        assert!(frame(b"abcd", 3).is_err());
+        assert_eq!(
+            &frame(b"abc", b"", 3).expect("it fits")[..],
+            b"\0\0\0\0\x03abc"
+        );
+        assert!(frame(b"abc", b"d", 3).is_err());
     }
 }

@@ -10,20 +10,26 @@ use bytes::{Buf, Bytes};
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream, client};
+use http::header::AUTHORIZATION;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::budget::{Told, monotonic_us};
 use crate::connection::{HEADERS_BYTES_MAX, Peer, WINDOW_CONNECTION, WINDOW_STREAM, refuse};
+use crate::identity::{Caller, Remote};
 use crate::limits::Part;
 use crate::status::{Code, Refusal};
 
 /// Metadata by which the front tells the server behind it when a call's true budget ends, microseconds of the machine's
 /// monotonic clock. Never taken from clients.
 const DEADLINE: HeaderName = HeaderName::from_static("muster-deadline-monotonic-us");
+
+/// Metadata by which it tells who calls, and from where. Never taken from clients.
+const CALLER: HeaderName = HeaderName::from_static("muster-caller");
+const CALLER_ADDRESS: HeaderName = HeaderName::from_static("muster-caller-address");
 
 /// The way to the server behind the front, opened when the first call needs it. Each connection of a client has one of its
 /// own, so that clients slow down and break off apart from each other.
@@ -79,7 +85,12 @@ impl Drop for Owned {
 }
 
 /// Passes one call on.
-pub async fn pass(peer: &Peer, request: Request<RecvStream>, mut respond: SendResponse<Part>) {
+pub async fn pass(
+    peer: &Peer,
+    caller: &Caller,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Part>,
+) {
     let told = Told::read(request.headers());
     let remaining_us = peer
         .clock
@@ -92,6 +103,7 @@ pub async fn pass(peer: &Peer, request: Request<RecvStream>, mut respond: SendRe
         head.headers
             .insert(DEADLINE, HeaderValue::from(deadline_us));
     }
+    introduce(&mut head.headers, &peer.remote, caller);
     head.uri = absolute(&head.uri);
     head.version = Version::HTTP_2;
     let ended = body.is_end_stream();
@@ -139,6 +151,19 @@ pub async fn pass(peer: &Peer, request: Request<RecvStream>, mut respond: SendRe
     let copied = copy(body, &mut down, |data| Part::new(data, &peer.unsent)).await;
     if let Err(reason) = copied {
         down.send_reset(reason);
+    }
+}
+
+/// Says who calls, whatever the client says of that itself. What let it in stays here.
+fn introduce(headers: &mut HeaderMap, remote: &Remote, caller: &Caller) {
+    headers.remove(AUTHORIZATION);
+    headers.remove(&CALLER);
+    let value = |text: &str| HeaderValue::from_str(text).ok();
+    if let Some(subject) = caller.subject.as_deref().and_then(value) {
+        headers.insert(CALLER, subject);
+    }
+    if let Some(address) = value(&remote.address.to_string()) {
+        headers.insert(CALLER_ADDRESS, address);
     }
 }
 

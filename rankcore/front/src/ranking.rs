@@ -16,7 +16,6 @@ use rankcore_engine::reply::Cancel;
 use rankcore_engine::request::Answer;
 use tokio::sync::oneshot;
 
-use crate::Shared;
 use crate::budget::{self, Told};
 use crate::connection::{Peer, refuse};
 use crate::limits::{Part, Unsent};
@@ -24,6 +23,7 @@ use crate::message::{self, ACCEPTED, Encoding, Unread};
 use crate::status::{self, Code, Refusal};
 use crate::trace::{self, Traced};
 use crate::turn::{Ended, Read, Turn};
+use crate::{News, Shared};
 
 /// Metadata that name the class of a request.
 const PRIORITY: HeaderName = HeaderName::from_static("muster-priority");
@@ -110,7 +110,10 @@ pub async fn answer(
     let code = match end {
         End::Answered { answer, at } => {
             account = Some(answer.account);
-            match message::frame(&answer.bytes, shared.settings.response_bytes_max) {
+            let receipts = shared.receipts.load();
+            let ending = receipts.as_ref().map(|receipts| receipts.ending());
+            let ending = ending.as_ref().map_or(&[][..], |ending| &ending[..]);
+            match message::frame(&answer.bytes, ending, shared.settings.response_bytes_max) {
                 Ok(framed) => {
                     let code = send(&mut respond, framed, &peer.unsent, unsent_max);
                     if let Some(engine) = &*shared.engine.load() {
@@ -263,7 +266,7 @@ fn tell(
     let status = refuse(respond, refusal);
     if let Some(mut failure) = status.failure {
         failure.request_id = trace::request_id(headers);
-        shared.report(failure);
+        shared.tell(News::Failed(failure));
     }
     status.code
 }

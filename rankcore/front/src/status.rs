@@ -34,23 +34,27 @@ pub enum Code {
     Cancelled = 1,
     InvalidArgument = 3,
     DeadlineExceeded = 4,
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     Unimplemented = 12,
     Internal = 13,
     Unavailable = 14,
+    Unauthenticated = 16,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::Cancelled,
         Self::InvalidArgument,
         Self::DeadlineExceeded,
+        Self::PermissionDenied,
         Self::ResourceExhausted,
         Self::Unimplemented,
         Self::Internal,
         Self::Unavailable,
+        Self::Unauthenticated,
     ];
 }
 
@@ -124,8 +128,31 @@ pub enum Refusal {
     BudgetSpent,
     /// Nothing to ask yet.
     Starting,
+    /// For who asks.
+    Denied(Denial),
     /// gRPC's own reasons, without details: a limit, a message that is none.
     Transport(Code, String),
+}
+
+/// Why a caller is not served, as far as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// It did not show who it is.
+    Unauthenticated,
+    /// Its token was good until it expired.
+    TokenExpired,
+    /// It may not do this; one of these scopes would allow it.
+    ScopeMissing(String),
+    /// It calls more often than it may.
+    QuotaExceeded {
+        /// When it may again.
+        retry_after_ms: u64,
+    },
+    /// Too many bad tokens came from its address.
+    TooManyRefusals {
+        /// When one more is looked at.
+        retry_after_ms: u64,
+    },
 }
 
 /// One row: what the caller is told.
@@ -164,6 +191,26 @@ const TOO_SMALL: Row = row(
     "BUDGET_TOO_SMALL",
     "",
 );
+const UNAUTHENTICATED: Row = row(
+    "Unauthenticated",
+    Code::Unauthenticated,
+    "UNAUTHENTICATED",
+    "",
+);
+const EXPIRED: Row = row("TokenExpired", Code::Unauthenticated, "TOKEN_EXPIRED", "");
+const FORBIDDEN: Row = row("ScopeMissing", Code::PermissionDenied, "SCOPE_MISSING", "");
+const QUOTA: Row = row(
+    "QuotaExceeded",
+    Code::ResourceExhausted,
+    "QUOTA_EXCEEDED",
+    "",
+);
+const GUARDED: Row = row(
+    "TooManyRefusals",
+    Code::ResourceExhausted,
+    "TOO_MANY_REFUSALS",
+    "",
+);
 const STARTING: Row = row("ReplicaNotReady", Code::Unavailable, "NOT_READY", "");
 const NOT_READY: Row = row("NotReady", Code::Unavailable, "NOT_READY", "");
 const CANCELLED: Row = row("Cancelled", Code::Cancelled, "CANCELLED", "");
@@ -175,8 +222,20 @@ const FAILED: Row = row(
 );
 
 /// Every row, for comparing it with the service's table.
-pub const ROWS: [Row; 8] = [
-    INVALID, OVERLOADED, SPENT, TOO_SMALL, STARTING, NOT_READY, CANCELLED, FAILED,
+pub const ROWS: [Row; 13] = [
+    INVALID,
+    OVERLOADED,
+    SPENT,
+    TOO_SMALL,
+    STARTING,
+    NOT_READY,
+    CANCELLED,
+    FAILED,
+    UNAUTHENTICATED,
+    EXPIRED,
+    FORBIDDEN,
+    QUOTA,
+    GUARDED,
 ];
 
 /// What a call that is not answered ends with.
@@ -226,6 +285,10 @@ impl Refusal {
                 "this replica is still starting".to_owned(),
                 Vec::new(),
             ),
+            Self::Denied(denial) => {
+                let (row, text) = denial.told();
+                (row, text, Vec::new())
+            }
             Self::Core(error) => {
                 let text = error.to_string();
                 match error {
@@ -243,8 +306,7 @@ impl Refusal {
             }
         };
         let mut trailers = HeaderMap::with_capacity(4);
-        if let Self::Core(Error::Overloaded { retry_after_ms }) = self {
-            let retry_after_ms = (*retry_after_ms).max(1);
+        if let Some(retry_after_ms) = self.retry_after_ms() {
             details.push(any(
                 "google.rpc.RetryInfo",
                 &rpc::RetryInfo {
@@ -274,7 +336,7 @@ impl Refusal {
                 &rpc::ErrorInfo {
                     reason: row.reason.to_owned(),
                     domain: DOMAIN.to_owned(),
-                    metadata: HashMap::new(),
+                    metadata: self.metadata(),
                 },
             ),
         );
@@ -290,6 +352,57 @@ impl Refusal {
             code: row.code,
             trailers,
             failure,
+        }
+    }
+}
+
+impl Refusal {
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Core(Error::Overloaded { retry_after_ms })
+            | Self::Denied(
+                Denial::QuotaExceeded { retry_after_ms }
+                | Denial::TooManyRefusals { retry_after_ms },
+            ) => Some((*retry_after_ms).max(1)),
+            _ => None,
+        }
+    }
+
+    /// What programs read beside the reason.
+    fn metadata(&self) -> HashMap<String, String> {
+        match self {
+            Self::Denied(Denial::ScopeMissing(scopes)) => {
+                HashMap::from([("scopes".to_owned(), scopes.clone())])
+            }
+            _ => HashMap::new(),
+        }
+    }
+}
+
+impl Denial {
+    fn told(&self) -> (Row, String) {
+        match self {
+            Self::Unauthenticated => (
+                UNAUTHENTICATED,
+                "a valid token, or a client certificate that is known here, is needed".to_owned(),
+            ),
+            Self::TokenExpired => (EXPIRED, "the token has expired; send a new one".to_owned()),
+            Self::ScopeMissing(scopes) => (
+                FORBIDDEN,
+                format!("the caller needs one of these scopes: {scopes}"),
+            ),
+            Self::QuotaExceeded { retry_after_ms } => (
+                QUOTA,
+                format!(
+                    "the caller calls more often than it may; the next call is due in {retry_after_ms} ms"
+                ),
+            ),
+            Self::TooManyRefusals { retry_after_ms } => (
+                GUARDED,
+                format!(
+                    "too many bad tokens came from this address; the next one is looked at in {retry_after_ms} ms"
+                ),
+            ),
         }
     }
 }

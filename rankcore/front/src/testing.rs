@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::identity::Quota;
 use crate::limits::Limits;
 use crate::{Front, Settings};
 
@@ -38,6 +39,10 @@ pub fn front(upstream: &Path, change: impl FnOnce(&mut Settings)) -> Front {
         limits: Limits::default(),
         default_us: 200_000,
         max_us: 10_000_000,
+        tls: None,
+        identity: None,
+        quota: Quota::default(),
+        look_every: Duration::from_secs(1),
     };
     change(&mut settings);
     let front = Front::bind("127.0.0.1:0", settings).expect("a free port");

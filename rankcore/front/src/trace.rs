@@ -205,14 +205,15 @@ mod tests {
     #[test]
     fn a_call_follows_its_parent() {
         let traces = Traces::default();
-        let sampled = headers(&[(PARENT, &format!("00-{TRACE}-{SPAN}-01"))]);
+        let told = |flags: &str| format!("00-{TRACE}-{SPAN}-{flags}");
+        let sampled = headers(&[(PARENT, told("01").as_str())]);
         assert_eq!(traces.begin(&sampled), None, "off");
         traces.sample(Some(0.0));
         let context = traces.begin(&sampled).expect("sampled");
         assert_eq!(context.trace_id, TRACE);
         assert_eq!(context.parent_id.as_deref(), Some(SPAN));
         traces.sample(Some(1.0));
-        let unsampled = headers(&[(PARENT, &format!("00-{TRACE}-{SPAN}-00"))]);
+        let unsampled = headers(&[(PARENT, told("00").as_str())]);
         assert_eq!(traces.begin(&unsampled), None);
     }
 
@@ -248,13 +249,15 @@ mod tests {
         ] {
             assert_eq!(parent(&headers(&[(PARENT, text)])), None, "{text}");
         }
-        let later = headers(&[(PARENT, &format!("01-{TRACE}-{SPAN}-03-extra"))]);
+        let later = format!("01-{TRACE}-{SPAN}-03-extra");
+        let later = headers(&[(PARENT, later.as_str())]);
         assert!(parent(&later).is_some_and(|(_, sampled)| sampled));
     }
 
     #[test]
     fn a_request_is_named_by_its_metadata_where_they_are_plain() {
-        let traced = (PARENT, &*format!("00-{TRACE}-{SPAN}-00"));
+        let text = format!("00-{TRACE}-{SPAN}-00");
+        let traced = (PARENT, text.as_str());
         assert_eq!(
             request_id(&headers(&[(REQUEST_ID, "order-7"), traced])).as_deref(),
             Some("order-7")

@@ -43,7 +43,7 @@ pub fn apply(data: &[u8]) {
             Change::Delete(delete) => {
                 expected.remove(&delete.product_id);
             }
-            Change::Deploy(_) => unreachable!("refused by the limits"),
+            Change::Deploy(_) | Change::Feedback(_) => unreachable!("refused by the limits"),
         }
     }
     let generation = fresh();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rankcore_front::budget::{DEADLINE_KEY, PeerClock, TIMEOUT_KEY, Told};
+use rankcore_front::identity::Quota;
 use rankcore_front::limits::Limits;
 use rankcore_front::message::{Encoding, Incoming, frame};
 use rankcore_front::status::{Code, Refusal};
@@ -34,6 +35,10 @@ static FRONT: LazyLock<Front> = LazyLock::new(|| {
         limits: Limits::default(),
         default_us: 200_000,
         max_us: 1_000_000,
+        tls: None,
+        identity: None,
+        quota: Quota::default(),
+        look_every: SOON,
     };
     Front::bind("127.0.0.1:0", settings).expect("a free port")
 });
@@ -98,7 +103,8 @@ pub fn grpc(data: &[u8]) {
     };
     assert!(message.len() <= bytes_max);
     if framed[0] == 0 {
-        let again = frame(&message, bytes_max).expect("it fitted");
+        let (begun, ending) = message.split_at(message.len() / 2);
+        let again = frame(begun, ending, bytes_max).expect("it fitted");
         assert_eq!(again, framed);
     }
 }

@@ -56,8 +56,9 @@ class Watched:
 
     expected = (DOWN,)
 
-    def __init__(self, *told: tuple[str, float]) -> None:
+    def __init__(self, *told: tuple[str, float], required: bool = True) -> None:
         self._told = told
+        self.required = required
 
     def settled(self, since_unix_s: float) -> list[dict[str, Any]]:
         return [
@@ -102,6 +103,13 @@ def test_a_drill_whose_alert_stays_away_deviates(tmp_path: Any) -> None:
         judgement = conducted(journal, Watched())
     assert judgement.verdict is Verdict.DEVIATED
     assert judgement.reasons == (f"the alert {DOWN} did not fire",)
+
+
+def test_where_alerts_are_only_told_one_that_stays_away_is_a_figure(tmp_path: Any) -> None:
+    with Journal(tmp_path / "run.jsonl") as journal:
+        judgement = conducted(journal, Watched(required=False))
+    assert judgement.verdict is Verdict.HELD
+    assert judgement.figures["alerts"][DOWN] == {"fired_ms": None, "resolved_ms": None}
 
 
 def test_a_drill_whose_alert_fires_and_ends_holds_and_keeps_it_in_the_history(tmp_path: Any) -> None:

@@ -20,7 +20,7 @@ def course(
     """Replicas after each look, one look a step."""
     state, replicas, found = ScaleState(), start, []
     for number, load in enumerate(loads):
-        decision = decide(policy, state, now_s=number * step_s, replicas=replicas, load=load)
+        decision = decide(policy, state, now_s=number * step_s, replicas=replicas, units=load)
         state, replicas = decision.state, decision.wanted
         found.append(replicas)
     return found
@@ -60,8 +60,8 @@ def test_silence_is_no_sign_of_quiet() -> None:
 
 def test_too_few_are_mended_at_once_and_too_many_one_by_one() -> None:
     policy = ScalePolicy(replicas_min=2, replicas_max=3)
-    assert decide(policy, ScaleState(), now_s=0.0, replicas=0, load=None).wanted == 2
-    assert decide(policy, ScaleState(), now_s=0.0, replicas=5, load=9.0).wanted == 4
+    assert decide(policy, ScaleState(), now_s=0.0, replicas=0, units=None).wanted == 2
+    assert decide(policy, ScaleState(), now_s=0.0, replicas=5, units=9.0).wanted == 4
 
 
 @pytest.mark.parametrize(

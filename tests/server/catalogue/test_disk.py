@@ -15,7 +15,7 @@ import pytest
 
 from muster.v1 import catalogue_pb2 as pb
 from muster.v1 import ranking_pb2
-from server.catalogue.commands import FILE_NAME
+from server.catalogue.command_line import FILE_NAME
 from server.catalogue.errors import StoreUnavailable
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.verify import verify_store

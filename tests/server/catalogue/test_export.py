@@ -265,7 +265,7 @@ def test_a_failed_write_keeps_the_backup_of_before(
 
 def test_a_person_can_look_into_a_backup(file: Path, path: Path) -> None:
     first, *records, last = [json.loads(line) for line in lines(file)]
-    assert (first["format"], first["version"], first["records"]) == ("muster-catalogue", 1, len(records))
+    assert (first["format"], first["version"], first["records"]) == ("muster-catalogue", 2, len(records))
     assert [record["kind"] for record in records] == (
         ["state"] + ["event_id"] * FOLDED + ["product"] * 10 + ["event"] * (EVENTS - FOLDED)
     )
@@ -295,7 +295,7 @@ def rewritten(file: Path, content: list[bytes]) -> Path:
         (lambda found: [*found[:3], found[2], *found[3:]], "wrong place"),
         (lambda found: [*found, b"{}\n"], "something follows"),
         (lambda found: [found[0], *found[2:]], "state of the snapshot is missing"),
-        (lambda found: [found[0].replace(b'"version":1', b'"version":2'), *found[1:]], "version 2"),
+        (lambda found: [found[0].replace(b'"version":2', b'"version":3'), *found[1:]], "version 3"),
         (lambda found: [found[0].replace(b"muster-catalogue", b"other"), *found[1:]], "not a backup"),
         (lambda found: [found[0].replace(b'"head_epoch":2', b'"head_epoch":7'), *found[1:]], "ends at event"),
         (lambda found: [b"[]\n", *found[1:]], "not a JSON object"),

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from muster.v1 import catalogue_pb2 as pb
-from server.catalogue.commands import FILE_NAME
+from server.catalogue.command_line import FILE_NAME
 from server.catalogue.export import export_backup, restore_backup
 from server.catalogue.verify import verify_store
 from tests.server.catalogue.folded import FLIP, damage

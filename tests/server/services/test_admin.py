@@ -41,8 +41,10 @@ def test_status_tells_how_the_log_is_kept_within_its_bounds(pair: Pair) -> None:
     assert not pair.standby.status().HasField("folding"), "it may never be primary"
 
 
-def test_status_lists_the_plans_with_their_cost(pair: Pair) -> None:
-    plans = pair.primary.status().plans
+def test_status_lists_the_plans_with_their_cost_and_the_price_of_time(pair: Pair) -> None:
+    status = pair.primary.status()
+    plans = status.plans
+    assert status.price >= 0.0
     assert {"lexical", "late"} <= {plan.tier for plan in plans}
     assert all(plan.cost_ms > 0 for plan in plans)
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training.recommend.behaviour import Cases
-from training.recommend.fit import NEW, with_new_share
 from training.recommend.order import (
     Candidates,
     first,
@@ -19,6 +20,7 @@ from training.recommend.order import (
     train_order,
 )
 from training.recommend.recipe import OrderRecipe
+from training.recommend.relations import NEW, with_new_share
 
 RECIPE = OrderRecipe(candidates=4, folds=2, trees=10, leaves=4, rows_min=5)
 
@@ -68,6 +70,18 @@ def test_the_first_places_are_the_largest_scores_and_ties_go_by_place() -> None:
     scores = np.array([[1.0, 3.0, 3.0, 0.0]], dtype=np.float32)
     assert first(scores, 3).tolist() == [[1, 2, 0]]
     assert first(scores, 9).tolist() == [[1, 2, 0, 3]]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, 1.0, 2.0, -np.inf]), min_size=6, max_size=6), min_size=1, max_size=4
+    ),
+    st.integers(1, 7),
+)
+def test_the_first_places_are_those_of_a_whole_stable_sort(rows: list[list[float]], count: int) -> None:
+    scores = np.array(rows, dtype=np.float32)
+    wanted = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    assert first(scores, count).tolist() == wanted.tolist()
 
 
 def test_ranks_among_candidates_are_places_in_their_list() -> None:

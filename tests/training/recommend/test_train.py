@@ -5,6 +5,7 @@ people use.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from muster.bundle.recommend import read_section
 from tests.training.recommend.shop import PAIRS, write_sequences, write_windows
 from training.evaluate import main as evaluate
 from training.recommend import fit as fitting
-from training.recommend.behaviour import Behaviour
+from training.recommend.behaviour import Behaviour, read_behaviour
 from training.recommend.evaluate import COUNTS_NAME, MIXTURE, POPULARITY
-from training.recommend.recipe import RecommendRecipe, load_recommend_recipe
+from training.recommend.recipe import DEFAULT_RECIPE, RecommendRecipe, load_recommend_recipe
 from training.train import main as train
 
 SMALL = """
@@ -122,6 +123,39 @@ def _bags_of_words(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> 
     return (vectors / np.maximum(lengths, 1e-9)).astype(np.float32)
 
 
+def test_vectors_of_texts_that_were_made_before_an_interruption_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = read_behaviour(write_windows(tmp_path))
+    asked: list[str] = []
+
+    class Encoder:
+        """Fails at its third call."""
+
+        def __init__(self, name: str) -> None:
+            self.calls = 0
+
+        def of(self, texts: Sequence[str], title: str) -> Any:
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            asked.extend(texts)
+            return np.array([[len(one), 1.0] for one in texts], dtype=np.float32)
+
+    monkeypatch.setattr("training.baselines.Vectors", Encoder)
+    monkeypatch.setattr(fitting, "_TEXTS_KEPT", 10)
+    recipe = RecommendRecipe(text_characters_max=12)
+    with pytest.raises(KeyboardInterrupt):
+        fitting.text_vectors(recipe, behaviour, tmp_path)
+    assert asked == [text[:12] for text in behaviour.texts[:20]]
+    # 36 texts in four parts: two were made before the interruption, two are left.
+    found = fitting.text_vectors(recipe, behaviour, tmp_path)
+    assert asked == [text[:12] for text in behaviour.texts]
+    assert found is not None
+    assert found[:, 0].tolist() == [float(len(text[:12])) for text in behaviour.texts]
+    assert sorted(one.name for one in tmp_path.glob("texts*")) == ["texts.npy"]
+
+
 def test_what_is_known_before_the_test_can_be_learnt_from_too(tmp_path: Path, capsys: Any) -> None:
     data = write_sequences(tmp_path, shoppers=60)
     trained = _train(tmp_path, data, 'known = "validation"\n' + SMALL, capsys)
@@ -176,8 +210,9 @@ def test_a_bundle_without_a_section_cannot_be_evaluated(tmp_path: Path, capsys: 
     assert "section.json" in capsys.readouterr().err
 
 
-def test_the_shipped_recipe_is_one() -> None:
-    assert load_recommend_recipe().known == "train"
+def test_the_shipped_recipes_can_be_read() -> None:
+    assert load_recommend_recipe().sequence.epochs > 0
+    assert load_recommend_recipe(DEFAULT_RECIPE.with_name("recommend_counts.toml")).sequence.epochs == 0
 
 
 def test_an_unknown_task_is_a_usage_error(capsys: Any) -> None:

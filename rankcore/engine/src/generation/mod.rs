@@ -565,10 +565,13 @@ impl Generation {
                 Some(wire::event::Change::Upsert(product)) => product.product_id.clone(),
                 Some(wire::event::Change::Patch(patch)) => patch.product_id.clone(),
                 Some(wire::event::Change::Delete(delete)) => delete.product_id.clone(),
-                Some(wire::event::Change::Deploy(_)) | None => String::new(),
+                Some(wire::event::Change::Deploy(_) | wire::event::Change::Feedback(_)) | None => {
+                    String::new()
+                }
             };
             // A change is prepared against the state before it: earlier changes of the product go first.
-            if waiting.len() == CHANGES_AT_ONCE || touched.contains(&product_id) {
+            let again = !product_id.is_empty() && touched.contains(&product_id);
+            if waiting.len() == CHANGES_AT_ONCE || again {
                 self.commit(&mut waiting);
                 touched.clear();
             }
@@ -594,7 +597,7 @@ impl Generation {
         let live = self.live.read();
         match change {
             // What a later version writes into the log looks like no change here.
-            Some(Wire::Deploy(_)) | None => Change::Nothing,
+            Some(Wire::Deploy(_) | Wire::Feedback(_)) | None => Change::Nothing,
             Some(Wire::Patch(patch)) => match self.find(&live, &patch.product_id) {
                 Some(row) => Change::Patch(row, patch),
                 None => Change::Nothing,
@@ -998,6 +1001,7 @@ impl Generation {
             price: values.price(),
             stock: values.stock(),
             signals: Vec::new(),
+            base_score: None,
         })
     }
 

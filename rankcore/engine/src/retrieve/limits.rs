@@ -202,6 +202,10 @@ fn event_under(prefix: &str, event: &wire::Event) -> Vec<Violation> {
             "deploy",
             "steps of a deploy are written by AdminService.RecordDeploy alone",
         ),
+        Some(Change::Feedback(_)) => found.refuse(
+            "feedback",
+            "feedback is written by FeedbackService.Record alone",
+        ),
     }
     found.violations
 }
@@ -438,6 +442,8 @@ mod tests {
         );
         let deploy = event(Some(Change::Deploy(wire::Deploy::default())));
         assert_eq!(fields(&validate_event(&deploy)), ["deploy"]);
+        let feedback = event(Some(Change::Feedback(wire::Feedback::default())));
+        assert_eq!(fields(&validate_event(&feedback)), ["feedback"]);
         let delete = wire::Delete::default();
         let batch = wire::ApplyRequest {
             events: vec![wire::Event {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import grpc
 
+from muster.client import Credentials
 from muster.v1 import admin_pb2, admin_pb2_grpc
 
 _STATUS_S = 0.5
@@ -55,7 +56,7 @@ class Looks:
                 found[endpoint] = call.result()
         return found
 
-    def load(self, endpoints: Sequence[str]) -> float | None:
+    def units(self, endpoints: Sequence[str]) -> float | None:
         """Mean of the price units of the replicas that serve reads; None: none told."""
         told = [
             units
@@ -66,8 +67,8 @@ class Looks:
 
     def _channel(self, endpoint: str) -> grpc.Channel:
         if endpoint not in self._channels:
-            self._channels[endpoint] = grpc.insecure_channel(
+            self._channels[endpoint] = Credentials.from_environment().channel(
                 endpoint,
-                options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500)],
+                [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500)],
             )
         return self._channels[endpoint]

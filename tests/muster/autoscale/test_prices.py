@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from muster.autoscale.load import Looks, price_units
+from muster.autoscale.prices import Looks, price_units
 from muster.v1 import admin_pb2
 from tests.muster.conftest import Start
 
@@ -32,4 +32,4 @@ def test_replicas_that_do_not_answer_are_passed_over(start_replicas: Start) -> N
     replica = start_replicas(1)[0]
     with Looks() as looks:
         assert list(looks.statuses([replica.endpoint, "127.0.0.1:1"])) == [replica.endpoint]
-        assert looks.load(["127.0.0.1:1"]) is None
+        assert looks.units(["127.0.0.1:1"]) is None

@@ -1,0 +1,52 @@
+"""The judge of leaks. It reads the recorded history and nothing else.
+
+Beside the kinds that every judge reads:
+
+    searched  files, bytes: what was looked through; unread: what could not be
+    leak      place, canary, form: a canary was found
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drills.experiment import Judgement
+from drills.journal import History
+from drills.judges.promises import FIGURES, check_promises
+
+LEAK_FIGURES: dict[str, Any] = {
+    **FIGURES,
+    "canaries": 0,
+    "recorded": 0,
+    "asked": 0,
+    "files": 0,
+    "searched_mib": None,
+    "leaks": 0,
+}
+FILES_MIN = 10
+"""A data folder, logs and answers are more than that: with less, hardly anything was looked through."""
+
+
+def judge_leaks(history: History) -> Judgement:
+    """Judges one run."""
+    found = check_promises(history)
+    figures = {**LEAK_FIGURES, **found.figures}
+    found.figures = figures
+    fault, searched, leaks = history.first("fault"), history.first("searched"), history.of("leak")
+    if fault is not None:
+        figures.update({key: fault[key] for key in ("canaries", "recorded", "asked")})
+    figures["leaks"] = len(leaks)
+    found.deviations.extend(
+        f"the {leak['canary']} was found in {leak['place']}, written as {leak['form']}" for leak in leaks[:10]
+    )
+    if fault is not None and not figures["recorded"]:
+        found.doubts.append("no feedback was recorded, so there was nothing to leak")
+    if searched is None:
+        found.doubts.append("nothing was looked through")
+    else:
+        figures["files"] = searched["files"]
+        figures["searched_mib"] = round(searched["bytes"] / 2**20, 1)
+        if searched["files"] < FILES_MIN:
+            found.doubts.append(f"only {searched['files']} files and answers were looked through")
+        found.doubts.extend(f"not looked through: {one}" for one in searched["unread"])
+    return found.judgement()

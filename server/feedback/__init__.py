@@ -1,0 +1,3 @@
+"""Feedback: what a shopper did, on its way into the log (`recording`, `receipts`) and out of it (`export`,
+`floods`).
+"""

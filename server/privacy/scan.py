@@ -1,0 +1,134 @@
+"""Looks for a text in the bytes of files: as it is, and in every form of `muster.privacy.forms`.
+
+What is packed is unpacked first: gzip (backups), Parquet (exports, whose pages are compressed). Of a
+database on a server every column of every table is read; its own files are the server's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from muster.privacy.forms import forms_of
+from server.catalogue import schema
+from server.catalogue.inspection import reading
+from server.privacy.envelope import EnvelopeReader, EnvelopeRefused, KeyEncryption, is_envelope
+
+_PART_BYTES = 1 << 20
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+
+
+@dataclass(frozen=True)
+class Find:
+    """The text was found. place: a file, or a table of a database. form: how it was written. what: which of
+    the texts, by the name it was given.
+    """
+
+    place: str
+    form: str
+    what: str
+
+
+@dataclass
+class Scanned:
+    """What was looked through. unread: files that could not be read, with the reason."""
+
+    files: int = 0
+    bytes: int = 0
+    finds: tuple[Find, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+class Scan:
+    """Looks for some texts. texts: by the name under which a find is told, which is not the text itself."""
+
+    def __init__(self, texts: Mapping[str, str], keys: KeyEncryption | None = None) -> None:
+        self._keys = keys
+        self._needles = [
+            (what, form, data) for what, text in texts.items() for form, data in forms_of(text).items()
+        ]
+        self._longest = max((len(data) for _, _, data in self._needles), default=1)
+        self.result = Scanned()
+
+    def folder(self, folder: Path) -> None:
+        """Look through every file below a folder. Links are not followed."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                self.file(path)
+
+    def file(self, path: Path) -> None:
+        """Look through one file, as it lies and unpacked."""
+        try:
+            with path.open("rb") as file:
+                head = file.read(4)
+                file.seek(0)
+                self._look(str(path), iter(lambda: file.read(_PART_BYTES), b""))
+            self.result.files += 1
+            if head[:2] == _GZIP:
+                self._look(str(path), _unpacked(path))
+            elif head == _PARQUET:
+                self._look(str(path), _columns(path))
+            elif is_envelope(path):
+                self._look(str(path), _opened(path, self._keys))
+        except (OSError, EOFError, zlib.error, pa.ArrowException, EnvelopeRefused) as error:
+            self.result.unread += (f"{path}: {error}",)
+
+    def database(self, location: str) -> None:
+        """Look through all tables of a catalogue. Raises: StoreError."""
+        with reading(location) as connection:
+            for table in schema.metadata.tables.values():
+                self._look(f"{location}, table {table.name}", _cells(connection, table))
+
+    def _look(self, place: str, parts: Iterable[bytes]) -> None:
+        before = b""
+        open_needles = list(self._needles)
+        for part in parts:
+            self.result.bytes += len(part)
+            window = before + part
+            for needle in [needle for needle in open_needles if needle[2] in window]:
+                open_needles.remove(needle)
+                find = Find(place, needle[1], needle[0])
+                if find not in self.result.finds:
+                    self.result.finds += (find,)
+            before = window[-self._longest :]
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    with gzip.open(path) as file:
+        while part := file.read(_PART_BYTES):
+            yield part
+
+
+def _opened(path: Path, keys: KeyEncryption | None) -> Iterator[bytes]:
+    """The content of a backup in an envelope."""
+    if keys is None:
+        raise EnvelopeRefused("it is encrypted; name its keys with --keys")
+    with path.open("rb") as raw, gzip.GzipFile(fileobj=EnvelopeReader(raw, keys), mode="rb") as file:
+        while part := file.read(_PART_BYTES):
+            yield part
+
+
+def _columns(path: Path) -> Iterator[bytes]:
+    """The texts and bytes of a Parquet file, column by column."""
+    with pq.ParquetFile(path) as file:
+        yield repr(file.schema_arrow.metadata).encode()
+        for batch in file.iter_batches():
+            for column in batch.columns:
+                yield b"\0".join(_bytes_of(value) for value in column.to_pylist()) + b"\0"
+
+
+def _cells(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:
+    with connection.execute(sa.select(table), execution_options={"yield_per": 500}) as rows:
+        for row in rows:
+            yield b"\0".join(_bytes_of(value) for value in row) + b"\0"
+
+
+def _bytes_of(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
