@@ -22,6 +22,7 @@ from muster.commands import (
     autoscale,
     bundle,
     catalogue,
+    console,
     data,
     deploy,
     drills,
@@ -63,9 +64,10 @@ for command in (
     replicas.transfer,
     deploy.deploy,
     autoscale.autoscale,
+    console.console,
 ):
     app.command()(command)
-for passing in (training.evaluate, training.train, training.label, drills.load):
+for passing in (training.evaluate, training.fairness, training.train, training.label, drills.load):
     app.command(context_settings=PASS_ON)(passing)
 app.command()(drills.demo)
 

@@ -300,6 +300,7 @@ class Replica:
             writable=lambda: self._writable and keeper.is_primary(),
             primary=self._primary_name,
             counted=keeping.count,
+            wrote=self.audit.wrote,
             budget=budget,
             default_us=settings.catalogue.apply_deadline_ms * 1000,
         )
@@ -309,7 +310,8 @@ class Replica:
             store, bundles, deploys, tailer, writer, keeper, retention, catalogue, feedback, keeping
         )
         self.rpc.methods.add(feedback.methods(self.metrics))
-        self.rpc.methods.add(privacy.methods(self.metrics))
+        # Its requests are bytes here, so the audit tells that somebody was erased, not who.
+        self.rpc.methods.add(audited(privacy.methods(self.metrics), self.audit))
         release = BundleService(
             bundles=bundles, deploys=deploys, describe=self.describe_bundles, budget=budget
         )

@@ -43,6 +43,7 @@ from drills.tune.written import write_settings
 from muster.client import ClientSettings
 
 NAME = "tune"
+MINUTES = 40.0
 EMPTY: dict[str, Any] = {"recommended": False, "changed": []}
 KEPT_OUT = {"catalogue": ("store", "store_password_file", "cluster_id")}
 """Of the settings file: a tune has a catalogue of its own and never comes near that of the service."""
@@ -57,7 +58,9 @@ def options() -> argparse.ArgumentParser:
         prog="muster drill tune", description=(__doc__ or "").partition("\n\n    ")[0]
     )
     found.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    found.add_argument("--minutes", type=positive(float), default=40.0, help="what it may take, about")
+    found.add_argument(
+        "--minutes", type=positive(float), help=f"what it may take, about (default: {MINUTES:g})"
+    )
     found.add_argument("--profile", default=STANDARD, help="what is measured and weighed, by name")
     found.add_argument("--profiles", type=Path, metavar="FILE.toml", help="a file of profiles of your own")
     found.add_argument(
@@ -103,7 +106,7 @@ def begin(given: argparse.Namespace, folder: Path) -> Study:
         sections={name: values for name, values in sections.items() if values},
         client=client,
         bundle=str(bundle or ""),
-        minutes=given.minutes,
+        minutes=given.minutes or MINUTES,
     )
     study.write(folder)
     return study
@@ -257,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(str(error))
 
     def body() -> int:
-        where, begun = (folder, study) if study is not None else _interrupted(given.resume)
+        where, begun = (folder, study) if study is not None else _interrupted(given)
         try:
             result = tune(begun, where, progress=sys.stderr.isatty())
         except grpc.RpcError as error:
@@ -269,9 +272,12 @@ def main(arguments: Sequence[str]) -> int:
     return guarded(NAME, body, as_json=given.json, empty=EMPTY)
 
 
-def _interrupted(given: Path) -> tuple[Path, Study]:
-    """The folder and the study to go on with. Raises: Inconclusive where there is none."""
-    folder = (given if given != Path() else newest_study(RUNS_FOLDER)).resolve()
+def _interrupted(given: argparse.Namespace) -> tuple[Path, Study]:
+    """The folder and the study to go on with, in other minutes where they are given before it is known how
+    many points there is time for. Raises: Inconclusive where there is none."""
+    folder = (given.resume if given.resume != Path() else newest_study(RUNS_FOLDER)).resolve()
     if (folder / "result.json").exists():
         raise Inconclusive(f"the tune in {folder} has come to its end; begin another one")
-    return folder, read_study(folder)
+    study = read_study(folder)
+    study.minutes = given.minutes or study.minutes
+    return folder, study

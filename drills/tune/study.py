@@ -80,7 +80,8 @@ def plan_points(minutes: float, run_s: float, profile: Profile) -> tuple[int, in
         least = needed(POINTS[0])[1] / 60.0
         raise Inconclusive(
             f"{minutes:g} minutes are too few: a run takes {run_s:.0f} s here, and the smallest search with"
-            f" {profile.limits.runs_min} runs of each side takes about {least:.0f} minutes (--minutes)"
+            f" {profile.limits.runs_min} runs of each side takes about {least:.0f} minutes: give it more by"
+            " --resume --minutes"
         )
     return fitting[-1], needed(fitting[-1])[0]
 

@@ -25,7 +25,9 @@ def search(
     query: Annotated[str, typer.Argument(help="What the shopper typed.")],
     target: Target = DEFAULT_TARGET,
     deadline: Annotated[float, duration("--deadline", "Time until the answer is useless.")] = 200.0,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the signals behind the order.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say in words and numbers why each result stands where it does.")
+    ] = False,
     page_size: Annotated[int, typer.Option("--page-size", "-n", help="Results wanted, 1 to 100.")] = 10,
     offset: Annotated[int, typer.Option("--offset", help="Results to skip, 0 to 900.")] = 0,
     brand: Annotated[list[str] | None, typer.Option("--brand", help="Any of these brands.")] = None,
@@ -104,13 +106,28 @@ def _show_answer(answer: Mapping[str, Any], offset: int, took_ms: float, deadlin
     else:
         console.print("no product matches")
     for place, result in enumerate(results, start=offset + 1):
-        if result["signals"]:
-            known = [f"{s['name']} {s['value']:.4g}" for s in result["signals"] if s.get("value") is not None]
-            console.print(Text(f"{place}. {result['product_id']}: {', '.join(known)}"))
+        first, *rest = explanation_lines(result) or [""]
+        if first:
+            console.print(Text("\n".join([f"{place}. {first}", *(f"   {line}" for line in rest)])))
     for facet in answer["facets"]:
         counts = ", ".join(f"{count['value']} {count['count']}" for count in facet["counts"])
         console.print(Text(f"{facet['field']}: {counts or 'nothing'}"))
     console.print(Text(receipt_line(answer["receipt"], took_ms, deadline_ms)))
+
+
+def explanation_lines(result: Mapping[str, Any]) -> list[str]:
+    """Why a result (as `plain` gives it) stands where it does: for a shopper, then for an auditor. Of a
+    ranker that cannot say, the signals alone; nothing where no explanation was asked for.
+    """
+    from muster.explanation import explain, for_auditor, for_shopper
+
+    if not result["signals"]:
+        return []
+    found = explain(result)
+    if found is not None:
+        return [f"{result['product_id']}: {for_shopper(found)}", for_auditor(found)]
+    known = [f"{s['name']} {s['value']:.4g}" for s in result["signals"] if s.get("value") is not None]
+    return [f"{result['product_id']}: {', '.join(known)}"]
 
 
 def receipt_line(receipt: Mapping[str, Any], took_ms: float, deadline_ms: float) -> str:

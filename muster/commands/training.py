@@ -1,4 +1,4 @@
-"""`muster train`, `evaluate` and `label`: their command lines are read by the room of training."""
+"""`muster train`, `evaluate`, `fairness`, `label`: their command lines are read by the room of training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from muster.commands.failures import reported, room
 def evaluate(context: typer.Context) -> None:
     """Measures nDCG@10 of a bundle: BUNDLE --data DIR [--split dev] [--json]; --help lists all."""
     module = room("training.evaluate", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
+
+
+@reported
+def fairness(context: typer.Context) -> None:
+    """Exposure of groups of products beside their merit: BUNDLE --data DIR [--by brand]; --help lists all."""
+    module = room("training.fairness", "Install what training needs with `make build-all`")
     raise typer.Exit(module.main(list(context.args)) or 0)
 
 

@@ -55,8 +55,9 @@ class DrillStatusResponse(_message.Message):
     drill_id: _builtins.str
     """The drill under way. Empty: none."""
     drill: _builtins.str
-    """Its name in the drill book, and its fault. Empty: none is under way."""
+    """Its name in the drill book. Empty: none is under way."""
     fault: _builtins.str
+    """What it causes, as in `allowed`. Empty: none is under way."""
     running_s: _builtins.float
     """Seconds since it began. 0: none is under way."""
     @_builtins.property

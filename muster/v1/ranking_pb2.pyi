@@ -398,6 +398,7 @@ class RankedProduct(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     STOCK_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
+    BASE_SCORE_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """The shop's identifier."""
     score: _builtins.float
@@ -410,6 +411,10 @@ class RankedProduct(_message.Message):
     """Price in the catalogue's currency as of receipt.applied_sequence. Absent: unknown."""
     stock: _builtins.int
     """Units in stock as of receipt.applied_sequence. Absent: unknown."""
+    base_score: _builtins.float
+    """Only with explain: what the score would be if nothing were known of the product. It and the signals' contributions add
+    up to score. Absent: the order's ranker cannot say.
+    """
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signal]:
         """Only with explain: the signals that entered the final order."""
@@ -424,15 +429,20 @@ class RankedProduct(_message.Message):
         price: _builtins.float | None = ...,
         stock: _builtins.int | None = ...,
         signals: _abc.Iterable[Global___Signal] | None = ...,
+        base_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "_stock", b"_stock", "price", b"price", "stock", b"stock"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_price", b"_price", "_stock", b"_stock", "base_score", b"base_score", "price", b"price", "stock", b"stock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_price", b"_price", "_stock", b"_stock", "brand", b"brand", "price", b"price", "product_id", b"product_id", "score", b"score", "signals", b"signals", "stock", b"stock", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_price", b"_price", "_stock", b"_stock", "base_score", b"base_score", "brand", b"brand", "price", b"price", "product_id", b"product_id", "score", b"score", "signals", b"signals", "stock", b"stock", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__base_score: _TypeAlias = _typing.Literal["base_score"]  # noqa: Y015
+    _WhichOneofArgType__base_score: _TypeAlias = _typing.Literal["_base_score", b"_base_score"]  # noqa: Y015
     _WhichOneofReturnType__price: _TypeAlias = _typing.Literal["price"]  # noqa: Y015
     _WhichOneofArgType__price: _TypeAlias = _typing.Literal["_price", b"_price"]  # noqa: Y015
     _WhichOneofReturnType__stock: _TypeAlias = _typing.Literal["stock"]  # noqa: Y015
     _WhichOneofArgType__stock: _TypeAlias = _typing.Literal["_stock", b"_stock"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_score) -> _WhichOneofReturnType__base_score | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__price) -> _WhichOneofReturnType__price | None: ...
     @_typing.overload
@@ -448,22 +458,33 @@ class Signal(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, as listed in the bundle's model card."""
     value: _builtins.float
     """Value. Absent: not known for this product or not computed by the executed plan."""
+    contribution: _builtins.float
+    """What it adds to the score of this product, in the score's unit: Shapley values of the ranker's trees (TreeSHAP). Absent:
+    the ranker that gave the score does not read it, or cannot say.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         value: _builtins.float | None = ...,
+        contribution: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_value", b"_value", "contribution", b"contribution", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_value", b"_value", "contribution", b"contribution", "name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__contribution: _TypeAlias = _typing.Literal["contribution"]  # noqa: Y015
+    _WhichOneofArgType__contribution: _TypeAlias = _typing.Literal["_contribution", b"_contribution"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__contribution) -> _WhichOneofReturnType__contribution | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___Signal: _TypeAlias = Signal  # noqa: Y015

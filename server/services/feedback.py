@@ -13,6 +13,7 @@ from muster.v1 import catalogue_pb2
 from muster.v1 import feedback_pb2 as pb
 from server import health
 from server.admission import Budget
+from server.audit import caller_of
 from server.catalogue.store import Appended
 from server.errors import BudgetSpent, InvalidFields, NotThePrimary
 from server.feedback.recording import Recorder, violations
@@ -32,6 +33,7 @@ class FeedbackService:
 
     recorder: makes what is kept. writable, primary: as for the catalogue. counted: told what was recorded, by
     kind of event, and what was scrubbed, by kind of find. default_us: budget of a Record without a deadline.
+    wrote: as for the catalogue.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class FeedbackService:
         counted: Callable[[Sequence[catalogue_pb2.Event], Mapping[str, int]], None],
         budget: Budget,
         default_us: int,
+        wrote: Callable[[tuple[str, str], int, int, int], None] = lambda caller, events, doubles, last: None,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._writer = writer
@@ -53,6 +56,7 @@ class FeedbackService:
         self._counted = counted
         self._budget = budget
         self._default_us = default_us
+        self._wrote = wrote
         self._clock_s = clock_s
         self._recording = 0
         self._lock = threading.Lock()
@@ -84,6 +88,7 @@ class FeedbackService:
             raise BudgetSpent("the deadline had passed on arrival; nothing was written")
         appended = self._writer.append(recorded.events, remaining_us / 1e6)
         self._counted(recorded.events, recorded.scrubbed)
+        self._wrote(caller_of(context), len(recorded.events), appended.duplicates, appended.sequence)
         return pb.RecordResponse(
             sequence=appended.sequence,
             epoch=appended.epoch,

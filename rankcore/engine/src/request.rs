@@ -320,6 +320,15 @@ enum Next {
 /// Candidates in some order, best first: index into the job's rows, score of that order.
 type Order = Vec<(usize, f64)>;
 
+/// What gave a candidate its score.
+#[derive(Debug, Clone, Copy)]
+enum Scorer {
+    /// The ranker of a tier.
+    Ranker(Tier),
+    /// One signal alone.
+    Signal(Column),
+}
+
 /// A request on its way.
 pub struct Job {
     services: Arc<Services>,
@@ -345,6 +354,8 @@ pub struct Job {
     rows: Vec<Row>,
     matrix: Matrix,
     text_described: Vec<bool>,
+    /// Per candidate, only for an explanation: what gave it its score.
+    scorers: Vec<Scorer>,
     live_described: bool,
     bm25_complete: bool,
     /// Order in which the running stage takes its candidates.
@@ -457,6 +468,7 @@ impl Job {
             rows: Vec::new(),
             matrix: Matrix::default(),
             text_described: Vec::new(),
+            scorers: Vec::new(),
             live_described: false,
             bm25_complete: false,
             order: Vec::new(),
@@ -717,6 +729,9 @@ impl Job {
     /// Lays the matrix out for the current rows and sets the lexical signals.
     fn reset_matrix(&mut self) {
         self.matrix = Matrix::unknown(self.rows.len());
+        if self.ask.explain {
+            self.scorers = vec![Scorer::Signal(Column::Bm25); self.rows.len()];
+        }
         self.text_described = vec![false; self.rows.len()];
         self.live_described = false;
         let best = self.lexical.first().map_or(0.0, |(_, score)| *score);
@@ -884,6 +899,9 @@ impl Job {
             .map(|candidate| (candidate, self.matrix.get(candidate, Column::Fused)))
             .collect();
         sort(&mut self.order);
+        if self.ask.explain {
+            self.scorers = vec![Scorer::Signal(Column::Fused); self.rows.len()];
+        }
         self.reached = Tier::Hybrid;
         Ok(true)
     }
@@ -941,6 +959,7 @@ impl Job {
             .and_then(|reading| Some((services.bundle.rankers.get(&tier)?, reading)));
         let order: Order = match ranker {
             Some((forest, reading)) => {
+                self.scored(members, Scorer::Ranker(tier));
                 self.describe(members, reading)?;
                 let mut scratch = Vec::new();
                 members
@@ -961,6 +980,7 @@ impl Job {
                     Tier::Late => Column::Late,
                     Tier::CrossSmall | Tier::CrossLarge => Column::Cross,
                 };
+                self.scored(members, Scorer::Signal(column));
                 members
                     .iter()
                     .map(|candidate| (*candidate, self.matrix.get(*candidate, column)))
@@ -1087,14 +1107,7 @@ impl Job {
             };
             product.score = score;
             if self.ask.explain {
-                product.signals = signals::NAMES
-                    .iter()
-                    .zip(self.matrix.row(candidate))
-                    .map(|(name, value)| wire::Signal {
-                        name: (*name).to_owned(),
-                        value: (!value.is_nan()).then_some(*value),
-                    })
-                    .collect();
+                self.explain(candidate, &mut product);
             }
             results.push(product);
         }
@@ -1149,6 +1162,51 @@ impl Job {
         match self.ask.source {
             Source::Search { .. } => self.plan.width,
             Source::Brought { .. } => usize::MAX,
+        }
+    }
+
+    /// Gives a result its signals, and what each of them adds to its score.
+    fn explain(&self, candidate: usize, product: &mut wire::RankedProduct) {
+        let row = self.matrix.row(candidate);
+        let parts = match self.scorers.get(candidate) {
+            Some(Scorer::Ranker(tier)) => {
+                let forest = self.services.bundle.rankers.get(tier);
+                let reading = self.services.readings.of(*tier);
+                forest
+                    .zip(reading)
+                    .and_then(|(forest, reading)| signals::contributions(forest, reading, row))
+            }
+            Some(Scorer::Signal(column)) if !row[*column as usize].is_nan() => {
+                let mut parts = vec![f64::NAN; signals::COUNT];
+                parts[*column as usize] = row[*column as usize];
+                Some(parts)
+            }
+            _ => None,
+        };
+        let known = |value: f64| (!value.is_nan()).then_some(value);
+        // The base takes what the score was moved by as well, to stand below those of a better tier.
+        product.base_score = parts
+            .as_ref()
+            .map(|parts| product.score - parts.iter().filter(|part| !part.is_nan()).sum::<f64>());
+        let part_of = |at: usize| parts.as_ref().and_then(|parts| known(parts[at]));
+        product.signals = signals::NAMES
+            .iter()
+            .zip(row)
+            .enumerate()
+            .map(|(at, (name, value))| wire::Signal {
+                name: (*name).to_owned(),
+                value: known(*value),
+                contribution: part_of(at),
+            })
+            .collect();
+    }
+
+    /// Remembers what gave candidates their scores, for an explanation.
+    fn scored(&mut self, members: &[usize], by: Scorer) {
+        if self.ask.explain {
+            for candidate in members {
+                self.scorers[*candidate] = by;
+            }
         }
     }
 

@@ -254,6 +254,20 @@ pub fn score(forest: &Forest, reading: &Reading, row: &[f64], scratch: &mut Vec<
     forest.score(scratch)
 }
 
+/// What each signal adds to the score that [`score`] gives, `COUNT` long, NaN where the ranker does not read it; `None`
+/// where the ranker cannot say. What is missing to the score is the ranker's score of a product of which nothing is known.
+#[must_use]
+pub fn contributions(forest: &Forest, reading: &Reading, row: &[f64]) -> Option<Vec<f64>> {
+    let features: Vec<f64> = reading.columns.iter().map(|column| row[*column]).collect();
+    let mut parts = vec![0.0; features.len()];
+    forest.contributions(&features, &mut parts)?;
+    let mut all = vec![f64::NAN; COUNT];
+    for (column, part) in reading.columns.iter().zip(parts) {
+        all[*column] = part;
+    }
+    Some(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -77,6 +77,22 @@ def test_what_cannot_go_on_is_inconclusive(
     assert ("come to its end" if what == "finished" else "no tune that can go on") in told["reason"]
 
 
+def test_a_tune_goes_on_with_more_minutes_where_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def few(study: Any, folder: Path, *, progress: bool) -> Result:
+        asked.append(study.minutes)
+        raise Inconclusive("too few")
+
+    monkeypatch.setattr(command, "tune", few)
+    folder = str(tmp_path / "run")
+    for options in (["--minutes", "2", "--journal"], ["--resume"], ["--minutes", "50", "--resume"]):
+        assert command.main([*options, folder]) == 20
+    assert asked == [2.0, 2.0, 50.0]
+
+
 def test_what_is_recommended_is_printed_once_as_json_and_its_files_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1001,6 +1001,7 @@ impl Generation {
             price: values.price(),
             stock: values.stock(),
             signals: Vec::new(),
+            base_score: None,
         })
     }
 

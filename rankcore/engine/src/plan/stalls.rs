@@ -155,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn stalls_of_one_request_in_ten_are_allowed_for_within_a_second() {
+    fn stalls_of_one_request_in_five_are_allowed_for_within_a_second() {
         let stalls = Stalls::default();
         let now_us = requests(&stalls, 0, std::iter::repeat_n(0, 1_000));
-        let stalled = |number: u64| if number % 5 == 0 { 20_000 } else { 0 };
+        let stalled = |number: u64| if number.is_multiple_of(5) { 20_000 } else { 0 };
         let now_us = requests(&stalls, now_us, (0..25).map(stalled));
         let allowed_us = stalls.allowed_us(now_us);
         assert!((20_000..26_000).contains(&allowed_us), "{allowed_us}");

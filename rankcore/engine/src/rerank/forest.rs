@@ -4,6 +4,7 @@
 //! refused when the bundle is opened, so that scoring cannot fail.
 
 use crate::error::{Error, Result};
+use crate::rerank::explain::{self, Explained};
 
 /// Values this close to 0 count as 0 where zero means "missing" (LightGBM's `kZeroThreshold`).
 const ZERO_THRESHOLD: f64 = 1e-35_f32 as f64;
@@ -40,6 +41,8 @@ pub struct Forest {
     nodes: Vec<Node>,
     /// Per node: the value of a leaf, 0 for a split.
     values: Vec<f64>,
+    /// Per node: rows of training that came through it. Empty: the model does not say.
+    covers: Vec<f64>,
     /// True: some node takes zero as missing.
     zero_missing: bool,
 }
@@ -102,6 +105,28 @@ impl Forest {
         }
     }
 
+    /// What each feature adds to [`Forest::score`] of one row, written to `out` in the order of
+    /// [`Forest::feature_names`]; returns the score of a product of which nothing is known, the mean over the rows of
+    /// training. Both together sum to the score, up to rounding. See [`crate::rerank::explain`].
+    ///
+    /// `None`: the model has no counts of its leaves, or a tree deeper than [`explain::DEPTH_MAX`]. Panics if `row` or
+    /// `out` is shorter than the names.
+    pub fn contributions(&self, row: &[f64], out: &mut [f64]) -> Option<f64> {
+        let width = self.feature_names.len();
+        let (row, out) = (&row[..width], &mut out[..width]);
+        let deep = |tree: &Tree| tree.depth > explain::DEPTH_MAX;
+        if self.covers.is_empty() || self.trees.iter().any(deep) {
+            return None;
+        }
+        out.fill(0.0);
+        let mut base = 0.0;
+        for tree in &self.trees {
+            explain::add_contributions(self, tree.root, row, out);
+            base += explain::expected(self, tree.root, row);
+        }
+        Some(base)
+    }
+
     /// One row down several trees at once.
     fn score_row<const ZERO: bool>(&self, row: &[f64]) -> f64 {
         let mut total = 0.0;
@@ -146,6 +171,27 @@ impl Forest {
             }
         }
         scores.copy_from_slice(&totals);
+    }
+}
+
+impl Explained for Forest {
+    fn branch(&self, node: u32, row: &[f64]) -> Option<([u32; 2], usize)> {
+        let split = self.nodes[node as usize];
+        let [right, left] = split.children;
+        if right == node {
+            return None;
+        }
+        let taken = split.next::<true>(row);
+        let other = if taken == left { right } else { left };
+        Some(([taken, other], split.feature as usize))
+    }
+
+    fn value(&self, node: u32) -> f64 {
+        self.values[node as usize]
+    }
+
+    fn cover(&self, node: u32) -> f64 {
+        self.covers[node as usize]
     }
 }
 
@@ -195,8 +241,10 @@ fn parse(text: &str) -> Parsed<Forest> {
         trees: Vec::new(),
         nodes: Vec::new(),
         values: Vec::new(),
+        covers: Vec::new(),
         zero_missing: false,
     };
+    let mut counted = true;
     for (index, block) in blocks.enumerate() {
         let (number, block) = block.split_once('\n').unwrap_or((block, ""));
         if number.trim() != index.to_string() {
@@ -204,12 +252,44 @@ fn parse(text: &str) -> Parsed<Forest> {
         }
         // What follows the last tree (importances, parameters) is not part of it.
         let block = block.split("\nend of trees").next().unwrap_or_default();
-        add_tree(&mut forest, block).map_err(|reason| format!("tree {index}: {reason}"))?;
+        let tree = add_tree(&mut forest, block).and_then(|()| add_covers(&mut forest, block));
+        counted &= tree.map_err(|reason| format!("tree {index}: {reason}"))?;
     }
     if !text.contains("\nend of trees") {
         return Err("truncated: \"end of trees\" is missing".into());
     }
+    if !counted {
+        forest.covers.clear();
+    }
     Ok(forest)
+}
+
+/// Adds up how many rows of training came through each node of the tree that was just added, which is all that an
+/// explanation needs beside it. False: the model does not say.
+fn add_covers(forest: &mut Forest, block: &str) -> Parsed<bool> {
+    let root = forest.trees.last().map_or(0, |tree| tree.root as usize);
+    let nodes = forest.nodes.len() - root;
+    let leaves = nodes.div_ceil(2);
+    let splits = nodes - leaves;
+    forest.covers.resize(forest.nodes.len(), 0.0);
+    // Of a tree that is one leaf LightGBM may write no count; none is needed.
+    if splits == 0 {
+        return Ok(true);
+    }
+    if value(block, "leaf_count").is_none() {
+        return Ok(false);
+    }
+    let counts: Vec<u32> = many(block, "leaf_count", leaves)?;
+    for (leaf, count) in counts.into_iter().enumerate() {
+        // A leaf that no row reached is still a way; it must not divide by nothing.
+        forest.covers[root + splits + leaf] = f64::from(count.max(1));
+    }
+    // Children come after their parents, and only leaves are their own children.
+    for node in (root..root + splits).rev() {
+        let [right, left] = forest.nodes[node].children;
+        forest.covers[node] = forest.covers[right as usize] + forest.covers[left as usize];
+    }
+    Ok(true)
 }
 
 fn add_tree(forest: &mut Forest, block: &str) -> Parsed<()> {
@@ -460,6 +540,90 @@ mod tests {
                 compared += 1;
             }
             assert_eq!(compared, 240);
+        }
+    }
+
+    /// Shapley's values by their definition: over all orders in which features become known.
+    fn shapley(forest: &Forest, row: &[f64]) -> Vec<f64> {
+        fn mean(forest: &Forest, node: u32, row: &[f64], known: u32) -> f64 {
+            let Some(([taken, other], feature)) = forest.branch(node, row) else {
+                return forest.value(node);
+            };
+            if known >> feature & 1 == 1 {
+                return mean(forest, taken, row, known);
+            }
+            let weight = |child| forest.cover(child) / forest.cover(node);
+            weight(taken) * mean(forest, taken, row, known)
+                + weight(other) * mean(forest, other, row, known)
+        }
+        let width = forest.feature_names().len();
+        let factorial = |n: usize| (1..=n).map(|k| k as f64).product::<f64>();
+        let worth = |known: u32| -> f64 {
+            let trees = forest.trees.iter();
+            trees.map(|tree| mean(forest, tree.root, row, known)).sum()
+        };
+        (0..width)
+            .map(|feature| {
+                let without = (0..1_u32 << width).filter(|known| known >> feature & 1 == 0);
+                without
+                    .map(|known| {
+                        let size = known.count_ones() as usize;
+                        let weight =
+                            factorial(size) * factorial(width - size - 1) / factorial(width);
+                        weight * (worth(known | 1 << feature) - worth(known))
+                    })
+                    .sum()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn contributions_are_shapley_values_and_add_up_to_the_score() {
+        for (model, cases) in [
+            (
+                include_str!("../../tests/fixtures/lambdarank.txt"),
+                include_str!("../../tests/fixtures/lambdarank_scores.csv"),
+            ),
+            (
+                include_str!("../../tests/fixtures/lambdarank_zero_missing.txt"),
+                include_str!("../../tests/fixtures/lambdarank_zero_missing_scores.csv"),
+            ),
+        ] {
+            let forest = Forest::parse(model).unwrap();
+            let width = forest.feature_names().len();
+            assert!(width <= 12, "all subsets of {width} features are too many");
+            let mut parts = vec![f64::NAN; width];
+            for (number, line) in cases.lines().enumerate() {
+                let row: Vec<f64> = line.split(',').map(|v| v.parse().unwrap()).collect();
+                let base = forest.contributions(&row, &mut parts).unwrap();
+                let total = base + parts.iter().sum::<f64>();
+                assert!((total - forest.score(&row)).abs() < 1e-9, "{line}");
+                if number % 40 == 0 {
+                    for (part, expected) in parts.iter().zip(shapley(&forest, &row)) {
+                        assert!((part - expected).abs() < 1e-9, "{part} against {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_without_counts_is_not_explained_and_wrong_counts_are_refused() {
+        assert!(
+            Forest::parse(&stump(0))
+                .unwrap()
+                .contributions(&[0.2], &mut [0.0])
+                .is_none()
+        );
+        let counted = |counts: &str| {
+            stump(0).replace("is_linear=0", &format!("leaf_count={counts}\nis_linear=0"))
+        };
+        let forest = Forest::parse(&counted("3 1")).unwrap();
+        let mut part = [0.0];
+        assert_eq!(forest.contributions(&[0.2], &mut part), Some(1.25));
+        assert!((part[0] - -0.25).abs() < 1e-12);
+        for wrong in ["3", "3 -1", "3 x"] {
+            assert!(Forest::parse(&counted(wrong)).is_err(), "{wrong}");
         }
     }
 

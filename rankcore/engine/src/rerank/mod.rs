@@ -2,6 +2,7 @@
 
 pub mod chunks;
 pub mod cross;
+pub mod explain;
 pub mod forest;
 pub mod late;
 pub mod settled;

@@ -1,0 +1,1 @@
+"""The pages, a module each. Every one takes the `Console` and draws into the frame."""

@@ -1,0 +1,84 @@
+"""Explanations: the parts add up, and the words say what the parts say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muster.explanation import IDEAS, TOLERANCE, explain, for_auditor, for_shopper
+
+SIGNALS = [signal for idea in IDEAS for signal in idea.signals]
+FIGURES = st.floats(-50, 50, allow_nan=False)
+
+
+def result(parts: dict[str, float], *, base: float = 1.0, score: float | None = None) -> dict[str, Any]:
+    total = base + sum(parts.values()) if score is None else score
+    signals = [{"name": name, "value": 0.5, "contribution": part} for name, part in parts.items()]
+    return {"product_id": "p", "score": total, "base_score": base, "signals": signals}
+
+
+@given(st.dictionaries(st.sampled_from(SIGNALS), FIGURES), FIGURES)
+def test_parts_and_ideas_add_up_to_the_score(parts: dict[str, float], base: float) -> None:
+    told = result(parts, base=base)
+    found = explain(told)
+    assert found is not None and found.adds_up
+    ideas = sum(total for _, total in found.ideas())
+    assert abs(found.base + ideas - told["score"]) <= TOLERANCE * max(1.0, abs(base), abs(told["score"]))
+
+
+def test_a_sum_that_does_not_add_up_is_told() -> None:
+    found = explain(result({"bm25": 0.5}, score=9.0))
+    assert found is not None and not found.adds_up
+    assert "+7.5000 is not accounted for" in for_auditor(found)
+
+
+def test_every_signal_belongs_to_one_idea() -> None:
+    assert len(SIGNALS) == len(set(SIGNALS))
+
+
+def test_the_shopper_is_told_what_weighs_most_and_no_numbers() -> None:
+    found = explain(result({"bm25": 0.9, "late": 0.3, "price_log": -0.5, "rating": 0.001}))
+    assert found is not None
+    told = for_shopper(found)
+    assert told == (
+        "Shown because it has the words that you typed and it is close in meaning to what you asked for,"
+        " though its price speaks against it."
+    )
+    assert not any(character.isdigit() for character in told)
+
+
+def test_signals_of_one_idea_are_told_together() -> None:
+    found = explain(result({"bm25": 1.0, "bm25_share": -1.0, "dense": 0.2}))
+    assert found is not None
+    assert for_shopper(found) == "Shown because it is close in meaning to what you asked for."
+
+
+def test_a_product_that_nothing_speaks_for_has_words_too() -> None:
+    against, nothing = explain(result({"dense": -0.2})), explain(result({}))
+    assert against is not None and nothing is not None
+    assert for_shopper(against).startswith("Shown as one of the nearest, though")
+    assert for_shopper(nothing) == "Shown as one of the nearest; nothing sets it apart."
+
+
+def test_the_auditor_gets_the_whole_sum_and_the_rest_in_one() -> None:
+    found = explain(result({"bm25": 0.5, "late": -0.25, "rating": 0.125}))
+    assert found is not None
+    assert for_auditor(found) == (
+        "1.3750 = 1.0000 for any product +0.5000 bm25 (0.5) -0.2500 late (0.5) +0.1250 rating (0.5)"
+    )
+    assert (
+        for_auditor(found, parts_max=1)
+        == "1.3750 = 1.0000 for any product +0.5000 bm25 (0.5) -0.1250 2 others"
+    )
+
+
+def test_signals_that_add_nothing_are_counted_and_not_listed() -> None:
+    found = explain(result({"bm25": 0.5, "dense": 0.0, "rating": 0.0}))
+    assert found is not None and [part.signal for part in found.parts] == ["bm25"]
+    assert for_auditor(found).endswith("bm25 (0.5); 2 more signals are read and add nothing")
+
+
+def test_without_contributions_there_is_no_explanation() -> None:
+    assert explain({"product_id": "p", "score": 1.0, "signals": [{"name": "bm25", "value": 1.0}]}) is None
