@@ -5,6 +5,7 @@ Beside the kinds that every judge reads:
     hostile   one hostile request: asked, request, accepted (the statuses that it may end with), status
     memory    replica, pid, rss_bytes; without rss_bytes the process had ended
     process   replica, pid, as the replica itself told
+    mutated   sent, lost (connections), statuses, unexpected (those that tell of a fault), by count
 """
 
 from __future__ import annotations
@@ -87,6 +88,24 @@ def judge_hostile(history: History, limits: HostileLimits) -> Judgement:
         busy = generator_stall_ms(history) > STALL_MS
         (found.doubts if busy else found.deviations).append(sentence)
     return found.judgement(figures)
+
+
+def judge_mutated(history: History, attack: Judgement, messages: int) -> Judgement:
+    """The judgement of an attack, and of so many mutated messages beside it."""
+    told = history.first("mutated")
+    sent = 0 if told is None else told["sent"]
+    wrong = {} if told is None else dict(told["unexpected"])
+    if told is not None and told["lost"]:
+        wrong["connections lost"] = told["lost"]
+    figures = {**attack.figures, "mutated": sent, "mutated_unexpected": sum(wrong.values())}
+    if wrong:
+        listed = ", ".join(f"{count} {name}" for name, count in sorted(wrong.items()))
+        reasons = (*attack.reasons, f"of {sent} mutated messages: {listed}")
+        return Judgement(Verdict.DEVIATED, figures, reasons)
+    if sent < messages and attack.verdict is Verdict.HELD:
+        reason = f"{sent} of {messages} mutated messages were sent"
+        return Judgement(Verdict.INCONCLUSIVE, figures, (*attack.reasons, reason))
+    return Judgement(attack.verdict, figures, attack.reasons)
 
 
 def _waits(one: Record) -> bool:

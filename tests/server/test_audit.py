@@ -154,7 +154,7 @@ class Counted:
     def start(self) -> float:
         return 0.0
 
-    def finish(self, started: float, code: grpc.StatusCode) -> None:
+    def finish(self, started: float, code: grpc.StatusCode, **told: Any) -> None:
         """Nothing is published."""
 
 
