@@ -99,8 +99,8 @@ class Audit:
 
     @property
     def damaged(self) -> bool | None:
-        """Whether what is there does not lead up to what is written now, as far as was seen at the start; None:
-        nothing is kept."""
+        """Whether the newest records were found damaged at the start, so that what is written now cannot
+        follow from them; None: nothing is kept."""
         return None if self._folder is None else self._damaged
 
     def wrote(self, caller: tuple[str, str], events: int, duplicates: int, sequence: int) -> None:

@@ -78,7 +78,8 @@ class Metrics:
 
     status: what the replica says of itself by name, as ``server.observation`` reads it: numbers (``_GAUGES``,
     ``_COUNTERS``), numbers by label (``_LABELLED``), histograms (``_HISTOGRAMS``). front, guarded: what
-    ``rankcore.Front.counted`` and ``guarded`` return, the latter with `audit_damaged`. All are called at each scrape.
+    ``rankcore.Front.counted`` and ``guarded`` return, the latter with `audit_damaged`. All are called at each
+    scrape.
     """
 
     def __init__(

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Iterator
 from concurrent import futures
-from typing import Any
 
 import grpc
 import pytest
@@ -15,24 +14,26 @@ from drills.experiment import Judgement, Verdict
 from drills.journal import History, Record
 from drills.judges.hostile import judge_mutated
 from drills.rig.mutated import mutation, send_mutated
-from muster.v1 import ranking_pb2, ranking_pb2_grpc
 
 
-class Some(ranking_pb2_grpc.RankingServiceServicer):
-    """Breaks over every Rerank that it can read."""
+def some(request: bytes, context: grpc.ServicerContext) -> bytes:
+    """Answers a request of an odd length, and breaks over others."""
+    if len(request) % 2:
+        return b""
+    context.abort(grpc.StatusCode.INTERNAL, "a fault of ours")
+    raise AssertionError
 
-    def Search(self, request: Any, context: grpc.ServicerContext) -> ranking_pb2.SearchResponse:
-        return ranking_pb2.SearchResponse()
 
-    def Rerank(self, request: Any, context: grpc.ServicerContext) -> ranking_pb2.RerankResponse:
-        context.abort(grpc.StatusCode.INTERNAL, "a fault of ours")
-        raise AssertionError
+class Everything(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Every method is answered by `some`."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(some)
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    ranking_pb2_grpc.add_RankingServiceServicer_to_server(Some(), server)  # type: ignore[no-untyped-call]
+    server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[Everything()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
