@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from concurrent import futures
+from typing import Any
 
 import grpc
 import pytest
