@@ -9,14 +9,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from google.protobuf.message import Message
+
 from drills.rig.hostile import GET, RERANK, SEARCH
 from drills.rig.wire import Connection, WireError, request_headers
 from muster.v1 import catalogue_pb2, ranking_pb2
 
 _DEADLINE_S = 10.0
-_SEEDS = {
+_SEEDS: dict[str, Sequence[Message]] = {
     SEARCH: [
-        ranking_pb2.SearchRequest(query="running shoes", facets=["brand"], filter={"brands": ["acme"]}),
+        ranking_pb2.SearchRequest(
+            query="running shoes", facets=["brand"], filter=ranking_pb2.Filter(brands=["acme"])
+        ),
         ranking_pb2.SearchRequest(query="schöne Schuhe", page_size=20, offset=10, explain=True),
     ],
     RERANK: [ranking_pb2.RerankRequest(query="shoe", product_ids=["p1", "p2", "p3"])],
