@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 
 import grpc
@@ -46,11 +48,13 @@ def test_reads_go_on_stale_and_writes_fail_until_the_server_is_back(
         "catalogue.busy_ms": 500,
         "generation.rebuild": "false",
     }
-    with (
-        Replica(bundle, tmp_path / "data-a", "a", settings) as first,
-        Replica(bundle, tmp_path / "data-b", "b", settings) as second,
-    ):
-        pair = (first.wait_serving(), second.wait_serving())
+    with contextlib.ExitStack() as running:
+        first = running.enter_context(Replica(bundle, tmp_path / "data-a", "a", settings)).wait_serving()
+        # As on two machines: each has its own folder, and a copy of one file of secrets.
+        (tmp_path / "data-b").mkdir()
+        shutil.copy2(tmp_path / "data-a/privacy.secrets", tmp_path / "data-b")
+        second = running.enter_context(Replica(bundle, tmp_path / "data-b", "b", settings)).wait_serving()
+        pair = (first, second)
         primaries: list[Replica] = []
 
         def primary_found() -> bool:

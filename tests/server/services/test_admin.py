@@ -31,7 +31,8 @@ def test_status_tells_role_and_progress(pair: Pair) -> None:
 
 
 def test_status_tells_how_the_log_is_kept_within_its_bounds(pair: Pair) -> None:
-    wait_until(lambda: pair.primary.status().HasField("folding"), "a look at the log")
+    # A first look may come before the first event.
+    wait_until(lambda: pair.primary.status().folding.first_sequence > 0, "a look at the log")
     folding = pair.primary.status().folding
     assert folding.first_sequence == 1
     assert folding.store_bytes > 10_000
