@@ -34,7 +34,9 @@ SERVICES = {
         "BeginDrill",
         "EndDrill",
         "AbortDrill",
+        "EraseShopper",
     },
+    "muster.v1.FeedbackService": {"Record"},
 }
 
 
