@@ -110,7 +110,8 @@ def halve(
     limits: Limits,
     seed: int,
 ) -> Found:
-    """Searches over the given points (with their origins) and drawn ones, `points` in all.
+    """Searches over the given points (with their origins) and drawn ones: `points` in all, up to twice as many
+    where points broke something.
 
     After the first round the best group of settings of each kind is put together into one more point: groups
     show in different outcomes, so the best lease of one point may go with the best planner of another.
@@ -118,14 +119,21 @@ def halve(
     tried = [Standing(dict(point), origin) for origin, point in given]
     for standing in tried:
         standing.outcomes += measure(standing.point, [seed])
-    while len(tried) < points:
+    later = rungs(points)[1:]
+    wanted = later[0][0] if later else 1
+
+    def too_few_valid() -> bool:
+        return sum(not one.broken(limits) for one in tried) < wanted and len(tried) < 2 * points
+
+    # Points that broke something leave later rounds empty: the runs go to further points instead.
+    while len(tried) < points or too_few_valid():
         standing = Standing(sampler.draw(), "drawn")
         standing.outcomes += measure(standing.point, [seed])
         invalid = standing.broken(limits)
         sampler.told(standing.point, None if invalid else mean_cost(standing.outcomes, weights))
         tried.append(standing)
     left, entered = tried, [len(tried)]
-    for number, (most, runs) in enumerate(rungs(points)[1:], 1):
+    for number, (most, runs) in enumerate(later, 1):
         left = _better(left, weights, limits)[:most]
         together = _combined(left, weights) if number == 1 else None
         if together is not None and key(together.point) not in {key(one.point) for one in tried}:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -80,6 +81,8 @@ class Jobs:
                 limit=_LINE_BYTES_MAX,
                 # A group of its own: the keys pressed at the console's terminal are not for it.
                 start_new_session=True,
+                # A console that was started with `&` ignores Ctrl-C, which its children would inherit.
+                preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
                 env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100", "TERM": "dumb"},
             )
         except OSError:

@@ -226,6 +226,8 @@ class EnvelopeReader(io.RawIOBase):
     def _open(self) -> bytes:
         length = int.from_bytes(self._raw.read(4), "big")
         sealed = self._raw.read(length) if _TAG_BYTES <= length <= FRAME_BYTES + _TAG_BYTES else b""
+        if len(sealed) != length:
+            raise EnvelopeRefused(f"its frame {self._number} was changed, or is missing")
         context = self.context.encode()
         for last in (False, True):
             try:
@@ -270,10 +272,13 @@ def _nonce(prefix: bytes, number: int, last: bool) -> bytes:
     return prefix + number.to_bytes(4, "big") + bytes([last])
 
 
+def _head(context: str, name: str, wrapped: bytes, prefix: bytes) -> bytes:
+    values = {"context": context, "key": name, "wrapped": wrapped.hex(), "prefix": prefix.hex()}
+    return json.dumps(values).encode()
+
+
 def _write_head(raw: IO[bytes], context: str, name: str, wrapped: bytes, prefix: bytes) -> None:
-    head = json.dumps(
-        {"context": context, "key": name, "wrapped": wrapped.hex(), "prefix": prefix.hex()}
-    ).encode()
+    head = _head(context, name, wrapped, prefix)
     raw.write(MAGIC + len(head).to_bytes(4, "big") + head)
 
 
@@ -284,11 +289,14 @@ def _read_head(raw: IO[bytes]) -> dict[str, Any]:
     data = raw.read(length) if length <= _HEAD_BYTES_MAX else b""
     try:
         head = json.loads(data)
+        prefix, wrapped = bytes.fromhex(head["prefix"]), bytes.fromhex(head["wrapped"])
         sound = (
             isinstance(head["context"], str)
             and isinstance(head["key"], str)
-            and len(bytes.fromhex(head["prefix"])) == _PREFIX_BYTES
-            and len(bytes.fromhex(head["wrapped"])) == _NONCE_BYTES + KEY_BYTES + _TAG_BYTES
+            and len(prefix) == _PREFIX_BYTES
+            and len(wrapped) == _NONCE_BYTES + KEY_BYTES + _TAG_BYTES
+            # One spelling only: a head whose bytes changed is another one, though it says the same.
+            and _head(head["context"], head["key"], wrapped, prefix) == data
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False

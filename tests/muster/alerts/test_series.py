@@ -71,8 +71,9 @@ def test_three_days_of_a_counter_cost_some_hundred_points_and_still_tell_its_gro
         assert grown == pytest.approx(window_s / 5, rel=0.06)
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.integers(0, 29))
-def test_a_counter_that_begins_again_loses_no_growth(steps: list[float], reset: int) -> None:
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30), st.integers(0, 29))
+def test_a_counter_that_begins_again_loses_no_growth(steps: list[int], reset: int) -> None:
+    # Whole numbers: a small step on a large count is rounded away before anyone reads it.
     total, value, points = 0.0, 0.0, []
     for number, step in enumerate(steps):
         if number == reset:

@@ -47,13 +47,14 @@ def test_what_was_written_comes_back(size: int) -> None:
     assert sealed(content) != data
 
 
-@settings(max_examples=60, deadline=None)
-@given(at=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255))
-def test_no_changed_byte_passes(at: float, value: int) -> None:
-    data = bytearray(sealed(b"what a shopper did " * 20))
-    data[int(at * len(data))] ^= value
-    with pytest.raises(EnvelopeRefused):
-        opened(bytes(data))
+@pytest.mark.parametrize("value", [1, 2, 0x20, 0x29, 0x80, 0xFF])
+def test_no_changed_byte_passes(value: int) -> None:
+    data = sealed(b"what a shopper did " * 4)
+    for at in range(len(data)):
+        changed = bytearray(data)
+        changed[at] ^= value
+        with pytest.raises(EnvelopeRefused):
+            opened(bytes(changed))
 
 
 @settings(max_examples=40, deadline=None)
