@@ -110,8 +110,8 @@ def halve(
     limits: Limits,
     seed: int,
 ) -> Found:
-    """Searches over the given points (with their origins) and drawn ones: `points` in all, up to twice as many
-    where points broke something.
+    """Searches over the given points (with their origins) and drawn ones: `points` in all, up to twice as
+    many where points broke something.
 
     After the first round the best group of settings of each kind is put together into one more point: groups
     show in different outcomes, so the best lease of one point may go with the best planner of another.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from drills.experiment import Inconclusive
 from drills.report.records import Records
 from drills.tune.kept import ROW, Kept, Study
@@ -56,8 +57,8 @@ def points_of(point: Point) -> float:
     return cost(replace(outcome, replicas=int(point[REPLICAS])), PROFILE.weights)
 
 
-# Of the seeds 1 to 120 one (47, with this noise) ends without a recommendation; the last two are of searches in
-# which most points are invalid.
+# Of the seeds 1 to 120 one (47, with this noise) ends without a recommendation; the last two are of searches
+# in which most points are invalid.
 @pytest.mark.parametrize(("seed", "noise"), [(1, 0.2), (2, 0.0), (3, 0.2), (35, 0.2), (110, 0.0)])
 def test_a_poor_configuration_is_improved_and_nothing_invalid_is_recommended(
     tmp_path: Path, seed: int, noise: float

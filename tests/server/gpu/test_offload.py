@@ -172,7 +172,7 @@ def test_a_device_serves_the_same_ranking_and_when_it_is_lost_the_processor_does
         after = rerank(replica)
         assert after.receipt.tier == ranking_pb2.TIER_CROSS_SMALL
         on_processor = cross_scores(after)
-        # Which products it reads is the planner's choice of the moment; at least this many are read each time.
+        # Which products it reads is the planner's choice of the moment: 32 of them or more.
         both = on_processor.keys() & on_device.keys()
         assert len(both) >= 2 * 32 - PRODUCTS
         # The bundle's small model is float32 in both.
