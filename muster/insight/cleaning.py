@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from muster.insight.events import ANSWER, DAY_US, HOUR_US, MINUTE_US, VIEW, Events, Ints, Mask, numbered
+from muster.insight.events import ANSWER, DAY_US, HOUR_US, MINUTE_US, VIEW, Events, Ints, Mask
 
 REASONS = {
     "unknown_kind": "of a kind that is no feedback",
@@ -59,14 +59,14 @@ def cleaned(events: Events, bounds: Bounds, now_us: int) -> tuple[Events, LeftOu
             events = events.take(~bad)
 
     drop("duplicate", _duplicates(events))
+    fast = _fast(events, bounds)
+    left.floods = len(fast)
+    drop("flood", np.isin(events.actor, fast))
     drop("unknown_receipt", _unknown(events))
     drop("expired_receipt", events.state == 2)
     events = _corrected(events)
     left.server_clock = int(events.server_clock.sum())
     drop("wrong_clock", (events.at_us < _EARLIEST_US) | (events.at_us > now_us + DAY_US))
-    fast = _fast(events, bounds)
-    left.floods = len(fast)
-    drop("flood", np.isin(events.actor, fast))
     return events, left
 
 

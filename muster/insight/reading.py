@@ -1,4 +1,4 @@
-"""Reads event files (Parquet, CSV, TSV, JSONL) and what a replica kept, batch by batch, into columns of numbers.
+"""Reads event files (Parquet, CSV, TSV, JSONL) and what a replica kept, batch by batch, into columns.
 
 Names of shoppers, sessions and receipts become 64-bit hashes as each batch is read; only those are held.
 """
@@ -232,7 +232,8 @@ def _texts(column: pa.Array | None, size: int) -> pa.DictionaryArray:
         column = pa.nulls(size, pa.string())
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return pc.dictionary_encode(pc.cast(column, pa.string()))
+    encoded: pa.DictionaryArray = pc.dictionary_encode(pc.cast(column, pa.string()))
+    return encoded
 
 
 def _each(texts: pa.DictionaryArray, number: Callable[[str], int], absent: int) -> NDArray[np.int64]:
@@ -284,7 +285,7 @@ def _dates(column: pa.Array) -> NDArray[np.int64]:
         if pc.all(digits, min_count=1).as_py():
             return _whole(column, len(column), 0, "times")
     moments = pc.cast(pc.cast(column, pa.timestamp("us", tz="UTC")), pa.int64())
-    return np.maximum(pc.fill_null(moments, 0).to_numpy(zero_copy_only=False), 0)
+    return np.asarray(np.maximum(pc.fill_null(moments, 0).to_numpy(zero_copy_only=False), 0))
 
 
 def file_batches(path: Path) -> Iterator[pa.RecordBatch]:
