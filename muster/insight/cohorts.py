@@ -18,8 +18,8 @@ WEEKS = 12
 def cohorts(events: Events, least: int) -> tuple[Table, Table]:
     """The matrix of cohorts by weeks since, and the share that is back after each number of weeks over all.
 
-    A week that the data do not hold to its end is left out, and so is, for each shopper, every week that ends after
-    the period of the pseudonym: it would look as if nobody came back.
+    A week that the data do not hold to its end is left out, and so is, for each shopper, every week that ends
+    after the period of the pseudonym: it would look as if nobody came back.
     """
     titles = ("Returning shoppers, by week", "Returning shoppers, by first week")
     named = events.take(events.named)
@@ -51,8 +51,8 @@ def cohorts(events: Events, least: int) -> tuple[Table, Table]:
             day = np.datetime64(int(start * 7 + 4), "D")
             matrix.append({"first_week": str(day), "weeks_later": since, **_share(back[cohort])})
     note = (
-        "Pseudonyms change after a period, so a shopper who came before it looks new, and returns are followed"
-        " within the period only."
+        "Pseudonyms change after a period, so a shopper who came before it looks new, and returns are"
+        " followed within the period only."
         if renewed
         else "Shoppers who came before the data begin look new."
     )

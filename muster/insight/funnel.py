@@ -49,7 +49,7 @@ def funnel(events: Events, least: int) -> Table:
     for row in rows:
         if row["hidden"]:
             row.update(of_step_before=None, of_step_before_low=None, of_step_before_high=None)
-    about = "Share of sessions that took this step and all before it; each step is also told as a share of the one before."
+    about = "Share of sessions that took this step and all before it, and of those that took the one before."
     return Table("funnel", "From answer to purchase", about, rows, (note + skipped).strip())
 
 

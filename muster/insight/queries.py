@@ -65,7 +65,7 @@ _TABLES = (
     (
         "queries_without_clicks",
         "Queries without clicks",
-        "Share of answers that showed products of which none was clicked; named are queries that never had a click.",
+        "Share of answers with products of which none was clicked; named are queries that never had one.",
     ),
 )
 

@@ -19,9 +19,9 @@ _STRATUM_LEAST = 20
 
 PLAIN, STRATIFIED, BY_CHANCE = "plain", "same hour and priority", "tier by chance"
 NOT_CAUSAL = (
-    "A tier follows load, deadline and priority, and these follow the hour and the shopper: the plain difference is"
-    " not what the tier does. Comparing within the same hour and priority takes away what those two explain, and no"
-    " more. Only where an experiment drew the tier does the difference say what it does."
+    "A tier follows load, deadline and priority, and these follow the hour and the shopper: the plain"
+    " difference is not what the tier does. Comparing within the same hour and priority takes away what those"
+    " two explain, and no more. Only where an experiment drew the tier does the difference say what it does."
 )
 
 
@@ -29,7 +29,9 @@ def by_position(products: Shown | None, known_by: str, least: int) -> list[Table
     """The share of products shown at each position that were clicked, and bought."""
     tables = []
     for outcome, title in (("clicked", "Clicks by position"), ("bought", "Purchases by position")):
-        about = f"Share of products shown at a position that were {outcome}; what was shown is known from {known_by}."
+        about = (
+            f"Share of products shown at a position that were {outcome}; shown is what {known_by} tell of."
+        )
         if products is None:
             tables.append(
                 Table(f"{outcome}_by_position", title, "", [], "The data hold neither views nor answers.")
@@ -69,8 +71,8 @@ def by_tier(found: Answers | None, names: Names, least: int) -> list[Table]:
 
 
 _NO_TIER = (
-    "The data do not say which tier gave an answer: the service keeps no receipts. Write a line for each answer"
-    " (docs/insight.md) to see this."
+    "The data do not say which tier gave an answer: the service keeps no receipts. Write a line for each"
+    " answer (docs/insight.md) to see this."
 )
 
 

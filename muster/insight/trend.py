@@ -1,8 +1,8 @@
 """Counts by day, their trend, and the pattern of the week.
 
-The trend is the median of the slopes between all pairs of days that are the same day of the week (Sen 1968, by
-season as in Hirsch, Slack & Smith 1982), of the logarithm of the counts: neither a weekday nor a single odd day
-moves it. Its interval comes from resampling whole weeks of residuals, whose days belong together.
+The trend is the median of the slopes between all pairs of days that are the same day of the week (Sen 1968,
+by season as in Hirsch, Slack & Smith 1982), of the logarithm of the counts: neither a weekday nor a single
+odd day moves it. Its interval comes from resampling whole weeks of residuals, whose days belong together.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 
 
 def trend(events: Events, least: int, seed: int) -> list[Table]:
-    """Three tables: counts by day, the growth a week, the days of the week. Of answers, or of all events where no
-    answers are in the data. The first and the last day are left out: they are seldom whole.
+    """Three tables: the growth a week, the days of the week, counts by day. Of answers, or of all events where
+    no answers are in the data. The first and the last day are left out: they are seldom whole.
     """
     which = events.has(ANSWER)
     what = "answers" if which.any() else "events"
@@ -44,7 +44,7 @@ def trend(events: Events, least: int, seed: int) -> list[Table]:
     ]  # fmt: skip
     daily = Table("daily", "By day", about, shown(rows, least), unit="")
     weeks = days // 7
-    if weeks < WEEKS_LEAST or counts[-weeks * 7 :].min(initial=0) <= 0:
+    if weeks < WEEKS_LEAST or not counts[-weeks * 7 :].all():
         why = f"A trend needs {WEEKS_LEAST} whole weeks without an empty day; there are {weeks}."
         return [*_nothing(why), daily]
     if people[-weeks * 7 :].min() < least:
@@ -52,26 +52,40 @@ def trend(events: Events, least: int, seed: int) -> list[Table]:
     logs = np.log(counts[-weeks * 7 :].astype(np.float64)).reshape(weeks, 7)
     growth, drawn, pattern, patterns = fitted(logs, seed)
     low, high = quantiles(drawn)
-    total = int(counts[-weeks * 7 :].sum())
-    growth_row = {"figure": f"{what} a week", "value": math.expm1(growth), "low": math.expm1(low),
-                  "high": math.expm1(high), "of": total, "weeks": weeks, "people": events.people()}  # fmt: skip
-    weekday_rows = []
+    whole = {"of": int(counts[-weeks * 7 :].sum()), "people": counted.people()}
+    low, high = quantiles(drawn)
+    growth_row = {"figure": f"{what} a week", "value": math.expm1(growth), "low": math.expm1(low)}
+    growth_row |= {"high": math.expm1(high), "weeks": weeks, **whole}
+    weekday_rows: list[dict[str, Any]] = []
     offset = (first + days - weeks * 7 + 3) % 7  # day 0 of the epoch is a Thursday
     for one in sorted(range(7), key=lambda one: (one + offset) % 7):
         low, high = quantiles(patterns[:, one])
-        weekday_rows.append({"weekday": _WEEKDAYS[(one + offset) % 7], "value": float(pattern[one]), "low": low,
-                             "high": high, "of": weeks, "people": events.people()})  # fmt: skip
+        row = {
+            "weekday": _WEEKDAYS[(one + offset) % 7],
+            "value": float(pattern[one]),
+            "low": low,
+            "high": high,
+        }
+        weekday_rows.append({**row, "weeks": weeks, **whole})
     return [
-        Table("growth", "Trend", "Growth from one week to the next, over the whole time.", shown([growth_row], least)),
-        Table("weekdays", "Days of the week", "Times the middle of the week, trend aside; of so many weeks.",
-              shown(weekday_rows, least), unit=""),
+        Table(
+            "growth", "Trend", "Growth from one week to the next.", shown([growth_row], least), unit="change"
+        ),
+        Table(
+            "weekdays",
+            "Days of the week",
+            "Each day as a multiple of the week's middle, trend aside.",
+            shown(weekday_rows, least),
+            unit="",
+        ),
         daily,
-    ]  # fmt: skip
+    ]
 
 
 def fitted(logs: Floats, seed: int) -> tuple[float, Floats, Floats, Floats]:
-    """logs: of counts, float64 [weeks, 7]. Returns: the slope a week, slopes resampled [RESAMPLES]; the factor of each
-    day [7], and resampled [RESAMPLES, 7].
+    """The trend of a series. logs: of counts, float64 [weeks, 7]; three weeks or more.
+
+    Returns: the slope a week, and resampled [RESAMPLES]; each day's factor [7], and resampled [RESAMPLES, 7].
     """
     weeks = len(logs)
     slope = float(_slopes(logs[None])[0])
