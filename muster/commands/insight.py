@@ -114,8 +114,7 @@ def _texts(path: Path) -> dict[str, str]:
     from muster.products.readers import read_products
 
     return {
-        product.product_id: " ".join([product.title, *product.category_path])
-        for product in read_products(path)
+        product.product_id: " ".join([product.title, *product.category]) for product in read_products(path)
     }
 
 
@@ -154,27 +153,26 @@ def _print(found: Insight, out: Path, files: list[Path]) -> None:
     if found.simulated:
         print(SIMULATED)
     print(f"{found.events:,} events of {found.people:,} people, {found.first_day} to {found.last_day}")
-    table = make_table("figure", "value", "95 %", "of")
-    for name in (
-        "funnel",
-        "clicked_by_tier",
-        "lift",
-        "queries_without_results",
-        "segments",
-        "returning",
-        "growth",
-    ):
+    table = make_table("figure", "", "value", "95 %", "of")
+    for name, label, rows in _SAID:
         one = found.table(name)
-        for row in one.rows:
-            if row["hidden"] or name == "queries_without_results" and row["query"] != "all queries":
-                continue
-            what = ", ".join(str(row[key]) for key in row if key in _SAID)
-            interval = f"{number(row['low'], one.unit)} to {number(row['high'], one.unit)}"
-            table.add_row(f"{one.title}: {what}", number(row["value"], one.unit), interval, f"{row['of']:,}")
+        for row in one.rows[:rows]:
+            if not row["hidden"]:
+                interval = f"{number(row['low'], one.unit)} to {number(row['high'], one.unit)}"
+                told = number(row["value"], one.unit)
+                table.add_row(one.title, str(row[label]), told, interval, f"{row['of']:,}")
     make_console().print(table)
     for reason, count in found.left_out.events.items():
         print(f"left out: {count:,} events {REASONS[reason]}")
     print(f"{out}" + (f", and {len(files)} tables in {files[0].parent}" if files else ""))
 
 
-_SAID = ("step", "tier", "over", "outcome", "compared", "query", "words", "weeks_later", "figure")
+# Table, the column that says what a row is of, and how many rows are printed; the page has all.
+_SAID = (
+    ("funnel", "step", 4),
+    ("clicked_by_tier", "tier", 5),
+    ("queries_without_results", "query", 1),
+    ("segments", "words", 8),
+    ("returning", "weeks_later", 3),
+    ("growth", "figure", 1),
+)

@@ -21,8 +21,8 @@ from muster.privacy.counts import LEAST
 
 @dataclass(frozen=True)
 class Choice:
-    """least: people that a group needs to be shown. by_chance: experiments that drew the tier. texts: words of
-    products by identifier. seed: of all that is drawn.
+    """least: people that a group needs to be shown. by_chance: experiments that drew the tier. texts: words
+    of products by identifier. seed: of all that is drawn.
     """
 
     least: int = LEAST

@@ -1,5 +1,7 @@
-"""The page: one HTML file that needs nothing but itself. Every word that comes out of the data is escaped; there
-is no script on it. Each figure's interval is drawn in its row, so the table is the plot.
+"""The page: one HTML file that needs nothing but itself.
+
+Every word that comes out of the data is escaped; there is no script on it. Each figure's interval is drawn in
+its row, so the table is the plot.
 """
 
 from __future__ import annotations
@@ -80,9 +82,9 @@ def _cards(insight: Insight) -> str:
     for row, unit, text in chosen:
         if not row["hidden"]:
             low, high = number(row["low"], unit), number(row["high"], unit)
-            found.append(
-                f'<div><b>{number(row["value"], unit)}</b>{_text(text)}<br><span class="dim">{low} to {high}</span></div>'
-            )
+            value = number(row["value"], unit)
+            span = f'<span class="dim">{low} to {high}</span>'
+            found.append(f"<div><b>{value}</b>{_text(text)}<br>{span}</div>")
     return f'<div class="cards">{"".join(found)}</div>'
 
 
@@ -107,7 +109,7 @@ def _ranges(table: Table) -> str:
     high = max([*(row["high"] for row in seen), low + 1e-9])
     steps = "of_step_before" in table.rows[0]
     head = "".join(f'<th scope="col">{_text(name.replace("_", " "))}</th>' for name in labels)
-    head += '<th scope="col"><span class="dim">interval</span></th><th scope="col" class="number">figure</th>'
+    head += '<th scope="col">interval</th><th scope="col" class="number">figure</th>'
     head += '<th scope="col" class="number">of the step before</th>' if steps else ""
     head += '<th scope="col" class="number">of</th><th scope="col" class="number">people</th>'
     lines = []
@@ -115,14 +117,16 @@ def _ranges(table: Table) -> str:
         cells = "".join(f'<th scope="row">{_text(str(row[name]))}</th>' for name in labels)
         cells += f'<td class="range">{_range(row, table.unit, low, high)}</td>'
         if row.get("value") is None:
-            hidden = f'<td class="number dim" colspan="{1 + steps}">too few people</td>'
+            hidden = f'<td class="number figure dim" colspan="{1 + steps}">too few people</td>'
             cells += f"{hidden}{_count(row, 'of')}{_count(row, 'people')}"
         else:
-            cells += f'<td class="number">{_figure(row, table.unit)}</td>'
-            cells += f'<td class="number">{number(row["of_step_before"], "share")}</td>' if steps else ""
+            cells += f'<td class="number figure">{_figure(row, table.unit)}</td>'
+            if steps:
+                before = number(row["of_step_before"], "share")
+                cells += f'<td class="number" data-label="of the step before">{before}</td>'
             cells += _count(row, "of") + _count(row, "people")
         lines.append(f"<tr>{cells}</tr>")
-    return _wide(f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>", table.title)
+    return _wide(f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>", table.title, "ranges")
 
 
 def _range(row: dict[str, Any], unit: str, low: float, high: float) -> str:
@@ -152,7 +156,7 @@ def _figure(row: dict[str, Any], unit: str) -> str:
 
 def _count(row: dict[str, Any], name: str) -> str:
     value = row.get(name)
-    return f'<td class="number dim">{"-" if value is None else f"{value:,}"}</td>'
+    return f'<td class="number dim" data-label="{name}">{"-" if value is None else f"{value:,}"}</td>'
 
 
 def _matrix(table: Table) -> str:
@@ -202,16 +206,17 @@ def _days(table: Table) -> str:
     hidden = sum(row["hidden"] for row in table.rows)
     note = f'<p class="dim">{hidden} days of too few people are not shown.</p>' if hidden else ""
     return (
-        f'<svg class="days" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{told}">{bars}'
-        f'</svg><div class="ends dim"><span>{table.rows[0]["day"]}</span><span>highest: {top:,.0f}</span>'
-        f"<span>{table.rows[-1]['day']}</span></div>{note}"
+        f'<svg class="days" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{told}">'
+        f'{bars}</svg><div class="ends dim"><span>{table.rows[0]["day"]}</span>'
+        f"<span>highest: {top:,.0f}</span><span>{table.rows[-1]['day']}</span></div>{note}"
     )
 
 
 def _wide(table: str, title: str, kind: str = "") -> str:
     """A table that scrolls by itself, also by keyboard."""
     style = f' class="{kind}"' if kind else ""
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{_text(title)}"><table{style}>{table}</table></div>'
+    region = f'<div class="wide" tabindex="0" role="region" aria-label="{_text(title)}">'
+    return f"{region}<table{style}>{table}</table></div>"
 
 
 def _left_out(insight: Insight) -> str:
@@ -222,9 +227,8 @@ def _left_out(insight: Insight) -> str:
             f"<li>{left.floods:,} who acted faster than people do; their events are among the above</li>"
         )
     if left.server_clock:
-        items.append(
-            f"<li>kept: {left.server_clock:,} events by the time they were recorded; the caller's cannot be</li>"
-        )
+        kept = f"kept: {left.server_clock:,} events by the time they were recorded, as the caller's cannot be"
+        items.append(f"<li>{kept}</li>")
     told = f"<ul>{''.join(items)}</ul>" if items else "<p>Nothing.</p>"
     return f'<section id="left-out"><h2>What was left out</h2>{told}</section>'
 
@@ -232,11 +236,12 @@ def _left_out(insight: Insight) -> str:
 def _how(insight: Insight) -> str:
     return (
         '<section id="how"><h2>How to read it</h2>'
-        "<p>Intervals are of 95 %: shares by Wilson, with as many observations as they are worth when one shopper's"
-        " belong together; means and trends by resampling shoppers and weeks. A row says what it is of, and how many"
-        " people. People are shoppers, or visits where no shopper is named. With many rows some intervals miss the"
-        f" truth: one in twenty.</p><p>Groups of fewer than {insight.least} people are not shown, and where one group"
-        " alone would be hidden, another one is too. No shopper is named; texts of queries are scrubbed.</p></section>"
+        "<p>Intervals are of 95 %: shares by Wilson, with as many observations as they are worth where one"
+        " shopper's belong together; means and trends by resampling shoppers and weeks. A row says what it is"
+        " of, and how many people. People are shoppers, or visits where no shopper is named. With many rows some"
+        " intervals miss the truth: one in twenty.</p>"
+        f"<p>Groups of fewer than {insight.least} people are not shown, and where one group alone would be"
+        " hidden, another one is too. No shopper is named; texts of queries are scrubbed.</p></section>"
     )
 
 

@@ -40,8 +40,9 @@ def segments(events: Events, texts: Mapping[str, str], least: int, seed: int) ->
     counts = np.bincount(touched.actor, minlength=1)
     touched = touched.take(counts[touched.actor] >= TOUCHES_LEAST)
     people = np.unique(touched.actor)
-    if len(people) < max(10 * least, 50):
-        why = f"Only {len(people)} shoppers touched {TOUCHES_LEAST} products or more; it takes {max(10 * least, 50)}."
+    needed = 10 * least
+    if len(people) < needed:
+        why = f"Only {len(people)} shoppers touched {TOUCHES_LEAST} products or more; it takes {needed}."
         return Table("segments", title, _ABOUT, [], why)
     names = events.names.products
     bags = [texts.get(name, "") for name in names]

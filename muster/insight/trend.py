@@ -21,8 +21,8 @@ _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 
 
 def trend(events: Events, least: int, seed: int) -> list[Table]:
-    """Three tables: the growth a week, the days of the week, counts by day. Of answers, or of all events where
-    no answers are in the data. The first and the last day are left out: they are seldom whole.
+    """Three tables: the growth a week, the days of the week, counts by day. Of answers, or of all events
+    where no answers are in the data. The first and the last day are left out: they are seldom whole.
     """
     which = events.has(ANSWER)
     what = "answers" if which.any() else "events"
