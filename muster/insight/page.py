@@ -114,7 +114,7 @@ def _ranges(table: Table) -> str:
     head += '<th scope="col" class="number">of</th><th scope="col" class="number">people</th>'
     lines = []
     for row in table.rows:
-        cells = "".join(f'<th scope="row">{_text(str(row[name]))}</th>' for name in labels)
+        cells = "".join(_label(name, row[name]) for name in labels)
         cells += f'<td class="range">{_range(row, table.unit, low, high)}</td>'
         if row.get("value") is None:
             hidden = f'<td class="number figure dim" colspan="{1 + steps}">too few people</td>'
@@ -127,6 +127,12 @@ def _ranges(table: Table) -> str:
             cells += _count(row, "of") + _count(row, "people")
         lines.append(f"<tr>{cells}</tr>")
     return _wide(f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>", table.title, "ranges")
+
+
+def _label(name: str, value: Any) -> str:
+    """A number says on a phone, where the table has no head, what it is."""
+    what = f' data-name="{_text(name.replace("_", " "))}"' if isinstance(value, int) else ""
+    return f'<th scope="row"{what}>{_text(str(value))}</th>'
 
 
 def _range(row: dict[str, Any], unit: str, low: float, high: float) -> str:
@@ -238,8 +244,8 @@ def _how(insight: Insight) -> str:
         '<section id="how"><h2>How to read it</h2>'
         "<p>Intervals are of 95 %: shares by Wilson, with as many observations as they are worth where one"
         " shopper's belong together; means and trends by resampling shoppers and weeks. A row says what it is"
-        " of, and how many people. People are shoppers, or visits where no shopper is named. With many rows some"
-        " intervals miss the truth: one in twenty.</p>"
+        " of, and how many people. People are shoppers, or visits where no shopper is named. With many rows"
+        " some intervals miss the truth: one in twenty.</p>"
         f"<p>Groups of fewer than {insight.least} people are not shown, and where one group alone would be"
         " hidden, another one is too. No shopper is named; texts of queries are scrubbed.</p></section>"
     )

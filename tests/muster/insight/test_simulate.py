@@ -8,11 +8,6 @@ import pytest
 from muster.insight.simulate import SCHEMA, TIERS, Shop, Simulated, simulate
 
 
-@pytest.fixture(scope="module")
-def shop() -> Simulated:
-    return simulate(Shop(), seed=3)
-
-
 def test_the_same_seed_gives_the_same_events(shop: Simulated) -> None:
     small = Shop(days=7, active_first_week=20)
     assert simulate(small, seed=5).events.equals(simulate(small, seed=5).events)
@@ -49,12 +44,12 @@ def test_what_is_planted_is_counted(shop: Simulated) -> None:
 
 @pytest.mark.parametrize("wrong", [{"themes": 0}, {"days": 3}, {"candidates": 5}, {"noise": (1.0,)}])
 def test_an_impossible_shop_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must be|needs|noise"):
+    with pytest.raises(ValueError, match=r"must be|needs|noise"):
         Shop(**wrong)  # type: ignore[arg-type]
 
 
 def _hours(shop: Simulated) -> np.ndarray:
-    """The hour of each search, which its answer tells; sessions that run over the hour belong to the first."""
+    """The hour of each search; sessions that run over the hour belong to the first."""
     answers = shop.events.filter(np.array(shop.events["kind"].to_pylist()) == "answer")
     search = np.array([int(one[8:], 16) for one in answers["receipt_id"].to_pylist()])
     start = np.array([int(one[:8], 16) for one in answers["receipt_id"].to_pylist()])
