@@ -86,6 +86,7 @@ class Reader:
             name: {} for name in ("product_id", "query", "tier", "priority", "experiment")
         }
         self._kinds: Counter[str] = Counter()
+        self._sources = 0
         self.problems: Counter[str] = Counter()
         self.rows = 0
 
@@ -95,6 +96,7 @@ class Reader:
 
     def batches(self, batches: Batches, where: str) -> None:
         """Take batches with the columns of event files. Raises: InsightError."""
+        self._sources += 1
         for batch in batches:
             self._take(batch, self._found(batch.schema.names, where), where)
             self.rows += batch.num_rows
@@ -116,6 +118,7 @@ class Reader:
         columns["actor"][alone] = int(columns["actor"].max(initial=0)) + 1 + numbered(session[alone])
         for name in ("session", "answer"):
             columns[name] = np.where(columns[name] != 0, numbered(columns[name]), -1)
+        _join(columns, columns.pop("source"))
         names = Names(*(list(self._words[name]) for name in self._words))
         return Events(**columns, names=names)
 
@@ -173,6 +176,7 @@ class Reader:
                 self.problems[why] += int(bad.sum())
         states = {name: at for at, name in enumerate(RECEIPT_STATES)}
         columns: dict[str, NDArray[Any]] = {
+            "source": np.full(size, self._sources),
             "kind": kind,
             "shopper": shopper,
             "session": session,
@@ -215,6 +219,33 @@ class Reader:
             return words.setdefault(text, len(words)) if text else -1
 
         return _each(texts, number, -1)
+
+
+def _join(columns: dict[str, Any], source: NDArray[np.int64]) -> None:
+    """Answers that a source without feedback tells of belong to whoever gave feedback on them elsewhere.
+
+    The caller who writes answers down knows shoppers by their names, the service keeps them under pseudonyms:
+    without this each would be two people. One name's answers all go to the pseudonym found first.
+    """
+    answers = columns["kind"] == KINDS.index("answer")
+    apart = answers & (columns["answer"] >= 0) & ~np.isin(source, source[~answers])
+    told = np.flatnonzero(~answers & (columns["answer"] >= 0))[::-1]
+    if not apart.any() or not len(told):
+        return
+    first = np.full(int(columns["answer"].max()) + 1, -1, dtype=np.int64)
+    first[columns["answer"][told]] = told
+    for name in ("actor", "session"):
+        known = np.flatnonzero(apart & (columns[name] >= 0) & (first[columns["answer"]] >= 0))[::-1]
+        other = np.full(int(columns[name].max()) + 1, -1, dtype=np.int64)
+        other[columns[name][known]] = first[columns["answer"][known]]
+        moved = np.flatnonzero(apart & (columns[name] >= 0))
+        moved = moved[other[columns[name][moved]] >= 0]
+        by = other[columns[name][moved]]
+        columns[name] = columns[name].copy()
+        if name == "actor":
+            columns["named"][moved] = columns["named"][by]
+            columns["known_until_us"][moved] = columns["known_until_us"][by]
+        columns[name][moved] = columns[name][by]
 
 
 def _plain(query: str) -> str:

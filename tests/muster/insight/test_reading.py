@@ -68,6 +68,24 @@ def test_answers_of_one_file_meet_the_feedback_of_another(tmp_path: Path) -> Non
     assert found.answer.tolist() == [0, 0, -1]
 
 
+def test_a_shopper_named_by_the_caller_and_kept_under_a_pseudonym_is_one_person() -> None:
+    reader = Reader()
+    for rows in (
+        [
+            {"kind": "answer", "session": "caller", "receipt_id": "a1", "at_unix_us": AT_US},
+            {"kind": "answer", "session": "caller", "receipt_id": "a2", "at_unix_us": AT_US + 1},
+            {"kind": "answer", "session": "other", "receipt_id": "a3", "at_unix_us": AT_US + 2},
+        ],
+        [{"kind": "click", "shopper": "x1", "session": "y1", "receipt_id": "a1", "at_unix_us": AT_US + 3}],
+    ):
+        reader.batches([pa.RecordBatch.from_pylist(rows)], "rows")
+    found = reader.events()
+    assert found.people() == 2
+    assert found.actor[0] == found.actor[1] == found.actor[3] != found.actor[2]
+    assert found.session[0] == found.session[1] == found.session[3] != found.session[2]
+    assert found.named.tolist() == [True, True, False, True]
+
+
 def test_other_names_of_columns_and_kinds_can_be_told() -> None:
     rows = [{"what": "ordered", "who": "anna", "timestamp": 1_790_600_000, "item_id": "p1"}]
     found = events(rows, Mapped({"kind": "what", "shopper": "who"}, {"ordered": "buy"}))
