@@ -76,7 +76,11 @@ def insight(
         )
     told = ["a simulated shop"] if simulated else [_name(source) for source in sources or ()]
     _write(out, render(found, told, time.time()))
-    files = write_parquet(found, parquet) if parquet else []
+    try:
+        files = write_parquet(found, parquet) if parquet else []
+    except OSError as error:
+        complain(f"{parquet}: {error.strerror or error}")
+        raise typer.Exit(EXIT_USAGE) from error
     if as_json:
         print_json({**found.plain(), "page": str(out), "files": [str(file) for file in files]})
         return

@@ -37,7 +37,6 @@ class Shown:
 
     actor: Ints
     position: Ints
-    tier: Ints
     clicked: Mask
     bought: Mask
 
@@ -89,7 +88,6 @@ def shown_products(events: Events) -> tuple[Shown | None, str]:
             Shown(
                 events.actor[first],
                 events.position[first],
-                events.tier[first],
                 np.isin(shown, keys[clicked]),
                 np.isin(shown, keys[bought]),
             ),
@@ -110,7 +108,6 @@ def shown_products(events: Events) -> tuple[Shown | None, str]:
         Shown(
             events.actor[row],
             position,
-            events.tier[row],
             np.isin(mine, keys[clicked & good]),
             np.isin(mine, keys[bought & good]),
         ),

@@ -95,13 +95,15 @@ def _duplicates(events: Events) -> Mask:
 
 
 def _unknown(events: Events) -> Mask:
-    """Marked by the service; or, where answers are in the log, with a receipt that none of them has."""
+    """Marked by the service; or, where answers are in the data, with a receipt that none of them has and that no
+    service vouched for.
+    """
     unknown = events.state == 3
     answers = events.has(ANSWER) & (events.answer >= 0)
     if answers.any():
         inside = (events.at_us >= events.at_us[answers].min()) & (events.at_us <= events.at_us[answers].max())
         given = np.isin(events.answer, events.answer[answers])
-        unknown |= (events.answer >= 0) & ~given & inside
+        unknown |= (events.answer >= 0) & ~given & inside & (events.state != 1)
     return np.asarray(unknown)
 
 

@@ -98,7 +98,12 @@ class Reader:
         """Take batches with the columns of event files. Raises: InsightError."""
         self._sources += 1
         for batch in batches:
-            self._take(batch, self._found(batch.schema.names, where), where)
+            try:
+                self._take(batch, self._found(batch.schema.names, where), where)
+            except pa.ArrowException as error:
+                raise InsightError(
+                    f"{where}: a column holds what is neither text nor number: {error}"
+                ) from error
             self.rows += batch.num_rows
             self._progress(self.rows)
 

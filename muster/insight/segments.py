@@ -105,9 +105,12 @@ def _grouped(row: Ints, product: Ints, people: int, bags: list[str], seed: int) 
     touches = csr_matrix((np.ones(len(row)), (row, product)), shape=(people, len(bags)))
     tfidf = TfidfTransformer(sublinear_tf=True).fit_transform(touches @ of_product)
     directions = min(_DIRECTIONS, tfidf.shape[1] - 1, people - 1)
-    points: Floats = tfidf.toarray()
-    if directions >= 1:
-        points = normalize(TruncatedSVD(directions, random_state=seed).fit_transform(tfidf))
+    # With a word or two there is nothing to reduce.
+    reduced = directions >= 1
+    points: Floats = (
+        TruncatedSVD(directions, random_state=seed).fit_transform(tfidf) if reduced else tfidf.toarray()
+    )
+    points = normalize(points)
     rng = np.random.default_rng(seed)
     fitted = rng.permutation(people)[:SHOPPERS_FITTED]
     best: tuple[float, Any] = (-2.0, None)

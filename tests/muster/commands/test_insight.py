@@ -58,3 +58,12 @@ def test_bad_use_is_refused_with_what_to_do(tmp_path: Path) -> None:
         assert result.exit_code == 2, (arguments, result.output)
         assert said in result.stderr, (arguments, result.stderr)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    pq.write_table(simulate(_SMALL, seed=2).events, tmp_path / "events.parquet")
+    arguments = ("insight", str(tmp_path / "events.parquet"), "--out", str(tmp_path / "page.html"))
+    result = muster(*arguments, "--parquet", str(tmp_path / "file"))
+    assert result.exit_code == 2
+    assert "File exists" in result.stderr

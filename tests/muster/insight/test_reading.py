@@ -160,6 +160,11 @@ def test_what_cannot_be_read_is_refused_with_the_reason(
         _read(tmp_path / name)
 
 
+def test_a_column_of_lists_is_refused() -> None:
+    with pytest.raises(InsightError, match="neither text nor number"):
+        events([row(session=["v", "w"])])
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InsightError, match=r"gone\.csv: No such file"):
         _read(tmp_path / "gone.csv")
