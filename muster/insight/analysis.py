@@ -91,7 +91,7 @@ def analyse(
         *queries.queries(found, names, least),
         segments.segments(kept, choice.texts, least, choice.seed),
         *cohorts.cohorts(kept, least),
-        *trend.trend(kept, least, choice.seed),
+        *trend.trend(kept, least),
     ]
     first, last = (str(np.datetime64(int(at) // DAY_US, "D")) for at in (kept.at_us.min(), kept.at_us.max()))
     return Insight(len(kept), kept.people(), first, last, least, simulated, left, tables)

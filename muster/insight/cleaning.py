@@ -95,8 +95,8 @@ def _duplicates(events: Events) -> Mask:
 
 
 def _unknown(events: Events) -> Mask:
-    """Marked by the service; or, where answers are in the data, with a receipt that none of them has and that no
-    service vouched for.
+    """Marked by the service; or, where answers are in the data, with a receipt that none of them has
+    and that no service vouched for.
     """
     unknown = events.state == 3
     answers = events.has(ANSWER) & (events.answer >= 0)

@@ -243,7 +243,7 @@ def _how(insight: Insight) -> str:
     return (
         '<section id="how"><h2>How to read it</h2>'
         "<p>Intervals are of 95 %: shares by Wilson, with as many observations as they are worth where one"
-        " shopper's belong together; means and trends by resampling shoppers and weeks. A row says what it is"
+        " shopper's belong together; means by resampling shoppers. A row says what it is"
         " of, and how many people. People are shoppers, or visits where no shopper is named. With many rows"
         " some intervals miss the truth: one in twenty.</p>"
         f"<p>Groups of fewer than {insight.least} people are not shown, and where one group alone would be"

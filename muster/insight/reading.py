@@ -320,6 +320,8 @@ def _dates(column: pa.Array) -> NDArray[np.int64]:
         digits = pc.match_substring_regex(column, "^[0-9]+$")
         if pc.all(digits, min_count=1).as_py():
             return _whole(column, len(column), 0, "times")
+        zoned = pc.match_substring_regex(column, r"(Z|[+-][0-9]{2}:?[0-9]{2})$")
+        column = pc.if_else(zoned, column, pc.binary_join_element_wise(column, "Z", ""))
     moments = pc.cast(pc.cast(column, pa.timestamp("us", tz="UTC")), pa.int64())
     return np.asarray(np.maximum(pc.fill_null(moments, 0).to_numpy(zero_copy_only=False), 0))
 

@@ -64,7 +64,7 @@ def test_a_query_is_named_only_if_enough_people_asked_it_and_without_what_is_per
 
 def test_the_page_names_no_shopper_no_visit_and_no_answer(insight: Insight, shop: Simulated) -> None:
     page = render(insight, ["x"], 0.0)
-    rows = shop.events.select(["shopper", "session", "receipt_id"]).slice(0, 2_000).to_pylist()
+    rows = shop.events.select(["shopper", "session", "receipt_id"]).slice(0, 20_000).to_pylist()
     names = {value for one in rows for value in one.values() if value}
     assert len(names) > 500
     assert not [name for name in names if name in page]
