@@ -72,25 +72,26 @@ def cleaned(events: Events, bounds: Bounds, now_us: int) -> tuple[Events, LeftOu
 
 def _duplicates(events: Events) -> Mask:
     """All but the first of those with one event id, or, without ids, with the same content."""
-    content = np.stack(
-        [
-            events.kind,
-            events.product,
-            events.answer,
-            events.actor,
-            events.at_us,
-            events.query,
-            events.position,
-        ]
-    )
-    without = events.event_id == 0
     again = np.zeros(len(events), dtype=bool)
-    for which, keys in ((~without, events.event_id[None, ~without]), (without, content[:, without])):
-        if which.any():
-            first = np.unique(keys, axis=1, return_index=True)[1]
-            repeated = np.ones(keys.shape[1], dtype=bool)
-            repeated[first] = False
-            again[which] = repeated
+    named = np.flatnonzero(events.event_id != 0)
+    first = np.unique(events.event_id[named], return_index=True)[1]
+    again[np.delete(named, first)] = True
+    without = np.flatnonzero(events.event_id == 0)
+    columns = (
+        events.kind,
+        events.product,
+        events.answer,
+        events.actor,
+        events.at_us,
+        events.query,
+        events.position,
+    )
+    rows = [column[without] for column in columns]
+    order = np.lexsort(rows)
+    same = np.ones(max(len(order) - 1, 0), dtype=bool)
+    for row in rows:
+        same &= np.diff(row[order]) == 0
+    again[without[order[1:][same]]] = True
     return again
 
 

@@ -108,14 +108,15 @@ class Reader:
             self._progress(self.rows)
 
     def events(self) -> Events:
-        """All that was read. Raises: InsightError if nothing can be used."""
+        """All that was read; the reader holds nothing afterwards. Raises: InsightError if nothing can be used."""
         if not self._parts or not sum(map(len, self._parts["kind"])):
             seen = ", ".join(repr(kind) for kind, _ in self._kinds.most_common(5))
             raise InsightError(
                 f"no event can be used: {self._told() or 'there are no rows'}"
                 + (f". Kinds seen: {seen}; name them with --kind THEIRS=click" if seen else "")
             )
-        columns: dict[str, Any] = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        # Column by column, so that the batches of one go before the next is joined.
+        columns: dict[str, Any] = {name: np.concatenate(self._parts.pop(name)) for name in list(self._parts)}
         shopper, session = columns.pop("shopper"), columns["session"]
         columns["named"] = shopper != 0
         columns["actor"] = np.where(shopper != 0, numbered(shopper), -1)

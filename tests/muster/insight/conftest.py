@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from muster.insight.analysis import Choice, Insight, analyse
+from muster.insight.analysis import Insight
 from muster.insight.events import Events
 from muster.insight.reading import Reader
-from muster.insight.simulate import EXPERIMENT, Shop, Simulated, simulate
+from muster.insight.simulate import Shop, Simulated, simulate
+from muster.insight.trial import looked_at
 
 NOW_US = 1_800_000_000_000_000
 
@@ -25,7 +26,5 @@ def read(shop: Simulated) -> Events:
 
 
 @pytest.fixture(scope="session")
-def insight(shop: Simulated, read: Events) -> Insight:
-    texts = {row["product_id"]: f"{row['title']} {row['category']}" for row in shop.products.to_pylist()}
-    choice = Choice(by_chance=[EXPERIMENT], texts=texts)
-    return analyse(read, {}, choice, NOW_US, simulated=True)
+def insight(shop: Simulated) -> Insight:
+    return looked_at(shop)
