@@ -108,7 +108,10 @@ class Reader:
             self._progress(self.rows)
 
     def events(self) -> Events:
-        """All that was read; the reader holds nothing afterwards. Raises: InsightError if nothing can be used."""
+        """All that was read; the reader holds nothing afterwards.
+
+        Raises: InsightError if nothing can be used.
+        """
         if not self._parts or not sum(map(len, self._parts["kind"])):
             seen = ", ".join(repr(kind) for kind, _ in self._kinds.most_common(5))
             raise InsightError(

@@ -13,6 +13,7 @@ from muster.insight.analysis import Choice, Insight, analyse, write_parquet
 from muster.insight.errors import InsightError
 from muster.insight.rates import BY_CHANCE, PLAIN, STRATIFIED
 from muster.insight.simulate import TIERS, Shop, Simulated
+from muster.insight.trial import held
 from tests.muster.insight.conftest import NOW_US
 from tests.muster.insight.event_rows import events, row
 
@@ -112,6 +113,14 @@ def test_every_row_that_is_shown_is_of_enough_people_and_has_its_interval(insigh
         else:
             assert one["people"] >= insight.least
             assert name == "daily" or one["low"] <= one["value"] <= one["high"], (name, one)
+
+
+def test_the_trial_counts_what_was_found(insight: Insight, shop: Simulated) -> None:
+    found = dict(held(shop, insight))
+    assert found["what was planted is left out"]
+    assert found["number of groups"]
+    assert not found["effect of late, plain"]
+    assert len(found) == 13
 
 
 def test_json_and_parquet_hold_the_same_rows(insight: Insight, tmp_path: Path) -> None:
