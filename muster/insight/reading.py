@@ -197,8 +197,8 @@ class Reader:
             "committed_us": committed_us,
             "known_until_us": _each(shopper_texts, _known_until_us, _FOREVER_US),
             "query": self._word("query", _texts(column("query"), size), _plain),
-            "tier": self._word("tier", _texts(column("tier"), size)),
-            "priority": self._word("priority", _texts(column("priority"), size)),
+            "tier": self._word("tier", _texts(column("tier"), size), _value),
+            "priority": self._word("priority", _texts(column("priority"), size), _value),
             "experiment": self._word("experiment", _texts(column("experiment"), size)),
             "state": _each(_texts(column("receipt"), size), lambda text: states.get(text, 0), 0),
             "event_id": _hashes(_texts(column("event_id"), size)),
@@ -259,6 +259,11 @@ def _join(columns: dict[str, Any], source: NDArray[np.int64]) -> None:
 
 def _plain(query: str) -> str:
     return " ".join(query.casefold().split())[:QUERY_CHARACTERS_MAX]
+
+
+def _value(name: str) -> str:
+    """A value of an enumeration of the contract, as it is written everywhere else."""
+    return name.strip().lower().removeprefix("tier_").removeprefix("priority_")
 
 
 def _known_until_us(shopper: str) -> int:

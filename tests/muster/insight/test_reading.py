@@ -94,6 +94,12 @@ def test_other_names_of_columns_and_kinds_can_be_told() -> None:
     assert found.named.all()
 
 
+def test_a_tier_may_be_named_as_in_the_contract() -> None:
+    found = events([row("answer", tier="TIER_LATE"), row("answer", tier="late", priority="PRIORITY_DEFAULT")])
+    assert found.names.tiers == ["late"]
+    assert found.names.priorities == ["default"]
+
+
 def test_times_are_read_as_dates_too() -> None:
     rows = [
         {"kind": "click", "session": "v", "at": at} for at in ("2026-09-28T10:00:00Z", "2026-09-28 10:00:00")
