@@ -16,7 +16,7 @@ from muster.insight.cleaning import REASONS, Bounds, LeftOut, cleaned
 from muster.insight.errors import InsightError
 from muster.insight.events import DAY_US, Events, with_sessions
 from muster.insight.hiding import Table
-from muster.privacy.counts import LEAST
+from muster.privacy.counts import LEAST, suppressed
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def analyse(
     left.events = {
         name: count for name in REASONS if (count := problems.get(name, 0) + left.events.get(name, 0))
     }
+    left.floods = suppressed({"floods": left.floods or 0}, least=choice.least)["floods"]
     if not len(kept):
         told = ", ".join(f"{count:,} {REASONS[name]}" for name, count in left.events.items())
         raise InsightError(f"no event is left: {told}")
