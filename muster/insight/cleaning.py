@@ -39,8 +39,9 @@ class Bounds:
 
 @dataclass
 class LeftOut:
-    """events: left out, by reason. floods: actors left out; None: some, too few to be told. server_clock: events that are kept by the time of
-    their commit, because the caller's cannot be.
+    """events: left out, by reason. floods: actors left out; None: some, too few to be told.
+
+    server_clock: events that are kept by the time of their commit, because the caller's cannot be.
     """
 
     events: dict[str, int] = field(default_factory=dict)

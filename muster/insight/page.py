@@ -228,10 +228,9 @@ def _wide(table: str, title: str, kind: str = "") -> str:
 def _left_out(insight: Insight) -> str:
     left = insight.left_out
     items = [f"<li>{count:,} events {REASONS[name]}</li>" for name, count in left.events.items()]
-    if left.floods:
-        items.append(
-            f"<li>{left.floods:,} who acted faster than people do; their events are among the above</li>"
-        )
+    if left.floods != 0:
+        who = f"fewer than {insight.least}" if left.floods is None else f"{left.floods:,}"
+        items.append(f"<li>{who} acted faster than people do; their events are among the above</li>")
     if left.server_clock:
         kept = f"kept: {left.server_clock:,} events by the time they were recorded, as the caller's cannot be"
         items.append(f"<li>{kept}</li>")

@@ -48,6 +48,7 @@ def test_a_simulated_shop_is_called_one(insight: Insight) -> None:
 def test_what_was_left_out_is_on_the_page(insight: Insight) -> None:
     page = render(insight, ["x"], 0.0)
     assert "3,600 events of those who act faster than people do" in page
+    assert "fewer than 10 acted faster than people do" in page
     assert "60 events on answers that were never given" in page
     assert "90 events told twice" in page
     assert "kept: 40 events by the time they were recorded" in page
