@@ -27,6 +27,7 @@ from muster.commands import (
     deploy,
     drills,
     feedback,
+    insight,
     privacy,
     replicas,
     search,
@@ -65,6 +66,7 @@ for command in (
     deploy.deploy,
     autoscale.autoscale,
     console.console,
+    insight.insight,
 ):
     app.command()(command)
 for passing in (training.evaluate, training.fairness, training.train, training.label, drills.load):
