@@ -28,6 +28,7 @@ from muster.commands import (
     drills,
     feedback,
     privacy,
+    recommend,
     replicas,
     search,
     serve,
@@ -60,6 +61,7 @@ for name, group in (
 for command in (
     serve.serve,
     search.search,
+    recommend.recommend,
     replicas.status,
     replicas.transfer,
     deploy.deploy,
