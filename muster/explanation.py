@@ -186,6 +186,12 @@ _BROUGHT = {
 }
 
 
+_BROUGHT_BY_ALL = {
+    "popularity": "many take it",
+    "sequence": "it follows from all that was taken lately",
+}
+
+
 def brought(result: Mapping[str, Any], *, reasons_max: int = 2) -> str:
     """One sentence without numbers: what of the history brought a recommendation, the most telling first.
 
@@ -196,14 +202,14 @@ def brought(result: Mapping[str, Any], *, reasons_max: int = 2) -> str:
     told: set[str] = set()
     for part in result.get("because", ()):
         product = part["product_id"]
-        if part["contribution"] <= 0 or product in told:
+        if part["contribution"] <= 0 or (product or part["source"]) in told:
             continue
-        told.add(product)
+        told.add(product or part["source"])
         if product:
             words = _BROUGHT.get(part["source"], "of {}")
             reasons.append(words.format(part.get("title") or product))
         elif part["source"]:
-            reasons.append("many take it")
+            reasons.append(_BROUGHT_BY_ALL.get(part["source"], f"of {part['source']}"))
     return f"Shown because {_joined(reasons[:reasons_max])}." if reasons else ""
 
 

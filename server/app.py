@@ -68,6 +68,8 @@ _FOLLOWING_CHECK_S = 0.05
 _REFUSED_MAX_S = 0.5
 _PRIMARY_NAME_S = 0.1
 _CATCH_UP_WAIT_S = 0.2
+# Newest events of the log that are looked through for what shoppers did.
+_RECALLED_EVENTS = 20_000
 
 
 class Lag:
@@ -322,7 +324,17 @@ class Replica:
         privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
         self.rpc.front.sign_receipts(keeping.receipt_key)
         self.parts = Parts(
-            store, bundles, deploys, tailer, writer, keeper, retention, catalogue, feedback, keeping, recommend
+            store,
+            bundles,
+            deploys,
+            tailer,
+            writer,
+            keeper,
+            retention,
+            catalogue,
+            feedback,
+            keeping,
+            recommend,
         )
         self.rpc.methods.add(recommend.methods(self.metrics))
         self.rpc.methods.add(feedback.methods(self.metrics))
@@ -339,6 +351,7 @@ class Replica:
         """Serve the generation inside, replay the log to its end, and warm up. ``give_up`` ends the wait."""
         parts = self._loaded()
         parts.bundles.start()
+        self._recall(parts)
         parts.tailer.start()
         while not give_up():
             try:
@@ -348,6 +361,17 @@ class Replica:
                 logger.warning("the end of the log cannot be read, trying again: %s", error)
                 time.sleep(_CATCH_UP_WAIT_S)
         parts.bundles.serving.warm_up()
+
+    def _recall(self, parts: Parts) -> None:
+        """Remember what shoppers did before this replica began to follow, as far as the log holds it."""
+        applied = parts.bundles.serving.served.generation.applied_sequence()
+        try:
+            parts.keeping.histories.recall(
+                parts.store.read_range, max(1, applied + 1 - _RECALLED_EVENTS), applied
+            )
+        except StoreError as error:
+            # What is not remembered is only known less; the tailer waits for the store by itself.
+            logger.warning("what shoppers did before cannot be read: %s", error)
 
     def serve(self) -> None:
         """Tell clients, compete for the lease where eligible, and keep the generation fresh."""

@@ -541,7 +541,7 @@ class PrivacySettings(Section):
     history_products_max: int = setting(
         50,
         "products",
-        "The newest products of a shopper that feedback has told, remembered in memory for recommendations. 0:"
+        "The newest products of a shopper that feedback has told, kept in memory for recommendations. 0:"
         " nothing is remembered, and a request's own history is all there is.",
         ge=0,
         le=1_000,
@@ -549,8 +549,8 @@ class PrivacySettings(Section):
     history_shoppers_max: int = setting(
         100_000,
         "shoppers",
-        "Shoppers, and visits, of whom something is remembered at a time; who did nothing for longest is forgotten"
-        " first. One with 50 products takes about 10 KiB.",
+        "Shoppers, and visits, of whom something is remembered at a time; who did nothing for longest is"
+        " forgotten first.",
         ge=1,
         le=10_000_000,
     )

@@ -178,9 +178,7 @@ def recommend_request(
             repeats=repeats,
         )
     except (TypeError, ValueError) as error:
-        raise _unsendable(
-            error, shopper_id=shopper_id, session_id=session_id, page_size=page_size
-        ) from error
+        raise _unsendable(error, shopper_id=shopper_id, session_id=session_id, page_size=page_size) from error
 
 
 def get_request(product_id: str, *, min_sequence: int = 0) -> catalogue_pb2.GetRequest:

@@ -1,4 +1,4 @@
-"""Options that say what a product must satisfy, and what a request is worth, for commands that ask for products."""
+"""Options of commands that ask for products: what those must satisfy, what the request is worth."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def filter_of(
     in_stock: bool,
     attribute: list[str] | None,
 ) -> ranking_pb2.Filter | None:
-    """The filter that the options make; None: no condition. Raises: BadParameter for a malformed attribute."""
+    """The filter that the options make; None: no condition. Raises: BadParameter."""
     from muster.client import search_filter
 
     attributes: dict[str, list[str]] = {}

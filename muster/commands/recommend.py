@@ -90,7 +90,9 @@ def _show(answer: Mapping[str, Any], took_ms: float, deadline_ms: float) -> None
     show_results(console, answer["results"])
     for place, result in enumerate(answer["results"], start=1):
         if result["because"]:
-            console.print(Text(f"{place}. {result['product_id']}: {brought(result)}\n   {brought_sum(result)}"))
+            console.print(
+                Text(f"{place}. {result['product_id']}: {brought(result)}\n   {brought_sum(result)}")
+            )
     console.print(Text(history_line(answer["history"])))
     console.print(Text(receipt_line(answer["receipt"], took_ms, deadline_ms)))
 

@@ -55,8 +55,10 @@ class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType],
     """Recommend only: products whose texts are like those of the history."""
     TIER_MIXTURE: _Tier.ValueType  # 8
     """Recommend only: the mixture of the bundle's sources: tables from product to product, popularity, similar texts of new products."""
-    TIER_ORDERED: _Tier.ValueType  # 9
-    """Recommend only: the first candidates of the mixture in the learnt order."""
+    TIER_SEQUENCE: _Tier.ValueType  # 9
+    """Recommend only: the same with the bundle's sequence model, where it has one."""
+    TIER_ORDERED: _Tier.ValueType  # 10
+    """Recommend only: the first candidates of the whole mixture in the learnt order."""
 
 class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
     """A way to rank, from cheap to dear."""
@@ -79,8 +81,10 @@ TIER_SIMILAR: Tier.ValueType  # 7
 """Recommend only: products whose texts are like those of the history."""
 TIER_MIXTURE: Tier.ValueType  # 8
 """Recommend only: the mixture of the bundle's sources: tables from product to product, popularity, similar texts of new products."""
-TIER_ORDERED: Tier.ValueType  # 9
-"""Recommend only: the first candidates of the mixture in the learnt order."""
+TIER_SEQUENCE: Tier.ValueType  # 9
+"""Recommend only: the same with the bundle's sequence model, where it has one."""
+TIER_ORDERED: Tier.ValueType  # 10
+"""Recommend only: the first candidates of the whole mixture in the learnt order."""
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
 
 class _Reason:
@@ -593,7 +597,7 @@ class Because(_message.Message):
     source: _builtins.str
     """Source, as listed in the card of the bundle's section: "next", "together", ...; "similar": texts alike; "popularity"."""
     contribution: _builtins.float
-    """What it adds. All of a result add up to its mixture: to score at the tiers popularity, similar and mixture, if diversity is 0."""
+    """What it adds. All of a result add up to its share of the mixture, which is its score but at the tier ordered."""
     def __init__(
         self,
         *,
@@ -628,7 +632,9 @@ class RankedProduct(_message.Message):
     product_id: _builtins.str
     """The shop's identifier."""
     score: _builtins.float
-    """Score of the executed plan's final order, higher is better; comparable only inside one response."""
+    """Score of the executed plan's final order, higher is better; comparable only inside one response. Where diversity was asked for,
+    results do not stand in the order of their scores.
+    """
     title: _builtins.str
     """Title as last written."""
     brand: _builtins.str

@@ -23,6 +23,7 @@ from muster.v1.feedback_pb2 import (
     FeedbackKind,
 )
 from muster.v1.ranking_pb2 import HistoryItem
+from server.catalogue.errors import EventsFolded
 from server.privacy.erasure import marked
 from server.privacy.secrets import EVENT_ID_PREFIX
 
@@ -57,7 +58,15 @@ class _Did:
     committed_unix_us: int
 
 
-class Erased:
+class _Remembered:
+    """Of one name. shoppers: whose it is, or those of whom a visit told: an erasure takes the visit along."""
+
+    def __init__(self) -> None:
+        self.products: OrderedDict[str, _Did] = OrderedDict()
+        self.shoppers: set[str] = set()
+
+
+class ErasedMarks:
     """Whether a pseudonym is that of a shopper who was erased, by the file of marks, which is read again when
     it has changed. mark: see `Secrets.mark`."""
 
@@ -83,11 +92,13 @@ class Erased:
 class Histories:
     """Remembers and tells. Thread-safe. erased: whether nothing may be told of a pseudonym any more."""
 
-    def __init__(self, bounds: HistoryBounds, erased: Callable[[str], bool] = lambda pseudonym: False) -> None:
+    def __init__(
+        self, bounds: HistoryBounds, erased: Callable[[str], bool] = lambda pseudonym: False
+    ) -> None:
         self._bounds = bounds
         self._erased = erased
         self._lock = threading.Lock()
-        self._by_name: OrderedDict[str, OrderedDict[str, _Did]] = OrderedDict()
+        self._by_name: OrderedDict[str, _Remembered] = OrderedDict()
 
     def follow(self, events: Sequence[bytes]) -> None:
         """Take in serialised SequencedEvents, ascending; others than feedback are passed over."""
@@ -103,10 +114,13 @@ class Histories:
             did = _Did(feedback.product_id, feedback.kind, sequenced.committed_unix_us)
             with self._lock:
                 for name in filter(None, (feedback.shopper, feedback.session)):
-                    self._note(name, did)
+                    self._note(name, feedback.shopper, did)
 
-    def _note(self, name: str, did: _Did) -> None:
-        products = self._by_name.setdefault(name, OrderedDict())
+    def _note(self, name: str, shopper: str, did: _Did) -> None:
+        remembered = self._by_name.setdefault(name, _Remembered())
+        if shopper:
+            remembered.shoppers.add(shopper)
+        products = remembered.products
         self._by_name.move_to_end(name)
         products[did.product_id] = did
         products.move_to_end(did.product_id)
@@ -114,6 +128,24 @@ class Histories:
             products.popitem(last=False)
         while len(self._by_name) > self._bounds.shoppers_max:
             self._by_name.popitem(last=False)
+
+    def recall(self, read: Callable[[int], list[bytes]], first_sequence: int, last_sequence: int) -> None:
+        """Take in what the log holds from one sequence to another, before anybody follows it.
+
+        read: events from a sequence on, some at a time. Raises: what `read` does, but EventsFolded: what was
+        folded is passed over.
+        """
+        at = first_sequence
+        while self._bounds.products_max and at <= last_sequence:
+            try:
+                events = read(at)
+            except EventsFolded as folded:
+                at = max(at + 1, folded.first_sequence)
+                continue
+            if not events:
+                return
+            self.follow(events)
+            at += len(events)
 
     def of(self, pseudonyms: Iterable[str], now_s: float) -> list[HistoryItem]:
         """What is remembered under any of the pseudonyms, oldest first, each product once.
@@ -123,11 +155,14 @@ class Histories:
         since_us = int((now_s - self._bounds.age_max_s) * 1e6)
         latest: dict[str, _Did] = {}
         for name in pseudonyms:
-            if self._erased(name):
+            with self._lock:
+                remembered = self._by_name.get(name)
+                if remembered is None:
+                    continue
+                found, shoppers = list(remembered.products.values()), list(remembered.shoppers)
+            if any(map(self._erased, shoppers)):
                 self.forget([name])
                 continue
-            with self._lock:
-                found = list(self._by_name.get(name, {}).values())
             for did in found:
                 before = latest.get(did.product_id)
                 if did.committed_unix_us >= since_us and (
@@ -141,10 +176,11 @@ class Histories:
         ]
 
     def forget(self, pseudonyms: Iterable[str]) -> None:
-        """Remember nothing of these any more."""
+        """Remember nothing of these any more, nor of a visit that one of them made."""
+        gone = set(pseudonyms)
         with self._lock:
-            for name in pseudonyms:
-                self._by_name.pop(name, None)
+            for name in [name for name, one in self._by_name.items() if name in gone or one.shoppers & gone]:
+                del self._by_name[name]
 
     def shoppers(self) -> int:
         """Pseudonyms that something is remembered of."""

@@ -1,4 +1,5 @@
-"""Recognises the ids of answers, and makes those of recommendations; all others the front makes (`rankcore/front/src/receipts.rs`).
+"""Recognises the ids of answers, and makes those of recommendations. The front makes all others
+(`rankcore/front/src/receipts.rs`).
 
 An id proves by itself that a replica with the same secret gave an answer at that time: nobody keeps a list
 of answers, so there is nothing that could grow, get lost in a takeover or be filled up by strangers. It

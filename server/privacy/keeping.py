@@ -14,7 +14,7 @@ from server.catalogue.location import is_postgresql
 from server.catalogue.store import Store
 from server.config import Settings
 from server.errors import NotThePrimary
-from server.feedback.histories import Erased, Histories, HistoryBounds
+from server.feedback.histories import ErasedMarks, Histories, HistoryBounds
 from server.feedback.receipts import Receipts
 from server.feedback.recording import Recorder
 from server.privacy.erasure import Eraser, Erasure
@@ -44,7 +44,7 @@ class Keeping:
                 settings.privacy.history_shoppers_max,
                 self._history_s,
             ),
-            Erased(settings.erased_file, secrets.mark),
+            ErasedMarks(settings.erased_file, secrets.mark),
         )
         self._eraser = Eraser(
             secrets,

@@ -1,5 +1,5 @@
-"""``Recommend`` of ``muster.v1.RankingService``: puts what feedback has told into the request's history, and has
-the ranking core answer it.
+"""``Recommend`` of ``muster.v1.RankingService``: puts what feedback has told into the request's history, and
+has the ranking core answer it.
 
 The other ranking calls never come here: the front answers them. This one needs the secrets of pseudonyms,
 which stay in this room.
@@ -73,9 +73,8 @@ class RecommendService:
             raise BudgetSpent("the deadline had passed on arrival")
         if message.min_sequence:
             if not self._wait_applied(message.min_sequence, max(0.0, remaining_us / 1e6 - _REPLY_S)):
-                raise ReplicaNotReady(
-                    f"sequence {message.min_sequence} has not been applied here; {self._applied_sequence()} has"
-                )
+                wanted, applied = message.min_sequence, self._applied_sequence()
+                raise ReplicaNotReady(f"sequence {wanted} has not been applied here; {applied} has")
             remaining_us = self._budget.remaining_us(context)
         now_s = self._clock_s()
         recorded = self._put_in(message, now_s)
@@ -94,8 +93,10 @@ class RecommendService:
         return answer + ending.SerializeToString()
 
     def _put_in(self, message: pb.RecommendRequest, now_s: float) -> int:
-        """Put what is remembered before the request's own history; how many products it alone tells. A request
-        that is over its limits is left as it is: the core says what is wrong with it."""
+        """Put what is remembered before the request's own history; how many products it alone tells.
+
+        A request that is over its limits is left as it is: the core says what is wrong with it.
+        """
         names = [
             pseudonym
             for kind, name in ((SHOPPER, message.shopper_id), (SESSION, message.session_id))
@@ -125,6 +126,4 @@ class RecommendService:
     def methods(self, metrics: Metrics) -> Mapping[str, grpc.RpcMethodHandler]:
         """Handlers by the path of their method."""
         service = health.RANKING
-        return {
-            f"/{service}/Recommend": unary(self.recommend, metrics.call("unary", service, "Recommend"))
-        }
+        return {f"/{service}/Recommend": unary(self.recommend, metrics.call("unary", service, "Recommend"))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,8 @@ class Shop:
         return ranking_pb2.RecommendResponse.FromString(answer)
 
 
-def _opened(folder: Path, *, with_order: bool) -> Shop:
-    made = tiny_section.make(folder, ordered=with_order)
+def _opened(folder: Path, *, with_order: bool, sequence: bool = False) -> Shop:
+    made = tiny_section.make(folder, ordered=with_order, sequence=sequence)
     engine = rankcore.Engine(str(made.bundle), runtime_library=rankcore.runtime_library(), workers=1)
     generation = engine.empty()
     # Every item of the section, and nothing else: a product that is in none would be named by its text.
@@ -73,6 +74,13 @@ def mixing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 @pytest.fixture(scope="module")
 def ordering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     shop = _opened(tmp_path_factory.mktemp("ordering"), with_order=True)
+    yield shop
+    shop.engine.close()
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    shop = _opened(tmp_path_factory.mktemp("reading"), with_order=True, sequence=True)
     yield shop
     shop.engine.close()
 
@@ -121,9 +129,34 @@ def test_the_learnt_order_is_that_of_training(ordering: Shop, history: list[str]
     assert set(found) == set(expected)
     # Candidates of one leaf have one score; which of them goes first may hang on the last bit of the mixture.
     by_score = dict(zip(found, scores, strict=False))
-    for one, other in zip(expected, expected[1:], strict=False):
+    for one, other in itertools.pairwise(expected):
         taken = counts[ITEM_IDS.index(one)] and counts[ITEM_IDS.index(other)]
         assert not taken or by_score[one] >= by_score[other]
+
+
+@given(history=HISTORIES)
+@settings(max_examples=40, deadline=None)
+def test_with_a_sequence_model_shares_and_order_are_those_of_training(
+    reading: Shop, history: list[str]
+) -> None:
+    shares, mixture = _reference(reading.made, history, False)
+    places = first(mixture, 10)
+    signals = signals_of(shares, mixture, places, [np.arange(len(history))])[0]
+    answer = reading.ask(history, explain=True)
+    assert answer.receipt.tier == ranking_pb2.TIER_ORDERED
+    found = {result.product_id: result for result in answer.results}
+    # At the border of the candidates the last bit of the mixture decides.
+    for place, expected in zip(places[0][:8], signals[:8], strict=False):
+        told = {signal.name: signal for signal in found[ITEM_IDS[place]].signals}
+        if not told:
+            continue
+        for name, value in zip(
+            [*(one.name for one in reading.made.sources), "mixture"], expected, strict=False
+        ):
+            if np.isnan(value):
+                assert not told[name].HasField("value")
+            else:
+                assert told[name].value == pytest.approx(float(value), rel=1e-4, abs=1e-4)
 
 
 @given(history=HISTORIES)

@@ -363,7 +363,7 @@ impl Bundle {
             }
         }
         let recommend = optional(dir, "recommend/section.json", || {
-            Section::open(&dir.join("recommend"))
+            Section::open(&dir.join("recommend"), runtime_library)
         })?;
         let bundle = Bundle {
             recommend,

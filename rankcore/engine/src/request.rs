@@ -98,7 +98,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    fn note(&self, error: &Error) {
+    pub(crate) fn note(&self, error: &Error) {
         self.count.fetch_add(1, Ordering::Relaxed);
         *self.last.lock() = Some(error.to_string());
     }

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.v1 import catalogue_pb2, feedback_pb2
-from server.feedback.histories import Erased, Histories, HistoryBounds
+from server.catalogue.errors import EventsFolded
+from server.feedback.histories import ErasedMarks, Histories, HistoryBounds
 from server.privacy.erasure import remember
 
 NOW_S = 1_000_000.0
@@ -51,7 +52,9 @@ def test_the_newest_products_of_a_shopper_are_remembered_each_once() -> None:
 
 def test_pseudonyms_of_one_shopper_are_told_together_by_time() -> None:
     histories = Histories(BOUNDS)
-    histories.follow([told("late", shopper="new", at_s=NOW_S - 1), told("early", shopper="old", at_s=NOW_S - 2)])
+    histories.follow(
+        [told("late", shopper="new", at_s=NOW_S - 1), told("early", shopper="old", at_s=NOW_S - 2)]
+    )
     assert products(histories, "new", "old") == ["early", "late"]
 
 
@@ -84,7 +87,7 @@ def test_nothing_is_remembered_where_the_bound_is_none() -> None:
 
 def test_an_erased_pseudonym_is_forgotten_once_its_mark_is_written(tmp_path: Path) -> None:
     marks = tmp_path / "erased.jsonl"
-    histories = Histories(BOUNDS, Erased(marks, lambda pseudonym: f"mark of {pseudonym}"))
+    histories = Histories(BOUNDS, ErasedMarks(marks, lambda pseudonym: f"mark of {pseudonym}"))
     histories.follow([told("a", shopper="s"), told("b", shopper="t")])
     assert products(histories, "s") == ["a"]
     remember(marks, ["mark of s"])
@@ -92,7 +95,39 @@ def test_an_erased_pseudonym_is_forgotten_once_its_mark_is_written(tmp_path: Pat
     assert histories.shoppers() == 1
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("stu"), st.integers(0, 4_000)), max_size=40))
+def test_an_erasure_takes_visits_along(tmp_path: Path) -> None:
+    marks = tmp_path / "erased.jsonl"
+    histories = Histories(BOUNDS, ErasedMarks(marks, lambda pseudonym: f"mark of {pseudonym}"))
+    events = [told("a", shopper="s", session="v")]
+    events += [told(name, session="v") for name in "bcde"]
+    histories.follow(events)
+    assert products(histories, "v") == ["c", "d", "e"]
+    remember(marks, ["mark of s"])
+    assert products(histories, "v") == []
+    histories.follow([told("a", shopper="x", session="w"), told("b", session="w")])
+    histories.forget(["x"])
+    assert products(histories, "w") == []
+
+
+def test_what_the_log_still_holds_is_recalled_and_what_was_folded_passed_over() -> None:
+    log = {at: told(f"p{at}", shopper="s", at_s=NOW_S - 100 + at) for at in range(6, 9)}
+    asked = []
+
+    def read(first_sequence: int) -> list[bytes]:
+        asked.append(first_sequence)
+        if first_sequence < 6:
+            raise EventsFolded(first_sequence, 6)
+        return [payload for at, payload in log.items() if at >= first_sequence][:2]
+
+    histories = Histories(BOUNDS)
+    histories.recall(read, 2, 8)
+    assert products(histories, "s") == ["p6", "p7", "p8"]
+    assert asked == [2, 6, 8]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("stu"), st.integers(0, 4_000)), max_size=40)
+)
 def test_whatever_comes_the_bounds_hold(events: list[tuple[str, str, int]]) -> None:
     histories = Histories(BOUNDS)
     histories.follow([told(name, shopper=who, at_s=NOW_S - ago) for name, who, ago in events])

@@ -25,7 +25,7 @@ use crate::schedule::{Load, Pressure, Step, Task, retry_after_ms};
 use crate::wire;
 
 /// What the tiers cost before any was measured, microseconds, in their order.
-const FIRST_US: [f64; Tier::ALL.len()] = [200.0, 1_500.0, 1_000.0, 2_000.0];
+const FIRST_US: [f64; Tier::ALL.len()] = [200.0, 1_500.0, 1_000.0, 3_000.0, 4_000.0];
 
 /// What the tiers cost lately.
 pub struct Costs(Mutex<[Tracker; Tier::ALL.len()]>);
@@ -149,7 +149,6 @@ impl Request {
         match &self.services.bundle.recommend {
             None => wire::Reason::Dependency,
             Some(_) if known.places.is_empty() => wire::Reason::History,
-            Some(section) if section.partial => wire::Reason::Dependency,
             Some(_) => wire::Reason::Best,
         }
     }
@@ -158,11 +157,21 @@ impl Request {
         let Some(section) = &self.services.bundle.recommend else {
             return 0.0;
         };
+        let best = match (&section.order, section.sequence) {
+            (Some(_), _) => Tier::Ordered,
+            (None, true) => Tier::Sequence,
+            (None, false) => Tier::Mixture,
+        };
+        let whole = if section.sequence {
+            Tier::Sequence
+        } else {
+            Tier::Mixture
+        };
         match tier {
-            Tier::Ordered => 1.0,
-            Tier::Mixture if section.order.is_none() && !section.partial => 1.0,
-            Tier::Mixture => section.mixture_worth.unwrap_or(0.0),
-            Tier::Popularity | Tier::Similar => 0.0,
+            _ if tier == best => 1.0,
+            // The card measures the whole mixture, and not what is left of it without the network.
+            _ if tier == whole => section.mixture_worth.unwrap_or(0.0),
+            _ => 0.0,
         }
     }
 }
@@ -185,8 +194,8 @@ impl Waiting {
             .costs
             .best(&request.tiers, left_us, began_us)
             .unwrap_or(Tier::Popularity);
-        let tier = fitting.min(self.planned);
-        let reason = if tier < self.planned {
+        let mut tier = fitting.min(self.planned);
+        let mut reason = if tier < self.planned {
             wire::Reason::Load
         } else {
             self.reason
@@ -197,7 +206,15 @@ impl Waiting {
             ask: &request.ask,
             known: &request.known,
         };
-        let found = maker.make(tier)?;
+        let found = match maker.make(tier) {
+            // What the network was asked for is answered without it.
+            Err(error @ Error::Internal(_)) if tier > Tier::Mixture => {
+                request.services.failures.note(&error);
+                (tier, reason) = (Tier::Mixture, wire::Reason::Dependency);
+                maker.make(tier)?
+            }
+            found => found?,
+        };
         let ended_us = clock.now_us();
         let took_us = ended_us.saturating_sub(began_us);
         request.costs.note(tier, as_f64(took_us), ended_us);

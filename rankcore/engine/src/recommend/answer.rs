@@ -10,7 +10,7 @@ use fixedbitset::FixedBitSet;
 
 use super::Tier;
 use super::ask::Ask;
-use super::mixture::{Scored, recent};
+use super::mixture::{Extent, Scored, recent};
 use super::section::{Order, Section};
 use crate::error::Result;
 use crate::generation::Generation;
@@ -30,6 +30,8 @@ const NEW_TEMPERATURE: f64 = 0.05;
 const DIVERSE: usize = 100;
 /// Items that are looked up in the catalogue for one answer: a filter may turn nearly all of them away.
 const LOOKUPS_MAX: usize = 5_000;
+/// Items that are looked up for each one that is wanted, where there is no filter.
+const LOOKED_UP: usize = 4;
 /// Reasons of one result that are told apart.
 const REASONS_MAX: usize = 16;
 /// Names of the sources that are no part of a section.
@@ -86,6 +88,7 @@ impl Known {
         match section {
             Some(section) if !self.places.is_empty() => {
                 tiers.push(Tier::Mixture);
+                tiers.extend(section.sequence.then_some(Tier::Sequence));
                 tiers.extend(section.order.as_ref().map(|_| Tier::Ordered));
             }
             _ if !self.near.is_empty() && generation.has_dense() => tiers.push(Tier::Similar),
@@ -157,10 +160,10 @@ impl Maker<'_> {
         let mut depth = 0;
         let mut candidates = match (tier, self.section) {
             (Tier::Similar, _) => self.near(wanted, eligible)?,
-            (Tier::Mixture | Tier::Ordered, Some(section)) => {
+            (Tier::Mixture | Tier::Sequence | Tier::Ordered, Some(section)) => {
                 let order = section.order.as_ref().filter(|_| tier == Tier::Ordered);
                 let count = wanted.max(order.map_or(0, |order| order.candidates));
-                let mixed = self.mixture(section, count, eligible);
+                let mixed = self.mixture(section, tier, count, eligible.is_some())?;
                 let mut found = self.with_new(
                     section,
                     self.items(section, &mixed, count, eligible),
@@ -174,12 +177,7 @@ impl Maker<'_> {
                 scored = Some(mixed);
                 found
             }
-            (_, Some(section)) => {
-                let mixed = Scored::new(section, &[], self.ask.repeats, 0);
-                let found = self.popular(section, wanted, eligible);
-                scored = Some(mixed);
-                found
-            }
+            (_, Some(section)) => self.popular(section, wanted, eligible),
             (_, None) => Vec::new(),
         };
         self.fill(&mut candidates, eligible);
@@ -203,16 +201,17 @@ impl Maker<'_> {
     fn mixture<'s>(
         &self,
         section: &'s Section,
+        tier: Tier,
         count: usize,
-        eligible: Option<&FixedBitSet>,
-    ) -> Scored<'s> {
-        // A filter may turn any of them away.
-        let popular = if eligible.is_some() {
-            LOOKUPS_MAX
-        } else {
-            count + self.known.places.len()
+        filtered: bool,
+    ) -> Result<Scored<'s>> {
+        let extent = Extent {
+            repeats: self.ask.repeats,
+            network: tier > Tier::Mixture,
+            // A filter may turn any of them away; without one only those that left the catalogue go.
+            kept: if filtered { LOOKUPS_MAX } else { LOOKED_UP * count },
         };
-        Scored::new(section, &self.known.places, self.ask.repeats, popular)
+        Scored::new(section, &self.known.places, extent)
     }
 
     /// True: the row may be shown.
@@ -509,7 +508,7 @@ impl Maker<'_> {
         let used = match tier {
             Tier::Popularity => 0,
             Tier::Similar => self.known.near.len(),
-            Tier::Mixture | Tier::Ordered => {
+            Tier::Mixture | Tier::Sequence | Tier::Ordered => {
                 let read = scored.map_or(0, |scored| scored.history().len());
                 let near = self.known.near.iter().map(|(row, _, _)| *row);
                 let beside = near.filter(|row| !self.in_section(*row)).count();
@@ -633,7 +632,7 @@ impl Maker<'_> {
                     .map(|((name, value), part)| signal(name, value, base.map(|_| part)))
                     .collect();
             }
-            (Kind::Item { item, .. }, Some(section), Some(scored)) if tier == Tier::Mixture => {
+            (Kind::Item { item, .. }, Some(section), Some(scored)) if tier != Tier::Ordered => {
                 product.base_score = Some(0.0);
                 let shares = section.sources.iter().zip(scored.shares(item));
                 product.signals = shares

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 
 use super::section::{Evidence, Read, Section};
+use crate::error::Result;
 
 /// No share is divided by less.
 const LEAST: f64 = 1e-20;
@@ -33,26 +34,53 @@ pub struct Scored<'a> {
     pub ranked: Vec<(u32, f64)>,
     /// Per source: by what its evidence is divided.
     divisors: Vec<f64>,
+    /// Per source: the evidence for all items, where a network was run for it; else empty.
+    networks: Vec<Vec<f32>>,
     repeats: bool,
+}
+
+/// How much is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// What is in the history may be named.
+    pub repeats: bool,
+    /// The sequence model is run, where there is one.
+    pub network: bool,
+    /// Items kept at most, the best ones.
+    pub kept: usize,
 }
 
 impl<'a> Scored<'a> {
     /// Scores all items for a history.
     ///
-    /// `history`: places of items, oldest first; of more than `history_max` the latest are read. `repeats`: what is in the
-    /// history may be named. `popular`: items that nothing but popularity speaks for, of which so many are kept.
-    #[must_use]
-    pub fn new(section: &'a Section, history: &[u32], repeats: bool, popular: usize) -> Self {
-        SLOTS.with_borrow_mut(|slots| Self::with(section, history, repeats, popular, &mut slots.0))
+    /// `history`: places of items, oldest first; of more than `history_max` the latest are read.
+    ///
+    /// # Errors
+    /// `Internal` if the sequence model fails.
+    pub fn new(section: &'a Section, history: &[u32], extent: Extent) -> Result<Self> {
+        SLOTS.with_borrow_mut(|slots| Self::with(section, history, extent, &mut slots.0))
     }
 
     fn with(
         section: &'a Section,
         all: &[u32],
-        repeats: bool,
-        popular: usize,
+        extent: Extent,
         slots: &mut Vec<u32>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let Extent {
+            repeats,
+            network,
+            kept,
+        } = extent;
+        let networks = section
+            .sources
+            .iter()
+            .map(|source| match &source.evidence {
+                Evidence::Sequence(model) if network && !all.is_empty() => model.evidence(all),
+                _ => Ok(Vec::new()),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let dense = networks.iter().any(|evidence| !evidence.is_empty());
         let history = all[all.len().saturating_sub(section.history_max)..].to_vec();
         let mut taken = all.to_vec();
         taken.sort_unstable();
@@ -67,11 +95,14 @@ impl<'a> Scored<'a> {
         let left_out = |item: u32| !repeats && taken.binary_search(&item).is_ok();
         let gone: f64 = taken.iter().map(|item| popularity(section, *item)).sum();
         let kept_popularity = section.popularity_sum - if repeats { 0.0 } else { gone };
-        for source in &section.sources {
+        for (source, network) in section.sources.iter().zip(&networks) {
             let Evidence::Table { table, recency } = &source.evidence else {
+                let all: f64 = network.iter().copied().map(f64::from).sum();
+                let gone = taken.iter().filter_map(|item| network.get(*item as usize));
+                let gone: f64 = gone.copied().map(f64::from).sum();
                 divisors.push(match source.evidence {
                     Evidence::Popularity => (kept_popularity + source.doubt).max(LEAST),
-                    _ => f64::INFINITY,
+                    _ => (all - if repeats { 0.0 } else { gone } + source.doubt).max(LEAST),
                 });
                 continue;
             };
@@ -108,14 +139,18 @@ impl<'a> Scored<'a> {
                 *mixed += source.weight * f64::from(*speaks) / divisor;
             }
         }
-        let mut more = popular;
-        for item in &section.popular {
+        // What only popularity speaks for comes in its order; what a network speaks for may be anything.
+        let mut more = if dense { usize::MAX } else { kept };
+        #[allow(clippy::cast_possible_truncation, reason = "places are 32 bits")]
+        let all_items = (0..if dense { section.item_ids.len() } else { 0 }).map(|item| item as u32);
+        for item in section.popular.iter().copied().chain(all_items) {
             if more == 0 {
                 break;
             }
-            if slots[*item as usize] == NONE && !left_out(*item) && popularity(section, *item) > 0.0
-            {
-                items.push(*item);
+            let spoken_for = dense || popularity(section, item) > 0.0;
+            if slots[item as usize] == NONE && !left_out(item) && spoken_for {
+                slots[item as usize] = 0;
+                items.push(item);
                 mixture.push(0.0);
                 more -= 1;
             }
@@ -124,9 +159,14 @@ impl<'a> Scored<'a> {
             slots[*item as usize] = NONE;
         }
         for (at, source) in section.sources.iter().enumerate() {
-            if matches!(source.evidence, Evidence::Popularity) {
+            let network = &networks[at];
+            let speaks = |item: u32| match source.evidence {
+                Evidence::Popularity => popularity(section, item),
+                _ => network.get(item as usize).copied().map_or(0.0, f64::from),
+            };
+            if matches!(source.evidence, Evidence::Popularity) || !network.is_empty() {
                 for (item, mixed) in items.iter().zip(&mut mixture) {
-                    *mixed += source.weight * popularity(section, *item) / divisors[at];
+                    *mixed += source.weight * speaks(*item) / divisors[at];
                 }
             }
         }
@@ -135,16 +175,22 @@ impl<'a> Scored<'a> {
             .zip(mixture)
             .filter(|(item, mixed)| *mixed > 0.0 && !left_out(*item))
             .collect();
-        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        Self {
+        let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if ranked.len() > kept && kept > 0 {
+            ranked.select_nth_unstable_by(kept - 1, order);
+        }
+        ranked.truncate(kept);
+        ranked.sort_unstable_by(order);
+        Ok(Self {
             section,
             history,
             length: all.len(),
             taken,
             ranked,
             divisors,
+            networks,
             repeats,
-        }
+        })
     }
 
     /// What each source says of an item: its share, 0 for an item that is left out.
@@ -178,7 +224,11 @@ impl<'a> Scored<'a> {
                 Evidence::Popularity => {
                     part(at, None, popularity(self.section, item) / self.divisors[at]);
                 }
-                Evidence::Sequence => {}
+                Evidence::Sequence(_) => {
+                    if let Some(speaks) = self.networks[at].get(item as usize) {
+                        part(at, None, f64::from(*speaks) / self.divisors[at]);
+                    }
+                }
             }
         }
     }

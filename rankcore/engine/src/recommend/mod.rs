@@ -19,18 +19,21 @@ pub enum Tier {
     Popularity,
     /// Texts that are like those of the history.
     Similar,
-    /// The weighted sum of the sources' shares.
+    /// The weighted sum of the sources' shares, but for the sequence model's.
     Mixture,
-    /// The first candidates of the mixture in the learnt order.
+    /// The same with the sequence model's.
+    Sequence,
+    /// The first candidates of the whole mixture in the learnt order.
     Ordered,
 }
 
 impl Tier {
     /// All tiers, cheap to dear.
-    pub const ALL: [Tier; 4] = [
+    pub const ALL: [Tier; 5] = [
         Tier::Popularity,
         Tier::Similar,
         Tier::Mixture,
+        Tier::Sequence,
         Tier::Ordered,
     ];
 
@@ -41,6 +44,7 @@ impl Tier {
             Tier::Popularity => "popularity",
             Tier::Similar => "similar",
             Tier::Mixture => "mixture",
+            Tier::Sequence => "sequence",
             Tier::Ordered => "ordered",
         }
     }
@@ -52,6 +56,7 @@ impl Tier {
             Tier::Popularity => wire::Tier::Popularity,
             Tier::Similar => wire::Tier::Similar,
             Tier::Mixture => wire::Tier::Mixture,
+            Tier::Sequence => wire::Tier::Sequence,
             Tier::Ordered => wire::Tier::Ordered,
         }
     }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::bundle::parse_json;
 use crate::error::{Error, Result};
+use crate::model::Sequence;
 use crate::rerank::forest::Forest;
 
 /// Version of section.json that this code reads.
@@ -38,6 +39,8 @@ struct SourceDescribed {
     recency: f64,
     doubt: f64,
     entries: usize,
+    width: usize,
+    positions: usize,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -161,8 +164,87 @@ pub enum Evidence {
     },
     /// How often each item was taken.
     Popularity,
-    /// The sequence model, which is not run here: its evidence is 0.
-    Sequence,
+    /// The sequence model.
+    Sequence(Network),
+}
+
+/// A sequence model with the vectors of its items: an item's is its row times its scale.
+pub struct Network {
+    model: Sequence,
+    rows: Mmap,
+    scales: Vec<f32>,
+    width: usize,
+    positions: usize,
+}
+
+impl Network {
+    fn open(folder: &Path, library: &Path, items: usize, source: &SourceDescribed) -> Result<Self> {
+        let (width, positions) = (source.width, source.positions);
+        let path = folder.join("sequence/items.bin");
+        let refuse = |what: String| Error::Bundle(format!("{}: {what}", path.display()));
+        let file = File::open(&path).map_err(|error| refuse(error.to_string()))?;
+        // SAFETY: files of a bundle are never changed in place, and the length is checked below, on the map itself.
+        let rows = unsafe { Mmap::map(&file) }.map_err(|error| refuse(error.to_string()))?;
+        if width == 0 || positions == 0 || Some(rows.len()) != items.checked_mul(width) {
+            return Err(refuse(format!(
+                "{} bytes for {items} vectors of {width}",
+                rows.len()
+            )));
+        }
+        Ok(Self {
+            model: Sequence::open(folder.join("sequence/model.onnx"), library, width)?,
+            rows,
+            scales: floats(&folder.join("sequence/scales.bin"), items)?,
+            width,
+            positions,
+        })
+    }
+
+    fn row(&self, item: usize) -> &[u8] {
+        &self.rows[item * self.width..(item + 1) * self.width]
+    }
+
+    /// The softmax over the items that may be named, `[items]`, of the latest of a history, which holds at least one.
+    ///
+    /// # Errors
+    /// `Internal` if the model fails.
+    pub fn evidence(&self, history: &[u32]) -> Result<Vec<f32>> {
+        let latest = &history[history.len().saturating_sub(self.positions)..];
+        let mut vectors = Vec::with_capacity(latest.len() * self.width);
+        for item in latest {
+            let item = *item as usize;
+            let scale = self.scales[item];
+            vectors.extend(
+                self.row(item)
+                    .iter()
+                    .map(|value| scale * f32::from(value.cast_signed())),
+            );
+        }
+        let state = self.model.state(&vectors)?;
+        let mut scores: Vec<f32> = (0..self.scales.len())
+            .map(|item| {
+                if self.scales[item] == 0.0 {
+                    return f32::NEG_INFINITY;
+                }
+                let products = self.row(item).iter().zip(&state);
+                let sum: f32 = products
+                    .map(|(value, state)| f32::from(value.cast_signed()) * state)
+                    .sum();
+                self.scales[item] * sum
+            })
+            .collect();
+        let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if greatest == f32::NEG_INFINITY {
+            scores.fill(0.0);
+            return Ok(scores);
+        }
+        scores
+            .iter_mut()
+            .for_each(|score| *score = (*score - greatest).exp());
+        let sum: f32 = scores.iter().sum();
+        scores.iter_mut().for_each(|score| *score /= sum);
+        Ok(scores)
+    }
 }
 
 /// One source of the mixture.
@@ -213,20 +295,20 @@ pub struct Section {
     pub history_max: usize,
     /// Sources, in the section's order.
     pub sources: Vec<Source>,
-    /// The learnt order; `None`: there is none, or it reads what is not computed here.
+    /// The learnt order.
     pub order: Option<Order>,
-    /// A part of the section is not used here: the sequence model.
-    pub partial: bool,
-    /// nDCG@10 of the mixture as a share of the learnt order's, from the card; `None`: not measured.
+    /// One of the sources is a sequence model.
+    pub sequence: bool,
+    /// nDCG@10 of the whole mixture as a share of the learnt order's, from the card; `None`: not measured.
     pub mixture_worth: Option<f64>,
 }
 
 impl Section {
-    /// Opens the section in `folder`.
+    /// Opens the section in `folder`; `library`: of ONNX Runtime, which is loaded where there is a sequence model.
     ///
     /// # Errors
     /// `Bundle`, naming the file.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, library: &Path) -> Result<Self> {
         let read = |name: &str| {
             std::fs::read_to_string(folder.join(name))
                 .map_err(|error| Error::Bundle(format!("recommend/{name}: {error}")))
@@ -269,7 +351,9 @@ impl Section {
                     popularity = floats(&folder.join("popularity.bin"), described.items)?;
                     Evidence::Popularity
                 }
-                Kind::Sequence => Evidence::Sequence,
+                Kind::Sequence => {
+                    Evidence::Sequence(Network::open(folder, library, described.items, &source)?)
+                }
             };
             sources.push(Source {
                 name: source.name,
@@ -278,15 +362,14 @@ impl Section {
                 evidence,
             });
         }
-        let partial = sources
+        let sequence = sources
             .iter()
-            .any(|source| matches!(source.evidence, Evidence::Sequence));
+            .any(|source| matches!(source.evidence, Evidence::Sequence(_)));
         let order = if described.candidates > 0 {
             let forest = Forest::parse(&read("order.txt")?)
                 .map_err(|error| Error::Bundle(format!("recommend/order.txt: {error}")))?;
             let reads = reads(&forest, &sources).map_err(refuse)?;
-            // Learnt beside what the sequence model says, it is not to be trusted without.
-            (!partial).then_some(Order {
+            Some(Order {
                 forest,
                 reads,
                 candidates: described.candidates,
@@ -315,7 +398,7 @@ impl Section {
             sources,
             mixture_worth: order.as_ref().and(worth(&card.order)),
             order,
-            partial,
+            sequence,
             item_ids,
         })
     }
