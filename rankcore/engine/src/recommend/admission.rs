@@ -307,3 +307,47 @@ impl Task for Waiting {
 fn as_f64(value: u64) -> f64 {
     value as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_picks_the_tier() {
+        let costs = Costs::default();
+        for (budget_us, expected) in [
+            (100.0, None),
+            (400.0, Some(Tier::Popularity)),
+            (1_400.0, Some(Tier::Mixture)),
+            (4_500.0, Some(Tier::Sequence)),
+            (10_000.0, Some(Tier::Ordered)),
+        ] {
+            let tiers = [
+                Tier::Popularity,
+                Tier::Mixture,
+                Tier::Sequence,
+                Tier::Ordered,
+            ];
+            assert_eq!(costs.best(&tiers, budget_us, 0), expected, "{budget_us}");
+        }
+        assert_eq!(
+            costs.best(&[Tier::Popularity], 10_000.0, 0),
+            Some(Tier::Popularity)
+        );
+    }
+
+    #[test]
+    fn a_tier_that_proves_dear_is_left_aside_and_comes_back() {
+        let costs = Costs::default();
+        let tiers = [Tier::Popularity, Tier::Ordered];
+        for at_us in 0..100 {
+            costs.note(Tier::Ordered, 40_000.0, at_us);
+        }
+        assert_eq!(costs.best(&tiers, 10_000.0, 100), Some(Tier::Popularity));
+        // Nobody could find out that it is cheap again, so what makes it look dear is forgotten.
+        assert_eq!(
+            costs.best(&tiers, 10_000.0, 60_000_000),
+            Some(Tier::Ordered)
+        );
+    }
+}

@@ -209,7 +209,11 @@ impl Maker<'_> {
             repeats: self.ask.repeats,
             network: tier > Tier::Mixture,
             // A filter may turn any of them away; without one only those that left the catalogue go.
-            kept: if filtered { LOOKUPS_MAX } else { LOOKED_UP * count },
+            kept: if filtered {
+                LOOKUPS_MAX
+            } else {
+                LOOKED_UP * count
+            },
         };
         Scored::new(section, &self.known.places, extent)
     }
