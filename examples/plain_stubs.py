@@ -1,5 +1,5 @@
-"""Search and recommend with nothing but gRPC and the generated stubs, as any language can: `python examples/plain_stubs.py
-[HOST:PORT]`.
+"""Search and recommend with nothing but gRPC and the generated stubs, as any language can:
+`python examples/plain_stubs.py [HOST:PORT]`.
 
 The deadline of the call is the time budget. Health checking under round_robin sends calls only to replicas
 that serve reads, and retries go by standard service configuration.
