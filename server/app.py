@@ -317,6 +317,7 @@ class Replica:
             histories=keeping.histories,
             names=keeping.names,
             receipt_id=keeping.receipts.issued,
+            at_once=settings.rpc.threads // 2,
             wait_applied=applied,
             applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
             budget=budget,

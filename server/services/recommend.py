@@ -19,7 +19,7 @@ from muster.privacy.pseudonyms import SESSION, SHOPPER
 from muster.v1 import ranking_pb2 as pb
 from server import health
 from server.admission import Budget
-from server.errors import BudgetSpent, ReplicaNotReady
+from server.errors import BudgetSpent, RecommendationsFull, ReplicaNotReady
 from server.feedback.histories import Histories
 from server.metrics import Metrics
 from server.services import parse, unary
@@ -38,7 +38,7 @@ class RecommendService:
 
     engine: the serving one. names: a kind of name, the name and a time to the pseudonyms that it has then or
     had lately. receipt_id: names an answer given at a time. wait_applied, applied_sequence: as for the
-    catalogue.
+    catalogue. at_once: calls answered at a time; one more is refused, for each holds a thread.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class RecommendService:
         wait_applied: Callable[[int, float], bool],
         applied_sequence: Callable[[], int],
         budget: Budget,
+        at_once: int,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
@@ -61,12 +62,21 @@ class RecommendService:
         self._applied_sequence = applied_sequence
         self._budget = budget
         self._clock_s = clock_s
+        self._places = threading.BoundedSemaphore(at_once)
         self._lock = threading.Lock()
         self._tiers: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
 
     def recommend(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         """Serialised response for a serialised request."""
+        if not self._places.acquire(blocking=False):
+            raise RecommendationsFull("as many recommendations as may be are being made here")
+        try:
+            return self._recommend(request, context)
+        finally:
+            self._places.release()
+
+    def _recommend(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         message = parse(pb.RecommendRequest, request)
         remaining_us = self._budget.remaining_us(context)
         if remaining_us <= 0:

@@ -199,6 +199,30 @@ def test_a_deadline_that_has_passed_and_a_sequence_that_never_comes_are_refused(
     assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
+def test_at_most_half_of_the_threads_wait_and_one_more_is_refused(shop: Serving) -> None:
+    # The fewest threads that there may be are 4; these wait for what never comes.
+    with Replica(
+        shop.bundle, shop.data_dir, "few", {**SETTINGS, "lease.eligible": "false", "rpc.threads": 4}
+    ) as replica:
+        replica.wait_serving()
+        request = pb.RecommendRequest(min_sequence=1 << 40)
+        waiting = [replica.ranking.Recommend.future(request, timeout=20) for _ in range(2)]
+        try:
+            wait_until(lambda: refused_as(replica) == "OVERLOADED", "one more is refused")
+            assert replica.health("muster.v1.RankingService")
+        finally:
+            for call in waiting:
+                call.cancel()
+
+
+def refused_as(replica: Replica) -> str:
+    try:
+        ask(replica)
+    except grpc.RpcError as error:
+        return refusal(error)[1]
+    return ""
+
+
 def test_diversity_spreads_the_results(shop: Serving) -> None:
     def kinds(diversity: float) -> int:
         found = ask(shop.primary, "phone-3", "phone-6", page_size=6, diversity=diversity).results
