@@ -1,4 +1,4 @@
-"""The demonstration: real products, four deadlines, a price change, and the death of the primary.
+"""The demonstration: real products, four deadlines, a price change, clicks, and the death of the primary.
 
 `muster demo` runs it. It starts a primary and two standbys on loopback, ends them again, opens nothing,
 downloads nothing, and says at the start where its catalogue comes from. The record (journal, plot, logs of
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ from drills.outcome import run_folder
 from drills.rig.cluster import Cluster, ClusterError, ClusterPlan, find_bundle, interrupted_by_sigterm
 from drills.rig.load import tier_name
 from drills.rig.shop import Query, Shop, choose_shop, fill, ndcg_at_10
-from muster.client import Client, MusterError, patch
+from muster.client import Client, MusterError, feedback, patch
 from muster.products.errors import ProductError
 from muster.v1 import ranking_pb2
 
 DEADLINES_MS = (5.0, 20.0, 50.0, 200.0)
 QUERIES = 4
 RESULTS = 10
+CLICKS = 3
+RECOMMENDED = 5
 TRIES = 5
 ENCODE_BUDGET_S = 75.0
 """The whole demonstration is to end within three minutes on a small machine."""
@@ -198,6 +201,61 @@ def change_and_show(client: Client, query: Query, console: Console) -> None:
     console.print(table)
 
 
+def recommend_and_show(client: Client, query: Query, console: Console) -> dict[str, Any]:
+    """What one shopper is recommended before and after clicks on the first answers of a query."""
+    shopper = "demo-shopper"
+    found = client.search(query.text, deadline_ms=1000.0, page_size=CLICKS)
+    before = client.recommend(shopper_id=shopper, deadline_ms=1000.0, page_size=RECOMMENDED)
+    clicks = [
+        feedback("click", result.product_id, receipt=found.receipt, position=place, shopper_id=shopper)
+        for place, result in enumerate(found.results, start=1)
+    ]
+    sequence = client.record(clicks, deadline_ms=5000.0).sequence if clicks else 0
+    after = client.recommend(
+        shopper_id=shopper,
+        deadline_ms=1000.0,
+        page_size=RECOMMENDED,
+        min_sequence=sequence,
+        explain=True,
+    )
+    tier = tier_name(after.receipt.tier)
+    if after.receipt.reason == ranking_pb2.REASON_DEPENDENCY:
+        console.print(
+            "the bundle has no section recommend/ (docs/recommend.md): the texts of what was clicked answer"
+        )
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for name in (
+        f"before ({tier_name(before.receipt.tier)})",
+        f"after {len(clicks)} clicks ({tier})",
+        "because",
+    ):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for old, new in zip_longest(before.results, after.results):
+        table.add_row(
+            Text(_cut(old.title, 40) if old is not None else ""),
+            Text(_cut(new.title, 40) if new is not None else ""),
+            Text(_cut(_because(new), 60) if new is not None else ""),
+        )
+    clicked = ", ".join(f"“{_cut(result.title, 40)}”" for result in found.results)
+    console.print(Text(f"clicked: {clicked or 'nothing was found to be clicked'}"))
+    console.print(table)
+    return {
+        "clicked": [result.product_id for result in found.results],
+        "before": [result.product_id for result in before.results],
+        "after": [result.product_id for result in after.results],
+        "tier": tier,
+        "history_used": after.history.used,
+    }
+
+
+def _because(result: ranking_pb2.RankedProduct) -> str:
+    """The source, and the product of the history, that speak most for a result."""
+    if not result.because:
+        return ""
+    most = result.because[0]
+    return f"{most.source}: {_cut(most.title, 40)}" if most.title else most.source
+
+
 def _columns(result: ranking_pb2.RankedProduct) -> tuple[str, str]:
     price = f"{result.price:.2f}" if result.HasField("price") else "unknown"
     return price, str(result.stock) if result.HasField("stock") else "unknown"
@@ -304,6 +362,8 @@ def show(as_json: bool) -> dict[str, Any]:
                     console.print(_receipt_line(last.receipt))
                 console.print("\n[bold]a price and a stock change[/]")
                 change_and_show(client, queries[0], console)
+                console.print("\n[bold]what one shopper is recommended[/]")
+                recommended = recommend_and_show(client, queries[0], console)
             console.print("\n[bold]the primary is killed under reads and writes[/]")
             found = dict.fromkeys(
                 result.product_id
@@ -321,6 +381,7 @@ def show(as_json: bool) -> dict[str, Any]:
         "products": state.products,
         "bundle": state.bundle_id,
         "answers": [one.describe() for one in asked],
+        "recommended": recommended,
         "failover": outcome,
     }
 

@@ -1,5 +1,5 @@
-"""Search with nothing but gRPC and the generated stubs, as any language can: `python examples/plain_stubs.py
-[HOST:PORT]`.
+"""Search and recommend with nothing but gRPC and the generated stubs, as any language can:
+`python examples/plain_stubs.py [HOST:PORT]`.
 
 The deadline of the call is the time budget. Health checking under round_robin sends calls only to replicas
 that serve reads, and retries go by standard service configuration.
@@ -34,7 +34,7 @@ CONFIG = {
 
 
 def main(target: str = "127.0.0.1:50051") -> int:
-    """One search in 100 ms. Returns: the exit code."""
+    """One search and one recommendation, 100 ms each. Returns: the exit code."""
     with grpc.insecure_channel(target, options=[("grpc.service_config", json.dumps(CONFIG))]) as channel:
         ranking = ranking_pb2_grpc.RankingServiceStub(channel)
         try:
@@ -45,6 +45,16 @@ def main(target: str = "127.0.0.1:50051") -> int:
         for result in answer.results:
             print(f"{result.product_id}  {result.title}")
         print(f"tier {ranking_pb2.Tier.Name(answer.receipt.tier)}, {answer.receipt.timings.total_us} us")
+        # Whoever opened the first of them may take next:
+        history = [ranking_pb2.HistoryItem(product_id=result.product_id) for result in answer.results[:1]]
+        try:
+            after = ranking.Recommend(ranking_pb2.RecommendRequest(history=history, page_size=3), timeout=0.1)
+        except grpc.RpcError as error:
+            print(f"{error.code().name}: {error.details()}", file=sys.stderr)
+            return 3
+        for result in after.results:
+            print(f"{result.product_id}  {result.title}")
+        print(f"tier {ranking_pb2.Tier.Name(after.receipt.tier)}, {after.receipt.timings.total_us} us")
     return 0
 
 

@@ -29,6 +29,7 @@ from muster.commands import (
     feedback,
     insight,
     privacy,
+    recommend,
     replicas,
     search,
     serve,
@@ -61,6 +62,7 @@ for name, group in (
 for command in (
     serve.serve,
     search.search,
+    recommend.recommend,
     replicas.status,
     replicas.transfer,
     deploy.deploy,

@@ -172,5 +172,59 @@ def shown_value(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
 
 
+_BROUGHT = {
+    "next": "it is often taken right after {}",
+    "later": "it is often taken soon after {}",
+    "later_share": "it is often taken soon after {}",
+    "earlier": "it is often taken before {}",
+    "together": "it is often taken by those who took {}",
+    "closed_form": "it goes with {}",
+    "attributes": "it has what sets {} apart",
+    "texts": "it reads like {}",
+    "similar": "it reads like {}",
+    "new": "it is new, and like {}",
+}
+
+
+_BROUGHT_BY_ALL = {
+    "popularity": "many take it",
+    "sequence": "it follows from all that was taken lately",
+}
+
+
+def brought(result: Mapping[str, Any], *, reasons_max: int = 2) -> str:
+    """One sentence without numbers: what of the history brought a recommendation, the most telling first.
+
+    result: JSON values of the contract's RankedProduct with `because`. Reasons of one product are told once,
+    by the source that adds most. Empty where nothing was told.
+    """
+    reasons: list[str] = []
+    told: set[str] = set()
+    for part in result.get("because", ()):
+        product = part["product_id"]
+        if part["contribution"] <= 0 or (product or part["source"]) in told:
+            continue
+        told.add(product or part["source"])
+        if product:
+            words = _BROUGHT.get(part["source"], "of {}")
+            reasons.append(words.format(part.get("title") or product))
+        elif part["source"]:
+            reasons.append(_BROUGHT_BY_ALL.get(part["source"], f"of {part['source']}"))
+    return f"Shown because {_joined(reasons[:reasons_max])}." if reasons else ""
+
+
+def brought_sum(result: Mapping[str, Any]) -> str:
+    """The same with its numbers: every part that was told, and their sum."""
+    parts = result.get("because", ())
+    if not parts:
+        return ""
+    terms = [
+        f"{part['contribution']:+.4g} {part['source'] or 'others'}"
+        + (f" ({part['product_id']})" if part["product_id"] else "")
+        for part in parts
+    ]
+    return f"{sum(part['contribution'] for part in parts):.4g} = " + " ".join(terms)
+
+
 def _joined(reasons: Iterable[str]) -> str:
     return " and ".join(reasons)

@@ -153,6 +153,14 @@ class Engine:
         cancel: Cancel | None = None,
         priority: str | None = None,
     ) -> bytes: ...
+    def recommend(
+        self,
+        request: bytes,
+        remaining_us: int,
+        *,
+        now_unix_us: int,
+        priority: str | None = None,
+    ) -> tuple[bytes, str, str]: ...
     def execute(self, request: bytes, tier: str, depth: int, width: int = 200) -> bytes: ...
     def execute_rerank(self, request: bytes, tier: str, depth: int = 1000) -> bytes: ...
     def signals(

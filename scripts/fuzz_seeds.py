@@ -21,7 +21,7 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from muster.v1 import catalogue_pb2, ranking_pb2
+from muster.v1 import catalogue_pb2, feedback_pb2, ranking_pb2
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -74,6 +74,48 @@ def requests() -> Iterator[Seed]:
         "many",
         _bytes(ranking_pb2.RerankRequest(query="usb cable", product_ids=many, page_size=5, explain=True)),
     )
+
+
+def recommendations() -> Iterator[Seed]:
+    """Requests for recommendations, one with every field set, and a section of five items."""
+    history = [
+        ranking_pb2.HistoryItem(product_id="p1", kind=feedback_pb2.FEEDBACK_KIND_BUY, occurred_unix_us=5),
+        ranking_pb2.HistoryItem(product_id="q2", occurred_unix_us=3),
+        ranking_pb2.HistoryItem(product_id="nobody"),
+    ]
+    yield "recommend", "plain", _bytes(ranking_pb2.RecommendRequest(history=history[:1]))
+    yield (
+        "recommend",
+        "full",
+        _bytes(
+            ranking_pb2.RecommendRequest(
+                shopper_id="ada",
+                session_id="visit",
+                history=history,
+                filter=ranking_pb2.Filter(price_min=0.5, in_stock=True),
+                page_size=20,
+                explain=True,
+                priority=ranking_pb2.PRIORITY_SHEDDABLE,
+                diversity=0.5,
+                repeats=True,
+            )
+        ),
+    )
+    source = {"weight": 0.5, "recency": 1.0, "doubt": 0.5, "width": 0, "positions": 0}
+    described = {
+        "schema_version": 1,
+        "items": 5,
+        "repeats": False,
+        "history_max": 3,
+        "candidates": 0,
+        "sources": [
+            {"name": "next", "kind": "table", **source, "entries": 4},
+            {"name": "popularity", "kind": "popularity", **source, "entries": 0},
+        ],
+    }
+    text = json.dumps(described).encode()
+    table = struct.pack("<6I4I4f", 0, 1, 2, 3, 3, 4, 1, 2, 3, 0, 1.0, 2.0, 0.5, 1.5)
+    yield "recommend_section", "small", struct.pack("<H", len(text)) + text + table
 
 
 def changes() -> Iterator[Seed]:
@@ -273,7 +315,7 @@ def main(arguments: list[str]) -> int:
     """Write every seed; exit 1 where they are too large together."""
     out = Path(arguments[0]) if arguments else ROOT / "rankcore" / "fuzz" / "seeds"
     total = 0
-    for group in (requests, changes, bundle, models, texts, files, vectors, front):
+    for group in (requests, recommendations, changes, bundle, models, texts, files, vectors, front):
         for target, name, content in group():
             folder = out / target
             folder.mkdir(parents=True, exist_ok=True)

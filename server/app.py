@@ -3,7 +3,7 @@
     bundle -> engine -> generation -> Held <- Bundles <- Tailer <- Store <- LogWriter <- Apply
                  ^                                          |        ^
                  |                                       Deploys  LeaseKeeper -> Health
-               Front <- Search, Rerank
+               Front <- Search, Rerank        Recommend: Keeping.histories -> engine
 
 ``Replica`` answers status and health from its first moment; ``load`` makes the parts, in the order of the
 drawing; ``lifecycle`` says when.
@@ -55,6 +55,7 @@ from server.services.catalogue import CatalogueLimits, CatalogueService
 from server.services.drills import DrillService
 from server.services.feedback import FeedbackService
 from server.services.privacy import PrivacyService
+from server.services.recommend import RecommendService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
@@ -67,6 +68,8 @@ _FOLLOWING_CHECK_S = 0.05
 _REFUSED_MAX_S = 0.5
 _PRIMARY_NAME_S = 0.1
 _CATCH_UP_WAIT_S = 0.2
+# Newest events of the log that are looked through for what shoppers did.
+_RECALLED_EVENTS = 20_000
 
 
 class Lag:
@@ -131,6 +134,7 @@ class Parts:
     catalogue: CatalogueService
     feedback: FeedbackService
     keeping: Keeping
+    recommend: RecommendService
 
 
 class Replica:
@@ -212,6 +216,7 @@ class Replica:
         def deliver(events: list[bytes]) -> int:
             sequence = bundles.apply(events)
             deploys.follow(events)
+            keeping.histories.follow(events)
             return sequence
 
         def reload() -> int:
@@ -276,13 +281,16 @@ class Replica:
             default_us=settings.ranking.default_deadline_ms * 1000,
             max_us=settings.ranking.deadline_max_ms * 1000,
         )
+
+        def applied(sequence: int, timeout_s: float) -> bool:
+            stalled_max_s = settings.catalogue.staleness_max_ms / 1000
+            return wait_applied(tailer, sequence, timeout_s, stalled_max_s=stalled_max_s)
+
         catalogue = CatalogueService(
             writer=writer,
             products=lambda: bundles.serving.served.generation,
             applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
-            wait_applied=lambda sequence, timeout_s: wait_applied(
-                tailer, sequence, timeout_s, stalled_max_s=settings.catalogue.staleness_max_ms / 1000
-            ),
+            wait_applied=applied,
             read_events=log.read_events,
             in_log=store.sequences,
             writable=lambda: self._writable and keeper.is_primary(),
@@ -304,11 +312,32 @@ class Replica:
             budget=budget,
             default_us=settings.catalogue.apply_deadline_ms * 1000,
         )
+        recommend = RecommendService(
+            engine=lambda: bundles.serving.engine,
+            histories=keeping.histories,
+            names=keeping.names,
+            receipt_id=keeping.receipts.issued,
+            at_once=settings.rpc.threads // 2,
+            wait_applied=applied,
+            applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
+            budget=budget,
+        )
         privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
         self.rpc.front.sign_receipts(keeping.receipt_key)
         self.parts = Parts(
-            store, bundles, deploys, tailer, writer, keeper, retention, catalogue, feedback, keeping
+            store,
+            bundles,
+            deploys,
+            tailer,
+            writer,
+            keeper,
+            retention,
+            catalogue,
+            feedback,
+            keeping,
+            recommend,
         )
+        self.rpc.methods.add(recommend.methods(self.metrics))
         self.rpc.methods.add(feedback.methods(self.metrics))
         # Its requests are bytes here, so the audit tells that somebody was erased, not who.
         self.rpc.methods.add(audited(privacy.methods(self.metrics), self.audit))
@@ -323,6 +352,7 @@ class Replica:
         """Serve the generation inside, replay the log to its end, and warm up. ``give_up`` ends the wait."""
         parts = self._loaded()
         parts.bundles.start()
+        self._recall(parts)
         parts.tailer.start()
         while not give_up():
             try:
@@ -332,6 +362,17 @@ class Replica:
                 logger.warning("the end of the log cannot be read, trying again: %s", error)
                 time.sleep(_CATCH_UP_WAIT_S)
         parts.bundles.serving.warm_up()
+
+    def _recall(self, parts: Parts) -> None:
+        """Remember what shoppers did before this replica began to follow, as far as the log holds it."""
+        applied = parts.bundles.serving.served.generation.applied_sequence()
+        try:
+            parts.keeping.histories.recall(
+                parts.store.read_range, max(1, applied + 1 - _RECALLED_EVENTS), applied
+            )
+        except StoreError as error:
+            # What is not remembered is only known less; the tailer waits for the store by itself.
+            logger.warning("what shoppers did before cannot be read: %s", error)
 
     def serve(self) -> None:
         """Tell clients, compete for the lease where eligible, and keep the generation fresh."""
@@ -453,6 +494,7 @@ class Replica:
         numbers = {**observation.of_status(status), **observation.of_disk(self.settings.data_dir)}
         if self.parts is not None:
             numbers.update(self.parts.keeping.counters())
+            numbers.update(self.parts.recommend.counters())
             serving = self.parts.bundles.serving
             engine = serving.engine.status()
             numbers |= observation.of_engine(engine)

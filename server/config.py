@@ -538,6 +538,29 @@ class PrivacySettings(Section):
         ge=1,
         le=87_600,
     )
+    history_products_max: int = setting(
+        50,
+        "products",
+        "The newest products of a shopper that feedback has told, kept in memory for recommendations. 0:"
+        " nothing is remembered, and a request's own history is all there is.",
+        ge=0,
+        le=1_000,
+    )
+    history_shoppers_max: int = setting(
+        100_000,
+        "shoppers",
+        "Shoppers, and visits, of whom something is remembered at a time; who did nothing for longest is"
+        " forgotten first.",
+        ge=1,
+        le=10_000_000,
+    )
+    history_hours: int = setting(
+        24,
+        "hours",
+        "What a shopper did longer ago is not recommended from, unless the request tells of it.",
+        ge=1,
+        le=8_760,
+    )
 
 
 class DrillSettings(Section):

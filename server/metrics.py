@@ -200,6 +200,12 @@ _LABELLED = {
         "Finds of personal data taken out of texts, by kind.",
         "kind",
     ),
+    "recommended_by_tier": ("muster_recommended", "Recommendations given, by tier.", "tier"),
+    "recommended_by_reason": (
+        "muster_recommended_by_reason",
+        "Recommendations given, by why this tier.",
+        "reason",
+    ),
     "answered_by_tier": ("muster_answered_by_tier", "Requests answered, by tier.", "tier"),
     "answered_by_reason": ("muster_answered_by_reason", "Requests answered, by why this plan.", "reason"),
     "answered_by_priority": ("muster_answered_by_priority", "Requests answered, by priority.", "priority"),

@@ -18,7 +18,14 @@ from muster.client.events import apply_request
 from muster.client.feedback_events import record_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Reads
-from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
+from muster.client.requests import (
+    Deadline,
+    Priority,
+    get_request,
+    recommend_request,
+    rerank_request,
+    search_request,
+)
 from muster.client.sessions import Session, min_sequence_for, shown_sequence
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
 from muster.client.writes import Write, resend_pause_s
@@ -135,6 +142,40 @@ class AsyncClient:
             priority=priority,
         )
         response: ranking_pb2.RerankResponse = await self._read("Rerank", request, deadline_ms)
+        if session is not None:
+            session.read(response.receipt.applied_sequence)
+        return response
+
+    async def recommend(
+        self,
+        history: Iterable[str | ranking_pb2.HistoryItem] = (),
+        *,
+        shopper_id: str = "",
+        session_id: str = "",
+        deadline_ms: float | None = None,
+        filter: ranking_pb2.Filter | None = None,
+        page_size: int = 0,
+        min_sequence: int = 0,
+        explain: bool = False,
+        priority: Priority | None = None,
+        diversity: float = 0.0,
+        repeats: bool = False,
+        session: Session | None = None,
+    ) -> ranking_pb2.RecommendResponse:
+        """As `Client.recommend`."""
+        request = recommend_request(
+            history,
+            shopper_id=shopper_id,
+            session_id=session_id,
+            filter=filter,
+            page_size=page_size,
+            min_sequence=min_sequence_for(session, min_sequence),
+            explain=explain,
+            priority=priority,
+            diversity=diversity,
+            repeats=repeats,
+        )
+        response: ranking_pb2.RecommendResponse = await self._read("Recommend", request, deadline_ms)
         if session is not None:
             session.read(response.receipt.applied_sequence)
         return response
@@ -322,12 +363,13 @@ class AsyncClient:
             raise errors.ClientClosed("the client is closed; make a new one")
         if self._reads:
             return
-        self._reads = {"Search": {}, "Rerank": {}, "Get": {}, "Watch": {}}
+        self._reads = {"Search": {}, "Rerank": {}, "Recommend": {}, "Get": {}, "Watch": {}}
         for endpoint in self.endpoints:
             channel = self._open(endpoint, self.settings.read_options())
             ranking = ranking_pb2_grpc.RankingServiceStub(channel)
             catalogue = catalogue_pb2_grpc.CatalogueServiceStub(channel)
             self._reads["Search"][endpoint] = ranking.Search
+            self._reads["Recommend"][endpoint] = ranking.Recommend
             self._reads["Rerank"][endpoint] = ranking.Rerank
             self._reads["Get"][endpoint] = catalogue.Get
             self._reads["Watch"][endpoint] = catalogue.Watch

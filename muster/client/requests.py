@@ -146,6 +146,41 @@ def rerank_request(
         raise _unsendable(error, query=query, page_size=page_size) from error
 
 
+def recommend_request(
+    history: Iterable[str | ranking_pb2.HistoryItem] = (),
+    *,
+    shopper_id: str = "",
+    session_id: str = "",
+    filter: ranking_pb2.Filter | None = None,
+    page_size: int = 0,
+    min_sequence: int = 0,
+    explain: bool = False,
+    priority: Priority | None = None,
+    diversity: float = 0.0,
+    repeats: bool = False,
+) -> ranking_pb2.RecommendRequest:
+    """A request for recommendations. Raises: as `search_request`."""
+    class_ = _priority(priority)
+    try:
+        return ranking_pb2.RecommendRequest(
+            shopper_id=shopper_id,
+            session_id=session_id,
+            history=[
+                ranking_pb2.HistoryItem(product_id=item) if isinstance(item, str) else item
+                for item in history
+            ],
+            filter=filter,
+            page_size=page_size,
+            min_sequence=min_sequence,
+            explain=explain,
+            priority=class_,
+            diversity=diversity,
+            repeats=repeats,
+        )
+    except (TypeError, ValueError) as error:
+        raise _unsendable(error, shopper_id=shopper_id, session_id=session_id, page_size=page_size) from error
+
+
 def get_request(product_id: str, *, min_sequence: int = 0) -> catalogue_pb2.GetRequest:
     """A read of one product. Raises: as `search_request`."""
     try:

@@ -18,7 +18,14 @@ from muster.client.events import apply_request
 from muster.client.feedback_events import record_request
 from muster.client.operation import ReplicaStatus, primary_endpoint
 from muster.client.reads import Attempt, Reads
-from muster.client.requests import Deadline, Priority, get_request, rerank_request, search_request
+from muster.client.requests import (
+    Deadline,
+    Priority,
+    get_request,
+    recommend_request,
+    rerank_request,
+    search_request,
+)
 from muster.client.sessions import Session, min_sequence_for, shown_sequence
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
 from muster.client.writes import Write, resend_pause_s
@@ -50,6 +57,7 @@ class _Connections:
         self._admin: dict[str, admin_pb2_grpc.AdminServiceStub] = {}
         self.search: dict[str, Any] = {}
         self.rerank: dict[str, Any] = {}
+        self.recommend: dict[str, Any] = {}
         self.get: dict[str, Any] = {}
         self.watch: dict[str, Any] = {}
         for endpoint in endpoints:
@@ -57,6 +65,7 @@ class _Connections:
             ranking = ranking_pb2_grpc.RankingServiceStub(channel)
             catalogue = catalogue_pb2_grpc.CatalogueServiceStub(channel)
             self.search[endpoint], self.rerank[endpoint] = ranking.Search, ranking.Rerank
+            self.recommend[endpoint] = ranking.Recommend
             self.get[endpoint], self.watch[endpoint] = catalogue.Get, catalogue.Watch
 
     def _open(self, target: str, options: Sequence[tuple[str, int | str]]) -> grpc.Channel:
@@ -208,6 +217,46 @@ class Client:
             priority=priority,
         )
         response: ranking_pb2.RerankResponse = self._read("rerank", request, deadline_ms)
+        if session is not None:
+            session.read(response.receipt.applied_sequence)
+        return response
+
+    def recommend(
+        self,
+        history: Iterable[str | ranking_pb2.HistoryItem] = (),
+        *,
+        shopper_id: str = "",
+        session_id: str = "",
+        deadline_ms: float | None = None,
+        filter: ranking_pb2.Filter | None = None,
+        page_size: int = 0,
+        min_sequence: int = 0,
+        explain: bool = False,
+        priority: Priority | None = None,
+        diversity: float = 0.0,
+        repeats: bool = False,
+        session: Session | None = None,
+    ) -> ranking_pb2.RecommendResponse:
+        """What a shopper takes next, as well as the deadline allows.
+
+        history: products that the shopper took, oldest first; what feedback under shopper_id and session_id
+            has told goes before them. Neither is needed: with nothing, what is popular is the answer.
+        diversity: 0 to 1, see the contract. repeats: what is in the history may be named again.
+        The other arguments and errors are those of `search`. min_sequence: that of a `record`, to see it.
+        """
+        request = recommend_request(
+            history,
+            shopper_id=shopper_id,
+            session_id=session_id,
+            filter=filter,
+            page_size=page_size,
+            min_sequence=min_sequence_for(session, min_sequence),
+            explain=explain,
+            priority=priority,
+            diversity=diversity,
+            repeats=repeats,
+        )
+        response: ranking_pb2.RecommendResponse = self._read("recommend", request, deadline_ms)
         if session is not None:
             session.read(response.receipt.applied_sequence)
         return response

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from muster.commands.arguments import DEFAULT_TARGET, Json, Target, duration
+from muster.commands.conditions import (
+    Attribute,
+    Brand,
+    Category,
+    InStock,
+    PriceMax,
+    PriceMin,
+    Priority,
+    filter_of,
+)
 from muster.commands.failures import reported
 from muster.commands.output import make_console, make_table, number, plain, print_json
-
-
-class _Priority(StrEnum):
-    CRITICAL = "critical"
-    DEFAULT = "default"
-    SHEDDABLE = "sheddable"
 
 
 @reported
@@ -30,46 +33,29 @@ def search(
     ] = False,
     page_size: Annotated[int, typer.Option("--page-size", "-n", help="Results wanted, 1 to 100.")] = 10,
     offset: Annotated[int, typer.Option("--offset", help="Results to skip, 0 to 900.")] = 0,
-    brand: Annotated[list[str] | None, typer.Option("--brand", help="Any of these brands.")] = None,
-    category: Annotated[list[str] | None, typer.Option("--category", help="Any of these categories.")] = None,
-    price_min: Annotated[float | None, typer.Option("--price-min", help="Lowest price, inclusive.")] = None,
-    price_max: Annotated[float | None, typer.Option("--price-max", help="Highest price, inclusive.")] = None,
-    in_stock: Annotated[bool, typer.Option("--in-stock", help="Nothing known to be out of stock.")] = False,
-    attribute: Annotated[
-        list[str] | None, typer.Option("--attribute", metavar="NAME=VALUE", help="Condition on an attribute.")
-    ] = None,
+    brand: Brand = None,
+    category: Category = None,
+    price_min: PriceMin = None,
+    price_max: PriceMax = None,
+    in_stock: InStock = False,
+    attribute: Attribute = None,
     facet: Annotated[
         list[str] | None, typer.Option("--facet", help="Count brand, category or attributes.NAME.")
     ] = None,
     min_sequence: Annotated[int, typer.Option("--min-sequence", help="Wait for this sequence.")] = 0,
-    priority: Annotated[
-        _Priority | None, typer.Option("--priority", help="Worth of this request's quality under load.")
-    ] = None,
+    priority: Priority = None,
     as_json: Json = False,
 ) -> None:
     """Asks a running service for ranked products."""
-    from muster.client import Client, search_filter
+    from muster.client import Client
 
-    attributes: dict[str, list[str]] = {}
-    for condition in attribute or ():
-        name, equals, value = condition.partition("=")
-        if not equals or not name.strip():
-            raise typer.BadParameter(f"write --attribute NAME=VALUE, not {condition!r}")
-        attributes.setdefault(name.strip(), []).append(value.strip())
-    conditions = search_filter(
-        brands=brand or (),
-        categories=category or (),
-        price_min=price_min,
-        price_max=price_max,
-        in_stock=in_stock,
-        attributes=attributes,
-    )
+    conditions = filter_of(brand, category, price_min, price_max, in_stock, attribute)
     with Client(target) as client:
         started = time.perf_counter()
         answer = client.search(
             query,
             deadline_ms=deadline,
-            filter=conditions if conditions.ByteSize() else None,
+            filter=conditions,
             page_size=page_size,
             offset=offset,
             facets=facet or (),
@@ -84,27 +70,34 @@ def search(
     _show_answer(plain(answer), offset, took_ms, deadline)
 
 
+def show_results(console: Any, results: Sequence[Mapping[str, Any]], first: int = 1) -> None:
+    """A table of results (as `plain` gives them), numbered from `first`."""
+    from rich.text import Text
+
+    if not results:
+        console.print("no product matches")
+        return
+    table = make_table("", "product", "title", "brand", "price", "stock", "score")
+    for place, result in enumerate(results, start=first):
+        stock = result.get("stock")
+        table.add_row(
+            str(place),
+            Text(result["product_id"]),
+            Text(result["title"]),
+            Text(result["brand"] or "-"),
+            number(result.get("price")),
+            "-" if stock is None else str(stock),
+            number(result["score"], 4),
+        )
+    console.print(table)
+
+
 def _show_answer(answer: Mapping[str, Any], offset: int, took_ms: float, deadline_ms: float) -> None:
     from rich.text import Text
 
     console = make_console()
     results = answer["results"]
-    if results:
-        table = make_table("", "product", "title", "brand", "price", "stock", "score")
-        for place, result in enumerate(results, start=offset + 1):
-            stock = result.get("stock")
-            table.add_row(
-                str(place),
-                Text(result["product_id"]),
-                Text(result["title"]),
-                Text(result["brand"] or "-"),
-                number(result.get("price")),
-                "-" if stock is None else str(stock),
-                number(result["score"], 4),
-            )
-        console.print(table)
-    else:
-        console.print("no product matches")
+    show_results(console, results, offset + 1)
     for place, result in enumerate(results, start=offset + 1):
         first, *rest = explanation_lines(result) or [""]
         if first:
@@ -132,9 +125,11 @@ def explanation_lines(result: Mapping[str, Any]) -> list[str]:
 
 def receipt_line(receipt: Mapping[str, Any], took_ms: float, deadline_ms: float) -> str:
     """The receipt (as `plain` gives it) in one sentence."""
+    worth = receipt["expected_ndcg"]
+    told = f"worth {worth:.0%} of the best plan" if worth else "worth not measured"
     text = (
         f"{took_ms:.1f} of {deadline_ms:g} ms; tier {receipt['tier']}, depth {receipt['depth']}, "
-        f"{receipt['candidates']} candidates, worth {receipt['expected_ndcg']:.0%} of the best plan, "
+        f"{receipt['candidates']} candidates, {told}, "
         f"reason {receipt['reason']}; "
         f"{receipt['replica'] or 'a replica'} at sequence {receipt['applied_sequence']}"
     )

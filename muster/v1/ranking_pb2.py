@@ -22,45 +22,56 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from muster.v1 import feedback_pb2 as muster_dot_v1_dot_feedback__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17muster/v1/ranking.proto\x12\tmuster.v1\"\xba\x01\n\x06\x46ilter\x12\x0e\n\x06\x62rands\x18\x01 \x03(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x16\n\tprice_min\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tprice_max\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08in_stock\x18\x05 \x01(\x08\x12.\n\nattributes\x18\x06 \x03(\x0b\x32\x1a.muster.v1.AttributeFilterB\x0c\n\n_price_minB\x0c\n\n_price_max\"/\n\x0f\x41ttributeFilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xc2\x01\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12!\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x11.muster.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\r\x12\x0e\n\x06\x66\x61\x63\x65ts\x18\x05 \x03(\t\x12\x14\n\x0cmin_sequence\x18\x06 \x01(\x04\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12%\n\x08priority\x18\x08 \x01(\x0e\x32\x13.muster.v1.Priority\"\x82\x01\n\x0eSearchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.muster.v1.RankedProduct\x12#\n\x07receipt\x18\x02 \x01(\x0b\x32\x12.muster.v1.Receipt\x12 \n\x06\x66\x61\x63\x65ts\x18\x03 \x03(\x0b\x32\x10.muster.v1.Facet\"\x94\x01\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x13\n\x0bproduct_ids\x18\x02 \x03(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x14\n\x0cmin_sequence\x18\x04 \x01(\x04\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12%\n\x08priority\x18\x06 \x01(\x0e\x32\x13.muster.v1.Priority\"}\n\x0eRerankResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.muster.v1.RankedProduct\x12#\n\x07receipt\x18\x02 \x01(\x0b\x32\x12.muster.v1.Receipt\x12\x1b\n\x13unknown_product_ids\x18\x03 \x03(\t\"\xd8\x01\n\rRankedProduct\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\r\n\x05title\x18\x03 \x01(\t\x12\r\n\x05\x62rand\x18\x04 \x01(\t\x12\x12\n\x05price\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05stock\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\"\n\x07signals\x18\x07 \x03(\x0b\x32\x11.muster.v1.Signal\x12\x17\n\nbase_score\x18\x08 \x01(\x01H\x02\x88\x01\x01\x42\x08\n\x06_priceB\x08\n\x06_stockB\r\n\x0b_base_score\"`\n\x06Signal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x63ontribution\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x0f\n\r_contribution\"=\n\x05\x46\x61\x63\x65t\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12%\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x15.muster.v1.FacetCount\"*\n\nFacetCount\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\xb6\x03\n\x07Receipt\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.muster.v1.Tier\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x12\n\ncandidates\x18\x03 \x01(\r\x12\x15\n\rexpected_ndcg\x18\x04 \x01(\x01\x12!\n\x06reason\x18\x05 \x01(\x0e\x32\x11.muster.v1.Reason\x12%\n\x0cplanned_tier\x18\x06 \x01(\x0e\x32\x0f.muster.v1.Tier\x12\x15\n\rplanned_depth\x18\x07 \x01(\r\x12(\n\x07timings\x18\x08 \x01(\x0b\x32\x17.muster.v1.StageTimings\x12\r\n\x05price\x18\t \x01(\x01\x12\x11\n\tbundle_id\x18\n \x01(\t\x12\x15\n\rgeneration_id\x18\x0b \x01(\t\x12\r\n\x05\x65poch\x18\x0c \x01(\x04\x12\x18\n\x10\x61pplied_sequence\x18\r \x01(\x04\x12\x14\n\x0cstaleness_ms\x18\x0e \x01(\x04\x12\x0f\n\x07replica\x18\x0f \x01(\t\x12\x17\n\x0fquery_truncated\x18\x10 \x01(\x08\x12\x11\n\tbudget_us\x18\x11 \x01(\x04\x12\x12\n\nreceipt_id\x18\x12 \x01(\t\"\x8f\x01\n\x0cStageTimings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x11\n\tencode_us\x18\x02 \x01(\x04\x12\x13\n\x0bretrieve_us\x18\x03 \x01(\x04\x12\x0f\n\x07late_us\x18\x04 \x01(\x04\x12\x10\n\x08\x63ross_us\x18\x05 \x01(\x04\x12\x10\n\x08order_us\x18\x06 \x01(\x04\x12\x10\n\x08total_us\x18\x07 \x01(\x04*z\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x10\n\x0cTIER_LEXICAL\x10\x01\x12\x0f\n\x0bTIER_HYBRID\x10\x02\x12\r\n\tTIER_LATE\x10\x03\x12\x14\n\x10TIER_CROSS_SMALL\x10\x04\x12\x14\n\x10TIER_CROSS_LARGE\x10\x05*\x83\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREASON_BEST\x10\x01\x12\x13\n\x0fREASON_DEADLINE\x10\x02\x12\x0f\n\x0bREASON_LOAD\x10\x03\x12\x15\n\x11REASON_DEPENDENCY\x10\x04\x12\x13\n\x0fREASON_PRIORITY\x10\x05*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x15\n\x11PRIORITY_CRITICAL\x10\x01\x12\x14\n\x10PRIORITY_DEFAULT\x10\x02\x12\x16\n\x12PRIORITY_SHEDDABLE\x10\x03\x32\x8e\x01\n\x0eRankingService\x12=\n\x06Search\x12\x18.muster.v1.SearchRequest\x1a\x19.muster.v1.SearchResponse\x12=\n\x06Rerank\x12\x18.muster.v1.RerankRequest\x1a\x19.muster.v1.RerankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17muster/v1/ranking.proto\x12\tmuster.v1\x1a\x18muster/v1/feedback.proto\"\xba\x01\n\x06\x46ilter\x12\x0e\n\x06\x62rands\x18\x01 \x03(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x16\n\tprice_min\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tprice_max\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08in_stock\x18\x05 \x01(\x08\x12.\n\nattributes\x18\x06 \x03(\x0b\x32\x1a.muster.v1.AttributeFilterB\x0c\n\n_price_minB\x0c\n\n_price_max\"/\n\x0f\x41ttributeFilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xc2\x01\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12!\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x11.muster.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\r\x12\x0e\n\x06\x66\x61\x63\x65ts\x18\x05 \x03(\t\x12\x14\n\x0cmin_sequence\x18\x06 \x01(\x04\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12%\n\x08priority\x18\x08 \x01(\x0e\x32\x13.muster.v1.Priority\"\x82\x01\n\x0eSearchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.muster.v1.RankedProduct\x12#\n\x07receipt\x18\x02 \x01(\x0b\x32\x12.muster.v1.Receipt\x12 \n\x06\x66\x61\x63\x65ts\x18\x03 \x03(\x0b\x32\x10.muster.v1.Facet\"\x94\x01\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x13\n\x0bproduct_ids\x18\x02 \x03(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x14\n\x0cmin_sequence\x18\x04 \x01(\x04\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12%\n\x08priority\x18\x06 \x01(\x0e\x32\x13.muster.v1.Priority\"}\n\x0eRerankResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.muster.v1.RankedProduct\x12#\n\x07receipt\x18\x02 \x01(\x0b\x32\x12.muster.v1.Receipt\x12\x1b\n\x13unknown_product_ids\x18\x03 \x03(\t\"b\n\x0bHistoryItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.muster.v1.FeedbackKind\x12\x18\n\x10occurred_unix_us\x18\x03 \x01(\x04\"\x8b\x02\n\x10RecommendRequest\x12\x12\n\nshopper_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\'\n\x07history\x18\x03 \x03(\x0b\x32\x16.muster.v1.HistoryItem\x12!\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x11.muster.v1.Filter\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x14\n\x0cmin_sequence\x18\x06 \x01(\x04\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12%\n\x08priority\x18\x08 \x01(\x0e\x32\x13.muster.v1.Priority\x12\x11\n\tdiversity\x18\t \x01(\x01\x12\x0f\n\x07repeats\x18\n \x01(\x08\"\x8f\x01\n\x11RecommendResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.muster.v1.RankedProduct\x12#\n\x07receipt\x18\x02 \x01(\x0b\x32\x12.muster.v1.Receipt\x12*\n\x07history\x18\x03 \x01(\x0b\x32\x19.muster.v1.HistoryAccount\"S\n\x0eHistoryAccount\x12\x0c\n\x04used\x18\x01 \x01(\r\x12\x0f\n\x07unknown\x18\x02 \x01(\r\x12\x10\n\x08left_out\x18\x03 \x01(\r\x12\x10\n\x08recorded\x18\x04 \x01(\r\"R\n\x07\x42\x65\x63\x61use\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontribution\x18\x04 \x01(\x01\"\xfd\x01\n\rRankedProduct\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\r\n\x05title\x18\x03 \x01(\t\x12\r\n\x05\x62rand\x18\x04 \x01(\t\x12\x12\n\x05price\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05stock\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\"\n\x07signals\x18\x07 \x03(\x0b\x32\x11.muster.v1.Signal\x12\x17\n\nbase_score\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12#\n\x07\x62\x65\x63\x61use\x18\t \x03(\x0b\x32\x12.muster.v1.BecauseB\x08\n\x06_priceB\x08\n\x06_stockB\r\n\x0b_base_score\"`\n\x06Signal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x63ontribution\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x0f\n\r_contribution\"=\n\x05\x46\x61\x63\x65t\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12%\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x15.muster.v1.FacetCount\"*\n\nFacetCount\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\xb6\x03\n\x07Receipt\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.muster.v1.Tier\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x12\n\ncandidates\x18\x03 \x01(\r\x12\x15\n\rexpected_ndcg\x18\x04 \x01(\x01\x12!\n\x06reason\x18\x05 \x01(\x0e\x32\x11.muster.v1.Reason\x12%\n\x0cplanned_tier\x18\x06 \x01(\x0e\x32\x0f.muster.v1.Tier\x12\x15\n\rplanned_depth\x18\x07 \x01(\r\x12(\n\x07timings\x18\x08 \x01(\x0b\x32\x17.muster.v1.StageTimings\x12\r\n\x05price\x18\t \x01(\x01\x12\x11\n\tbundle_id\x18\n \x01(\t\x12\x15\n\rgeneration_id\x18\x0b \x01(\t\x12\r\n\x05\x65poch\x18\x0c \x01(\x04\x12\x18\n\x10\x61pplied_sequence\x18\r \x01(\x04\x12\x14\n\x0cstaleness_ms\x18\x0e \x01(\x04\x12\x0f\n\x07replica\x18\x0f \x01(\t\x12\x17\n\x0fquery_truncated\x18\x10 \x01(\x08\x12\x11\n\tbudget_us\x18\x11 \x01(\x04\x12\x12\n\nreceipt_id\x18\x12 \x01(\t\"\x8f\x01\n\x0cStageTimings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x11\n\tencode_us\x18\x02 \x01(\x04\x12\x13\n\x0bretrieve_us\x18\x03 \x01(\x04\x12\x0f\n\x07late_us\x18\x04 \x01(\x04\x12\x10\n\x08\x63ross_us\x18\x05 \x01(\x04\x12\x10\n\x08order_us\x18\x06 \x01(\x04\x12\x10\n\x08total_us\x18\x07 \x01(\x04*\xd8\x01\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x10\n\x0cTIER_LEXICAL\x10\x01\x12\x0f\n\x0bTIER_HYBRID\x10\x02\x12\r\n\tTIER_LATE\x10\x03\x12\x14\n\x10TIER_CROSS_SMALL\x10\x04\x12\x14\n\x10TIER_CROSS_LARGE\x10\x05\x12\x13\n\x0fTIER_POPULARITY\x10\x06\x12\x10\n\x0cTIER_SIMILAR\x10\x07\x12\x10\n\x0cTIER_MIXTURE\x10\x08\x12\x11\n\rTIER_SEQUENCE\x10\t\x12\x10\n\x0cTIER_ORDERED\x10\n*\x97\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREASON_BEST\x10\x01\x12\x13\n\x0fREASON_DEADLINE\x10\x02\x12\x0f\n\x0bREASON_LOAD\x10\x03\x12\x15\n\x11REASON_DEPENDENCY\x10\x04\x12\x13\n\x0fREASON_PRIORITY\x10\x05\x12\x12\n\x0eREASON_HISTORY\x10\x06*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x15\n\x11PRIORITY_CRITICAL\x10\x01\x12\x14\n\x10PRIORITY_DEFAULT\x10\x02\x12\x16\n\x12PRIORITY_SHEDDABLE\x10\x03\x32\xd6\x01\n\x0eRankingService\x12=\n\x06Search\x12\x18.muster.v1.SearchRequest\x1a\x19.muster.v1.SearchResponse\x12=\n\x06Rerank\x12\x18.muster.v1.RerankRequest\x1a\x19.muster.v1.RerankResponse\x12\x46\n\tRecommend\x12\x1b.muster.v1.RecommendRequest\x1a\x1c.muster.v1.RecommendResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muster.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIER']._serialized_start=1895
-  _globals['_TIER']._serialized_end=2017
-  _globals['_REASON']._serialized_start=2020
-  _globals['_REASON']._serialized_end=2151
-  _globals['_PRIORITY']._serialized_start=2153
-  _globals['_PRIORITY']._serialized_end=2258
-  _globals['_FILTER']._serialized_start=39
-  _globals['_FILTER']._serialized_end=225
-  _globals['_ATTRIBUTEFILTER']._serialized_start=227
-  _globals['_ATTRIBUTEFILTER']._serialized_end=274
-  _globals['_SEARCHREQUEST']._serialized_start=277
-  _globals['_SEARCHREQUEST']._serialized_end=471
-  _globals['_SEARCHRESPONSE']._serialized_start=474
-  _globals['_SEARCHRESPONSE']._serialized_end=604
-  _globals['_RERANKREQUEST']._serialized_start=607
-  _globals['_RERANKREQUEST']._serialized_end=755
-  _globals['_RERANKRESPONSE']._serialized_start=757
-  _globals['_RERANKRESPONSE']._serialized_end=882
-  _globals['_RANKEDPRODUCT']._serialized_start=885
-  _globals['_RANKEDPRODUCT']._serialized_end=1101
-  _globals['_SIGNAL']._serialized_start=1103
-  _globals['_SIGNAL']._serialized_end=1199
-  _globals['_FACET']._serialized_start=1201
-  _globals['_FACET']._serialized_end=1262
-  _globals['_FACETCOUNT']._serialized_start=1264
-  _globals['_FACETCOUNT']._serialized_end=1306
-  _globals['_RECEIPT']._serialized_start=1309
-  _globals['_RECEIPT']._serialized_end=1747
-  _globals['_STAGETIMINGS']._serialized_start=1750
-  _globals['_STAGETIMINGS']._serialized_end=1893
-  _globals['_RANKINGSERVICE']._serialized_start=2261
-  _globals['_RANKINGSERVICE']._serialized_end=2403
+  _globals['_TIER']._serialized_start=2644
+  _globals['_TIER']._serialized_end=2860
+  _globals['_REASON']._serialized_start=2863
+  _globals['_REASON']._serialized_end=3014
+  _globals['_PRIORITY']._serialized_start=3016
+  _globals['_PRIORITY']._serialized_end=3121
+  _globals['_FILTER']._serialized_start=65
+  _globals['_FILTER']._serialized_end=251
+  _globals['_ATTRIBUTEFILTER']._serialized_start=253
+  _globals['_ATTRIBUTEFILTER']._serialized_end=300
+  _globals['_SEARCHREQUEST']._serialized_start=303
+  _globals['_SEARCHREQUEST']._serialized_end=497
+  _globals['_SEARCHRESPONSE']._serialized_start=500
+  _globals['_SEARCHRESPONSE']._serialized_end=630
+  _globals['_RERANKREQUEST']._serialized_start=633
+  _globals['_RERANKREQUEST']._serialized_end=781
+  _globals['_RERANKRESPONSE']._serialized_start=783
+  _globals['_RERANKRESPONSE']._serialized_end=908
+  _globals['_HISTORYITEM']._serialized_start=910
+  _globals['_HISTORYITEM']._serialized_end=1008
+  _globals['_RECOMMENDREQUEST']._serialized_start=1011
+  _globals['_RECOMMENDREQUEST']._serialized_end=1278
+  _globals['_RECOMMENDRESPONSE']._serialized_start=1281
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1424
+  _globals['_HISTORYACCOUNT']._serialized_start=1426
+  _globals['_HISTORYACCOUNT']._serialized_end=1509
+  _globals['_BECAUSE']._serialized_start=1511
+  _globals['_BECAUSE']._serialized_end=1593
+  _globals['_RANKEDPRODUCT']._serialized_start=1596
+  _globals['_RANKEDPRODUCT']._serialized_end=1849
+  _globals['_SIGNAL']._serialized_start=1851
+  _globals['_SIGNAL']._serialized_end=1947
+  _globals['_FACET']._serialized_start=1949
+  _globals['_FACET']._serialized_end=2010
+  _globals['_FACETCOUNT']._serialized_start=2012
+  _globals['_FACETCOUNT']._serialized_end=2054
+  _globals['_RECEIPT']._serialized_start=2057
+  _globals['_RECEIPT']._serialized_end=2495
+  _globals['_STAGETIMINGS']._serialized_start=2498
+  _globals['_STAGETIMINGS']._serialized_end=2641
+  _globals['_RANKINGSERVICE']._serialized_start=3124
+  _globals['_RANKINGSERVICE']._serialized_end=3338
 # @@protoc_insertion_point(module_scope)

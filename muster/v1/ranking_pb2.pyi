@@ -19,6 +19,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from muster.v1 import feedback_pb2 as _feedback_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -48,6 +49,16 @@ class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType],
     """A small cross-encoder over the best late-interaction candidates."""
     TIER_CROSS_LARGE: _Tier.ValueType  # 5
     """A larger cross-encoder."""
+    TIER_POPULARITY: _Tier.ValueType  # 6
+    """Recommend only: what is popular, the same for everybody."""
+    TIER_SIMILAR: _Tier.ValueType  # 7
+    """Recommend only: products whose texts are like those of the history."""
+    TIER_MIXTURE: _Tier.ValueType  # 8
+    """Recommend only: the mixture of the bundle's sources: tables from product to product, popularity, similar texts of new products."""
+    TIER_SEQUENCE: _Tier.ValueType  # 9
+    """Recommend only: the same with the bundle's sequence model, where it has one."""
+    TIER_ORDERED: _Tier.ValueType  # 10
+    """Recommend only: the first candidates of the whole mixture in the learnt order."""
 
 class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
     """A way to rank, from cheap to dear."""
@@ -64,6 +75,16 @@ TIER_CROSS_SMALL: Tier.ValueType  # 4
 """A small cross-encoder over the best late-interaction candidates."""
 TIER_CROSS_LARGE: Tier.ValueType  # 5
 """A larger cross-encoder."""
+TIER_POPULARITY: Tier.ValueType  # 6
+"""Recommend only: what is popular, the same for everybody."""
+TIER_SIMILAR: Tier.ValueType  # 7
+"""Recommend only: products whose texts are like those of the history."""
+TIER_MIXTURE: Tier.ValueType  # 8
+"""Recommend only: the mixture of the bundle's sources: tables from product to product, popularity, similar texts of new products."""
+TIER_SEQUENCE: Tier.ValueType  # 9
+"""Recommend only: the same with the bundle's sequence model, where it has one."""
+TIER_ORDERED: Tier.ValueType  # 10
+"""Recommend only: the first candidates of the whole mixture in the learnt order."""
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
 
 class _Reason:
@@ -84,6 +105,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A part that the better plan needs was not available (for example, no dense index yet)."""
     REASON_PRIORITY: _Reason.ValueType  # 5
     """Under load, a request of the default priority would have got a better plan at the price of the moment."""
+    REASON_HISTORY: _Reason.ValueType  # 6
+    """Recommend only: too little is known of the history for a better tier."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the executed plan was the one that ran."""
@@ -100,6 +123,8 @@ REASON_DEPENDENCY: Reason.ValueType  # 4
 """A part that the better plan needs was not available (for example, no dense index yet)."""
 REASON_PRIORITY: Reason.ValueType  # 5
 """Under load, a request of the default priority would have got a better plan at the price of the moment."""
+REASON_HISTORY: Reason.ValueType  # 6
+"""Recommend only: too little is known of the history for a better tier."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _Priority:
@@ -386,6 +411,210 @@ class RerankResponse(_message.Message):
 Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
 
 @_typing.final
+class HistoryItem(_message.Message):
+    """One thing that a shopper did with a product."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OCCURRED_UNIX_US_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """1 to 128 characters. One that neither the catalogue nor the bundle knows is passed over, and counted in the answer."""
+    kind: _feedback_pb2.FeedbackKind.ValueType
+    """What was done. Absent: it was taken. A view says only that the product was shown: it is passed over."""
+    occurred_unix_us: _builtins.int
+    """When, by the caller's clock, microseconds since the Unix epoch. 0 or absent: at the time of the item before it. Items are
+    read in the order of time, those of one time as they come; a time in the future counts as now.
+    """
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        kind: _feedback_pb2.FeedbackKind.ValueType = ...,
+        occurred_unix_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "occurred_unix_us", b"occurred_unix_us", "product_id", b"product_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryItem: _TypeAlias = HistoryItem  # noqa: Y015
+
+@_typing.final
+class RecommendRequest(_message.Message):
+    """What has a shopper taken, and so what comes next?"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHOPPER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    MIN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    shopper_id: _builtins.str
+    """The shop's name for the shopper, at most 256 characters: what feedback under it has told this replica lately goes before
+    `history`. Empty: not known. Never kept. One that was never heard of is no error: nothing is known of it.
+    """
+    session_id: _builtins.str
+    """The shop's name for the visit, at most 256 characters, as for shopper_id. Empty: not known."""
+    page_size: _builtins.int
+    """Results wanted, 1 to 100. 0 or absent: 10."""
+    min_sequence: _builtins.int
+    """As in SearchRequest: the sequence that a Record returned makes its feedback part of the history."""
+    explain: _builtins.bool
+    """True: each result carries its signals, and which product of the history brought it by which source."""
+    priority: Global___Priority.ValueType
+    """As in SearchRequest."""
+    diversity: _builtins.float
+    """How much a result that is like those before it loses, 0 (nothing, absent) to 1: maximal marginal relevance over the first
+    candidates, likeness by the vectors of the texts, by brand where a product has none yet.
+    """
+    repeats: _builtins.bool
+    """True: what is in the history may be named again. Absent or false: it is left out."""
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryItem]:
+        """What the shopper did, oldest first, at most 1,000; may be empty. A product that comes again counts at its latest place. The
+        newest products are read, as many as the bundle was trained to read; the answer says how many.
+        """
+
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """As in SearchRequest."""
+
+    def __init__(
+        self,
+        *,
+        shopper_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        history: _abc.Iterable[Global___HistoryItem] | None = ...,
+        filter: Global___Filter | None = ...,
+        page_size: _builtins.int = ...,
+        min_sequence: _builtins.int = ...,
+        explain: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
+        diversity: _builtins.float = ...,
+        repeats: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "explain", b"explain", "filter", b"filter", "history", b"history", "min_sequence", b"min_sequence", "page_size", b"page_size", "priority", b"priority", "repeats", b"repeats", "session_id", b"session_id", "shopper_id", b"shopper_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecommendRequest: _TypeAlias = RecommendRequest  # noqa: Y015
+
+@_typing.final
+class RecommendResponse(_message.Message):
+    """What a shopper may take next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedProduct]:
+        """Best first; at most page_size."""
+
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """What was done and what it is worth, as for a search. Always present."""
+
+    @_builtins.property
+    def history(self) -> Global___HistoryAccount:
+        """What was made of the history. Always present."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RankedProduct] | None = ...,
+        receipt: Global___Receipt | None = ...,
+        history: Global___HistoryAccount | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "receipt", b"receipt", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecommendResponse: _TypeAlias = RecommendResponse  # noqa: Y015
+
+@_typing.final
+class HistoryAccount(_message.Message):
+    """What was made of a history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USED_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    used: _builtins.int
+    """Products of it that the answer was made from."""
+    unknown: _builtins.int
+    """Products that neither the catalogue nor the bundle knows."""
+    left_out: _builtins.int
+    """Older products that the bundle does not read."""
+    recorded: _builtins.int
+    """Of the request's items and those that feedback has told: products that feedback alone has told."""
+    def __init__(
+        self,
+        *,
+        used: _builtins.int = ...,
+        unknown: _builtins.int = ...,
+        left_out: _builtins.int = ...,
+        recorded: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "recorded", b"recorded", "unknown", b"unknown", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryAccount: _TypeAlias = HistoryAccount  # noqa: Y015
+
+@_typing.final
+class Because(_message.Message):
+    """What brought a result: one product of the history by one source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """Product of the history; empty for a source that reads none, such as popularity."""
+    title: _builtins.str
+    """Its title as last written; empty: not known."""
+    source: _builtins.str
+    """Source, as listed in the card of the bundle's section: "next", "together", ...; "similar": texts alike; "popularity"."""
+    contribution: _builtins.float
+    """What it adds. All of a result add up to its share of the mixture, which is its score but at the tier ordered."""
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        source: _builtins.str = ...,
+        contribution: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contribution", b"contribution", "product_id", b"product_id", "source", b"source", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Because: _TypeAlias = Because  # noqa: Y015
+
+@_typing.final
 class RankedProduct(_message.Message):
     """One result."""
 
@@ -399,10 +628,13 @@ class RankedProduct(_message.Message):
     STOCK_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
     BASE_SCORE_FIELD_NUMBER: _builtins.int
+    BECAUSE_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """The shop's identifier."""
     score: _builtins.float
-    """Score of the executed plan's final order, higher is better; comparable only inside one response."""
+    """Score of the executed plan's final order, higher is better; comparable only inside one response. Where diversity was asked for,
+    results do not stand in the order of their scores.
+    """
     title: _builtins.str
     """Title as last written."""
     brand: _builtins.str
@@ -419,6 +651,12 @@ class RankedProduct(_message.Message):
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signal]:
         """Only with explain: the signals that entered the final order."""
 
+    @_builtins.property
+    def because(self) -> _containers.RepeatedCompositeFieldContainer[Global___Because]:
+        """Only in a RecommendResponse with explain: what brought it, the largest first, at most 16; the rest is added up in one entry
+        without product and source.
+        """
+
     def __init__(
         self,
         *,
@@ -430,10 +668,11 @@ class RankedProduct(_message.Message):
         stock: _builtins.int | None = ...,
         signals: _abc.Iterable[Global___Signal] | None = ...,
         base_score: _builtins.float | None = ...,
+        because: _abc.Iterable[Global___Because] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_price", b"_price", "_stock", b"_stock", "base_score", b"base_score", "price", b"price", "stock", b"stock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_price", b"_price", "_stock", b"_stock", "base_score", b"base_score", "brand", b"brand", "price", b"price", "product_id", b"product_id", "score", b"score", "signals", b"signals", "stock", b"stock", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_price", b"_price", "_stock", b"_stock", "base_score", b"base_score", "because", b"because", "brand", b"brand", "price", b"price", "product_id", b"product_id", "score", b"score", "signals", b"signals", "stock", b"stock", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_score: _TypeAlias = _typing.Literal["base_score"]  # noqa: Y015
     _WhichOneofArgType__base_score: _TypeAlias = _typing.Literal["_base_score", b"_base_score"]  # noqa: Y015
@@ -570,11 +809,13 @@ class Receipt(_message.Message):
     tier: Global___Tier.ValueType
     """Tier that ordered the results."""
     depth: _builtins.int
-    """Candidates re-ranked by that tier; 0 where the tier does not re-rank."""
+    """Candidates re-ranked by that tier; 0 where the tier does not re-rank. For a recommendation: by the learnt order."""
     candidates: _builtins.int
     """Candidates seen (retrieved and passing the filter, or brought by the caller)."""
     expected_ndcg: _builtins.float
-    """Expected nDCG@10 of the executed plan as a share of the best plan's, 0 to 1, from the bundle's calibration."""
+    """Expected nDCG@10 of the executed plan as a share of the best plan's, 0 to 1, from the bundle's calibration. For a
+    recommendation: of the executed tier as a share of the best tier that the bundle has, from the section's card; 0: not measured.
+    """
     reason: Global___Reason.ValueType
     """Why this plan."""
     planned_tier: Global___Tier.ValueType

@@ -45,6 +45,11 @@ class RankingServiceStub:
                 request_serializer=muster_dot_v1_dot_ranking__pb2.RerankRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_ranking__pb2.RerankResponse.FromString,
                 _registered_method=True)
+        self.Recommend = channel.unary_unary(
+                '/muster.v1.RankingService/Recommend',
+                request_serializer=muster_dot_v1_dot_ranking__pb2.RecommendRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_ranking__pb2.RecommendResponse.FromString,
+                _registered_method=True)
 
 
 class RankingServiceServicer:
@@ -65,6 +70,13 @@ class RankingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Recommend(self, request, context):
+        """Finds what a shopper takes next, from what the shopper took. An answer is always ready: what is popular.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_RankingServiceServicer_to_server(servicer, server):
                     servicer.Rerank,
                     request_deserializer=muster_dot_v1_dot_ranking__pb2.RerankRequest.FromString,
                     response_serializer=muster_dot_v1_dot_ranking__pb2.RerankResponse.SerializeToString,
+            ),
+            'Recommend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recommend,
+                    request_deserializer=muster_dot_v1_dot_ranking__pb2.RecommendRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_ranking__pb2.RecommendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class RankingService:
             '/muster.v1.RankingService/Rerank',
             muster_dot_v1_dot_ranking__pb2.RerankRequest.SerializeToString,
             muster_dot_v1_dot_ranking__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recommend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.RankingService/Recommend',
+            muster_dot_v1_dot_ranking__pb2.RecommendRequest.SerializeToString,
+            muster_dot_v1_dot_ranking__pb2.RecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,8 @@ class RankingServiceStub:
     """Finds and orders products for a query, in the time the caller has left."""
     Rerank: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.RerankRequest, _ranking_pb2.RerankResponse]
     """Orders candidates that the caller brings."""
+    Recommend: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.RecommendRequest, _ranking_pb2.RecommendResponse]
+    """Finds what a shopper takes next, from what the shopper took. An answer is always ready: what is popular."""
 
 @_typing.type_check_only
 class RankingServiceAsyncStub(RankingServiceStub):
@@ -58,6 +60,8 @@ class RankingServiceAsyncStub(RankingServiceStub):
     """Finds and orders products for a query, in the time the caller has left."""
     Rerank: _aio.UnaryUnaryMultiCallable[_ranking_pb2.RerankRequest, _ranking_pb2.RerankResponse]  # type: ignore[assignment]
     """Orders candidates that the caller brings."""
+    Recommend: _aio.UnaryUnaryMultiCallable[_ranking_pb2.RecommendRequest, _ranking_pb2.RecommendResponse]  # type: ignore[assignment]
+    """Finds what a shopper takes next, from what the shopper took. An answer is always ready: what is popular."""
 
 class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Ranks products. Served by every replica that has caught up with the log."""
@@ -77,5 +81,13 @@ class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ranking_pb2.RerankResponse, _abc.Awaitable[_ranking_pb2.RerankResponse]]:
         """Orders candidates that the caller brings."""
+
+    @_abc_1.abstractmethod
+    def Recommend(
+        self,
+        request: _ranking_pb2.RecommendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ranking_pb2.RecommendResponse, _abc.Awaitable[_ranking_pb2.RecommendResponse]]:
+        """Finds what a shopper takes next, from what the shopper took. An answer is always ready: what is popular."""
 
 def add_RankingServiceServicer_to_server(servicer: RankingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

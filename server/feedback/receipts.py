@@ -1,4 +1,5 @@
-"""Recognises the ids of answers, which the front makes (`rankcore/front/src/receipts.rs`).
+"""Recognises the ids of answers, and makes those of recommendations. The front makes all others
+(`rankcore/front/src/receipts.rs`).
 
 An id proves by itself that a replica with the same secret gave an answer at that time: nobody keeps a list
 of answers, so there is nothing that could grow, get lost in a takeover or be filled up by strangers. It
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import secrets
 from dataclasses import dataclass
 
 from muster.v1 import feedback_pb2 as pb
@@ -35,14 +37,21 @@ class Receipts:
             return pb.RECEIPT_STATE_UNKNOWN
         return pb.RECEIPT_STATE_EXPIRED if now_s - given_s > self.age_max_s else pb.RECEIPT_STATE_KNOWN
 
+    def issued(self, now_s: float) -> str:
+        """An id for an answer given now. now_s: seconds since the Unix epoch."""
+        signed = (int(now_s) & 0xFFFFFFFF).to_bytes(4, "big") + secrets.token_bytes(_SIGNED_BYTES - 4)
+        return (signed + self._tag(signed)).hex()
+
+    def _tag(self, signed: bytes) -> bytes:
+        return hashlib.blake2s(signed, digest_size=_TAG_BYTES, key=self.key).digest()
+
     def given_s(self, receipt_id: str) -> int | None:
         """When the answer was given, by the clock of its replica; None: no answer has this id."""
         if not _ID.fullmatch(receipt_id):
             return None
         data = bytes.fromhex(receipt_id)
         signed, tag = data[:_SIGNED_BYTES], data[_SIGNED_BYTES:]
-        true_tag = hashlib.blake2s(signed, digest_size=_TAG_BYTES, key=self.key).digest()
-        return int.from_bytes(signed[:4], "big") if hmac.compare_digest(tag, true_tag) else None
+        return int.from_bytes(signed[:4], "big") if hmac.compare_digest(tag, self._tag(signed)) else None
 
 
 def issued_s(receipt_id: str) -> int | None:

@@ -14,6 +14,7 @@ from server.catalogue.location import is_postgresql
 from server.catalogue.store import Store
 from server.config import Settings
 from server.errors import NotThePrimary
+from server.feedback.histories import ErasedMarks, Histories, HistoryBounds
 from server.feedback.receipts import Receipts
 from server.feedback.recording import Recorder
 from server.privacy.erasure import Eraser, Erasure
@@ -33,8 +34,18 @@ class Keeping:
         self._store = store
         pseudonyms = secrets.pseudonyms(settings.privacy.pseudonym_days)
         self.receipt_key = secrets.receipts
-        receipts = Receipts(self.receipt_key, settings.privacy.receipt_hours * 3600.0)
-        self.recorder = Recorder(secrets, pseudonyms, receipts)
+        self.receipts = Receipts(self.receipt_key, settings.privacy.receipt_hours * 3600.0)
+        self.recorder = Recorder(secrets, pseudonyms, self.receipts)
+        self._pseudonyms = pseudonyms
+        self._history_s = settings.privacy.history_hours * 3600.0
+        self.histories = Histories(
+            HistoryBounds(
+                settings.privacy.history_products_max,
+                settings.privacy.history_shoppers_max,
+                self._history_s,
+            ),
+            ErasedMarks(settings.erased_file, secrets.mark),
+        )
         self._eraser = Eraser(
             secrets,
             settings.erased_file,
@@ -64,6 +75,12 @@ class Keeping:
                 )
         return cls(store, secrets, settings)
 
+    def names(self, kind: str, name: str, now_s: float) -> list[str]:
+        """The pseudonyms under which a name may be remembered: that of now, and those of before."""
+        return [
+            *self._pseudonyms.all_of(kind, name, max(0.0, now_s - self._history_s), now_s),
+        ]
+
     def erase(self, shopper_id: str, writing_epoch: Callable[[], int | None]) -> Erasure:
         """Take a shopper out of the store. Raises: NotThePrimary, StoreError."""
 
@@ -80,6 +97,7 @@ class Keeping:
         erasure = self._eraser.erase(
             shopper_id, step, self._store.clear_traces, pause=lambda: time.sleep(_PAUSE_S)
         )
+        self.histories.forget(erasure.pseudonyms)
         # How many, not who.
         logger.info(
             "a shopper was erased: %d events of the log, %d of the feedback that was folded",

@@ -23,6 +23,7 @@ from typing import Any
 from muster.privacy.pseudonyms import Pseudonyms, Secret
 
 FILE_NAME = "privacy.secrets"
+EVENT_ID_PREFIX = "feedback/"
 VERSION = 1
 _SECRETS_MAX = 64
 _FILE_BYTES_MAX = 1 << 16
@@ -49,7 +50,7 @@ class Secrets:
 
     def event_id(self, given: str) -> str:
         """What is kept of the id that a caller gave an event: it may name a shopper."""
-        return "feedback/" + self._digest("event-id", given)[:40]
+        return EVENT_ID_PREFIX + self._digest("event-id", given)[:40]
 
     def mark(self, pseudonym: str) -> str:
         """By which an erased pseudonym is recognised, but not found."""

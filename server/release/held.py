@@ -70,8 +70,8 @@ def open_models(
         "chunk_pairs": settings.ranking.chunk_pairs,
         "reserve_ms": settings.ranking.reserve_ms,
         "queue_max": settings.ranking.queue_max,
-        # SMOKE        "backlog_ms": settings.ranking.backlog_ms,
-        # SMOKE        "price_gain": settings.ranking.price_gain,
+        "backlog_ms": settings.ranking.backlog_ms,
+        "price_gain": settings.ranking.price_gain,
         "kernels": settings.ranking.kernels,
     }
     folder = str(bundle.folder)

@@ -15,7 +15,7 @@ from tests.fixtures.tiny_bundle import build
 from tests.server.replica import Replica
 
 SERVICES = {
-    "muster.v1.RankingService": {"Search", "Rerank"},
+    "muster.v1.RankingService": {"Search", "Rerank", "Recommend"},
     "muster.v1.CatalogueService": {"Apply", "Get", "Watch"},
     "muster.v1.AdminService": {
         "Status",

@@ -34,8 +34,9 @@ def drawn(picture: Path, colour: str) -> int:
     return int((np.abs(pixels - wanted).max(axis=-1) <= 1).sum())
 
 
-def test_every_tier_of_the_contract_has_a_colour_of_its_own() -> None:
-    names = {name.removeprefix("TIER_").lower() for name, _ in ranking_pb2.Tier.items()} - {"unspecified"}
+def test_every_tier_of_a_search_has_a_colour_of_its_own() -> None:
+    searched = range(ranking_pb2.TIER_LEXICAL, ranking_pb2.TIER_CROSS_LARGE + 1)
+    names = {ranking_pb2.Tier.Name(number).removeprefix("TIER_").lower() for number in searched}
     assert set(TIER_COLOURS) == names
     assert len({*TIER_COLOURS.values(), ERROR_COLOUR, FAULT_COLOUR}) == len(names) + 2
 

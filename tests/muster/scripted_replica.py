@@ -133,6 +133,17 @@ class ScriptedReplica(
             results=[ranking_pb2.RankedProduct(product_id=name) for name in request.product_ids]
         )
 
+    def Recommend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        found = self._step("Recommend", request, context)
+        receipt = ranking_pb2.Receipt(
+            replica=self.name, tier=ranking_pb2.TIER_MIXTURE, reason=ranking_pb2.REASON_DEADLINE
+        )
+        result = ranking_pb2.RankedProduct(product_id="P2", title="a [bold] cup", score=0.25, price=4.5)
+        result.because.add(product_id="P1", title="a [bold] kettle", source="next", contribution=0.2)
+        result.because.add(source="popularity", contribution=0.05)
+        history = ranking_pb2.HistoryAccount(used=2, unknown=1, left_out=3, recorded=4)
+        return found or ranking_pb2.RecommendResponse(receipt=receipt, results=[result], history=history)
+
     def Get(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._step("Get", request, context)
         if self.products is not None:

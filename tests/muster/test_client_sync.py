@@ -24,6 +24,7 @@ from muster.client import (
     NotFound,
     Overloaded,
     Priority,
+    Session,
     Unavailable,
     content_event_id,
     delete,
@@ -277,6 +278,18 @@ def test_values_that_cannot_be_sent_are_invalid_requests(start_replicas: Start) 
                 call("half a pair \ud800")
         with pytest.raises(InvalidRequest):
             client.search(b"bytes \xff")  # type: ignore[arg-type]
+
+
+def test_recommendations_take_products_or_items_and_see_what_the_session_has(start_replicas: Start) -> None:
+    replica = start_replicas(1)[0]
+    item = ranking_pb2.HistoryItem(product_id="B", occurred_unix_us=5)
+    with Client(replica.endpoint) as client:
+        session = Session(9)
+        answer = client.recommend(["A", item], shopper_id="ada", deadline_ms=LONG_MS, session=session)
+    assert [result.product_id for result in answer.results] == ["P2"]
+    sent = replica.requests[0]
+    assert [(one.product_id, one.occurred_unix_us) for one in sent.history] == [("A", 0), ("B", 5)]
+    assert (sent.shopper_id, sent.min_sequence) == ("ada", 9)
 
 
 def test_rerank_returns_the_candidates(start_replicas: Start) -> None:

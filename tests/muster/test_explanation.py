@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.explanation import IDEAS, TOLERANCE, explain, for_auditor, for_shopper
+from muster.explanation import IDEAS, TOLERANCE, brought, brought_sum, explain, for_auditor, for_shopper
 
 SIGNALS = [signal for idea in IDEAS for signal in idea.signals]
 FIGURES = st.floats(-50, 50, allow_nan=False)
@@ -26,6 +26,28 @@ def test_parts_and_ideas_add_up_to_the_score(parts: dict[str, float], base: floa
     assert found is not None and found.adds_up
     ideas = sum(total for _, total in found.ideas())
     assert abs(found.base + ideas - told["score"]) <= TOLERANCE * max(1.0, abs(base), abs(told["score"]))
+
+
+def part(source: str, contribution: float, product_id: str = "", title: str = "") -> dict[str, Any]:
+    return {"source": source, "contribution": contribution, "product_id": product_id, "title": title}
+
+
+def test_a_recommendation_is_told_by_what_brought_it_each_product_once() -> None:
+    told = {
+        "because": [
+            part("next", 0.3, "p1", "red kettle"),
+            part("together", 0.2, "p1", "red kettle"),
+            part("popularity", 0.1),
+            part("texts", 0.05, "p2"),
+            part("", 0.01),
+        ]
+    }
+    assert brought(told) == "Shown because it is often taken right after red kettle and many take it."
+    assert brought(told, reasons_max=3).endswith("many take it and it reads like p2.")
+    assert brought_sum(told) == (
+        "0.66 = +0.3 next (p1) +0.2 together (p1) +0.1 popularity +0.05 texts (p2) +0.01 others"
+    )
+    assert brought({"because": []}) == brought_sum({}) == ""
 
 
 def test_a_sum_that_does_not_add_up_is_told() -> None:

@@ -393,6 +393,32 @@ impl Engine {
         })
     }
 
+    /// Answer a serialised `RecommendRequest` within the budget, microseconds; `priority` as for a search. `now_unix_us`: the wall
+    /// clock. Returns the serialised `RecommendResponse`, its tier, its reason.
+    #[pyo3(signature = (request, remaining_us, *, now_unix_us, priority=None))]
+    fn recommend<'py>(
+        &self,
+        py: Python<'py>,
+        request: &[u8],
+        remaining_us: i64,
+        now_unix_us: u64,
+        priority: Option<&str>,
+    ) -> PyResult<(Bound<'py, PyBytes>, &'static str, String)> {
+        let remaining_us = u64::try_from(remaining_us).unwrap_or(0);
+        let answer = py.detach(|| {
+            self.0
+                .recommend(request, remaining_us, priority, now_unix_us)
+        });
+        let answer = answer.map_err(|error| raise(py, error))?;
+        let reason = answer.reason.as_str_name();
+        let reason = reason.trim_start_matches("REASON_").to_lowercase();
+        Ok((
+            PyBytes::new(py, &answer.bytes),
+            answer.tier.as_str(),
+            reason,
+        ))
+    }
+
     /// Answer a serialised `SearchRequest` with a fixed plan and no deadline.
     #[pyo3(signature = (request, tier, depth, width=200))]
     fn execute<'py>(

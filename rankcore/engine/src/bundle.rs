@@ -13,6 +13,7 @@ use crate::encode::Encoder;
 use crate::error::{Error, Result};
 use crate::golden::Golden;
 use crate::model::{Choice, ENCODER_FILE, Opening, Runner};
+use crate::recommend::section::Section;
 use crate::rerank::cross::Cross;
 use crate::rerank::forest::Forest;
 use crate::text::TextConfig;
@@ -304,6 +305,8 @@ pub struct Bundle {
     pub cross_large: Option<Cross>,
     /// Final order per tier.
     pub rankers: HashMap<Tier, Forest>,
+    /// What says which product a shopper takes next.
+    pub recommend: Option<Section>,
     /// Dimensions of a dense vector.
     pub dimension: usize,
     /// Dimensions of a token vector.
@@ -359,7 +362,11 @@ impl Bundle {
                 rankers.insert(tier, forest);
             }
         }
+        let recommend = optional(dir, "recommend/section.json", || {
+            Section::open(&dir.join("recommend"), runtime_library)
+        })?;
         let bundle = Bundle {
+            recommend,
             id: manifest.bundle_id,
             text,
             lexical,

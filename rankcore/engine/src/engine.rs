@@ -24,6 +24,8 @@ use crate::plan::priority::Priority;
 use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
 use crate::plan::{Moment, Parts, Planner, stages};
+use crate::recommend::admission::{self, Recommended};
+use crate::recommend::answer::Known;
 use crate::reply::{Cancel, Done, Pending, Reply, pair};
 use crate::request::{
     Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source,
@@ -260,6 +262,7 @@ struct Core {
     parking: Parking,
     observed: Mutex<Observed>,
     counters: Arc<Counters>,
+    recommending: Arc<admission::Costs>,
     closing: AtomicBool,
 }
 
@@ -366,6 +369,7 @@ impl Engine {
                 caught_up: Instant::now(),
             }),
             counters: Arc::new(Counters::default()),
+            recommending: Arc::default(),
             closing: AtomicBool::new(false),
         });
         let engine = Self {
@@ -562,6 +566,71 @@ impl Engine {
             priority,
         };
         self.wait(call, cancel, interrupted)
+    }
+
+    /// Answers a serialised `RecommendRequest`, into whose history the caller has put what feedback has told, within
+    /// `remaining_us`, and waits. `priority`: the class that the call's metadata name. `now_unix_us`: the wall clock.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn recommend(
+        &self,
+        request: &[u8],
+        remaining_us: u64,
+        priority: Option<&str>,
+        now_unix_us: u64,
+    ) -> Result<Recommended> {
+        let core = &self.core;
+        let ask = crate::recommend::ask::Ask::new(request, now_unix_us)?;
+        let priority = ask.priority(priority)?;
+        let generation = core.serving()?;
+        if generation.applied_sequence() < ask.min_sequence {
+            return Err(Error::NotReady(format!(
+                "sequence {} has not been applied",
+                ask.min_sequence
+            )));
+        }
+        let arrived_us = core.services.clock.now_us();
+        let remaining_us = remaining_us.min(BUDGET_MAX_US);
+        let deadline_us = arrived_us + remaining_us;
+        let section = core.services.bundle.recommend.as_ref();
+        let known = Known::new(&ask.history, section, &generation);
+        let request = admission::Request {
+            tiers: known.tiers(section, &generation),
+            known,
+            services: Arc::clone(&core.services),
+            costs: Arc::clone(&core.recommending),
+            freshness: core.freshness(&generation),
+            generation,
+            ask,
+            priority,
+            arrived_us,
+            deadline_us,
+        };
+        let (sender, receiver) = sync_channel(1);
+        let given_up = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&given_up);
+        let in_flight_max = priority.in_flight_max(core.queue_max);
+        let place = core.crew.scheduler.submit(deadline_us, move |load| {
+            if load.in_flight >= in_flight_max {
+                let retry_after_ms = retry_after_ms(load.delay_us);
+                return Err(Error::Overloaded { retry_after_ms });
+            }
+            Ok(Box::new(request.admit(load, sender, told)?))
+        })?;
+        match receiver.recv_timeout(Duration::from_micros(remaining_us)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => {
+                given_up.store(true, Ordering::Relaxed);
+                place.forget();
+                Err(Error::DeadlineExceeded(
+                    "the budget was spent before the recommendation was ready".to_owned(),
+                ))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::Internal("a request ended untold".to_owned()))
+            }
+        }
     }
 
     fn wait(

@@ -12,6 +12,7 @@ pub mod generation;
 pub mod golden;
 pub mod model;
 pub mod plan;
+pub mod recommend;
 pub mod reply;
 pub mod request;
 pub mod rerank;

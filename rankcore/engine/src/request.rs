@@ -98,7 +98,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    fn note(&self, error: &Error) {
+    pub(crate) fn note(&self, error: &Error) {
         self.count.fetch_add(1, Ordering::Relaxed);
         *self.last.lock() = Some(error.to_string());
     }
@@ -163,6 +163,24 @@ fn accept(violations: Vec<Violation>) -> Result<()> {
     }
 }
 
+/// A request's class: the stated one, else `told`, the one its metadata name, else the default.
+///
+/// # Errors
+/// `InvalidRequest` for metadata that name no class, even where one is stated.
+pub fn class(stated: Option<Priority>, told: Option<&str>) -> Result<Priority> {
+    let told = told
+        .map(|name| {
+            Priority::parse(name).ok_or_else(|| {
+                Error::InvalidRequest(vec![Violation {
+                    field: PRIORITY_METADATA.to_owned(),
+                    description: format!("{name:?}; accepted: critical, default or sheddable"),
+                }])
+            })
+        })
+        .transpose()?;
+    Ok(stated.or(told).unwrap_or_default())
+}
+
 impl Ask {
     /// Decodes and checks a serialised `SearchRequest`.
     ///
@@ -220,17 +238,7 @@ impl Ask {
     /// # Errors
     /// `InvalidRequest` for metadata that name no class, even where the field does.
     pub fn priority(&self, told: Option<&str>) -> Result<Priority> {
-        let told = told
-            .map(|name| {
-                Priority::parse(name).ok_or_else(|| {
-                    Error::InvalidRequest(vec![Violation {
-                        field: PRIORITY_METADATA.to_owned(),
-                        description: format!("{name:?}; accepted: critical, default or sheddable"),
-                    }])
-                })
-            })
-            .transpose()?;
-        Ok(self.stated.or(told).unwrap_or_default())
+        class(self.stated, told)
     }
 
     /// Results up to the end of the page asked for.

@@ -18,6 +18,7 @@ mod changes;
 mod files;
 mod front;
 mod models;
+mod recommend;
 mod requests;
 
 /// A parser, or a family of them, that takes bytes.
@@ -41,6 +42,16 @@ pub const TARGETS: &[Target] = &[
         name: "rerank",
         run: requests::rerank,
         runs: 4_000,
+    },
+    Target {
+        name: "recommend",
+        run: recommend::request,
+        runs: 2_000,
+    },
+    Target {
+        name: "recommend_section",
+        run: recommend::section,
+        runs: 2_000,
     },
     Target {
         name: "apply",

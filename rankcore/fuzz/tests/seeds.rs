@@ -107,6 +107,8 @@ macro_rules! targets {
 targets!(
     search,
     rerank,
+    recommend,
+    recommend_section,
     apply,
     events,
     bundle_json,

@@ -1002,7 +1002,61 @@ impl Generation {
             stock: values.stock(),
             signals: Vec::new(),
             base_score: None,
+            because: Vec::new(),
         })
+    }
+
+    /// The vectors of rows, `[dimension]` each and of a length of about 1; none where there is no vector yet.
+    pub fn vectors(&self, rows: &[Row]) -> Vec<Option<Vec<f32>>> {
+        let scaled = |scale: f32, values: &[i8]| -> Vec<f32> {
+            values
+                .iter()
+                .map(|value| scale * f32::from(*value))
+                .collect()
+        };
+        let indexed = |row: Row| {
+            let vectors = &self.index.as_ref()?.vectors;
+            Some(scaled(vectors.scales[row as usize], vectors.dense(row)))
+        };
+        let live = self.live.read();
+        rows.iter()
+            .map(|&row| match live.new_row(row).map(|new| &new.source) {
+                None if row < live.indexed_rows => indexed(row),
+                Some(Source::Indexed(row)) => indexed(*row),
+                Some(Source::Own(vectors)) => Some(scaled(vectors.scale, &vectors.dense)),
+                Some(Source::Pending) | None => None,
+            })
+            .collect()
+    }
+
+    /// The live rows of the greatest popularity, best first: by the live column, then by ratings, then by row; unknown last.
+    pub fn popular(&self, count: usize, eligible: Option<&FixedBitSet>) -> Vec<Row> {
+        let live = self.live.read();
+        let admitted = |row: &usize| eligible.is_none_or(|rows| rows.contains(*row));
+        let mut rows: Vec<(f64, i64, Row)> = live
+            .live
+            .ones()
+            .filter(admitted)
+            .map(|row| {
+                let values = live.columns.get(row as Row);
+                let popularity = if values.popularity.is_nan() {
+                    -1.0
+                } else {
+                    values.popularity
+                };
+                (popularity, values.rating_count, row as Row)
+            })
+            .collect();
+        drop(live);
+        let order = |a: &(f64, i64, Row), b: &(f64, i64, Row)| {
+            b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(a.2.cmp(&b.2))
+        };
+        if count < rows.len() {
+            rows.select_nth_unstable_by(count, order);
+            rows.truncate(count);
+        }
+        rows.sort_unstable_by(order);
+        rows.into_iter().map(|(_, _, row)| row).collect()
     }
 
     /// The words of a row, for the signals that compare them with the query.

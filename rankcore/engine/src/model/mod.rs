@@ -212,6 +212,36 @@ impl Model {
     }
 }
 
+/// A sequence model: `vectors` f32 `[1, T, H]` of a history's items, oldest first, to `state` f32 `[1, H]`. Run by ONNX Runtime.
+pub(crate) struct Sequence {
+    model: runtime::Model,
+    width: usize,
+}
+
+impl Sequence {
+    /// Opens the model in `path`. width: H.
+    ///
+    /// Errors: [`Error::Bundle`], naming the file.
+    pub(crate) fn open(path: PathBuf, library: &Path, width: usize) -> Result<Sequence> {
+        let bytes = read(&path)?;
+        runtime::load(library)?;
+        let model = runtime::Model::open(path, bytes.clone(), bytes, &["vectors"], &["state"])?;
+        Ok(Sequence { model, width })
+    }
+
+    /// The state after the vectors, `[T * H]` with T at least 1: `[H]`.
+    pub(crate) fn state(&self, vectors: &[f32]) -> Result<Vec<f32>> {
+        let state = self.model.run_vectors(vectors, self.width)?;
+        if state.len() == self.width && state.iter().all(|value| value.is_finite()) {
+            return Ok(state);
+        }
+        Err(Error::Internal(format!(
+            "the sequence model gave {} numbers, or some that are none",
+            state.len()
+        )))
+    }
+}
+
 /// A model by itself, outside a bundle: for measuring, and for tests against other implementations.
 pub struct Single {
     model: Model,

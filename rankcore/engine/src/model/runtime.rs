@@ -209,6 +209,28 @@ impl Model {
     }
 }
 
+impl Model {
+    /// Runs a model of one input, f32 `[1, length, width]`, and returns its first output, flat.
+    pub(super) fn run_vectors(&self, vectors: &[f32], width: usize) -> Result<Vec<f32>> {
+        let failed =
+            |error: ort::Error| Error::Internal(format!("{}: {error}", self.path.display()));
+        let mut lent = self.lend()?;
+        let session = lent
+            .session
+            .as_mut()
+            .ok_or_else(|| Error::Internal("a session is missing".into()))?;
+        let shape = [1, vectors.len() / width, width];
+        let tensor = TensorRef::from_array_view((shape, vectors)).map_err(failed)?;
+        let inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
+            vec![(self.inputs[0].into(), tensor.into())];
+        let results = session.run(inputs).map_err(failed)?;
+        let (_, values) = results[self.outputs[0]]
+            .try_extract_tensor::<f32>()
+            .map_err(failed)?;
+        Ok(values.to_vec())
+    }
+}
+
 static RUNTIME: OnceLock<Environment> = OnceLock::new();
 
 /// Loads ONNX Runtime from `library`, once per process; later calls with any path keep the first.

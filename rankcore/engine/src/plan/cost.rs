@@ -166,8 +166,9 @@ impl std::iter::Sum for Estimate {
     }
 }
 
+/// What one kind of work costs: calibrated, and corrected by what it takes.
 #[derive(Debug, Clone, Copy)]
-struct Tracker {
+pub(crate) struct Tracker {
     rate: Rate,
     ratio: f64,
     tail: f64,
@@ -186,7 +187,7 @@ const FORGET_HALF_US: f64 = 2_000_000.0;
 const FRESH_US: u64 = 250_000;
 
 impl Tracker {
-    fn new(rate: Rate) -> Self {
+    pub(crate) fn new(rate: Rate) -> Self {
         Self {
             rate,
             ratio: 1.0,
@@ -196,7 +197,7 @@ impl Tracker {
     }
 
     /// The tracker as it stands at `now_us`, after forgetting.
-    fn at(self, now_us: u64) -> Tracker {
+    pub(crate) fn at(self, now_us: u64) -> Tracker {
         let idle_us = now_us.saturating_sub(self.seen_us + FRESH_US);
         if idle_us == 0 {
             return self;
@@ -219,7 +220,7 @@ impl Tracker {
         }
     }
 
-    fn record(&mut self, base_us: f64, actual_us: f64, now_us: u64) {
+    pub(crate) fn record(&mut self, base_us: f64, actual_us: f64, now_us: u64) {
         *self = self.at(now_us);
         self.seen_us = now_us;
         let seen = (actual_us / base_us.max(1.0)).clamp(RATIO_RANGE.0, RATIO_RANGE.1);
@@ -233,7 +234,7 @@ impl Tracker {
         self.ratio += RATIO_WEIGHT * (seen - self.ratio);
     }
 
-    fn estimate(self, calls: f64, units: f64) -> Estimate {
+    pub(crate) fn estimate(self, calls: f64, units: f64) -> Estimate {
         let mean_us = self.rate.cost_us(calls, units) * self.ratio;
         Estimate {
             mean_us,

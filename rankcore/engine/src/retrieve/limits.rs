@@ -17,6 +17,8 @@ const PAGE_MAX: u32 = 100;
 const OFFSET_MAX: u32 = 900;
 const FACETS_MAX: usize = 8;
 const RERANK_MAX: usize = 1_000;
+const HISTORY_MAX: usize = 1_000;
+const NAME_MAX: usize = 256;
 const ID_MAX: usize = 128;
 const VALUES_MAX: usize = 64;
 const CONDITIONS_MAX: usize = 16;
@@ -328,6 +330,33 @@ pub fn validate_rerank(request: &wire::RerankRequest) -> Vec<Violation> {
             format!("{}; accepted: 0 to {RERANK_MAX}", request.page_size),
         );
     }
+    found.priority(request.priority);
+    found.violations
+}
+
+/// What is wrong with a request for recommendations, but for its filter.
+pub fn validate_recommend(request: &wire::RecommendRequest) -> Vec<Violation> {
+    let mut found = Found::under("");
+    // What is wrong is said without the value: it may be a shopper's name.
+    found.longest("shopper_id", &request.shopper_id, NAME_MAX);
+    found.longest("session_id", &request.session_id, NAME_MAX);
+    found.most("history", request.history.len(), HISTORY_MAX);
+    for (at, item) in request.history.iter().enumerate().take(HISTORY_MAX) {
+        found.id(&format!("history[{at}].product_id"), &item.product_id);
+        if wire::FeedbackKind::try_from(item.kind).is_err() {
+            found.refuse(
+                &format!("history[{at}].kind"),
+                format!("{}; accepted: a kind of FeedbackKind", item.kind),
+            );
+        }
+    }
+    if request.page_size > PAGE_MAX {
+        found.refuse(
+            "page_size",
+            format!("{}; accepted: 0 to {PAGE_MAX}", request.page_size),
+        );
+    }
+    found.number("diversity", Some(request.diversity), 1.0);
     found.priority(request.priority);
     found.violations
 }
