@@ -38,7 +38,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from server.catalogue import checksum, schema
 from server.catalogue.errors import CatalogueEncrypted
 from server.catalogue.rows import EventRow, SnapshotRow, SnapshotState, as_values
-from server.catalogue.store import Rewrapped
 from server.privacy.envelope import KEY_BYTES, EnvelopeRefused, KeyEncryption, read_keys
 
 logger = logging.getLogger(__name__)
@@ -89,6 +88,18 @@ class DataKey:
         """Hide a checksum, or show it again."""
         stream = hashlib.blake2b(nonce, key=self.mask_key, digest_size=checksum.CHECKSUM_BYTES).digest()
         return checksum.combined(stream, plain)
+
+
+@dataclass(frozen=True)
+class Rewrapped:
+    """Data keys were wrapped anew. key: the newest key-encryption key's name. done: how many data keys.
+
+    left: names of those whose data keys stay under them: they are not among the keys given.
+    """
+
+    key: str
+    done: int
+    left: tuple[str, ...]
 
 
 class Encryption:

@@ -67,7 +67,8 @@ def export_backup(
 ) -> Written:
     """Write the catalogue at `store`, a file or a database, into `file`, as it is at one moment.
 
-    keys: the file goes into an envelope. store_keys: where the keys are, if the catalogue is encrypted. until: only the events up to this sequence, which may not be
+    keys: the file goes into an envelope. store_keys: where the keys are, if the catalogue is encrypted.
+    until: only the events up to this sequence, which may not be
     before the snapshot; None: all. Raises: StoreError; OSError if the file cannot be written. Nothing is
     left of a backup that could not be finished.
     """
@@ -172,7 +173,9 @@ def restore_backup(
     """Make the catalogue of a backup at `store`, up to the event `until`; None: all of it.
 
     The whole backup is read and proved first, under another name or in a transaction; only then it takes its
-    place. store_keys: where the keys are that it is encrypted with; empty: it is not. replace: a file that is there is set aside; without, it is refused, and so is a database that holds
+    place. store_keys: where the keys are that it is encrypted with; empty: it is not.
+
+    replace: a file that is there is set aside; without, it is refused, and so is a database that holds
     a catalogue. Raises: StoreError, OSError. After an error `store` is as it was.
     """
     if not is_postgresql(str(store)):

@@ -103,7 +103,8 @@ def repair(
     """Put back every damaged and missing row of the catalogue at `store`, or change nothing.
 
     store: a file or the address of a database. backup: a file of `muster catalogue export`; keys: to its
-    envelope. store_keys: where the keys are, if the catalogue is encrypted. products: serialised `Product`s, of a generation for one. Raises: RepairRefused;
+    envelope. store_keys: where the keys are, if the catalogue is encrypted.
+    products: serialised `Product`s, of a generation for one. Raises: RepairRefused;
     StoreUnavailable while replicas use the catalogue; StoreError; OSError.
     """
     with closing(_open(store, store_keys)) as opened:

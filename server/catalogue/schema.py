@@ -2,7 +2,8 @@
 
 `meta` says what this catalogue is, `log` holds the events (their sequences have no gaps), `lease` says who
 may write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest events came to, `feedback` the
-feedback among them; `data_key` holds the keys that rows are encrypted with, wrapped. The tables here are as the newest revision of `migrations/versions` leaves them.
+feedback among them; `data_key` holds the keys that rows are encrypted with, wrapped.
+The tables here are as the newest revision of `migrations/versions` leaves them.
 
     expand      a revision may add a table, or a column that may be empty or has a default: the code of the
                 revision before it runs on, beside the new code, on the migrated schema

@@ -77,7 +77,8 @@ class BuildRunning(Exception):
 class BuildJob:
     """What to build, from what, into where.
 
-    store, store_password_file, store_encryption_keys: as the settings of the catalogue say. threads 0: one for each core.
+    store, store_password_file, store_encryption_keys: as the settings of the catalogue say. threads 0: one
+    for each core.
     """
 
     bundle: str
