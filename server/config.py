@@ -218,7 +218,7 @@ class CatalogueSettings(Section):
         "",
         "file, or env:NAME",
         "Key-encryption keys of the log (`muster privacy new-key`): what is written is encrypted, and what"
-        " was written before is by and by. A file of mode 600, relative to the settings file if it is set there,"
+        " was written before is by and by. A file of mode 600, relative to the settings file if set there,"
         " looked at every second; or `env:NAME`. Each replica needs the same keys. Empty: nothing is"
         " encrypted, and a replica refuses a catalogue that is.",
         max_length=4096,
