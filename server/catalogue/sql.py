@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from server.catalogue import encryption, feedback, plain, schema, snapshot
-from server.catalogue.encryption import Encryption
+from server.catalogue.encryption import Encryption, Rewrapped
 from server.catalogue.errors import Fenced, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.failpoint import stop_in_append
 from server.catalogue.rows import LogRow
@@ -28,7 +28,6 @@ from server.catalogue.store import (
     Head,
     NewEvent,
     Place,
-    Rewrapped,
     Store,
     View,
 )

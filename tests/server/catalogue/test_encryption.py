@@ -72,7 +72,8 @@ def fold(store: Store, last: int) -> None:
 def said(store: Store) -> list[str]:
     """Titles and comments of everything, folded or not."""
     with store.view() as view:
-        events = [Event.FromString(row.payload) for row in (*view.snapshot_rows(), *view.log_rows())]
+        rows = [row.payload for row in view.snapshot_rows()] + [row.payload for row in view.log_rows()]
+        events = [Event.FromString(payload) for payload in rows]
         comments = [feedback.comment for _, feedback in view.feedback()]
     return sorted([event.upsert.title for event in events if event.HasField("upsert")] + comments)
 
