@@ -55,17 +55,19 @@ ALLOWED = frozenset(
 
 NOTES = {
     "LGPL-3.0-only": "a library that can be exchanged; only where the store is on PostgreSQL",
-    "LicenseRef-NVIDIA-Proprietary": "comes with torch, for training and the GPU path; not given away with Muster",
+    "LicenseRef-NVIDIA-Proprietary": "comes with torch, for training and the GPU path; not part of Muster",
     "LicenseRef-BSD": "a BSD licence, its metadata do not say which",
 }
 
 # Where metadata say nothing, or more than one thing: what the files of the package say.
 _BY_HAND = {
+    "boolean-py": "BSD-2-Clause",
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
     "nvidia-cusparselt-cu13": "LicenseRef-NVIDIA-Proprietary",
     # Its one file under the GPL is a mode for an editor, which no package installs.
     "docutils": "LicenseRef-Public-Domain AND BSD-2-Clause AND 0BSD",
     "pysqlite3": "Zlib",
+    "tqdm": "MPL-2.0 AND MIT",
 }
 _CLASSIFIERS = {
     "Apache Software License": "Apache-2.0",

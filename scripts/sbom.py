@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
@@ -26,8 +26,8 @@ _PURL_TYPES = {"python": "pypi", "rust": "cargo"}
 _HEAD = """# Licences
 
 What a full environment is built from and runs with, all for training, drills and tests included; serving
-takes a small part of it (`pyproject.toml`). Generated: `make sbom` writes this page anew, and bills of materials
-in CycloneDX below `.build/sbom`. A licence that is not allowed, or none at all, ends that with 10
+takes a small part of it (`pyproject.toml`). Generated: `make sbom` writes this page anew, and bills of
+materials in CycloneDX below `.build/sbom`. A licence that is not allowed, or none at all, ends that with 10
 (`scripts/dependencies.py`). Muster itself is under Apache-2.0.
 """
 

@@ -39,7 +39,7 @@ def test_a_licence_of_which_one_choice_is_allowed_passes(licence: str) -> None:
         ("MIT AND SSPL-1.0", "not among those allowed"),
         ("LicenseRef-Ours", "not among those allowed"),
         ("MIT AND", "cannot be read"),
-        ("MIT Apache-2.0", "cannot be read"),
+        ("MIT Apache-2.0", "not among those allowed"),
     ],
 )
 def test_any_other_licence_is_refused_with_the_reason(licence: str, told: str) -> None:
@@ -94,7 +94,7 @@ def test_a_bill_names_every_package_once_with_its_licence() -> None:
     assert written["bomFormat"] == "CycloneDX"
     named = {one["purl"]: one["licenses"] for one in written["components"]}
     assert named == {
-        "pkg:pypi/thing@1": [{"acknowledgement": "declared", "expression": "MIT OR Apache-2.0"}],
-        "pkg:cargo/thing@2": [{"license": {"acknowledgement": "declared", "id": "Zlib"}}],
-    } or [list(one[0]) for one in named.values()]
+        "pkg:pypi/thing@1": [{"expression": "MIT OR Apache-2.0"}],
+        "pkg:cargo/thing@2": [{"license": {"id": "Zlib"}}],
+    }
     assert json.loads(bill(some))["serialNumber"] == written["serialNumber"]
