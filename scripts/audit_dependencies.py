@@ -47,13 +47,17 @@ def python_answer(run: Run = run) -> Answer:
     command = [sys.executable, "-m", "pip_audit", "--local", "--skip-editable", "--format", "json"]
     command += ["--progress-spinner", "off"]
 
-    def read(values: dict[str, object]) -> tuple[int, list[str]]:
+    def read(values: dict[str, object]) -> tuple[int, list[str], str]:
         packages = values["dependencies"]
         assert isinstance(packages, list)
         known = [one for one in packages if "vulns" in one]
-        return len(known), [
+        # It says that it knows of no weakness also where it could look nothing up.
+        unknown = [one for one in packages if "vulns" not in one and "editable" not in one["skip_reason"]]
+        weak = [
             f"{one['name']} {one['version']} {weakness['id']}" for one in known for weakness in one["vulns"]
         ]
+        problem = f"it could not look up {len(unknown)} of {len(packages)} packages" if unknown else ""
+        return len(known), weak, problem
 
     return _asked("pip-audit", command, read, run)
 
@@ -63,20 +67,24 @@ def rust_answer(run: Run = run) -> Answer:
     if shutil.which("cargo-audit") is None:
         return Answer("cargo-audit", problem="it is not installed (cargo install cargo-audit)")
 
-    def read(values: dict[str, object]) -> tuple[int, list[str]]:
+    def read(values: dict[str, object]) -> tuple[int, list[str], str]:
         lockfile, found = values["lockfile"], values["vulnerabilities"]
         assert isinstance(lockfile, dict)
         assert isinstance(found, dict)
-        return int(lockfile["dependency-count"]), [
-            f"{one['package']['name']} {one['package']['version']} {one['advisory']['id']}"
-            for one in found["list"]
-        ]
+        return (
+            int(lockfile["dependency-count"]),
+            [
+                f"{one['package']['name']} {one['package']['version']} {one['advisory']['id']}"
+                for one in found["list"]
+            ],
+            "",
+        )
 
     return _asked("cargo-audit", ["cargo", "audit", "--json"], read, run)
 
 
 def _asked(
-    tool: str, command: list[str], read: Callable[[dict[str, object]], tuple[int, list[str]]], run: Run
+    tool: str, command: list[str], read: Callable[[dict[str, object]], tuple[int, list[str], str]], run: Run
 ) -> Answer:
     try:
         done = run(command)
@@ -84,15 +92,15 @@ def _asked(
         return Answer(tool, problem=f"it could not be run: {error}")
     # Its exit code does not tell a weakness from a failure; only an answer that can be read is one.
     try:
-        packages, weaknesses = read(json.loads(done.stdout))
+        packages, weaknesses, problem = read(json.loads(done.stdout))
     except (ValueError, KeyError, TypeError, AssertionError):
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         return Answer(
             tool, problem=f"it ended with {done.returncode}: {said[-1][:200] if said else 'no answer'}"
         )
-    if not packages:
-        return Answer(tool, problem="it knows of no package at all")
-    return Answer(tool, packages, tuple(weaknesses))
+    if not packages and not problem:
+        problem = "it knows of no package at all"
+    return Answer(tool, packages, tuple(weaknesses), problem)
 
 
 def verdict(answers: Sequence[Answer]) -> int:

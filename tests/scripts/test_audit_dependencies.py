@@ -20,7 +20,7 @@ def saying(stdout: str, code: int = 0, stderr: str = "") -> audit.Run:
 
 def of_pip(*weaknesses: str) -> str:
     package = {"name": "thing", "version": "1", "vulns": [{"id": name} for name in weaknesses]}
-    skipped = {"name": "muster", "skip_reason": "it is editable"}
+    skipped = {"name": "muster", "skip_reason": "distribution marked as editable"}
     return json.dumps({"dependencies": [package, skipped], "fixes": []})
 
 
@@ -49,3 +49,11 @@ def test_a_tool_that_is_not_there_is_no_answer() -> None:
         raise FileNotFoundError(2, "no such program")
 
     assert "could not be run" in audit.python_answer(run).problem
+
+
+def test_a_package_that_was_not_looked_up_is_no_answer_though_the_tool_says_none_known() -> None:
+    values = json.loads(of_pip())
+    values["dependencies"].append({"name": "other", "skip_reason": "not found and could not be audited"})
+    answer = audit.python_answer(saying(json.dumps(values)))
+    assert (answer.packages, answer.problem) == (1, "it could not look up 1 of 3 packages")
+    assert audit.verdict([answer]) == audit.INCONCLUSIVE
