@@ -112,6 +112,8 @@ def _judge_budgets(
     slowed = frozenset(fault["slowed"])
     usual = [read["budget_ms"] for read in before if read["status"] == OK and read["replica"] in slowed]
     left = [read["budget_ms"] for read in answered if read["replica"] in slowed]
+    if usual and not left and any(read["replica"] not in slowed for read in before):
+        return  # callers went to replicas that were not slowed
     if not usual or not left:
         found.doubts.append("no replica that was slowed answered, so nothing is known of what it knew")
         return

@@ -84,6 +84,12 @@ def test_what_was_late_before_or_on_a_machine_that_stalls_is_a_doubt() -> None:
     assert judgement.verdict is Verdict.INCONCLUSIVE and "kept the load generator" in judgement.reasons[0]
 
 
+def test_callers_who_go_to_replicas_that_are_not_slowed_leave_no_doubt() -> None:
+    judgement = judge(read(5.0, 5.0, replica="b"), *slow(took_ms=6.0, replica="b", budget_ms=48.0))
+    assert judgement.verdict is Verdict.HELD, judgement.reasons
+    assert judgement.figures["budget_lost_ms"] is None
+
+
 def test_without_answers_or_anything_to_compare_them_with_nothing_is_known() -> None:
     assert judge().verdict is Verdict.INCONCLUSIVE
     assert judge(*slow(), unhurried=False).verdict is Verdict.INCONCLUSIVE
