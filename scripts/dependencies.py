@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boolean.boolean import ParseError
-from license_expression import (
+from boolean.boolean import ParseError  # type: ignore[import-untyped]
+from license_expression import (  # type: ignore[import-untyped]
     AND,
     OR,
     ExpressionError,

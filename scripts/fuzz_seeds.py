@@ -293,7 +293,7 @@ def identity() -> Iterator[Seed]:
     yield "token", "plain", jwt.encode(claims, key, "EdDSA", headers=head).encode()
     yield "token", "full", jwt.encode({**claims, **more}, key, "EdDSA", headers=head).encode()
     yield "token", "late", jwt.encode({**claims, "exp": 1}, key, "EdDSA", headers=head).encode()
-    yield "token", "none", jwt.encode(claims, None, "none", headers=head).encode()
+    yield "token", "none", jwt.encode(claims, "", "none", headers=head).encode()
     yield "revoked", "each", b"# gone\ntoken 1\nsubject ui\ncertificate " + b"ab" * 32 + b"\n"
     yield "revoked", "colons", b"certificate " + b":".join([b"AB"] * 32) + b"\r\n\n"
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fuzz")])
