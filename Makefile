@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 # Extensions of one process must not each start a thread per core; rankcore owns the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help tools build build-all demo test test-rust test-python lint format proto bench compare drill-tools drill nightly fuzz sanitize clean
+.PHONY: sbom audit help tools build build-all demo test test-rust test-python lint format proto bench compare drill-tools drill nightly fuzz sanitize clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ format: .venv/.all ## apply the formatters
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix --quiet .
+
+sbom: .venv/.all ## bills of materials (CycloneDX) in .build/sbom and docs/licences.md; ends with 10 where a licence is refused
+	@$(BIN)/python -m scripts.sbom --page docs/licences.md
+
+audit: .venv/.all ## known weaknesses of dependencies: 0 none, 10 some, 20 could not be asked
+	@$(BIN)/python -m scripts.audit_dependencies
 
 proto: .venv/.all ## regenerate muster/v1 from proto/
 	@scripts/proto.sh muster/v1

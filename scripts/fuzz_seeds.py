@@ -9,6 +9,8 @@ instructions.
 
 from __future__ import annotations
 
+import base64
+import datetime
 import gzip
 import json
 import struct
@@ -18,6 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
@@ -27,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 BUNDLE = ROOT / "models" / "muster-base"
 SEED_BYTES_MAX = 200 * 1024
+# 2027-01-15: what the target takes for now.
+_FUZZ_NOW_S = 1_800_000_000
 
 Seed = tuple[str, str, bytes]
 
@@ -311,11 +320,46 @@ def _bytes(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
+def identity() -> Iterator[Seed]:
+    """Tokens and certificates of a fixed key, the set that holds it, and lists of what is revoked."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
+    jwk = {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": "fuzz", "x": x}
+    yield "key_set", "ed25519", json.dumps({"keys": [jwk]}).encode()
+    secret = base64.urlsafe_b64encode(bytes(range(32))).rstrip(b"=").decode()
+    shared = {"kty": "oct", "alg": "HS256", "kid": "shared", "k": secret}
+    yield "key_set", "two", json.dumps({"keys": [{**jwk, "kid": "other"}, shared]}).encode()
+    claims = {"sub": "ui", "aud": "muster", "scope": "read", "exp": _FUZZ_NOW_S + 600}
+    more = {"iat": _FUZZ_NOW_S, "nbf": _FUZZ_NOW_S, "iss": "us", "jti": "1", "scope": "read write"}
+    head = {"kid": "fuzz"}
+    yield "token", "plain", jwt.encode(claims, key, "EdDSA", headers=head).encode()
+    yield "token", "full", jwt.encode({**claims, **more}, key, "EdDSA", headers=head).encode()
+    yield "token", "late", jwt.encode({**claims, "exp": 1}, key, "EdDSA", headers=head).encode()
+    yield "token", "none", jwt.encode(claims, "", "none", headers=head).encode()
+    yield "revoked", "each", b"# gone\ntoken 1\nsubject ui\ncertificate " + b"ab" * 32 + b"\n"
+    yield "revoked", "colons", b"certificate " + b":".join([b"AB"] * 32) + b"\r\n\n"
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fuzz")])
+    names = [x509.DNSName("loader.shop.example"), x509.UniformResourceIdentifier("spiffe://shop/loader")]
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(start)
+        .not_valid_after(start.replace(year=2051))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+    )
+    yield "certificate", "names", built.sign(key, None).public_bytes(serialization.Encoding.DER)
+
+
 def main(arguments: list[str]) -> int:
     """Write every seed; exit 1 where they are too large together."""
     out = Path(arguments[0]) if arguments else ROOT / "rankcore" / "fuzz" / "seeds"
     total = 0
-    for group in (requests, recommendations, changes, bundle, models, texts, files, vectors, front):
+    groups = (requests, recommendations, changes, bundle, models, texts, files, vectors, front, identity)
+    for group in groups:
         for target, name, content in group():
             folder = out / target
             folder.mkdir(parents=True, exist_ok=True)

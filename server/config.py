@@ -214,6 +214,15 @@ class CatalogueSettings(Section):
         "Holds the password of the role, read at each connection. Absent: libpq's own ways, such as the"
         " environment `PGPASSWORD` and `~/.pgpass`. Relative to the settings file, if it is set there.",
     )
+    encryption_keys: str = setting(
+        "",
+        "file, or env:NAME",
+        "Key-encryption keys of the log (`muster privacy new-key`): what is written is encrypted, and what"
+        " was written before is by and by. A file of mode 600, relative to the settings file if set there,"
+        " looked at every second; or `env:NAME`. Each replica needs the same keys. Empty: nothing is"
+        " encrypted, and a replica refuses a catalogue that is.",
+        max_length=4096,
+    )
     cluster_id: str = setting(
         "",
         "name",
@@ -826,6 +835,7 @@ class Settings(BaseSettings):
             password_file=self.catalogue.store_password_file,
             client=replica,
             cluster_id=self.catalogue.cluster_id,
+            encryption_keys=self.catalogue.encryption_keys,
         )
 
     @property
@@ -926,6 +936,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     for section, names in named.items():
         if isinstance(values.get(section), dict):
             _resolve(path.parent, values[section], names)
+    catalogue = values.get("catalogue")
+    if isinstance(catalogue, dict) and not str(catalogue.get("encryption_keys") or "env:").startswith("env:"):
+        _resolve(path.parent, catalogue, ("encryption_keys",))
     return values
 
 

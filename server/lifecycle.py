@@ -130,6 +130,8 @@ class Life:
         before = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
         }
+        # What supervisors send to have files read again, which is done every second: no reason to end.
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         endpoint: Endpoint | None = None
         tracing: Tracing | None = None
         try:

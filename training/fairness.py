@@ -22,6 +22,7 @@ from muster.products import read_judgements, read_products
 from training import options
 from training.engine import open_catalogue
 from training.exposure import bounded, exposures
+from training.fairness_plot import draw
 from training.measure import difference, estimate, ndcg_by_query
 
 OTHERS = "(small groups)"
@@ -230,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--floor", type=float, default=0.8, help="of a group's share of candidates, 0 to 1")
     parser.add_argument("--products-min", type=int, default=10, help="judged products of a group told alone")
     parser.add_argument("--queries-min", type=int, default=5, help="queries of a group told alone")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG of exposure over merit by group")
     given = parser.parse_args(argv)
     more = {
         "by": given.by,
@@ -238,7 +240,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "queries_min": given.queries_min,
     }
     result = options.measure(program, given, fairness, _show, **more)
-    return 2 if result is None else 0
+    if result is None:
+        return 2
+    if given.plot is not None:
+        draw(result, given.plot)
+        print(f"{program}: {given.plot} shows it", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A certificate authority of a drill's own, whose certificates live as long as the drill wants."""
+"""A certificate authority of a drill's, or a test's, own, whose certificates live as long as it wants."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def _named(text: str) -> x509.Name:
 
 @dataclass
 class Authority:
-    """Signs certificates into files. folder: must exist before one is signed."""
+    """Signs certificates into files. folder: there before one is signed. name: of its own certificate."""
 
     folder: Path
+    name: str = "authority"
     key: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False
     )
@@ -35,11 +36,11 @@ class Authority:
     @property
     def path(self) -> Path:
         """Its own certificate, for `tls_ca`."""
-        return self.folder / "authority.pem"
+        return self.folder / f"{self.name}.pem"
 
     def publish(self) -> None:
         """Writes its own certificate."""
-        made = self._builder("authority", self.key, _AUTHORITY_LIVES_S).add_extension(
+        made = self._builder(self.name, self.key, _AUTHORITY_LIVES_S).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         signed = made.sign(self.key, hashes.SHA256())
@@ -49,14 +50,19 @@ class Authority:
         """Where certificate and key of this name are."""
         return self.folder / f"{name}.pem", self.folder / f"{name}.key"
 
-    def sign(self, name: str, life_s: float) -> int:
-        """A new certificate with a new key, in place of those there. Returns when it ends, Unix seconds."""
+    def sign(self, name: str, life_s: float, *, dns: str = SERVER_NAME, client: bool = False) -> int:
+        """A new certificate with a new key, in place of those there; also good for the loopback.
+
+        dns: the name that it is for. client: its owner may also show it when it calls. Returns when it
+        ends, Unix seconds.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        addresses = [x509.DNSName(SERVER_NAME), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        usage = [ExtendedKeyUsageOID.SERVER_AUTH] + [ExtendedKeyUsageOID.CLIENT_AUTH] * client
+        addresses = [x509.DNSName(dns), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         made = (
             self._builder(name, key, life_s)
             .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
             .sign(self.key, hashes.SHA256())
         )
         secret = key.private_bytes(
@@ -80,7 +86,7 @@ class Authority:
         return (
             x509.CertificateBuilder()
             .subject_name(_named(name))
-            .issuer_name(_named("authority"))
+            .issuer_name(_named(self.name))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))

@@ -26,6 +26,12 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         help=f"the catalogue's file, the folder with {FILE_NAME}, or the address of its database;"
         " default: MUSTER_DATA_DIR",
     )
+    parser.add_argument(
+        "--store-keys",
+        metavar="FILE|env:NAME",
+        default=os.environ.get("MUSTER_CATALOGUE__ENCRYPTION_KEYS", ""),
+        help="keys of an encrypted catalogue; default: MUSTER_CATALOGUE__ENCRYPTION_KEYS",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

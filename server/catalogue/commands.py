@@ -26,6 +26,7 @@ from server.catalogue.command_line import (
 from server.catalogue.errors import StoreDamaged, StoreError
 from server.catalogue.export import export_backup, restore_backup
 from server.catalogue.location import is_postgresql
+from server.catalogue.opening import open_store
 from server.catalogue.repair import RepairRefused, repair
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import StoreConfig
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     store = location(arguments)
     with progress(arguments, "rows") as told:
-        report = verify_store(store, told)
+        report = verify_store(store, told, store_keys=arguments.store_keys)
     if arguments.json:
         print_json({"sound": report.sound, **_report_values(report)})
     else:
@@ -89,11 +90,17 @@ def _repair(arguments: argparse.Namespace) -> int:
         complain("--generation and --bundle go together: a generation is read with its bundle")
         return EXIT_USAGE
     with _generation_products(arguments) as products:
-        repaired = repair(store, backup=arguments.backup, products=products, keys=keys_of(arguments))
+        repaired = repair(
+            store,
+            backup=arguments.backup,
+            products=products,
+            keys=keys_of(arguments),
+            store_keys=arguments.store_keys,
+        )
     if not is_postgresql(str(store)):
         for kept in repaired.kept:
             _note(store, places.COPY, Path(kept))
-        _erased_again(store)
+        _erased_again(store, arguments.store_keys)
     if arguments.json:
         print_json(
             {
@@ -117,7 +124,12 @@ def _export(arguments: argparse.Namespace) -> int:
     _note(store, places.BACKUP, arguments.file)
     with progress(arguments, "records") as told:
         written = export_backup(
-            store, arguments.file, until=arguments.until, progress=told, keys=keys_of(arguments)
+            store,
+            arguments.file,
+            until=arguments.until,
+            progress=told,
+            keys=keys_of(arguments),
+            store_keys=arguments.store_keys,
         )
     header = written.header
     size = arguments.file.stat().st_size
@@ -142,10 +154,11 @@ def _restore(arguments: argparse.Namespace) -> int:
             replace=arguments.replace,
             progress=told,
             keys=keys_of(arguments),
+            store_keys=arguments.store_keys,
         )
     if restored.set_aside is not None:
         _note(store, places.COPY, restored.set_aside)
-    erased = _erased_again(store)
+    erased = _erased_again(store, arguments.store_keys)
     if arguments.json:
         values = asdict(restored)
         values["set_aside"] = str(restored.set_aside) if restored.set_aside else None
@@ -163,13 +176,29 @@ def _restore(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _rewrap(arguments: argparse.Namespace) -> int:
+    store = location(arguments)
+    if not arguments.store_keys:
+        complain("name the keys with --store-keys FILE, the new one first, the old ones below")
+        return EXIT_USAGE
+    with closing(open_store(store, StoreConfig(encryption_keys=arguments.store_keys))) as opened:
+        wrapped = opened.rewrap()
+    if arguments.json:
+        print_json({"key": wrapped.key, "wrapped": wrapped.done, "left": wrapped.left})
+    else:
+        print(f"{wrapped.done} data keys were wrapped anew, all that can be are under key {wrapped.key} now")
+    for name in wrapped.left:
+        complain(f"a data key is still under key {name}, which is not among those given")
+    return EXIT_DAMAGED if wrapped.left else EXIT_DONE
+
+
 def _note(store: str | Path, kind: str, path: Path) -> None:
     """Write down that a file holds what shoppers did; of a database nobody here knows where."""
     if not is_postgresql(str(store)) and Path(store).parent.is_dir():
         places.note(Path(store).parent, kind, path)
 
 
-def _erased_again(store: str | Path) -> int:
+def _erased_again(store: str | Path, store_keys: str) -> int:
     """Erase again whom the backup has brought back. Returns how many events.
 
     Raises: StoreError where somebody was erased but the secrets to tell whom are not there.
@@ -189,7 +218,7 @@ def _erased_again(store: str | Path) -> int:
             f"{refused}; the catalogue is restored, but shoppers who were erased after the backup are in it:"
             " `muster privacy erase-again --secrets FILE`"
         ) from refused
-    with closing(SqliteStore.open_unserved(Path(store), StoreConfig())) as opened:
+    with closing(SqliteStore.open_unserved(Path(store), StoreConfig(encryption_keys=store_keys))) as opened:
         events = erase_unserved(opened, eraser.trail_of_marked())
         if events:
             opened.rewrite()
@@ -244,6 +273,11 @@ def _parser() -> argparse.ArgumentParser:
         "--generation", type=Path, metavar="FOLDER", help="generation to take products from"
     )
     repairing.add_argument("--bundle", type=Path, metavar="FOLDER", help="bundle of that generation")
+    command(
+        "rewrap",
+        _rewrap,
+        "Wraps the data keys of an encrypted catalogue under the newest of --store-keys; replicas may run.",
+    )
     exporting = command("export", _export, "Writes a backup, as of one moment; replicas may run.")
     exporting.add_argument("file", type=Path, metavar="FILE", help="backup to write")
     restoring = command("restore", _restore, "Makes a catalogue from a backup; replicas must be stopped.")

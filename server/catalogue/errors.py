@@ -10,6 +10,7 @@
     ├── StoreUnavailable   locked, unreachable or not writable: try again, or look at the machine
     ├── StoreOccupied      a catalogue is there where one was to be made: name another place
     ├── SchemaMismatch     the file is not a Muster catalogue, or a newer one: an operator must act
+    ├── CatalogueEncrypted the keys to the catalogue are missing: name them
     ├── EventsFolded       the events asked for are in the snapshot: load it, or begin with a later one
     ├── StoreDamaged       the file is a catalogue, but parts are missing: restore it
     └── StoreIOFailed      the disk failed: the process ends, callers never see this one
@@ -79,6 +80,12 @@ class StoreOccupied(StoreError):
 
 class SchemaMismatch(StoreError):
     """The file is not a Muster catalogue, or has a schema that this version cannot read."""
+
+
+class CatalogueEncrypted(StoreError):
+    """The catalogue is encrypted, and its keys are missing, are others or cannot be read. Nothing was
+    written.
+    """
 
 
 class EventsFolded(StoreError):

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from pysqlite3 import dbapi2 as sqlite
 
-from server.catalogue import schema, snapshot
+from server.catalogue import encryption, schema, snapshot
 from server.catalogue.backup import (
     BackupReader,
     Digest,
@@ -38,7 +38,7 @@ from server.catalogue.location import is_postgresql
 from server.catalogue.rows import FeedbackRow, FoldedId, LogRow, SnapshotRow, SnapshotState, as_values
 from server.catalogue.sql_view import SqlView
 from server.catalogue.sqlite import SqliteStore
-from server.catalogue.store import View
+from server.catalogue.store import StoreConfig, View
 from server.privacy.envelope import KeyEncryption
 
 EPOCH_GAP = 1_000
@@ -63,14 +63,16 @@ def export_backup(
     until: int | None = None,
     progress: Progress = lambda done, total: None,
     keys: KeyEncryption | None = None,
+    store_keys: str = "",
 ) -> Written:
     """Write the catalogue at `store`, a file or a database, into `file`, as it is at one moment.
 
-    keys: the file goes into an envelope. until: only the events up to this sequence, which may not be
+    keys: the file goes into an envelope. store_keys: where the keys are, if the catalogue is encrypted.
+    until: only the events up to this sequence, which may not be
     before the snapshot; None: all. Raises: StoreError; OSError if the file cannot be written. Nothing is
     left of a backup that could not be finished.
     """
-    with reading(store) as connection:
+    with reading(store, store_keys) as connection:
         view = SqlView(connection, str(store))
         last = _last_sequence(view, until)
         header = Header(
@@ -166,26 +168,45 @@ def restore_backup(
     replace: bool = False,
     progress: Progress = lambda done, total: None,
     keys: KeyEncryption | None = None,
+    store_keys: str = "",
 ) -> Restored:
     """Make the catalogue of a backup at `store`, up to the event `until`; None: all of it.
 
     The whole backup is read and proved first, under another name or in a transaction; only then it takes its
-    place. replace: a file that is there is set aside; without, it is refused, and so is a database that holds
+    place. store_keys: where the keys are that it is encrypted with; empty: it is not.
+
+    replace: a file that is there is set aside; without, it is refused, and so is a database that holds
     a catalogue. Raises: StoreError, OSError. After an error `store` is as it was.
     """
     if not is_postgresql(str(store)):
-        return _restore_file(file, Path(store), until=until, replace=replace, progress=progress, keys=keys)
+        return _restore_file(
+            file,
+            Path(store),
+            until=until,
+            replace=replace,
+            progress=progress,
+            keys=keys,
+            store_keys=store_keys,
+        )
     if replace:
         raise RestoreRefused(
             "a database is not set aside: restore into an empty one and name that in catalogue.store"
         )
-    return _restore_database(file, str(store), until=until, progress=progress, keys=keys)
+    return _restore_database(
+        file, str(store), until=until, progress=progress, keys=keys, store_keys=store_keys
+    )
 
 
 def _restore_database(
-    file: Path, address: str, *, until: int | None, progress: Progress, keys: KeyEncryption | None
+    file: Path,
+    address: str,
+    *,
+    until: int | None,
+    progress: Progress,
+    keys: KeyEncryption | None,
+    store_keys: str,
 ) -> Restored:
-    with open_backup(file, keys) as reader, closing(database(address)) as opened:
+    with open_backup(file, keys) as reader, closing(database(address, store_keys)) as opened:
         last = _until(reader.header, until, file)
         try:
             with opened.creating() as transaction:
@@ -208,6 +229,7 @@ def _restore_file(
     replace: bool,
     progress: Progress,
     keys: KeyEncryption | None,
+    store_keys: str,
 ) -> Restored:
     draft = store.with_name(f".{store.name}-restoring-{os.getpid()}")
     if store.exists():
@@ -220,7 +242,7 @@ def _restore_file(
     try:
         with open_backup(file, keys) as reader:
             last = _until(reader.header, until, file)
-            with closing(SqliteStore.open(draft)) as opened:
+            with closing(SqliteStore.open(draft, StoreConfig(encryption_keys=store_keys))) as opened:
                 restored = _fill(opened.write_unserved, reader, last, progress)
         set_aside = _set_aside(store) if store.exists() else None
         draft.rename(store)
@@ -294,6 +316,9 @@ def _fill(
     }
 
 
+_Row: TypeAlias = FoldedId | FeedbackRow | SnapshotRow | LogRow
+
+
 class _Batches:
     """Rows waiting to be inserted, by table."""
 
@@ -305,19 +330,25 @@ class _Batches:
     )
 
     def __init__(self) -> None:
-        self._rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind, _ in self._TABLES}
+        self._rows: dict[type, list[_Row]] = {kind: [] for kind, _ in self._TABLES}
         self.count = 0
 
-    def add(self, record: FoldedId | FeedbackRow | SnapshotRow | LogRow) -> None:
-        self._rows[type(record)].append(as_values(record))
+    def add(self, record: _Row) -> None:
+        self._rows[type(record)].append(record)
         self.count += 1
 
     def insert(self, transaction: sa.Connection) -> None:
         for kind, table in self._TABLES:
             if self._rows[kind]:
-                transaction.execute(sa.insert(table), self._rows[kind])
+                transaction.execute(
+                    sa.insert(table), [_columns(transaction, row) for row in self._rows[kind]]
+                )
                 self._rows[kind] = []
         self.count = 0
+
+
+def _columns(transaction: sa.Connection, row: _Row) -> dict[str, Any]:
+    return as_values(row) if isinstance(row, FoldedId) else encryption.columns(transaction, row)
 
 
 # --- files -----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from muster.v1.catalogue_pb2 import Event
 from muster.v1.feedback_pb2 import Feedback
-from server.catalogue import schema
+from server.catalogue import encryption, schema
 from server.catalogue.rows import EventRow, FeedbackRow, LogRow
 
 Wanted = Callable[[EventRow, Feedback], bool]
@@ -61,7 +61,7 @@ def rows(transaction: sa.Connection, *, first_sequence: int = 1) -> Iterator[tup
         query = sa.select(table).where(table.c.sequence >= first_sequence).order_by(table.c.sequence)
         with transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as found:
             for values in found:
-                row = kind(*values)
+                row = encryption.load(transaction, kind, values)
                 feedback = feedback_of(row)
                 if feedback is not None and not feedback.erased:
                     yield row, feedback
@@ -72,7 +72,7 @@ def folded_rows(transaction: sa.Connection) -> Iterator[FeedbackRow]:
     query = sa.select(schema.feedback).order_by(schema.feedback.c.sequence)
     with transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as found:
         for values in found:
-            yield FeedbackRow(*values)
+            yield encryption.load(transaction, FeedbackRow, values)
 
 
 def kept_sequences(events: Sequence[LogRow]) -> list[int]:
@@ -149,7 +149,7 @@ def find(read: sa.Connection, first_sequence: int, wanted: Wanted, rows_max: int
     for table, kind in _TABLES:
         query = sa.select(table).where(table.c.sequence > last).order_by(table.c.sequence)
         for values in read.execute(query.limit(rows_max - looked_at)):
-            row = kind(*values)
+            row = encryption.load(read, kind, values)
             looked_at, last = looked_at + 1, row.sequence
             feedback = feedback_of(row)
             if feedback is None or feedback.erased or not wanted(row, feedback):
@@ -172,9 +172,10 @@ def take_out(transaction: sa.Connection, found: Found) -> Erased:
         .values(payload=sa.bindparam("bare"), checksum=sa.bindparam("seal"))
     )
     if found.emptied:
+        stored = [encryption.columns(transaction, row) for row in found.emptied]
         transaction.execute(
             statement,
-            [{"at": row.sequence, "bare": row.payload, "seal": row.checksum} for row in found.emptied],
+            [{"at": row["sequence"], "bare": row["payload"], "seal": row["checksum"]} for row in stored],
         )
     gone = [*found.folded, *(row.sequence for row in found.emptied)]
     deleted = 0

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy.pool import NullPool
 
-from server.catalogue import schema
+from server.catalogue import encryption, schema
+from server.catalogue.encryption import Encryption
 from server.catalogue.errors import SchemaMismatch, StoreUnavailable
 from server.catalogue.location import is_postgresql
 from server.catalogue.sqlite import APPLICATION_ID, require_sqlite_file, text_of, translated
@@ -25,31 +26,35 @@ _BUSY_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def reading(location: str | Path) -> Iterator[sa.Connection]:
+def reading(location: str | Path, store_keys: str = "") -> Iterator[sa.Connection]:
     """A read transaction on the file, or the database, at `location`, which sees one state throughout.
 
+    store_keys: where the keys are, if it is encrypted.
+
     Raises: StoreUnavailable (nothing there, not readable), SchemaMismatch (not a Muster catalogue, or one of
-    another revision), StoreDamaged.
+    another revision), StoreDamaged, CatalogueEncrypted.
     """
     if is_postgresql(str(location)):
-        with closing(database(str(location))) as store, store.viewing() as connection:
+        with closing(database(str(location), store_keys)) as store, store.viewing() as connection:
             require_current(connection, location)
+            encryption.of(connection).check(connection)
             yield connection
         return
-    with _reading_file(Path(location)) as connection:
+    with _reading_file(Path(location), store_keys) as connection:
         if connection.exec_driver_sql("PRAGMA application_id").scalar() != APPLICATION_ID:
             raise SchemaMismatch(f"{location} is an SQLite database, but not a Muster catalogue")
         require_current(connection, location)
+        encryption.of(connection).check(connection)
         yield connection
 
 
-def database(address: str) -> PostgresStore:
+def database(address: str, store_keys: str = "") -> PostgresStore:
     """The store on a server, whose content nobody has looked at. Raises: StoreUnavailable."""
     try:
         from server.catalogue.postgres import PostgresStore
     except ImportError as error:
         raise StoreUnavailable("a catalogue on PostgreSQL needs the extra `postgresql`") from error
-    return PostgresStore.unchecked(address)
+    return PostgresStore.unchecked(address, store_keys)
 
 
 def attempt(connection: sa.Connection) -> AbstractContextManager[object]:
@@ -58,9 +63,15 @@ def attempt(connection: sa.Connection) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _reading_file(path: Path) -> Iterator[sa.Connection]:
+def _reading_file(path: Path, store_keys: str) -> Iterator[sa.Connection]:
     require_catalogue_file(path)
-    engine = sa.create_engine("sqlite://", module=sqlite, creator=lambda: _connect(path), poolclass=NullPool)
+    engine = sa.create_engine(
+        "sqlite://",
+        module=sqlite,
+        creator=lambda: _connect(path),
+        poolclass=NullPool,
+        execution_options={encryption.OPTION: Encryption(store_keys)},
+    )
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     try:
         # Rolled back by its end: of a damaged file SQLite refuses even an empty commit.

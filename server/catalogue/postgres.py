@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.pool import QueuePool
 
-from server.catalogue import schema
+from server.catalogue import encryption, schema
 from server.catalogue.errors import (
     DiskFull,
     OutcomeUnknown,
@@ -127,7 +127,7 @@ class PostgresStore(SqlStore):
 
     def __init__(self, url: sa.URL, config: StoreConfig) -> None:
         """Use `PostgresStore.open`."""
-        super().__init__(postgresql_insert)
+        super().__init__(postgresql_insert, config.encryption_keys)
         self.location = url.render_as_string(hide_password=True)
         self._url = url.set(drivername="postgresql+psycopg")
         self._config = config
@@ -164,9 +164,9 @@ class PostgresStore(SqlStore):
         return store
 
     @classmethod
-    def unchecked(cls, address: str) -> PostgresStore:
+    def unchecked(cls, address: str, encryption_keys: str = "") -> PostgresStore:
         """The store at `address`, whose content nobody has looked at. Raises: StoreUnavailable."""
-        return cls(_url(address), StoreConfig(client="inspection"))
+        return cls(_url(address), StoreConfig(client="inspection", encryption_keys=encryption_keys))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -194,6 +194,7 @@ class PostgresStore(SqlStore):
             max_overflow=0,
             # What is written is nobody's business but the server's: not that of a message in a log.
             hide_parameters=True,
+            execution_options={encryption.OPTION: self._encryption},
             pool_timeout=self._busy_s,
             isolation_level="READ COMMITTED" if writes else "AUTOCOMMIT",
             connect_args={
@@ -263,6 +264,7 @@ class PostgresStore(SqlStore):
                     schema.name_catalogue(transaction)
         with self._viewing() as transaction:
             self.cluster_id = schema.cluster_id(transaction)
+            self._encryption.check(transaction)
             self._check_log(transaction)
 
     # --- a catalogue that no replica serves -----------------------------------------------------------------
@@ -281,10 +283,14 @@ class PostgresStore(SqlStore):
             schema.migrate(transaction)
             schema.name_catalogue(transaction)
             self.cluster_id = schema.cluster_id(transaction)
+            if self._encryption.due():
+                # Used before it is committed: without the commit there is nothing that it was used for.
+                self._encryption.use(self._encryption.renew(transaction))
             yield transaction
 
     def write_unserved(self) -> AbstractContextManager[sa.Connection]:
         """A durable write transaction without a fence, on a catalogue that no replica serves."""
+        self._prepare_encryption()
         return self._migrating(_UNSERVED_S)
 
     def require_unused(self) -> None:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import sqlalchemy as sa
 
 from muster.v1.catalogue_pb2 import Event, Product
-from server.catalogue import schema, snapshot
+from server.catalogue import encryption, schema, snapshot
 from server.catalogue.backup import open_backup
 from server.catalogue.errors import OutcomeUnknown, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.export import require_unused
 from server.catalogue.inspection import attempt, database
 from server.catalogue.location import is_postgresql
-from server.catalogue.rows import LogRow, SnapshotRow, as_values
+from server.catalogue.rows import LogRow, SnapshotRow
 from server.catalogue.sqlite import SqliteStore
 from server.catalogue.store import StoreConfig
 from server.catalogue.verify import Report, verify_rows, verify_store
@@ -98,15 +98,17 @@ def repair(
     backup: Path | None = None,
     products: Iterable[bytes] = (),
     keys: KeyEncryption | None = None,
+    store_keys: str = "",
 ) -> Repaired:
     """Put back every damaged and missing row of the catalogue at `store`, or change nothing.
 
     store: a file or the address of a database. backup: a file of `muster catalogue export`; keys: to its
-    envelope. products: serialised `Product`s, of a generation for one. Raises: RepairRefused;
+    envelope. store_keys: where the keys are, if the catalogue is encrypted.
+    products: serialised `Product`s, of a generation for one. Raises: RepairRefused;
     StoreUnavailable while replicas use the catalogue; StoreError; OSError.
     """
-    with closing(_open(store)) as opened:
-        report = verify_store(store)
+    with closing(_open(store, store_keys)) as opened:
+        report = verify_store(store, store_keys=store_keys)
         if report.sound:
             return Repaired([], [], [])
         needed = _needed(opened, report)
@@ -135,10 +137,10 @@ def repair(
     return Repaired(sorted(needed.events), sorted(row.product_id for row in needed.products.values()), kept)
 
 
-def _open(store: str | Path) -> _Store:
+def _open(store: str | Path, store_keys: str) -> _Store:
     """The catalogue, which may be damaged. Raises: StoreUnavailable while somebody uses it."""
     if is_postgresql(str(store)):
-        opened = database(str(store))
+        opened = database(str(store), store_keys)
         try:
             opened.require_unused()
         except BaseException:
@@ -146,7 +148,7 @@ def _open(store: str | Path) -> _Store:
             raise
         return opened
     require_unused(Path(store))
-    return SqliteStore.open_unserved(Path(store), StoreConfig())
+    return SqliteStore.open_unserved(Path(store), StoreConfig(encryption_keys=store_keys))
 
 
 def _needed(opened: _Store, report: Report) -> _Needed:
@@ -267,7 +269,7 @@ def _put_back(opened: _Store, needed: _Needed) -> list[str]:
                 kept += _keep(transaction, table, [row.sequence for row in rows])
             for row in rows:
                 transaction.execute(sa.delete(table).where(table.c.sequence == row.sequence))
-            transaction.execute(sa.insert(table), [as_values(row) for row in rows])
+            transaction.execute(sa.insert(table), [encryption.columns(transaction, row) for row in rows])
         report = Report(opened.location)
         verify_rows(transaction, report)
         if not report.sound:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from server.catalogue.errors import Fenced, StoreError, StoreIOFailed
 from server.catalogue.log import end_process
 from server.catalogue.rows import LogRow
-from server.catalogue.store import Extent, Store
+from server.catalogue.store import Extent, Place, Store
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ _FOLD_EVENTS_MAX = 512
 # Room given back in one step: each page moved is written anew.
 _RECLAIM_BYTES = 256 * 1024
 _SEAL_ROWS = 500
+_ENCRYPT_ROWS = 200
 _FORGET_ROWS = 1000
 # A step is followed by a pause this many times as long, so that a backlog leaves half of the disk to appends.
 _PAUSE_SHARE = 1.0
@@ -121,6 +122,7 @@ class Retention:
         self._stopping = threading.Event()
         self._events_at_once = _FOLD_EVENTS_MIN
         self._sealed_epoch: int | None = None
+        self._encrypted_epoch: int | None = None
         self._extent_due_s = 0.0
         self._empty_due_s = 0.0
         self._stats = RetentionStats()
@@ -164,6 +166,8 @@ class Retention:
                 if self._leave(_PAUSE_S_MIN):
                     return
             self._sealed_epoch = epoch
+        if self._encrypted_epoch != epoch and self._encrypt(epoch):
+            self._encrypted_epoch = epoch
         too_old = self._policy.wanted(self._store.head().sequence, self._now_us())
         folded_before, started_s = self._stats.folded_events, time.monotonic()
         self._repeat(lambda: self._fold(epoch, lambda row: too_old(row) and self._may_fold(row)))
@@ -179,6 +183,15 @@ class Retention:
         self._repeat(lambda: self._expire(epoch))
         self._empty_old(epoch)
         self._repeat(self._reclaim)
+
+    def _encrypt(self, epoch: int) -> bool:
+        """Once a reign: what was written before there were keys. False: it was cut short."""
+        place: Place | None = Place()
+        while place is not None:
+            place = self._store.encrypt(epoch=epoch, after=place, rows_max=_ENCRYPT_ROWS)
+            if place is not None and self._leave(_PAUSE_S_MIN):
+                return False
+        return True
 
     def _repeat(self, step: Callable[[], float | None]) -> None:
         """Take steps until there is nothing left, with pauses. step: returns its seconds; None: nothing

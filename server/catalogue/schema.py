@@ -2,7 +2,8 @@
 
 `meta` says what this catalogue is, `log` holds the events (their sequences have no gaps), `lease` says who
 may write; `snapshot`, `snapshot_state` and `folded_event` hold what the oldest events came to, `feedback` the
-feedback among them. The tables here are as the newest revision of `migrations/versions` leaves them.
+feedback among them; `data_key` holds the keys that rows are encrypted with, wrapped.
+The tables here are as the newest revision of `migrations/versions` leaves them.
 
     expand      a revision may add a table, or a column that may be empty or has a default: the code of the
                 revision before it runs on, beside the new code, on the migrated schema
@@ -24,7 +25,7 @@ from server.catalogue.errors import SchemaMismatch, StoreDamaged
 logger = logging.getLogger(__name__)
 
 # The newest revision in `migrations/versions`.
-REVISION = "0003"
+REVISION = "0004"
 _FIRST_REVISION = "0001"
 # Where Alembic keeps the revision of a catalogue.
 VERSION_TABLE = "alembic_version"
@@ -108,6 +109,18 @@ feedback = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("checksum", sa.LargeBinary),
     info={"since": "0003"},
+)
+data_key = sa.Table(
+    "data_key",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    # The key-encryption key that was the newest when this one was drawn, and the one that wraps it now.
+    sa.Column("drawn_under", sa.Text, nullable=False),
+    sa.Column("wrapped_by", sa.Text, nullable=False),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+    sa.Column("first_sequence", sa.BigInteger, nullable=False),
+    sa.Column("created_unix_us", sa.BigInteger, nullable=False),
+    info={"since": "0004"},
 )
 lease = sa.Table(
     "lease",

@@ -20,14 +20,13 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from muster.v1.catalogue_pb2 import Event, Patch
-from server.catalogue import checksum, feedback, schema
+from server.catalogue import checksum, encryption, feedback, schema
 from server.catalogue.errors import StoreDamaged
 from server.catalogue.rows import (
     FoldedId,
     LogRow,
     SnapshotRow,
     SnapshotState,
-    as_values,
     changed_product,
     patch_product,
 )
@@ -80,8 +79,10 @@ def read_state(transaction: sa.Connection, *, locked: bool = False) -> SnapshotS
     row = transaction.execute(query.with_for_update() if locked else query).first()
     if row is None:
         return SnapshotState()
-    state = SnapshotState(row.sequence, row.epoch, row.products, row.rows_checksum)
-    if row.checksum != state.seal():
+    stored = encryption.Record(row.rows_checksum, row.checksum)
+    found = encryption.load_state(transaction, row.sequence, row.epoch, row.products, stored)
+    state = SnapshotState(row.sequence, row.epoch, row.products, found.content)
+    if found.seal != state.seal():
         raise StoreDamaged(
             "the state of the snapshot does not match its checksum; `muster catalogue verify` tells more"
         )
@@ -106,7 +107,7 @@ def log_rows(
     options = {"yield_per": _FETCH_ROWS} if rows_max is None else {}
     with transaction.execute(query, execution_options=options) as rows:
         for row in rows:
-            yield LogRow(*row)
+            yield encryption.load(transaction, LogRow, row)
 
 
 def snapshot_rows(transaction: sa.Connection, *, changed_after: int = 0) -> Iterator[SnapshotRow]:
@@ -119,7 +120,7 @@ def snapshot_rows(transaction: sa.Connection, *, changed_after: int = 0) -> Iter
         query = query.where(table.c.changed_sequence > changed_after)
     with transaction.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
         for row in rows:
-            yield SnapshotRow(*row)
+            yield encryption.load(transaction, SnapshotRow, row)
 
 
 def folded_ids(transaction: sa.Connection) -> Iterator[FoldedId]:
@@ -138,7 +139,8 @@ def snapshot_rows_of(transaction: sa.Connection, product_ids: Sequence[str]) -> 
     found: dict[str, SnapshotRow] = {}
     for some in _portions(product_ids):
         query = sa.select(schema.snapshot).where(schema.snapshot.c.product_id.in_(some))
-        found.update((row.product_id, SnapshotRow(*row)) for row in transaction.execute(query))
+        for row in transaction.execute(query):
+            found[row.product_id] = encryption.load(transaction, SnapshotRow, row)
     return found
 
 
@@ -186,7 +188,8 @@ def commit_fold(transaction: sa.Connection, fold: Fold) -> bool:
     for rows in _portions([row.product_id for row in fold.replaced]):
         transaction.execute(sa.delete(schema.snapshot).where(schema.snapshot.c.product_id.in_(rows)))
     if fold.written:
-        transaction.execute(sa.insert(schema.snapshot), [as_values(row) for row in fold.written])
+        rows_written = [encryption.columns(transaction, row) for row in fold.written]
+        transaction.execute(sa.insert(schema.snapshot), rows_written)
     within = log.c.sequence.between(fold.events[0].sequence, fold.events[-1].sequence)
     transaction.execute(
         sa.insert(folded).from_select(
@@ -203,12 +206,13 @@ def commit_fold(transaction: sa.Connection, fold: Fold) -> bool:
 def write_state(transaction: sa.Connection, state: SnapshotState) -> None:
     """Put the state in place of the one before. The first one shuts out code that knows no snapshots."""
     table = schema.snapshot_state
+    stored = encryption.state_record(transaction, state)
     values = {
         "sequence": state.sequence,
         "epoch": state.epoch,
         "products": state.products,
-        "rows_checksum": state.rows_checksum,
-        "checksum": state.seal(),
+        "rows_checksum": stored.content,
+        "checksum": stored.seal,
     }
     changed = transaction.execute(
         sa.update(table).where(table.c.name == STATE_NAME).values(**values),

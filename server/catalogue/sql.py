@@ -9,16 +9,28 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from server.catalogue import checksum, feedback, schema, snapshot
+from server.catalogue import encryption, feedback, plain, schema, snapshot
+from server.catalogue.encryption import Encryption, Rewrapped
 from server.catalogue.errors import Fenced, StoreDamaged, StoreError, StoreUnavailable
 from server.catalogue.failpoint import stop_in_append
 from server.catalogue.rows import LogRow
 from server.catalogue.sql_view import SqlView, checked_rows, read_head, refuse_folded
-from server.catalogue.store import Appended, Commit, Extent, Folded, Head, NewEvent, Store, View
+from server.catalogue.store import (
+    Appended,
+    Commit,
+    Extent,
+    Folded,
+    Head,
+    NewEvent,
+    Place,
+    Store,
+    View,
+)
 from server.standby.lease import Holder, LeaseRow
 
 _EVENT_IDS_AT_ONCE = 500
@@ -41,8 +53,9 @@ class DialectInsert(Protocol):
 class SqlStore(Store):
     """The log and the lease of one replica's handle; a subclass connects it to a database."""
 
-    def __init__(self, insert: DialectInsert) -> None:
-        """insert: the dialect's own."""
+    def __init__(self, insert: DialectInsert, encryption_keys: str) -> None:
+        """insert: the dialect's own. encryption_keys: as `StoreConfig`."""
+        self._encryption = Encryption(encryption_keys)
         self.cluster_id = ""
         self._insert = insert
         self._append = _append_statement(insert)
@@ -81,6 +94,7 @@ class SqlStore(Store):
         self, batches: Sequence[Sequence[NewEvent]], *, epoch: int, extend_ns: int | None = None
     ) -> Commit:
         """See `Store.append`."""
+        self._prepare_encryption()
         with self._writing(urgent=False) as transaction:
             self._begin_append(transaction)
             head = read_head(transaction).sequence
@@ -94,18 +108,10 @@ class SqlStore(Store):
                     sequence = known.get(event.event_id)
                     if sequence is None:
                         sequence = known[event.event_id] = head + len(rows) + 1
-                        rows.append(
-                            {
-                                "sequence": sequence,
-                                "event_id": event.event_id,
-                                "committed_unix_us": now_us,
-                                "payload": event.payload,
-                                "checksum": checksum.log_checksum(
-                                    sequence, epoch, event.event_id, now_us, event.payload
-                                ),
-                                "fence_epoch": epoch,
-                            }
-                        )
+                        row = LogRow(sequence, epoch, event.event_id, now_us, event.payload, None)
+                        row = replace(row, checksum=row.true_checksum())
+                        values = encryption.columns(transaction, row)
+                        rows.append({"fence_epoch": values.pop("epoch"), **values})
                     else:
                         duplicates += 1
                     highest = max(highest, sequence)
@@ -173,7 +179,7 @@ class SqlStore(Store):
         within = sa.and_(schema.log.c.event_id >= prefix, schema.log.c.event_id < after)
         query = sa.select(schema.log).where(within).order_by(schema.log.c.sequence)
         with self._reading() as transaction:
-            rows = [LogRow(*row) for row in transaction.execute(query)]
+            rows = [encryption.load(transaction, LogRow, row) for row in transaction.execute(query)]
         for row in rows:
             if fault := row.fault():
                 raise StoreDamaged(f"event {row.sequence} in {self.location} {fault}")
@@ -217,6 +223,7 @@ class SqlStore(Store):
             if not events:
                 return Folded(0, folded, 0.0)
             fold = snapshot.prepare_fold(transaction, events)
+        self._prepare_encryption()
         with self._writing(urgent=False) as transaction:
             started_s = time.monotonic()
             _fence(transaction, epoch)
@@ -260,6 +267,7 @@ class SqlStore(Store):
             found = feedback.find(transaction, first_sequence, wanted, rows_max)
         if not found.any:
             return feedback.Erased(found.next_sequence)
+        self._prepare_encryption()
         with self._writing(urgent=False) as transaction:
             _fence(transaction, epoch)
             return feedback.take_out(transaction, found)
@@ -278,6 +286,43 @@ class SqlStore(Store):
                 snapshot.seal_rows(transaction, [row for row in rows if row.checksum is None])
                 snapshot.note_sealed(transaction, rows[-1].sequence)
         return len(rows)
+
+    def encrypt(self, *, epoch: int, after: Place, rows_max: int) -> Place | None:
+        """See `Store.encrypt`."""
+        if not self._encryption.configured:
+            return None
+        with self._reading() as transaction:
+            if plain.none_left(transaction):
+                return None
+            found = plain.find(transaction, after, rows_max)
+        if found.rows or found.next_place is None:
+            self._prepare_encryption()
+            with self._writing(urgent=False) as transaction:
+                _fence(transaction, epoch)
+                plain.write(transaction, found)
+        if found.next_place is None:
+            self._clear_plain()
+        return found.next_place
+
+    def rewrap(self) -> Rewrapped:
+        """See `Store.rewrap`."""
+        with self._writing(urgent=False) as transaction:
+            return self._encryption.rewrap(transaction)
+
+    def _clear_plain(self) -> None:
+        """Every row is encrypted now: clear what the plain ones have left behind, as far as it costs
+        nobody anything.
+        """
+
+    def _prepare_encryption(self) -> None:
+        """Before a transaction that writes rows: have a data key whose own row is durable.
+
+        Raises: CatalogueEncrypted; as `append`.
+        """
+        if self._encryption.due():
+            with self._writing(urgent=False) as transaction:
+                data_key = self._encryption.renew(transaction)
+            self._encryption.use(data_key)
 
     def agree_on(self, key: str, value: str) -> str:
         """See `Store.agree_on`."""

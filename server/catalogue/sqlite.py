@@ -20,7 +20,7 @@ from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.pool import QueuePool
 
-from server.catalogue import schema
+from server.catalogue import encryption, schema
 from server.catalogue.errors import (
     DiskFull,
     SchemaMismatch,
@@ -81,7 +81,7 @@ class SqliteStore(SqlStore):
 
     def __init__(self, path: Path, config: StoreConfig, clock_ns: Callable[[], int]) -> None:
         """Use `SqliteStore.open`."""
-        super().__init__(sqlite_insert)
+        super().__init__(sqlite_insert, config.encryption_keys)
         self.path = path
         self.location = str(path)
         self._config = config
@@ -143,6 +143,7 @@ class SqliteStore(SqlStore):
             max_overflow=0,
             # What is written is nobody's business but the file's: not that of a message in a log.
             hide_parameters=True,
+            execution_options={encryption.OPTION: self._encryption},
             pool_timeout=self._config.busy_timeout_ms / 1000,
             connect_args={
                 "timeout": self._config.busy_timeout_ms / 1000,
@@ -235,6 +236,7 @@ class SqliteStore(SqlStore):
             raise StoreDamaged(
                 f"{self.path} is cut short: {size_bytes} of {pages * page_bytes} bytes; restore it"
             )
+        self._encryption.check(transaction)
         self._check_log(transaction)
 
     def takeover(self, replica: str, *, ttl_ns: int) -> Takeover:
@@ -293,6 +295,7 @@ class SqliteStore(SqlStore):
 
     def write_unserved(self) -> AbstractContextManager[sa.Connection]:
         """A durable write transaction without a fence, on a catalogue that no replica serves."""
+        self._prepare_encryption()
         return self._writing(urgent=False)
 
     def reclaim(self, *, bytes_max: int) -> int:
@@ -319,6 +322,12 @@ class SqliteStore(SqlStore):
                 return False
             time.sleep(_CLEAR_PAUSE_S)
         return not any(contains(path, texts) for path in (self.path, Path(f"{self.path}-wal")))
+
+    def _clear_plain(self) -> None:
+        """See `SqlStore._clear_plain`. Readers may keep the write-ahead log for a while; the next look at
+        it, or its own end, takes it in.
+        """
+        self._checkpoint()
 
     def rewrite(self) -> None:
         """Write the whole file anew, without anything that rows have left behind. No replica may serve it:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from muster.v1.catalogue_pb2 import Event
 from muster.v1.feedback_pb2 import Feedback
+from server.catalogue.encryption import Rewrapped
 from server.catalogue.feedback import Erased, Wanted
 from server.catalogue.rows import EventRow, FeedbackRow, FoldedId, LogRow, SnapshotRow, SnapshotState
 from server.standby.lease import Holder, LeaseRow
@@ -27,7 +28,8 @@ class StoreConfig:
 
     password_file: holds the password of the role on a server, read at each connection; None: libpq's own
     ways. client: names this process's connections to people who look at the server. cluster_id: of the
-    catalogue that must be there; empty: whichever is.
+    catalogue that must be there; empty: whichever is. encryption_keys: where the keys are that rows are
+    encrypted with (`server.privacy.envelope.read_keys`); empty: they are not.
     """
 
     busy_timeout_ms: int = 2000
@@ -35,6 +37,15 @@ class StoreConfig:
     password_file: Path | None = None
     client: str = ""
     cluster_id: str = ""
+    encryption_keys: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where `Store.encrypt` goes on: a table, by its number, and its last sequence that was looked at."""
+
+    table: int = 0
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -306,6 +317,17 @@ class Store(ABC):
 
         Raises: as `fold`; StoreDamaged for a row whose payload is not its event.
         """
+
+    @abstractmethod
+    def encrypt(self, *, epoch: int, after: Place, rows_max: int) -> Place | None:
+        """Encrypt rows that are plain, where there are keys: a step, which looks at rows_max rows.
+
+        Returns where the next step begins; None: nothing is left to do. Raises: as `fold`.
+        """
+
+    @abstractmethod
+    def rewrap(self) -> Rewrapped:
+        """Wrap every data key under the newest key-encryption key. Raises: CatalogueEncrypted; as `fold`."""
 
     @abstractmethod
     def extent(self) -> Extent:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import sqlalchemy as sa
 
-from server.catalogue import checksum, schema, snapshot
+from server.catalogue import checksum, encryption, schema, snapshot
 from server.catalogue.backup import Digest
 from server.catalogue.errors import StoreDamaged
 from server.catalogue.inspection import attempt, reading
@@ -87,14 +87,17 @@ class Report:
             self.problems.append(Problem(part, sequence, text))
 
 
-def verify_store(location: str | Path, progress: Progress = lambda done, total: None) -> Report:
+def verify_store(
+    location: str | Path, progress: Progress = lambda done, total: None, *, store_keys: str = ""
+) -> Report:
     """Look through the catalogue at `location`, a file or a database, also while replicas use it.
 
-    Raises: StoreUnavailable, SchemaMismatch where there is no catalogue to look through.
+    store_keys: where the keys are, if it is encrypted. Raises: StoreUnavailable, SchemaMismatch where there
+    is no catalogue to look through; CatalogueEncrypted.
     """
     report = Report(str(location))
     try:
-        with reading(location) as connection:
+        with reading(location, store_keys) as connection:
             report.revision = schema.revision(connection) or ""
             report.cluster_id = schema.cluster_id(connection)
             if connection.dialect.name == "sqlite":
@@ -356,7 +359,10 @@ class _Search:
             yield from self._read(table, sequences[half:], row_of)
             return
         for row in rows:
-            yield row.sequence, row_of(*row)
+            if row_of is FoldedId:
+                yield row.sequence, FoldedId(*row)
+            else:
+                yield row.sequence, encryption.load(self._connection, row_of, row)
 
 
 def _digest(event_id: str) -> int:

@@ -59,7 +59,7 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     places.note(folder, places.EXPORT, arguments.file)
     with progress(arguments, "events") as told:
-        exported = export_feedback(store, arguments.file, choice, told)
+        exported = export_feedback(store, arguments.file, choice, told, store_keys=arguments.store_keys)
     if arguments.json:
         print_json(asdict(exported))
         return EXIT_DONE

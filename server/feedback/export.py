@@ -110,6 +110,8 @@ def export_feedback(
     file: Path,
     choice: Choice,
     progress: Progress = lambda done, total: None,
+    *,
+    store_keys: str = "",
 ) -> Exported:
     """Write the feedback of the catalogue at `store` to `file`, whole or not at all; replicas may run.
 
@@ -117,7 +119,7 @@ def export_feedback(
     """
     exported = Exported(str(file))
     left_out: Counter[str] = Counter()
-    with reading(store) as connection:
+    with reading(store, store_keys) as connection:
         view = SqlView(connection, str(store))
         floods = Floods(choice.flood)
         total = 0

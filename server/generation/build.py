@@ -77,7 +77,8 @@ class BuildRunning(Exception):
 class BuildJob:
     """What to build, from what, into where.
 
-    store, store_password_file: as the settings of the catalogue say. threads 0: one for each core.
+    store, store_password_file, store_encryption_keys: as the settings of the catalogue say. threads 0: one
+    for each core.
     """
 
     bundle: str
@@ -90,6 +91,7 @@ class BuildJob:
     kernels: str = "auto"
     dense_index: Choice = "auto"
     store_password_file: str = ""
+    store_encryption_keys: str = ""
 
     @classmethod
     def of(cls, settings: config.Settings) -> BuildJob:
@@ -105,6 +107,7 @@ class BuildJob:
             kernels=settings.ranking.kernels,
             dense_index=settings.generation.dense_index,
             store_password_file=str(settings.catalogue.store_password_file or ""),
+            store_encryption_keys=settings.catalogue.encryption_keys,
         )
 
 
@@ -124,6 +127,7 @@ def build(
     config = StoreConfig(
         client="build",
         password_file=Path(job.store_password_file) if job.store_password_file else None,
+        encryption_keys=job.store_encryption_keys,
     )
     with building_lock(generations), closing(open_store(job.store, config)) as store:
         for leftover in generations.glob(f"{LOCK}-*"):

@@ -106,7 +106,8 @@ def _erase(arguments: argparse.Namespace) -> int:
         cleared = answer.cleared
     trail = eraser.trail(shopper_id)
     keys = keys_of(arguments)
-    seen += [_rewritten_place(place, trail, keys) for place in registry.places(premises.folder)]
+    places = registry.places(premises.folder)
+    seen += [_rewritten_place(place, trail, keys, arguments.store_keys) for place in places]
     left = [one for one in seen if one.events is None]
     if arguments.json:
         print_json({"places": [asdict(one) for one in seen], "cleared": cleared, "left": len(left)})
@@ -136,11 +137,17 @@ def _rewritten(opened: SqliteStore, texts: list[bytes]) -> bool:
     return opened.clear_traces(texts)
 
 
-def _rewritten_place(place: registry.Place, trail: Trail, keys: KeyEncryption | None) -> Seen:
+def _rewritten_place(
+    place: registry.Place, trail: Trail, keys: KeyEncryption | None, store_keys: str
+) -> Seen:
     if not place.path.exists():
         return Seen(str(place.path), 0)
     try:
-        return Seen(str(place.path), _REWRITERS[place.kind](place.path, trail, keys))
+        if place.kind == registry.COPY:
+            events = rewrite_copy(place.path, trail, store_keys=store_keys)
+        else:
+            events = _REWRITERS[place.kind](place.path, trail, keys)
+        return Seen(str(place.path), events)
     except (StoreError, OSError, ValueError) as error:
         # pyarrow's errors are ValueErrors or OSErrors.
         return Seen(str(place.path), None, f"not looked through: {error}")
@@ -178,7 +185,7 @@ def _scan(arguments: argparse.Namespace) -> int:
     if not texts:
         complain("name what to look for: --shopper ID, or --text TEXT")
         return EXIT_USAGE
-    scan = Scan(texts, keys_of(arguments))
+    scan = Scan(texts, keys_of(arguments), arguments.store_keys)
     for path in arguments.path:
         if not path.exists():
             complain(f"{path}: no such file or folder")
@@ -281,6 +288,7 @@ class _Premises:
     secrets: Path
     erased: Path
     period_days: int
+    store_keys: str
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> _Premises:
@@ -297,6 +305,7 @@ class _Premises:
             arguments.secrets or folder / secret_files.FILE_NAME,
             arguments.erased or folder / erasing.FILE_NAME,
             arguments.pseudonym_days,
+            arguments.store_keys,
         )
 
     def eraser(self) -> Eraser:
@@ -308,7 +317,7 @@ class _Premises:
         if is_postgresql(self.store):
             raise StoreError("a database is erased in while it serves: leave --stopped away")
         require_unused(Path(self.store))
-        return SqliteStore.open_unserved(Path(self.store), StoreConfig())
+        return SqliteStore.open_unserved(Path(self.store), StoreConfig(encryption_keys=self.store_keys))
 
 
 def _shopper(arguments: argparse.Namespace) -> str:

@@ -111,13 +111,14 @@ def rewrite_backup(path: Path, trail: Trail, keys: KeyEncryption | None = None) 
     return found
 
 
-def rewrite_copy(path: Path, trail: Trail, keys: KeyEncryption | None = None) -> int:
+def rewrite_copy(path: Path, trail: Trail, keys: KeyEncryption | None = None, *, store_keys: str = "") -> int:
     """Take the trail's feedback out of a catalogue that no replica serves, and write its file anew.
 
-    Returns how many events. Raises: StoreError; StoreUnavailable where it is in use.
+    store_keys: where the keys are, if it is encrypted. Returns how many events.
+    Raises: StoreError; StoreUnavailable where it is in use.
     """
     require_unused(path)
-    with closing(SqliteStore.open_unserved(path, StoreConfig())) as opened:
+    with closing(SqliteStore.open_unserved(path, StoreConfig(encryption_keys=store_keys))) as opened:
         found = erase_unserved(opened, trail)
         if found:
             opened.rewrite()

@@ -17,12 +17,19 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from muster.privacy.forms import forms_of
-from server.catalogue import schema
+from server.catalogue import encryption, schema
+from server.catalogue.errors import SchemaMismatch, StoreError
 from server.catalogue.inspection import reading
+from server.catalogue.rows import EventRow, FeedbackRow, LogRow, SnapshotRow
 from server.privacy.envelope import EnvelopeReader, EnvelopeRefused, KeyEncryption, is_envelope
 
 _PART_BYTES = 1 << 20
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_GZIP, _PARQUET, _SQLITE = b"\x1f\x8b", b"PAR1", b"SQLi"
+_KINDS: dict[str, type[EventRow] | type[SnapshotRow]] = {
+    "log": LogRow,
+    "feedback": FeedbackRow,
+    "snapshot": SnapshotRow,
+}
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,16 @@ class Scanned:
 
 
 class Scan:
-    """Looks for some texts. texts: by the name under which a find is told, which is not the text itself."""
+    """Looks for some texts. texts: by the name under which a find is told, which is not the text itself.
 
-    def __init__(self, texts: Mapping[str, str], keys: KeyEncryption | None = None) -> None:
+    keys: to backups. store_keys: where the keys to catalogues are.
+    """
+
+    def __init__(
+        self, texts: Mapping[str, str], keys: KeyEncryption | None = None, store_keys: str = ""
+    ) -> None:
         self._keys = keys
+        self._store_keys = store_keys
         self._needles = [
             (what, form, data) for what, text in texts.items() for form, data in forms_of(text).items()
         ]
@@ -77,12 +90,26 @@ class Scan:
                 self._look(str(path), _columns(path))
             elif is_envelope(path):
                 self._look(str(path), _opened(path, self._keys))
+            elif head == _SQLITE:
+                self._encrypted_catalogue(path)
         except (OSError, EOFError, zlib.error, pa.ArrowException, EnvelopeRefused) as error:
+            self.result.unread += (f"{path}: {error}",)
+
+    def _encrypted_catalogue(self, path: Path) -> None:
+        """What a catalogue's encrypted rows say; a plain one's bytes have said it."""
+        try:
+            with reading(path, self._store_keys) as connection:
+                if connection.execute(sa.select(schema.data_key.c.name)).first() is not None:
+                    for table in schema.metadata.tables.values():
+                        self._look(str(path), _cells(connection, table))
+        except SchemaMismatch:
+            pass  # Another database, or a catalogue from before there was encryption.
+        except StoreError as error:
             self.result.unread += (f"{path}: {error}",)
 
     def database(self, location: str) -> None:
         """Look through all tables of a catalogue. Raises: StoreError."""
-        with reading(location) as connection:
+        with reading(location, self._store_keys) as connection:
             for table in schema.metadata.tables.values():
                 self._look(f"{location}, table {table.name}", _cells(connection, table))
 
@@ -127,7 +154,10 @@ def _columns(path: Path) -> Iterator[bytes]:
 def _cells(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:
     with connection.execute(sa.select(table), execution_options={"yield_per": 500}) as rows:
         for row in rows:
-            yield b"\0".join(_bytes_of(value) for value in row) + b"\0"
+            values = list(row)
+            if (kind := _KINDS.get(table.name)) is not None:
+                values.append(encryption.load(connection, kind, row).payload)
+            yield b"\0".join(_bytes_of(value) for value in values) + b"\0"
 
 
 def _bytes_of(value: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,22 @@ def test_no_line_breaks_the_reader(line: bytes) -> None:
     except ValueError:
         return
     assert record.line() == line.rstrip(b"\n") + b"\n"
+
+
+@given(st.integers(0, 10**6), st.integers(0, 255), st.integers(0, 5_000))
+def test_no_changed_byte_of_a_record_passes_and_no_depth_breaks_the_reader(
+    at: int, byte: int, deep: int
+) -> None:
+    made = audit.follow(audit.Anchor(0, audit.FIRST), START_US, "call", "ops", "192.0.2.1", {"path": "/x"})
+    line = bytearray(made.line())
+    at %= len(line) - 1
+    changed = bytes([*line[:at], byte, *line[at + 1 :]])
+    try:
+        record = audit.parse(changed)
+    except ValueError:
+        pass
+    else:
+        assert record.fits() == (changed == bytes(line))
+    nested = bytes(line).replace(b'"/x"', b"[" * deep + b"]" * deep)
+    with contextlib.suppress(ValueError):
+        assert not audit.parse(nested).fits()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import jwt
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from muster import tokens
 
@@ -76,3 +79,24 @@ def test_the_name_of_a_key_is_its_thumbprint() -> None:
     # RFC 8037, A.3.
     x = base64.urlsafe_b64decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
     assert tokens.key_id(x) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["keys", "kid", "x"]), inner),
+    ).map(lambda value: json.dumps(value).encode())
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_set_of_keys_is_read_or_refused_whatever_it_holds(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(data)
+    try:
+        keys = tokens.read_key_set(path)
+    except tokens.TokenError:
+        return
+    assert all(isinstance(key, dict) for key in keys)
+    with pytest.raises(tokens.TokenError):
+        tokens.remove_key(path, "absent")
+    assert path.read_bytes() == data

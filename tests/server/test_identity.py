@@ -3,132 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
+import signal
 import socket
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from muster import audit, tokens
-from muster.client import AsyncClient, Client, Credentials, MusterError, NotAllowed, Overloaded
+from muster import audit
+from muster.client import AsyncClient, Credentials, MusterError, NotAllowed, Overloaded
 from muster.v1 import admin_pb2, admin_pb2_grpc, ranking_pb2, ranking_pb2_grpc
-from tests.server.replica import Replica, upsert, wait_until
-
-DAY = datetime.timedelta(days=1)
-
-
-class Authority:
-    """Signs certificates for tests, into files."""
-
-    def __init__(self, folder: Path, name: str = "ca") -> None:
-        self.folder = folder
-        self.path = folder / f"{name}.pem"
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        basic = x509.BasicConstraints(ca=True, path_length=None)
-        made = self._builder(self._name, self._key, DAY).add_extension(basic, critical=True)
-        self.path.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    def _builder(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta
-    ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + life)
-        )
-
-    def sign(self, name: str, dns: str, life: datetime.timedelta = DAY) -> tuple[Path, Path]:
-        """Certificate and key of `dns`, also good for the loopback, in files of that name."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        alternative = [x509.DNSName(dns), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        made = (
-            self._builder(subject, key, life)
-            .add_extension(x509.SubjectAlternativeName(alternative), critical=False)
-            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        paths = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        contents = (
-            made.public_bytes(serialization.Encoding.PEM),
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ),
-        )
-        for path, data in zip(paths, contents, strict=True):
-            draft = path.with_suffix(".draft")
-            draft.write_bytes(data)
-            draft.replace(path)
-        return paths
-
-
-@dataclass
-class Guarded:
-    """A replica that encrypts and asks who calls, and what its callers hold."""
-
-    replica: Replica
-    authority: Authority
-    folder: Path
-
-    def token(self, subject: str, *scopes: str, lifetime_s: float = 600) -> str:
-        return tokens.issue(self.folder / "key.pem", tokens.Wanted(subject, scopes, lifetime_s))
-
-    def with_token(self, subject: str, *scopes: str) -> Credentials:
-        return Credentials(tls_ca=self.authority.path, token=self.token(subject, *scopes))
-
-    def client(self, credentials: Credentials) -> Client:
-        return Client(self.replica.address, credentials=credentials)
+from tests.server.guarded import DAY_S, Guarded, authority, running, signed
+from tests.server.replica import upsert, wait_until
 
 
 @pytest.fixture(scope="module")
 def guarded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    folder = tmp_path_factory.mktemp("guarded")
-    authority = Authority(folder)
-    certificate, key = authority.sign("replica", "muster")
-    tokens.make_key(folder / "key.pem", folder / "keys.json")
-    (folder / "revoked").write_text("# nothing yet\n", encoding="utf-8")
-    settings = {
-        "generation.rebuild": "false",
-        "metrics.listen": "127.0.0.1:0",
-        "tls.certificate": certificate,
-        "tls.key": key,
-        "tls.client_ca": authority.path,
-        "tls.client_auth": "optional",
-        "auth.mode": "required",
-        "auth.keys": folder / "keys.json",
-        "auth.revoked": folder / "revoked",
-        "auth.certificates": "dns:loader.shop.example=read+write",
-        "auth.failures_burst": 5,
-        "auth.failures_per_s": 0.001,
-        "quota.callers": "slow=0.001/3",
-    }
-    with Replica(bundle, folder / "data", "a", settings) as replica:
-        found = Guarded(replica, authority, folder)
-        channel = Credentials(tls_ca=authority.path).channel(replica.address, [])
-        replica.health_stub = health_pb2_grpc.HealthStub(channel)
-        replica.wait_serving().wait_primary()
+    with running(bundle, tmp_path_factory.mktemp("guarded")) as found:
         yield found
-        channel.close()
 
 
 def test_health_needs_no_token_and_plain_text_is_not_spoken(guarded: Guarded) -> None:
@@ -146,7 +42,7 @@ def test_an_old_version_of_tls_and_a_strange_authority_are_refused(guarded: Guar
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_connection((host, int(port)), timeout=10) as plain, pytest.raises(OSError):
         context.wrap_socket(plain, server_hostname="muster")
-    other = Credentials(tls_ca=Authority(tmp_path, "other").path)
+    other = Credentials(tls_ca=authority(tmp_path, "other").path)
     with guarded.client(other) as client, pytest.raises(MusterError):
         client.search("shoe", deadline_ms=1_000)
 
@@ -181,16 +77,43 @@ def test_the_asyncio_client_sends_its_token_with_every_kind_of_call(guarded: Gua
 
 
 def test_a_client_certificate_opens_what_the_settings_say(guarded: Guarded) -> None:
-    certificate, key = guarded.authority.sign("loader", "loader.shop.example")
+    certificate, key = signed(guarded.authority, "loader", "loader.shop.example")
     shown = Credentials(tls_ca=guarded.authority.path, tls_cert=certificate, tls_key=key)
     with guarded.client(shown) as client:
         client.apply(upsert("3", "green shoe"), deadline_ms=5_000)
         with pytest.raises(NotAllowed):
             client.transfer_lease()
-    certificate, key = guarded.authority.sign("stranger", "stranger.example")
+    certificate, key = signed(guarded.authority, "stranger", "stranger.example")
     unknown = Credentials(tls_ca=guarded.authority.path, tls_cert=certificate, tls_key=key)
     with guarded.client(unknown) as client, pytest.raises(NotAllowed):
         client.search("shoe", deadline_ms=5_000)
+
+
+def test_the_authority_of_clients_is_exchanged_while_calls_go_on(guarded: Guarded, tmp_path: Path) -> None:
+    """Both are believed for a while, then the new one alone: no standing connection is asked again."""
+    mine = guarded.authority.path.read_text(encoding="ascii")
+    coming = authority(tmp_path, "coming")
+    certificate, key = signed(coming, "loader", "loader.shop.example")
+    shown = Credentials(tls_ca=guarded.authority.path, tls_cert=certificate, tls_key=key)
+    believed = guarded.folder / "clients.pem"
+
+    def let_in() -> bool:
+        with guarded.client(shown) as loader:
+            try:
+                loader.search("shoe", deadline_ms=2_000)
+            except MusterError:
+                return False
+            return True
+
+    with guarded.client(guarded.with_token("ui", "read")) as standing:
+        standing.search("shoe", deadline_ms=5_000)
+        assert not let_in()
+        for content, expected in ((mine + coming.path.read_text(encoding="ascii"), True), (mine, False)):
+            draft = believed.with_suffix(".draft")
+            draft.write_text(content, encoding="ascii")
+            draft.replace(believed)
+            wait_until(lambda expected=expected: let_in() is expected, f"believed: {expected}")  # type: ignore[misc]
+            standing.search("shoe", deadline_ms=5_000)
 
 
 def test_what_callers_say_of_themselves_is_not_believed(guarded: Guarded) -> None:
@@ -247,7 +170,7 @@ def test_a_new_certificate_is_used_and_no_call_of_a_standing_connection_fails(gu
     before = shown()
     with guarded.client(guarded.with_token("ui", "read")) as client:
         client.search("shoe", deadline_ms=5_000)
-        certificate, _ = guarded.authority.sign("replica", "muster", 2 * DAY)
+        certificate, _ = signed(guarded.authority, "replica", "muster", life_s=2 * DAY_S)
         give_up_at = time.monotonic() + 60
         while shown() == before and time.monotonic() < give_up_at:
             client.search("shoe", deadline_ms=5_000)
@@ -279,3 +202,9 @@ def test_an_address_with_bad_tokens_is_refused_and_known_tokens_go_on(guarded: G
         client.search("shoe", deadline_ms=5_000)
     channel.close()
     assert "Bearer" not in guarded.replica.log()
+
+
+def test_a_signal_to_read_files_again_does_not_end_a_replica(guarded: Guarded) -> None:
+    guarded.replica.process.send_signal(signal.SIGHUP)
+    assert guarded.replica.health("muster.v1.RankingService") == health_pb2.HealthCheckResponse.SERVING
+    assert guarded.replica.process.poll() is None

@@ -17,6 +17,7 @@ mod catalogue;
 mod changes;
 mod files;
 mod front;
+mod identity;
 mod models;
 mod recommend;
 mod requests;
@@ -116,6 +117,26 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "grpc",
         run: front::grpc,
+        runs: 10_000,
+    },
+    Target {
+        name: "token",
+        run: identity::token,
+        runs: 10_000,
+    },
+    Target {
+        name: "key_set",
+        run: identity::key_set,
+        runs: 10_000,
+    },
+    Target {
+        name: "revoked",
+        run: identity::revoked,
+        runs: 10_000,
+    },
+    Target {
+        name: "certificate",
+        run: identity::certificate,
         runs: 10_000,
     },
 ];

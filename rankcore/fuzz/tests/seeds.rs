@@ -122,6 +122,10 @@ targets!(
     vectors,
     http2,
     grpc,
+    token,
+    key_set,
+    revoked,
+    certificate,
 );
 
 #[test]

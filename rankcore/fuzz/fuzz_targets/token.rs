@@ -1,0 +1,4 @@
+//! libFuzzer on the target `token`; see the library.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| rankcore_fuzz::run("token", data));
