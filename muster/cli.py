@@ -69,7 +69,14 @@ for command in (
     console.console,
 ):
     app.command()(command)
-for passing in (training.evaluate, training.fairness, training.train, training.label, drills.load):
+for passing in (
+    training.evaluate,
+    training.fairness,
+    training.train,
+    training.label,
+    training.clicks,
+    drills.load,
+):
     app.command(context_settings=PASS_ON)(passing)
 app.command()(drills.demo)
 
