@@ -77,7 +77,7 @@ def report(
     key: Annotated[str, typer.Argument(help="The experiment's key.")],
     file: Annotated[
         Path,
-        typer.Argument(help="Exposure log, JSONL: experiment, shopper, variant, success (true or false)."),
+        typer.Argument(help="Exposure log, JSONL: experiment, shopper, variant, success."),
     ],
     shares: Shares = "control=0.5,variant=0.5",
     alpha: Annotated[float, typer.Option("--alpha", help="False alarms that are accepted.")] = 0.05,

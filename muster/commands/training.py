@@ -1,4 +1,4 @@
-"""`muster train`, `evaluate`, `fairness`, `label`, `clicks`: their command lines are read by the room of training."""
+"""`muster train`, `evaluate`, `fairness`, `label`, `clicks`: training reads their command lines."""
 
 from __future__ import annotations
 

@@ -70,10 +70,10 @@ def _chi_square_above(value: float, freedom: int) -> float:
 def always_valid(control: Rate, variant: Rate, *, alpha: float = 0.05, tuned_for: int = 5_000) -> Difference:
     """Difference of two rates with bounds of 1 - alpha that hold however often one looks.
 
-    An asymptotic confidence sequence by the normal mixture, for the mean of independent terms whose variance is
+    An asymptotic confidence sequence by the normal mixture, for independent terms whose variance is
     estimated. tuned_for: shoppers of both together at which the bounds are tightest; chosen beforehand.
     Source: Waudby-Smith et al. 2024, "Time-uniform central limit theory and asymptotic confidence sequences",
-    arXiv:2103.06476, theorem 2.2 and equation 62 for the tuning. Raises: ExperimentRefused.
+    arXiv:2103.06476, section 2. Raises: ExperimentRefused.
     """
     if not 0 < alpha < 1 or tuned_for < 1:
         raise ExperimentRefused("alpha lies between 0 and 1, and tuned_for is 1 or more")
@@ -111,8 +111,8 @@ def shoppers_needed(
 ) -> int:
     """Shoppers of both variants together, for one look at the end by a two-sided test of two rates.
 
-    rate: of the control. change: smallest difference worth finding, absolute, of either sign. Looking at any time
-    by `always_valid` needs more. Raises: ExperimentRefused.
+    rate: of the control. change: smallest difference worth finding, absolute, of either sign. Looking at
+    any time by `always_valid` needs more. Raises: ExperimentRefused.
     """
     other = rate + change
     if not (0 < rate < 1 and 0 < other < 1 and change and 0 < alpha < 1 and 0 < power < 1):

@@ -1,4 +1,4 @@
-"""Which variant a shopper gets: the same one each time, without a list. Needs nothing but the standard library."""
+"""Which variant a shopper gets: the same one each time, without a list. Standard library alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ExperimentRefused(ValueError):
 
 @dataclass(frozen=True)
 class Experiment:
-    """key: names the experiment, 1 to 64 letters, digits, dots, hyphens or underscores; it salts the assignment, so
-    that two experiments split the same shoppers independently. shares: of each variant, above 0, in sum 1.
+    """key: names the experiment, 1 to 64 letters, digits, dots, hyphens or underscores; it salts the
+    assignment, so that two experiments split the same shoppers independently. shares: of each variant, above 0, in sum 1.
     Raises: ExperimentRefused.
     """
 

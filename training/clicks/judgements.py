@@ -14,8 +14,9 @@ CLIP = 0.05
 def gains(
     shown: Impressions, examined: Floats | None, *, clip: float = CLIP, believed: Floats | None = None
 ) -> Floats:
-    """Estimated probability that each (query, product), in the order of `shown.pairs()`, is clicked once looked
-    at; float64 [pairs], 0 to 1.
+    """Probability that each (query, product), in the order of `shown.pairs()`, is clicked once looked at.
+
+    Returns: float64 [pairs], 0 to 1.
 
     examined: by position, float64 [places]; None leaves position bias in (naive clicks). clip: least mean
     examination that is divided by. believed: what a model says of each pair, float64 [pairs]: the estimate is

@@ -1,8 +1,9 @@
 """How many clicks an answer another order would get, from clicks on the present one.
 
-The log must say with which probability each product was put where it was; a service gets them by swapping
-neighbours in a share of its answers. Estimates weigh by product and position (Li et al. 2018, "Offline Evaluation
-of Ranking Policies with Click Models", arXiv:1804.10488): what a product gets does not depend on its neighbours.
+The log must say with which probability each product was put where it was; a service gets them by
+swapping neighbours in a share of its answers. Estimates weigh by product and position (Li et al. 2018,
+"Offline Evaluation of Ranking Policies with Click Models", arXiv:1804.10488): what a product gets does not
+depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Value:
 
 @dataclass(frozen=True)
 class OffPolicy:
-    """estimates: by name, "ips", "snips", "dr"; logged: of the answers as they were. sample: effective number of
-    answers at the position with the fewest. supported: share of the target's places that the log shows.
+    """estimates: by name, "ips", "snips", "dr"; logged: of the answers as they were. sample: effective number
+    of answers at the position with the fewest. supported: share of the target's places that the log shows.
     clipped: share of weights that were cut.
     """
 
@@ -108,16 +109,16 @@ def estimate(
         )
     clicks = _grid(shown, weight * shown.clicked)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(answers, np.full(answers, 1 / answers), rounds).astype(np.float64)
     terms = _doubly_robust(shown, target, weight, rng)
-    snips = (draws @ clicks / np.maximum(draws @ by_place, 1e-12)).sum(axis=1)
-    estimates = {
-        "ips": _value(clicks.sum(axis=1), draws),
-        "snips": _bounds(float((clicks.sum(axis=0) / by_place.sum(axis=0)).sum()), snips),
-        "dr": _value(terms, draws),
-    }
-    logged = _value(np.bincount(shown.answer, shown.clicked, answers), draws)
-    return OffPolicy(estimates, logged, sample, supported, float((raw > clip).sum() / max(hit.sum(), 1)))
+    seen = np.bincount(shown.answer, shown.clicked, answers)
+    columns = np.column_stack([clicks, by_place, terms, seen])
+    # One resample at a time: all at once would hold rounds times answers numbers.
+    even = np.full(answers, 1 / answers)
+    sums = np.array([rng.multinomial(answers, even) @ columns for _ in range(rounds)])
+    values, drawn = _values(columns.sum(axis=0)[None], answers), _values(sums, answers)
+    found = {name: _bounds(float(value[0]), drawn[name]) for name, value in values.items()}
+    logged = found.pop("logged")
+    return OffPolicy(found, logged, sample, supported, float((raw > clip).sum() / max(hit.sum(), 1)))
 
 
 def _grid(shown: Impressions, values: Floats) -> Floats:
@@ -137,10 +138,7 @@ def _supported(shown: Impressions, hit: np.ndarray[tuple[int], np.dtype[np.bool_
 
 
 def _doubly_robust(shown: Impressions, target: Ints, weight: Floats, rng: np.random.Generator) -> Floats:
-    """Each answer's term: what a click model of the other half of the answers expects, put right by what happened.
-
-    float64 [answers].
-    """
+    """Each answer's term, float64 [answers]: what a click model of the other half expects, put right."""
     half = rng.permutation(shown.answers) % 2 == 0
     pair, pairs = shown.pairs()
     pair_query = np.zeros(pairs, dtype=np.int64)
@@ -166,8 +164,16 @@ def _doubly_robust(shown: Impressions, target: Ints, weight: Floats, rng: np.ran
     return terms
 
 
-def _value(terms: Floats, draws: Floats) -> Value:
-    return _bounds(float(terms.mean()), draws @ terms / len(terms))
+def _values(sums: Floats, answers: int) -> dict[str, Floats]:
+    """The estimates from sums over answers, float64 [rounds, 2 * places + 2]; returns [rounds] each."""
+    places = (sums.shape[1] - 2) // 2
+    clicks, weights = sums[:, :places], sums[:, places : 2 * places]
+    return {
+        "ips": clicks.sum(axis=1) / answers,
+        "snips": (clicks / np.maximum(weights, 1e-12)).sum(axis=1),
+        "dr": sums[:, -2] / answers,
+        "logged": sums[:, -1] / answers,
+    }
 
 
 def _bounds(value: float, drawn: Floats) -> Value:

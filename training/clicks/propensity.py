@@ -34,7 +34,8 @@ class Cells:
 @dataclass(frozen=True)
 class Propensities:
     """examined: probability that each position is looked at, relative to the first; low, high: bounds
-    of 95 %, by the bootstrap over answers; float64 [places] each. rounds: of the bootstrap that gave an estimate.
+    of 95 %, by the bootstrap over answers; float64 [places] each. rounds: resamples that gave an
+    estimate.
     """
 
     examined: Floats

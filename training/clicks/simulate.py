@@ -50,7 +50,7 @@ def swap_chances(places: int, share: float) -> Floats:
     """Probability that the product ranked row is shown at column; float64 [places, places].
 
     A share of answers swaps each of the pairs (1, 2), (3, 4), ... or (2, 3), (4, 5), ..., each kind half the
-    time, each pair by a coin. Source: Radlinski & Joachims 2006, "Minimally Invasive Randomization" (FairPairs).
+    time, each pair by a coin. Source: Radlinski & Joachims 2006, "Minimally Invasive Randomization".
     """
     chances = np.eye(places)
     for at in range(places - 1):

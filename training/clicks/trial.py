@@ -1,5 +1,5 @@
-"""Measured on made-up clicks: what position bias costs a ranker that learns from clicks, and what taking it out
-gives back. `python -m training.clicks.trial --answers 20000 --seed 1`
+"""Measured on made-up clicks: what position bias costs a ranker that learns from them, and what taking
+it out gives back. `python -m training.clicks.trial --answers 20000 --seed 1`
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GRADES = 31
 
 
 def ndcg(scores: Floats, gains: Floats, places: int = 10) -> Floats:
-    """nDCG of each query with linear gains. scores, gains: float64 [queries, candidates]; returns [queries]."""
+    """nDCG with linear gains. scores, gains: float64 [queries, candidates]; returns [queries]."""
     discount = 1 / np.log2(np.arange(2, min(places, gains.shape[1]) + 2))
     order = np.argsort(-scores, axis=1, kind="stable")[:, : len(discount)]
     best = -np.sort(-gains, axis=1)[:, : len(discount)]
@@ -48,8 +48,8 @@ def learnt(features: Floats, gain: Floats, seed: int) -> Any:
 def trial(*, answers: int = 20_000, queries: int = 200, seed: int = 1) -> dict[str, object]:
     """True nDCG@10 on half of the queries of rankers that learnt from clicks on the other half.
 
-    Returns: {"answers", "queries", "ndcg10": by way of learning, "gain": unbiased less naive, "low", "high": its
-    bounds of 95 % over queries, "positions": truth and estimate}.
+    Returns: {"answers", "queries", "ndcg10": by way of learning, "gain": unbiased less naive, "low",
+    "high": its bounds of 95 % over queries, "positions": truth and estimate}.
     """
     world = simulate.make_world(queries=2 * queries, seed=seed)
     halves = world.features[:queries], world.features[queries:]
