@@ -83,7 +83,7 @@ def report(
     alpha: Annotated[float, typer.Option("--alpha", help="False alarms that are accepted.")] = 0.05,
     as_json: Json = False,
 ) -> None:
-    """Rates of the variants, with bounds that hold at any time; exit code 10 where the sample ratio is broken."""
+    """Rates of the variants, with bounds that hold at any time; exit code 10: broken sample ratio."""
     experiment = _experiment(key, shares)
     rates = _rates(experiment, file)
     if any(trials == 0 for trials, _ in rates.values()):

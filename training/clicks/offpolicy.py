@@ -110,7 +110,7 @@ def estimate(
     clicks = _grid(shown, weight * shown.clicked)
     rng = np.random.default_rng(seed)
     terms = _doubly_robust(shown, target, weight, rng)
-    seen = np.bincount(shown.answer, shown.clicked, answers)
+    seen = np.bincount(shown.answer, shown.clicked, answers).astype(float)
     columns = np.column_stack([clicks, by_place, terms, seen])
     # One resample at a time: all at once would hold rounds times answers numbers.
     even = np.full(answers, 1 / answers)

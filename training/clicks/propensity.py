@@ -54,7 +54,9 @@ def count(shown: Impressions, weights: Floats | None = None) -> Cells:
     counted = np.bincount(cell, weight, pairs * places)
     clicks = np.bincount(cell, shown.clicked if weight is None else weight * shown.clicked, pairs * places)
     kept = np.flatnonzero(counted > 0)
-    return Cells(kept // places, kept % places, counted[kept].astype(float), clicks[kept], pairs, places)
+    return Cells(
+        kept // places, kept % places, counted[kept].astype(float), clicks[kept].astype(float), pairs, places
+    )
 
 
 def by_interventions(cells: Cells) -> Floats:

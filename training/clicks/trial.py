@@ -45,7 +45,7 @@ def learnt(features: Floats, gain: Floats, seed: int) -> Any:
     return lightgbm.train(settings, data, 80)
 
 
-def trial(*, answers: int = 20_000, queries: int = 200, seed: int = 1) -> dict[str, object]:
+def trial(*, answers: int = 20_000, queries: int = 200, seed: int = 1) -> dict[str, Any]:
     """True nDCG@10 on half of the queries of rankers that learnt from clicks on the other half.
 
     Returns: {"answers", "queries", "ndcg10": by way of learning, "gain": unbiased less naive, "low",
@@ -57,16 +57,16 @@ def trial(*, answers: int = 20_000, queries: int = 200, seed: int = 1) -> dict[s
     shown = simulate.draw_clicks(seen, answers=answers, seed=seed + 1)
     examined = propensity.by_interventions(propensity.count(shown))
     pair_products = np.unique(shown.product)
-    ways = {}
+    ways: dict[str, Floats] = {}
     for name, found in (
         ("naive", judgements.gains(shown, None)),
         ("unbiased", judgements.gains(shown, examined)),
     ):
-        gain = np.zeros(seen.attraction.size)
-        gain[pair_products] = found
-        ways[name] = gain.reshape(seen.attraction.shape)
+        placed = np.zeros(seen.attraction.size)
+        placed[pair_products] = found
+        ways[name] = placed.reshape(seen.attraction.shape)
     ways["truth"] = seen.attraction
-    values = {}
+    values: dict[str, Floats] = {}
     for name, gain in ways.items():
         model = learnt(halves[0], gain, seed)
         scores = model.predict(halves[1].reshape(-1, halves[1].shape[2]))
