@@ -28,6 +28,7 @@ from muster.commands import (
     drills,
     experiment,
     feedback,
+    insight,
     privacy,
     replicas,
     search,
@@ -67,6 +68,7 @@ for command in (
     deploy.deploy,
     autoscale.autoscale,
     console.console,
+    insight.insight,
 ):
     app.command()(command)
 for passing in (

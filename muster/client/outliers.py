@@ -4,7 +4,7 @@ Two kinds of evidence. A replica that is unavailable or silent is left aside at 
 doubles each time until it answers. A replica that answers, but slowly or with errors, is ejected once its
 share of such answers stands out from that of the others; a load or a fault that hits all of them alike ejects
 none. Either way it is then tried by one read at a time, and after an ejection it must answer well a few times
-in a row. Never more than half of the replicas are ejected, and "aside" means asked last, not never.
+in a row. No replica is ejected where half of them are aside already, and "aside" means asked last, not never.
 
 Compare outlier detection in Envoy; here the others are the measure, not a fixed threshold.
 """
@@ -76,6 +76,12 @@ class Replica:
         """Tried by one read at a time."""
         return self.failures > 0 or self.probes_left > 0
 
+    def rank(self, now_s: float) -> tuple[bool, bool, float]:
+        """Lower ones are asked before. Of those that are aside, one that answers, badly as it may, comes
+        before one that does not."""
+        aside = self.aside_until_s > now_s
+        return aside, aside and self.failures > 0, max(self.aside_until_s, now_s)
+
     def try_once(self, now_s: float) -> None:
         """A read goes to it: the others leave it alone until that one has ended."""
         if self.on_trial:
@@ -124,15 +130,16 @@ def to_eject(suspect: Replica, replicas: Sequence[Replica]) -> bool:
     """Whether the suspect, which has just answered badly, is to be ejected.
 
     During its probes one bad answer is enough. Otherwise its share of bad answers must be a quarter, and
-    three times that of the others together.
+    three times that of the others together. A replica that does not answer at all is no measure, and counts
+    as left aside: of two that have gone, their old answers must not drive out the third.
     """
-    ejected = sum(replica.probes_left > 0 for replica in replicas if replica is not suspect)
-    if ejected >= len(replicas) // 2:
+    rest = [replica for replica in replicas if replica is not suspect]
+    if sum(replica.on_trial for replica in rest) >= len(replicas) // 2:
         return False
     if suspect.probes_left > 0:
         return True
     mine = suspect.standing
-    others = [replica.standing for replica in replicas if replica is not suspect]
+    others = [replica.standing for replica in rest if replica.failures == 0]
     weight = sum(standing.weight for standing in others)
     if mine.weight < _ENOUGH or weight < _ENOUGH:
         return False

@@ -58,7 +58,7 @@ class Replicas:
             self._turn = (self._turn + 1) % len(self._replicas)
             turned = self._replicas[self._turn :] + self._replicas[: self._turn]
             # Stable: the turn decides ties.
-            turned.sort(key=lambda one: (max(one.aside_until_s, now_s), one.applied < wanted))
+            turned.sort(key=lambda one: (one.rank(now_s), one.applied < wanted))
             turned[0].try_once(now_s)
             return turned
 

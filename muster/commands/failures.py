@@ -65,6 +65,9 @@ def _explain(error: Exception) -> tuple[int, str] | None:
     tokens = loaded("muster.tokens")
     if tokens is not None and isinstance(error, tokens.TokenError):
         return EXIT_USAGE, str(error)
+    insight = loaded("muster.insight.errors")
+    if insight is not None and isinstance(error, insight.InsightError):
+        return EXIT_USAGE, str(error)
     audit = loaded("muster.audit")
     if audit is not None and isinstance(error, audit.AuditError):
         return EXIT_USAGE, str(error)

@@ -155,6 +155,17 @@ def export_feedback(
     return exported
 
 
+def feedback_batches(store: str | Path) -> Iterator[pa.RecordBatch]:
+    """All feedback of the catalogue at `store`, with texts, in the columns of an export; nothing is left out.
+
+    Raises: StoreError.
+    """
+    with reading(store) as connection:
+        view = SqlView(connection, str(store))
+        for rows in _batches(_values(row, feedback, texts=True) for row, feedback in view.feedback()):
+            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
 def _chosen(
     view: SqlView,
     choice: Choice,

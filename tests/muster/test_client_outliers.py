@@ -93,6 +93,35 @@ def test_ejections_grow_to_their_bound() -> None:
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
 
 
+def gone(world: World, reads: int, *endpoints: str) -> int:
+    """How many of so many reads fail whose first replica is one of those that have gone, without a retry."""
+    failed = 0
+    for _ in range(reads):
+        world.now_s += 0.01
+        replica = world.replicas.order(world.now_s)[0]
+        if replica.endpoint in endpoints:
+            failed += 1
+            world.replicas.failed(replica, world.now_s)
+        else:
+            bad = world.random.random() < world.shares[replica.endpoint]
+            world.replicas.answered(replica, world.now_s, bad=bad)
+    return failed
+
+
+def test_the_last_replica_is_not_driven_out_by_the_good_old_days_of_those_that_have_gone() -> None:
+    world = World(0.0, 0.0, 0.0)
+    world.run(600)
+    world.shares["r0:1"] = 0.9
+    assert gone(world, 2000, "r1:1", "r2:1") < 60, "one try in two seconds of each, once they are known"
+
+
+def test_a_replica_that_is_ejected_is_asked_before_those_that_do_not_answer() -> None:
+    world = World(0.9, 0.0, 0.0)
+    world.run(600)
+    assert any(replica.probes_left for replica in world.known())
+    assert gone(world, 2000, "r1:1", "r2:1") < 60
+
+
 @settings(max_examples=60)
 @given(
     shares=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6),
