@@ -26,6 +26,7 @@ from muster.commands import (
     data,
     deploy,
     drills,
+    experiment,
     feedback,
     insight,
     privacy,
@@ -54,6 +55,7 @@ for name, group in (
     ("privacy", privacy.app),
     ("bundle", bundle.app),
     ("drill", drills.app),
+    ("experiment", experiment.app),
     ("bench", drills.bench),
     ("token", token.app),
     ("audit", audit.app),
@@ -71,7 +73,14 @@ for command in (
     insight.insight,
 ):
     app.command()(command)
-for passing in (training.evaluate, training.fairness, training.train, training.label, drills.load):
+for passing in (
+    training.evaluate,
+    training.fairness,
+    training.train,
+    training.label,
+    training.clicks,
+    drills.load,
+):
     app.command(context_settings=PASS_ON)(passing)
 app.command()(drills.demo)
 

@@ -71,6 +71,9 @@ def _explain(error: Exception) -> tuple[int, str] | None:
     audit = loaded("muster.audit")
     if audit is not None and isinstance(error, audit.AuditError):
         return EXIT_USAGE, str(error)
+    experiments = loaded("muster.experiments.assignment")
+    if experiments is not None and isinstance(error, experiments.ExperimentRefused):
+        return EXIT_USAGE, str(error)
     if isinstance(error, MissingRoomError):
         return EXIT_FAILED, str(error)
     return None

@@ -1,4 +1,4 @@
-"""`muster train`, `evaluate`, `fairness`, `label`: their command lines are read by the room of training."""
+"""`muster train`, `evaluate`, `fairness`, `label`, `clicks`, `effect`: training reads their command lines."""
 
 from __future__ import annotations
 
@@ -32,4 +32,18 @@ def train(context: typer.Context) -> None:
 def label(context: typer.Context) -> None:
     """Which pairs to judge next, and judging: suggest, ask or merge; --help lists all."""
     module = room("training.label", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
+
+
+@reported
+def clicks(context: typer.Context) -> None:
+    """Learns from clicks: bias, judgements or off-policy; --help lists all."""
+    module = room("training.clicks.commands", "Install what training needs with `make build-all`")
+    raise typer.Exit(module.main(list(context.args)) or 0)
+
+
+@reported
+def effect(context: typer.Context) -> None:
+    """Effect of a badge, price or place on buying: FILE --treatment C --outcome C --covariates C,C."""
+    module = room("training.causal.command", "Install what training needs with `make build-all`")
     raise typer.Exit(module.main(list(context.args)) or 0)
