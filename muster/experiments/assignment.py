@@ -18,8 +18,8 @@ class ExperimentRefused(ValueError):
 @dataclass(frozen=True)
 class Experiment:
     """key: names the experiment, 1 to 64 letters, digits, dots, hyphens or underscores; it salts the
-    assignment, so that two experiments split the same shoppers independently. shares: of each variant, above 0,
-    in sum 1.
+    assignment, so that two experiments split the same shoppers independently. shares: of each variant,
+    above 0, in sum 1.
     Raises: ExperimentRefused.
     """
 
