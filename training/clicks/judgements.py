@@ -11,18 +11,15 @@ from training.clicks.impressions import ClicksRefused, Floats, Impressions
 CLIP = 0.05
 
 
-def gains(
-    shown: Impressions, examined: Floats | None, *, clip: float = CLIP, believed: Floats | None = None
-) -> Floats:
+def gains(shown: Impressions, examined: Floats | None, *, clip: float = CLIP) -> Floats:
     """Probability that each (query, product), in the order of `shown.pairs()`, is clicked once looked at.
 
     Returns: float64 [pairs], 0 to 1.
 
     examined: by position, float64 [places]; None leaves position bias in (naive clicks). clip: least mean
-    examination that is divided by. believed: what a model says of each pair, float64 [pairs]: the estimate is
-    then doubly robust, and a pair that was hardly looked at keeps what is believed. Sources: Joachims et al.
-    2017, arXiv:1608.04468; Oosterhuis & de Rijke 2020, arXiv:2007.12719 (mean examination in place of each);
-    Oosterhuis 2023, arXiv:2203.17118. Raises: ClicksRefused.
+    examination that is divided by. Sources: Joachims et al. 2017, arXiv:1608.04468; Oosterhuis & de Rijke
+    2020, "Policy-aware unbiased learning to rank", arXiv:2005.09035 (the mean examination in place of each).
+    Raises: ClicksRefused.
     """
     if not 0 < clip <= 1:
         raise ClicksRefused("the clip must be above 0, up to 1")
@@ -35,9 +32,7 @@ def gains(
         raise ClicksRefused("an examination for each position is needed")
     looks = np.bincount(pair, examined[shown.position - 1], pairs)
     safe = np.maximum(looks, clip * count)
-    if believed is None:
-        return np.asarray(np.clip(clicks / safe, 0, 1))
-    return np.asarray(np.clip(believed + (clicks - looks * believed) / safe, 0, 1))
+    return np.asarray(np.clip(clicks / safe, 0, 1))
 
 
 def write_judgements(path: Path, shown: Impressions, gain: Floats) -> int:
