@@ -5,6 +5,7 @@ from __future__ import annotations
 from muster.insight.cleaning import Bounds, cleaned
 from muster.insight.events import DAY_US, MINUTE_US, Events
 from muster.insight.simulate import Simulated
+from server.feedback.floods import FloodRule
 from tests.muster.insight.conftest import NOW_US
 from tests.muster.insight.event_rows import AT_US, events, row
 
@@ -65,3 +66,10 @@ def test_the_bounds_are_the_most_that_a_person_does() -> None:
     assert not cleaned(events(views), bounds, NOW_US)[1].floods
     on_one = [one | {"receipt_id": "a"} for one in clicks(201, 10_000_000)]
     assert cleaned(events(on_one), bounds, NOW_US)[1].floods == 1
+
+
+def test_what_a_person_does_at_most_is_the_same_as_for_exports() -> None:
+    ours, exports = Bounds(), FloodRule()
+    assert ours.per_minute_max == exports.per_minute_max
+    assert ours.per_day_max == exports.per_day_max
+    assert ours.per_answer_max == exports.per_receipt_max
