@@ -9,6 +9,8 @@ import numpy as np
 from training.clicks.impressions import ClicksRefused, Floats, Impressions
 
 CLIP = 0.05
+DECIMALS = 3
+"""Of the gains that are written: measures need gains that are whole numbers of some unit."""
 
 
 def gains(shown: Impressions, examined: Floats | None, *, clip: float = CLIP) -> Floats:
@@ -46,7 +48,7 @@ def write_judgements(path: Path, shown: Impressions, gain: Floats) -> int:
         {
             "query_id": [shown.query_names[at] for at in shown.query[first]],
             "product_id": [shown.product_names[at] for at in shown.product[first]],
-            "gain": gain,
+            "gain": np.round(gain, DECIMALS),
         }
     )
     pa.parquet.write_table(table, str(path))
