@@ -177,7 +177,8 @@ def _fast(view: SqlView, rule: FloodRule) -> tuple[int, dict[str, str]]:
         columns[0].append(actors.setdefault(actor, len(actors)))
         columns[1].append(row.committed_unix_us)
         columns[2].append(receipts.setdefault(receipt, len(receipts)) if receipt else NO_RECEIPT)
-    found = outliers(*(np.array(one, dtype=np.int64) for one in columns), rule)
+    who, at_us, on = (np.array(one, dtype=np.int64) for one in columns)
+    found = outliers(who, at_us, on, rule)
     return total, {actor: found[at] for actor, at in actors.items() if at in found}
 
 

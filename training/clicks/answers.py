@@ -44,7 +44,7 @@ class Answers:
         """Sums over the pairs: float64 [pairs]. values: [answers, places]; weights: [answers]."""
         # Where nothing stands counts for a pair of its own, which is cut off.
         pair = np.where(self.shown, self.pair, self.pairs).ravel()
-        return np.bincount(pair, (values * weights[:, None]).ravel(), self.pairs + 1)[:-1]
+        return np.asarray(np.bincount(pair, (values * weights[:, None]).ravel(), self.pairs + 1)[:-1], float)
 
     def by_place(self, values: Floats, weights: Floats) -> Floats:
         """Sums over the places: float64 [places]. values: [answers, places]; weights: [answers]."""

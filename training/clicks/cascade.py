@@ -49,10 +49,10 @@ class Cascade:
     def examined(self, answers: Answers, weights: Floats) -> Floats:
         """Share of these answers' shoppers who look at each position; float64 [places], the first one 1."""
         attracts, satisfies = answers.at(self.attracts), answers.at(self.satisfies)
-        looks = np.cumprod(self.continues * (1 - attracts * satisfies), axis=1)
-        looks = np.concatenate([np.ones((len(answers), 1)), looks[:, :-1]], axis=1)
-        there = np.maximum(answers.by_place(np.ones(looks.shape), weights), _LEAST)
-        return answers.by_place(looks, weights) / there
+        looks: Floats = np.ones(attracts.shape)
+        looks[:, 1:] = np.cumprod(self.continues * (1 - attracts * satisfies), axis=1)[:, :-1]
+        shown = np.maximum(answers.by_place(np.ones(looks.shape), weights), _LEAST)
+        return np.asarray(answers.by_place(looks, weights) / shown)
 
 
 def fit_cascade(

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from training.clicks import browsing, judgements, offpolicy, propensity
 from training.clicks.answers import as_answers
+from training.clicks.cascade import fit_cascade
 from training.clicks.impressions import ClicksRefused, Floats, Impressions, Inconclusive, read_impressions
 from training.measure import Estimate
 
@@ -178,7 +179,7 @@ def _gains(given: argparse.Namespace, shown: Impressions, method: str) -> Floats
         answers = as_answers(shown)
         even = np.ones(len(answers))
         propensity.by_interventions(propensity.count(shown))
-        return browsing.fit_cascade(answers, even).attracts
+        return fit_cascade(answers, even).attracts
     features = shown.pair_features()
     if method == "regression" and features is not None:
         answers = as_answers(shown)
@@ -201,7 +202,7 @@ def _judgements(given: argparse.Namespace) -> None:
 
 def _off_policy(given: argparse.Namespace) -> None:
     shown = read_impressions(given.file)
-    target = offpolicy.read_run(given.run, shown, shown.places)
+    target = offpolicy.places_in(given.run, shown, shown.places)
     found = offpolicy.estimate(shown, target, clip=given.clip, seed=given.seed)
     if given.json:
         print(json.dumps(asdict(found), indent=2))

@@ -61,7 +61,14 @@ def cells_of(answers: Answers, weights: Floats) -> Cells:
     shown = np.bincount(cell[there], weight, answers.pairs * places)
     clicked = np.bincount(cell[there], weight * answers.clicked[there], answers.pairs * places)
     kept = np.flatnonzero(shown > 0)
-    return Cells(kept // places, kept % places, shown[kept], clicked[kept], answers.pairs, places)
+    return Cells(
+        kept // places,
+        kept % places,
+        shown[kept].astype(float),
+        clicked[kept].astype(float),
+        answers.pairs,
+        places,
+    )
 
 
 def fit_position(
@@ -83,7 +90,7 @@ def fit_position(
     examined = np.clip(start, FLOOR, None)
     examined = np.clip(examined / examined.max(), FLOOR, 1 - FLOOR)
     of_position = np.maximum(np.bincount(cells.position, cells.shown, cells.places), FLOOR)
-    of_pair = np.bincount(cells.pair, cells.shown, cells.pairs)
+    of_pair = np.asarray(np.bincount(cells.pair, cells.shown, cells.pairs), float)
 
     def told(liked: Floats, looks: Floats) -> Floats:
         if attraction is not None:
@@ -93,7 +100,7 @@ def fit_position(
 
     looks = np.bincount(cells.pair, cells.shown * examined[cells.position], cells.pairs)
     clicks = np.bincount(cells.pair, cells.clicked, cells.pairs)
-    attracts = np.clip(told(np.minimum(clicks, looks), looks), FLOOR, 1 - FLOOR)
+    attracts = np.clip(told(np.minimum(clicks, looks), np.asarray(looks)), FLOOR, 1 - FLOOR)
     missed = cells.shown - cells.clicked
     for _ in range(rounds):
         e, a = examined[cells.position], attracts[cells.pair]
@@ -101,7 +108,7 @@ def fit_position(
         seen = np.bincount(cells.position, cells.clicked + missed * e * (1 - a) / not_clicked, cells.places)
         liked = np.bincount(cells.pair, cells.clicked + missed * a * (1 - e) / not_clicked, cells.pairs)
         before, examined = examined, np.clip(seen / of_position, FLOOR, 1 - FLOOR)
-        attracts = np.clip(told(liked, of_pair), FLOOR, 1 - FLOOR)
+        attracts = np.clip(told(np.asarray(liked, float), of_pair), FLOOR, 1 - FLOOR)
         # Only the products are told apart by clicks: what is looked at most is taken to be always looked at.
         scale = examined.max()
         examined, attracts = examined / scale, np.clip(attracts * scale, FLOOR, 1 - FLOOR)

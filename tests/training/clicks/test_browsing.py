@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.clicks import browsing, commands, coverage, simulate
+from training.clicks import browsing, commands, coverage, propensity, simulate
 from training.clicks.answers import Answers, as_answers
-from training.clicks.cascade import Cascade
+from training.clicks.cascade import Cascade, fit_cascade
 from training.clicks.impressions import Floats, Impressions, Inconclusive
 from training.clicks.judgements import gains
 from training.clicks.position import cells_of, fit_position
@@ -79,9 +79,9 @@ def test_gains_of_the_right_model_follow_the_truth_and_others_do_not(logs: dict[
     shown = logs["cascade"]
     answers = as_answers(shown)
     even, truth = np.ones(len(answers)), truth_of(shown)
-    by_cascade = browsing.fit_cascade(answers, even).attracts
+    by_cascade = fit_cascade(answers, even).attracts
     cells = cells_of(answers, even)
-    by_position = gains(shown, fit_position(cells, browsing.propensity.by_interventions(cells)).examined)
+    by_position = gains(shown, fit_position(cells, propensity.by_interventions(cells)).examined)
     assert np.corrcoef(by_cascade, truth)[0, 1] > np.corrcoef(by_position, truth)[0, 1] + 0.03
 
 
@@ -121,7 +121,7 @@ def test_fitting_makes_the_clicks_likelier_round_by_round(logs: dict[str, Impres
     even = np.ones(len(answers))
     bits, model = [], None
     for _ in range(8):
-        model = browsing.fit_cascade(answers, even, start=model, rounds=1)
+        model = fit_cascade(answers, even, start=model, rounds=1)
         expected = np.clip(model.expected(answers), 1e-9, 1 - 1e-9)
         bits.append(-np.log2(np.where(answers.clicked, expected, 1 - expected)).sum())
     assert (np.diff(bits) < 0).all()
