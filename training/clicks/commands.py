@@ -53,6 +53,7 @@ def _options() -> argparse.ArgumentParser:
     write = commands.add_parser("judgements", help="gains for training, position bias taken out")
     write.add_argument("--out", type=Path, required=True, help="labels file to write, .parquet")
     write.add_argument("--clip", type=float, default=judgements.CLIP, help="least examination divided by")
+    write.add_argument("--steps", type=int, default=judgements.STEPS, help="of the gains, from 0 to 1")
     off = commands.add_parser("off-policy", help="clicks that another order would get")
     off.add_argument("--run", type=Path, required=True, help="the order, a TREC run file")
     off.add_argument("--clip", type=float, default=20.0, help="greatest weight")
@@ -192,12 +193,18 @@ def _gains(given: argparse.Namespace, shown: Impressions, method: str) -> Floats
 def _judgements(given: argparse.Namespace) -> None:
     shown = _read(given)
     method, _ = _chosen(given, shown)
+    gain = judgements.graded(shown, _gains(given, shown, method), given.steps)
     try:
-        rows = judgements.write_judgements(given.out, shown, _gains(given, shown, method))
+        rows = judgements.write_judgements(given.out, shown, gain)
     except OSError as error:
         raise ClicksRefused(f"{given.out} cannot be written: {error}") from error
-    told = {"rows": rows, "method": method}
-    print(json.dumps(told) if given.json else f"{rows:,} judgements in {given.out}, by the method {method}")
+    targets = judgements.targets_of(gain)
+    if given.json:
+        print(json.dumps({"rows": rows, "method": method, "targets": targets}))
+        return
+    print(f"{rows:,} judgements in {given.out}, by the method {method}. In the recipe of `muster train`:")
+    written = ", ".join(f'"{name}" = {value}' for name, value in targets.items())
+    print(f"targets = {{ {written} }}")
 
 
 def _off_policy(given: argparse.Namespace) -> None:
