@@ -140,14 +140,10 @@ def _bias(given: argparse.Namespace) -> None:
             told["models"] = [asdict(one) for one in compared.models]
         print(json.dumps(told, indent=2))
         return
-    models = [] if compared is None else compared.models
-    table = Table("position", "examined", "95 %", *(f"perplexity, {one.name}" for one in models))
-    for at, row in enumerate(rows):
+    table = Table("position", "examined", "95 %")
+    for row in rows:
         table.add_row(
-            str(row["position"]),
-            f"{row['examined']:.3f}",
-            f"[{row['low']:.3f}, {row['high']:.3f}]",
-            *(_with_bounds(one.by_place[at]) for one in models),
+            str(row["position"]), f"{row['examined']:.3f}", f"[{row['low']:.3f}, {row['high']:.3f}]"
         )
     console = Console(highlight=False, markup=False)
     console.print(table)
@@ -162,12 +158,16 @@ def _with_bounds(one: Estimate) -> str:
 
 
 def _show_models(console: Console, compared: browsing.Comparison) -> None:
-    table = Table("model", "perplexity, held out", f"bits an answer saved over {browsing.SIMPLEST}")
+    names = [one.name for one in compared.models]
+    by_place = Table("position", *names, title="perplexity of answers held out")
+    for at in range(len(compared.models[0].by_place)):
+        by_place.add_row(str(at + 1), *(_with_bounds(one.by_place[at]) for one in compared.models))
+    by_place.add_row("all", *(_with_bounds(one.perplexity) for one in compared.models))
+    console.print(by_place)
+    table = Table("model", f"bits an answer saved over {browsing.SIMPLEST}")
     for one in compared.models:
-        saved = "" if one.name == browsing.SIMPLEST else f"{one.gain.mean:+.4f} [{one.gain.low:+.4f}, "
-        table.add_row(
-            one.name, _with_bounds(one.perplexity), saved + (f"{one.gain.high:+.4f}]" if saved else "")
-        )
+        if one.name != browsing.SIMPLEST:
+            table.add_row(one.name, f"{one.gain.mean:+.4f} [{one.gain.low:+.4f}, {one.gain.high:+.4f}]")
     console.print(table)
     print(f"chosen: {compared.chosen}")
     if compared.gaps:
