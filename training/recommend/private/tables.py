@@ -1,0 +1,75 @@
+"""Popularity and tables from sums of shoppers, each looked at once, and only with noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from training.recommend.mixture import chunks
+from training.recommend.private.noise import Noise
+from training.recommend.tables import equal_rows, largest_of_rows
+
+_ROWS = 512
+
+
+def noisy_popularity(sums: NDArray[np.float64], noise: Noise, deviation: float) -> NDArray[np.float32]:
+    """How much each item was taken: float32 [items], at least 0.
+
+    sums: from `taken_sums`. deviation: of the noise. What is below it counts as taken by nobody: it tells
+    nothing apart, and the noise of all rare items together would weigh more than what is known of the others.
+    """
+    found = sums + noise.gaussian("popularity", len(sums), deviation)
+    return np.where(found < deviation, 0.0, found).astype(np.float32)
+
+
+def noisy_steps(
+    sums: sparse.csr_matrix, noise: Noise, deviation: float, *, neighbours: int
+) -> sparse.csr_matrix:
+    """A table of steps between items: float32 [items, items].
+
+    sums: from `step_sums`. Every cell gets noise, those that nobody stepped over as well; then only what
+    stands out of it is kept, so which cells are there tells nothing more.
+    """
+    items = sums.shape[0]
+    least = deviation * math.sqrt(2.0 * math.log(max(items, 2)))
+
+    def rows() -> Iterator[NDArray[np.float32]]:
+        for part in chunks(items, _ROWS):
+            dense = sums[part].toarray()
+            dense += noise.gaussian(f"steps {part.start}", dense.size, deviation).reshape(dense.shape)
+            dense[dense < least] = 0.0
+            yield dense.astype(np.float32)
+
+    return largest_of_rows(rows(), items, neighbours)
+
+
+def noisy_kinds(
+    sums: NDArray[np.float64],
+    shares: sparse.csr_matrix,
+    popularity: NDArray[np.float32],
+    noise: Noise,
+    deviation: float,
+    *,
+    neighbours: int,
+) -> sparse.csr_matrix:
+    """A table of items by steps between their attributes: float32 [items, items], rows that sum to 1 or are
+    empty.
+
+    sums: from `kind_sums`. shares: [items, kinds]. popularity: from `noisy_popularity`. From an item to one
+    of its attributes, from that to the next one as shoppers stepped, and from there to an item by popularity.
+    """
+    kinds = len(sums)
+    found = sums + noise.gaussian("kinds", sums.size, deviation).reshape(sums.shape)
+    found[found < deviation * math.sqrt(2.0 * math.log(max(kinds, 2)))] = 0.0
+    after = shares @ (found / np.maximum(found.sum(axis=1, keepdims=True), 1e-9))
+    within = equal_rows((shares.T @ sparse.diags(popularity + 1.0)).tocsr())
+
+    def rows() -> Iterator[NDArray[np.float32]]:
+        for part in chunks(shares.shape[0], _ROWS):
+            yield np.asarray((within.T @ after[part].T).T, dtype=np.float32)
+
+    return equal_rows(largest_of_rows(rows(), shares.shape[0], neighbours))
