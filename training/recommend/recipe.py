@@ -88,13 +88,12 @@ class OrderRecipe:
 class PrivacyShares:
     """Shares of epsilon for the parts that look at shoppers, relative to their sum; 0 leaves a part out.
 
-    popularity: how often each item was taken. kinds: steps between attributes. steps: steps between items.
-    sequence: the sequence model. weights: of the mixture; 0 gives every source the same.
+    popularity: how often each item was taken. steps: from item to item. sequence: the sequence model.
+    weights: of the mixture; 0 gives every source the same.
     """
 
     popularity: float = 0.25
-    kinds: float = 0.25
-    steps: float = 0.0
+    steps: float = 0.25
     sequence: float = 0.4
     weights: float = 0.1
 

@@ -7,7 +7,7 @@ between neighbours by at most SENSITIVITY (L2) for one who took nothing instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,52 +46,19 @@ def step_sums(shoppers: Sequence[Items], items: int, *, window: int) -> sparse.c
 
     Returns: float64 [items, items].
     """
-
-    def of(one: Items) -> sparse.csr_matrix:
-        # In places of the shopper's own items: of all items it would be mostly nothing.
-        places, own = np.unique(one, return_inverse=True)
-        few = steps([own], len(places), window=window).tocoo()
-        return sparse.coo_matrix((few.data, (places[few.row], places[few.col])), shape=(items, items))
-
-    return _summed(shoppers, of, items)
-
-
-def kind_sums(
-    shoppers: Sequence[Items], attributes: sparse.csr_matrix, *, window: int
-) -> NDArray[np.float64]:
-    """Steps between the attributes of items, each shopper's scaled down to length 1.
-
-    attributes: [items, kinds] (`Behaviour.attribute_shares`); an item's step is shared by its attributes.
-    Returns: float64 [kinds, kinds].
-    """
-
-    def of(one: Items) -> sparse.csr_matrix:
-        places, own = np.unique(one, return_inverse=True)
-        few = attributes[places]
-        return (few.T @ steps([own], len(places), window=window) @ few).tocoo()
-
-    return np.asarray(_summed(shoppers, of, attributes.shape[1]).toarray(), dtype=np.float64)
-
-
-def _summed(
-    shoppers: Sequence[Items], of: Callable[[Items], sparse.coo_matrix], size: int
-) -> sparse.csr_matrix:
-    found = list(_each(shoppers, of))
+    found = [_steps_of(one, window) for one in shoppers if len(one) > 1]
     if not found:
-        return sparse.csr_matrix((size, size))
+        return sparse.csr_matrix((items, items))
     rows, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))
-    return sparse.csr_matrix((values, (rows, columns)), shape=(size, size))
+    return sparse.csr_matrix((values, (rows, columns)), shape=(items, items))
 
 
-def _each(
-    shoppers: Sequence[Items], of: Callable[[Items], sparse.coo_matrix]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    for one in shoppers:
-        if len(one) < 2:
-            continue
-        few = of(one)
-        few.sum_duplicates()
-        yield few.row.astype(np.int64), few.col.astype(np.int64), _scaled(few.data.astype(np.float64))
+def _steps_of(one: Items, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Rows, columns and values of one shopper."""
+    # In places of the shopper's own items: of all items it would be mostly nothing.
+    places, own = np.unique(one, return_inverse=True)
+    few = steps([own], len(places), window=window).tocoo()
+    return places[few.row], places[few.col], _scaled(few.data.astype(np.float64))
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:

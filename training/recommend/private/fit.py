@@ -1,8 +1,7 @@
 """From split behaviour to a section from which no shopper can be told.
 
 What `training.recommend.fit` does, with every use of behaviour bounded, noised and accounted for, or left
-out. Looks at shoppers: popularity, steps between attributes, steps between items, the sequence model, the
-weights of the mixture. Does not: items and their order, texts, attributes, the recipe. Left out, since it
+out. Looks at shoppers: popularity, steps between items, the sequence model, the weights of the mixture. Does not: items and their order, texts, attributes, the recipe. Left out, since it
 would look at them for little: the choice of recencies, the final order, early stopping, and every figure of
 the card that is measured on them.
 """
@@ -25,13 +24,7 @@ from training.recommend.behaviour import Behaviour, Items
 from training.recommend.fit import claim, item_sides, named_items, text_vectors
 from training.recommend.mixture import FromPopularity, FromTable, Source, target_shares
 from training.recommend.private.accounting import ACCOUNTANT, Budget, Part, allot
-from training.recommend.private.bounded import (
-    SENSITIVITY,
-    kind_sums,
-    shopper_sequences,
-    step_sums,
-    taken_sums,
-)
+from training.recommend.private.bounded import SENSITIVITY, shopper_sequences, step_sums, taken_sums
 from training.recommend.private.noise import Noise, secret_of
 from training.recommend.private.sequence import (
     new_private_model,
@@ -39,7 +32,7 @@ from training.recommend.private.sequence import (
     train_private_sequence,
     with_popularity,
 )
-from training.recommend.private.tables import noisy_kinds, noisy_popularity, noisy_steps
+from training.recommend.private.tables import noisy_popularity, noisy_steps
 from training.recommend.private.weights import ROUNDS, private_weights
 from training.recommend.recipe import PrivacyRecipe, RecommendRecipe
 from training.recommend.relations import COUNTS, NEW, new_items, with_new_share
@@ -47,8 +40,6 @@ from training.recommend.section import Contents
 from training.recommend.sequence import FromModel
 from training.recommend.tables import Table, keep_largest, similar_attributes, similar_texts
 
-KINDS = "kinds"
-"""The table of steps between attributes."""
 PUBLIC = [
     "the items, their order, texts and attributes",
     "the recipe, shares and noise",
@@ -113,7 +104,7 @@ def private_fit(
     shares = behaviour.attribute_shares()
     described = shares is not None or (bool(recipe.pretrained) and any(behaviour.texts))
     budget = allot(
-        parts_of(recipe, privacy, behaviour, with_attributes=shares is not None, described=described),
+        parts_of(recipe, privacy, behaviour, described=described),
         privacy.epsilon,
         privacy.delta,
     )
@@ -164,14 +155,12 @@ def parts_of(
     privacy: PrivacyRecipe,
     behaviour: Behaviour,
     *,
-    with_attributes: bool,
     described: bool,
 ) -> list[Part]:
     """The parts that look at shoppers. described: something is known of the items, attributes or texts."""
     shares = privacy.shares
     parts = [
         Part("popularity", shares.popularity),
-        Part("kinds", shares.kinds * with_attributes),
         Part("steps", shares.steps * (behaviour.items <= recipe.tables.items_max)),
         Part(
             "sequence",
@@ -233,16 +222,6 @@ def _tables(learning: _Learning, popularity: NDArray[np.float32]) -> list[Table]
         table = noisy_steps(sums, learning.noise, learning.deviation("steps"), neighbours=settings.neighbours)
         made[COUNTS] = (table, settings.doubt)
     if shares is not None:
-        if "kinds" in names:
-            table = noisy_kinds(
-                kind_sums(learning.shoppers, shares, window=settings.window),
-                shares,
-                popularity,
-                learning.noise,
-                learning.deviation("kinds"),
-                neighbours=settings.neighbours,
-            )
-            made[KINDS] = (table, 0.0)
         table = similar_attributes(shares, popularity.astype(np.float64), neighbours=settings.neighbours)
         made["attributes"] = (table, 0.0)
     if texts is not None:

@@ -89,7 +89,7 @@ def train_private_sequence(
         rows = [shoppers[at] for at in drawn.tolist() if at < len(shoppers) and len(shoppers[at]) > 1]
         others = gradients.draw(np.random.default_rng(noise.seed(f"sequence others {step}")))
         for group in inner.param_groups:
-            group["lr"] = privacy.learning_rate * learning_share(step / privacy.steps, recipe.warm_up)
+            group["lr"] = privacy.learning_rate * learning_share((step + 0.5) / privacy.steps, recipe.warm_up)
         parts = gradients.parts(rows)
         for at, part in enumerate(parts):
             gradients.of(part, others)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from training.recommend.mixture import chunks
 from training.recommend.private.noise import Noise
-from training.recommend.tables import equal_rows, largest_of_rows
+from training.recommend.tables import largest_of_rows
 
 _ROWS = 512
 
@@ -45,31 +45,3 @@ def noisy_steps(
             yield dense.astype(np.float32)
 
     return largest_of_rows(rows(), items, neighbours)
-
-
-def noisy_kinds(
-    sums: NDArray[np.float64],
-    shares: sparse.csr_matrix,
-    popularity: NDArray[np.float32],
-    noise: Noise,
-    deviation: float,
-    *,
-    neighbours: int,
-) -> sparse.csr_matrix:
-    """A table of items by steps between their attributes: float32 [items, items], rows that sum to 1 or are
-    empty.
-
-    sums: from `kind_sums`. shares: [items, kinds]. popularity: from `noisy_popularity`. From an item to one
-    of its attributes, from that to the next one as shoppers stepped, and from there to an item by popularity.
-    """
-    kinds = len(sums)
-    found = sums + noise.gaussian("kinds", sums.size, deviation).reshape(sums.shape)
-    found[found < deviation * math.sqrt(2.0 * math.log(max(kinds, 2)))] = 0.0
-    after = shares @ (found / np.maximum(found.sum(axis=1, keepdims=True), 1e-9))
-    within = equal_rows((shares.T @ sparse.diags(popularity + 1.0)).tocsr())
-
-    def rows() -> Iterator[NDArray[np.float32]]:
-        for part in chunks(shares.shape[0], _ROWS):
-            yield np.asarray((within.T @ after[part].T).T, dtype=np.float32)
-
-    return equal_rows(largest_of_rows(rows(), shares.shape[0], neighbours))
