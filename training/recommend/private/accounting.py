@@ -21,7 +21,7 @@ ORDERS = [
     *range(11, 64),
     *(80, 96, 128, 192, 256, 384, 512, 1024),
 ]
-"""Of Renyi divergences that are looked at. Any choice of them bounds epsilon; large ones serve small epsilons."""
+"""Of Renyi divergences that are looked at. Any choice bounds epsilon; large ones serve small epsilons."""
 _ROUNDS = 24
 
 

@@ -1,9 +1,10 @@
 """From split behaviour to a section from which no shopper can be told.
 
 What `training.recommend.fit` does, with every use of behaviour bounded, noised and accounted for, or left
-out. Looks at shoppers: popularity, steps between items, the sequence model, the weights of the mixture. Does not: items and their order, texts, attributes, the recipe. Left out, since it
-would look at them for little: the choice of recencies, the final order, early stopping, and every figure of
-the card that is measured on them.
+out. Looks at shoppers: popularity, steps between items, the sequence model, the weights of the mixture. Does
+not: items and their order, texts, attributes, the recipe. Left out, since it would look at them for little:
+the choice of recencies, the final order, early stopping, and every figure of the card that is measured on
+them.
 """
 
 from __future__ import annotations
