@@ -312,8 +312,11 @@ def _order(
     return train_order(settings, found, cases.targets, np.arange(len(cases)), seed=recipe.seed), report
 
 
-def claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> None:
-    """Refuse a run folder of another recipe or other data. Raises: RecipeError."""
+def claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> str:
+    """Refuse a run folder of another recipe or other data.
+
+    Returns: a digest of both. Raises: RecipeError.
+    """
     choices = {key: value for key, value in asdict(recipe).items() if key != "privacy" or value}
     told = json.dumps([choices, behaviour.item_ids, behaviour.texts, behaviour.attributes])
     found = hashlib.sha256(told.encode())
@@ -327,3 +330,4 @@ def claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> None:
             "that one"
         )
     write_text(path, digest + "\n")
+    return digest

@@ -92,8 +92,8 @@ class PrivacyShares:
     weights: of the mixture; 0 gives every source the same.
     """
 
-    popularity: float = 0.25
-    steps: float = 0.25
+    popularity: float = 0.2
+    steps: float = 0.7
     sequence: float = 0.4
     weights: float = 0.1
 

@@ -100,7 +100,7 @@ def private_fit(
             f"below {1.0 / behaviour.shoppers:.2g}, else one of them may be given away altogether"
         )
     run.mkdir(parents=True, exist_ok=True)
-    claim(recipe, behaviour, run)
+    claimed = claim(recipe, behaviour, run)
     note("budget")
     shares = behaviour.attribute_shares()
     described = shares is not None or (bool(recipe.pretrained) and any(behaviour.texts))
@@ -112,7 +112,9 @@ def private_fit(
     note("texts")
     texts = text_vectors(recipe, behaviour, run)
     shoppers = shopper_sequences(behaviour, privacy.contributions_max)
-    learning = _Learning(recipe, privacy, behaviour, shoppers, shares, texts, budget, Noise(secret_of(run)))
+    learning = _Learning(
+        recipe, privacy, behaviour, shoppers, shares, texts, budget, Noise(secret_of(run), claimed)
+    )
     note("tables")
     popularity = noisy_popularity(
         taken_sums(shoppers, behaviour.items), learning.noise, learning.deviation("popularity")

@@ -52,10 +52,13 @@ def secret_of(run: Path) -> bytes:
 
 
 class Noise:
-    """Random numbers by label: the same secret and label give the same ones."""
+    """Random numbers by label: the same secret, purpose and label give the same ones.
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+    purpose: what they are for. The same noise on other data would give the difference away, so it names them.
+    """
+
+    def __init__(self, secret: bytes, purpose: str = "") -> None:
+        self._secret = hmac.new(secret, purpose.encode(), hashlib.sha256).digest()
 
     def gaussian(self, label: str, count: int, deviation: float) -> NDArray[np.float64]:
         """Normal numbers with a standard deviation, rounded to the grid: float64 [count]."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, stats
 
 from training.recommend.mixture import chunks
 from training.recommend.private.noise import Noise
 from training.recommend.tables import largest_of_rows
 
 _ROWS = 512
+_BY_CHANCE = 3.0
+"""Cells of a row that nobody stepped over and that stand out all the same, on average."""
 
 
 def noisy_popularity(sums: NDArray[np.float64], noise: Noise, deviation: float) -> NDArray[np.float32]:
@@ -35,7 +36,7 @@ def noisy_steps(
     stands out of it is kept, so which cells are there tells nothing more.
     """
     items = sums.shape[0]
-    least = deviation * math.sqrt(2.0 * math.log(max(items, 2)))
+    least = deviation * float(stats.norm.isf(min(_BY_CHANCE / items, 0.5)))
 
     def rows() -> Iterator[NDArray[np.float32]]:
         for part in chunks(items, _ROWS):

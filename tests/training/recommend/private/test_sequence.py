@@ -62,7 +62,7 @@ def test_each_shoppers_gradient_is_what_autograd_gives_for_him_alone() -> None:
     gradients.of(SEQUENCES, np.arange(ITEMS))
     for row, items in enumerate(SEQUENCES):
         model.zero_grad()
-        _loss(model, items).backward()
+        _loss(model, items).backward()  # type: ignore[no-untyped-call]
         for name, one in _trained(model).items():
             wanted = one.grad if one.grad is not None else torch.zeros_like(one)
             assert torch.allclose(one.grad_sample[row], wanted, atol=1e-5), (name, row)
