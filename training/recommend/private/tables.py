@@ -33,7 +33,8 @@ def noisy_steps(
     """A table of steps between items: float32 [items, items].
 
     sums: from `step_sums`. Every cell gets noise, those that nobody stepped over as well; then only what
-    stands out of it is kept, so which cells are there tells nothing more.
+    stands out of it is kept, so which cells are there tells nothing more. Kept is what is above the line
+    (Donoho & Johnstone 1994, soft thresholds): what stands out by chance does so by little.
     """
     items = sums.shape[0]
     least = deviation * float(stats.norm.isf(min(_BY_CHANCE / items, 0.5)))
@@ -42,7 +43,6 @@ def noisy_steps(
         for part in chunks(items, _ROWS):
             dense = sums[part].toarray()
             dense += noise.gaussian(f"steps {part.start}", dense.size, deviation).reshape(dense.shape)
-            dense[dense < least] = 0.0
-            yield dense.astype(np.float32)
+            yield np.maximum(dense - least, 0.0).astype(np.float32)
 
     return largest_of_rows(rows(), items, neighbours)

@@ -80,7 +80,8 @@ def test_steps_that_nobody_made_get_noise_as_well_and_few_of_them_stand_out() ->
     found = noisy_steps(sparse.csr_matrix((400, 400)), Noise(SECRET), 1.0, neighbours=400)
     # About three of each row.
     assert found.nnz == pytest.approx(400 * 3, rel=0.1)
-    assert found.data.min() >= stats.norm.isf(3 / 400) - GRID
+    # What stands out by chance weighs less than one deviation.
+    assert found.data.mean() < 0.5
     assert (found.diagonal() == 0).all()
 
 
@@ -88,7 +89,7 @@ def test_a_step_that_many_made_stands_out_of_the_noise() -> None:
     sums = sparse.csr_matrix(([50.0], ([1], [2])), shape=(30, 30))
     found = noisy_steps(sums, Noise(SECRET), 2.0, neighbours=5)
     assert found[1].argmax() == 2
-    assert found[1, 2] != 50.0
+    assert 35.0 < found[1, 2] < 50.0
 
 
 def test_weights_come_near_the_likeliest_ones_under_little_noise_and_move_under_much() -> None:
