@@ -89,7 +89,7 @@ class PrivacyShares:
     """Shares of epsilon for the parts that look at shoppers, relative to their sum; 0 leaves a part out.
 
     popularity: how often each item was taken. steps: from item to item. sequence: the sequence model.
-    weights: of the mixture; 0 gives every source the same.
+    weights: which sources are in the mixture; 0 takes all of them.
     """
 
     popularity: float = 0.2

@@ -23,7 +23,7 @@ from scipy import sparse
 from training.recipe import RecipeError
 from training.recommend.behaviour import Behaviour, Items
 from training.recommend.fit import claim, item_sides, named_items, text_vectors
-from training.recommend.mixture import FromPopularity, FromTable, Source, target_shares
+from training.recommend.mixture import FromPopularity, FromTable, Source
 from training.recommend.private.accounting import ACCOUNTANT, Budget, Part, allot
 from training.recommend.private.bounded import SENSITIVITY, shopper_sequences, step_sums, taken_sums
 from training.recommend.private.noise import Noise, secret_of
@@ -34,13 +34,15 @@ from training.recommend.private.sequence import (
     with_popularity,
 )
 from training.recommend.private.tables import noisy_popularity, noisy_steps
-from training.recommend.private.weights import ROUNDS, private_weights
+from training.recommend.private.weights import private_weights
 from training.recommend.recipe import PrivacyRecipe, RecommendRecipe
 from training.recommend.relations import COUNTS, NEW, new_items, with_new_share
 from training.recommend.section import Contents
 from training.recommend.sequence import FromModel
 from training.recommend.tables import Table, keep_largest, similar_attributes, similar_texts
 
+_DOUBT = 10.0
+"""Deviations of the noise for which evidence from steps must stand to be as much as doubt."""
 PUBLIC = [
     "the items, their order, texts and attributes",
     "the recipe, shares and noise",
@@ -128,8 +130,14 @@ def private_fit(
     note("mixture")
     weights = np.full(len(sources), 1.0 / len(sources))
     if "weights" in names:
-        found = target_shares(sources, behaviour.validation, repeats=recipe.repeats, tick=progress)
-        weights = private_weights(found, learning.noise, learning.deviation("weights"))
+        weights = private_weights(
+            sources,
+            behaviour.validation,
+            learning.noise,
+            learning.deviation("weights"),
+            repeats=recipe.repeats,
+            tick=progress,
+        )
     weights = with_new_share(weights, [one.name for one in sources], recipe.new_share)
     told = {one.name: round(float(weight), 4) for one, weight in zip(sources, weights, strict=True)}
     card = {
@@ -171,7 +179,7 @@ def parts_of(
             sample_rate(privacy, behaviour.shoppers),
             privacy.steps,
         ),
-        Part("weights", shares.weights, steps=ROUNDS),
+        Part("weights", shares.weights),
     ]
     return [one for one in parts if one.share > 0]
 
@@ -223,7 +231,7 @@ def _tables(learning: _Learning, popularity: NDArray[np.float32]) -> list[Table]
     if "steps" in names:
         sums = step_sums(learning.shoppers, behaviour.items, window=settings.window)
         table = noisy_steps(sums, learning.noise, learning.deviation("steps"), neighbours=settings.neighbours)
-        made[COUNTS] = (table, settings.doubt)
+        made[COUNTS] = (table, max(settings.doubt, _DOUBT * learning.deviation("steps")))
     if shares is not None:
         table = similar_attributes(shares, popularity.astype(np.float64), neighbours=settings.neighbours)
         made["attributes"] = (table, 0.0)

@@ -1,38 +1,67 @@
-"""The weights of the mixture, learnt from shoppers' next items with noise.
+"""The weights of the mixture: which sources are in it, chosen by what it is worth to shoppers, with noise.
 
-The rounds of `training.recommend.mixture.fit_weights`, few of them. In each a shopper adds how much each
-source has to do with his next item: shares that sum to 1, so their length is at most 1.
+Without privacy the weights are the likeliest ones and the final order does the rest. Here nothing comes
+after the mixture, and the likeliest weights serve the first ten badly: most of them go to popularity, which
+is right of what nothing foretells. So sources get equal weights, and which of them count is what the
+validation's nDCG@10 says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
+from training.recommend.behaviour import Cases
+from training.recommend.measured import ndcg, target_ranks
+from training.recommend.mixture import Source, chunks, mixed, shares_of, strip
 from training.recommend.private.noise import Noise, on_grid
 
-ROUNDS = 10
+
+def mixtures(sources: int) -> NDArray[np.float64]:
+    """Every choice of some of the sources, in equal parts: float64 [choices, sources]."""
+    every = np.array(list(product((0.0, 1.0), repeat=sources))[1:])
+    return np.asarray(every / every.sum(axis=1, keepdims=True))
 
 
-def private_weights(found: NDArray[np.float64], noise: Noise, deviation: float) -> NDArray[np.float64]:
+def private_weights(
+    sources: Sequence[Source],
+    cases: Cases,
+    noise: Noise,
+    deviation: float,
+    *,
+    repeats: bool,
+    tick: Callable[[int], object] = lambda _: None,
+) -> NDArray[np.float64]:
     """Weights of the sources, at least 0 and 1 together.
 
-    found: [shoppers, sources], from `training.recommend.mixture.target_shares`, one case a shopper.
-    deviation: of the noise of each of ROUNDS rounds.
+    cases: one a shopper. deviation: of the noise on the sums of `shopper_gains`. tick: told of cases done.
+    Raises: ValueError where a shopper has more than one case.
     """
-    sources = found.shape[1]
-    weights = np.full(sources, 1.0 / sources)
-    for number in range(ROUNDS):
-        told = shopper_parts(found, weights).sum(axis=0)
-        told += noise.gaussian(f"weights {number}", sources, deviation)
-        kept = np.maximum(told, 0.0)
-        if kept.sum() > 0:
-            weights = kept / kept.sum()
-    return weights
+    if len(set(cases.users)) < len(cases):
+        raise ValueError("a shopper has more than one case: what he adds would not be bounded")
+    choices = mixtures(len(sources))
+    sums = np.zeros(len(choices))
+    for part in chunks(len(cases)):
+        histories, targets = cases.histories[part], cases.targets[part]
+        shares = shares_of(sources, histories, repeats)
+        gains = np.empty((len(histories), len(choices)))
+        for at, choice in enumerate(choices):
+            scores = mixed(shares, choice)
+            if not repeats:
+                strip(scores, histories, -np.inf)
+            gains[:, at] = ndcg(target_ranks(scores, targets))
+        sums += shopper_gains(gains).sum(axis=0)
+        tick(len(histories))
+    sums += noise.gaussian("weights", len(choices), deviation)
+    return np.asarray(choices[int(sums.argmax())])
 
 
-def shopper_parts(found: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each shopper adds to a round: float64 [shoppers, sources], rows of length at most 1."""
-    parts = found * weights
-    whole = parts.sum(axis=1, keepdims=True)
-    return on_grid(np.divide(parts, whole, out=np.zeros_like(parts), where=whole > 0))
+def shopper_gains(gains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each shopper adds to the sums: float64 [shoppers, choices], rows of length at most 1.
+
+    gains: nDCG@10 by choice, 0 to 1 each.
+    """
+    return on_grid(gains / np.sqrt(gains.shape[1]))

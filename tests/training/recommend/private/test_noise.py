@@ -11,7 +11,6 @@ from scipy import sparse, stats
 from training.recipe import RecipeError
 from training.recommend.private.noise import GRID, Noise, on_grid, secret_of
 from training.recommend.private.tables import noisy_popularity, noisy_steps
-from training.recommend.private.weights import private_weights
 
 SECRET = bytes(range(32))
 
@@ -90,16 +89,3 @@ def test_a_step_that_many_made_stands_out_of_the_noise() -> None:
     found = noisy_steps(sums, Noise(SECRET), 2.0, neighbours=5)
     assert found[1].argmax() == 2
     assert 35.0 < found[1, 2] < 50.0
-
-
-def test_weights_come_near_the_likeliest_ones_under_little_noise_and_move_under_much() -> None:
-    chooser = np.random.default_rng(4)
-    found = chooser.random((3000, 2)) * 0.01
-    found[:2400, 0] += 0.2
-    found[2400:, 1] += 0.2
-    near = private_weights(found, Noise(SECRET), 5.0)
-    assert near == pytest.approx([0.8, 0.2], abs=0.02)
-    far = private_weights(found, Noise(SECRET), 3000.0)
-    assert np.abs(far - near).max() > 0.05
-    assert far.sum() == pytest.approx(1.0)
-    assert (far >= 0).all()
