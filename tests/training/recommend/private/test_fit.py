@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from tests.training.recommend.shop import BESTSELLERS, PAIRS, write_sequences, w
 from training.evaluate import main as evaluate
 from training.recommend.behaviour import read_behaviour
 from training.recommend.evaluate import MIXTURE, POPULARITY
-from training.recommend.recipe import RecommendRecipe, load_recommend_recipe
+from training.recommend.recipe import load_recommend_recipe
 from training.train import main as train
 
 SMALL = """
@@ -163,9 +164,23 @@ def test_a_recipe_without_the_section_learns_as_before(tmp_path: Path) -> None:
     assert _train(tmp_path, data, SMALL) == 0
     assert "privacy" not in _card(tmp_path)
     assert not (tmp_path / "run" / "noise.secret").exists()
-    # A run folder that was begun before there was such a section goes on.
-    assert asdict(RecommendRecipe())["privacy"] is None
-    assert _train(tmp_path, data, SMALL, out="again") == 0
+
+
+def test_a_run_folder_that_was_begun_before_there_was_such_a_section_goes_on(tmp_path: Path) -> None:
+    data = _write_shop(tmp_path, shoppers=40)
+    (tmp_path / "recipe.toml").write_text(SMALL)
+    recipe = load_recommend_recipe(tmp_path / "recipe.toml")
+    behaviour = read_behaviour(data, seed=recipe.seed)
+    choices = {key: value for key, value in asdict(recipe).items() if key != "privacy"}
+    told = json.dumps([choices, behaviour.item_ids, behaviour.texts, behaviour.attributes])
+    digest = hashlib.sha256(told.encode())
+    for sequence in (*behaviour.train, *behaviour.validation.histories, behaviour.validation.targets):
+        digest.update(sequence.tobytes() + b"|")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "belongs.txt").write_text(digest.hexdigest() + "\n")
+    assert _train(tmp_path, data, SMALL) == 0
+    (tmp_path / "run" / "belongs.txt").write_text("0" * 64 + "\n")
+    assert _train(tmp_path, data, SMALL, out="other") == 2
 
 
 @pytest.mark.parametrize(

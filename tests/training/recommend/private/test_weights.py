@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.recommend.behaviour import Cases
+from training.recommend.behaviour import Cases, Items
 from training.recommend.private.noise import Noise
 from training.recommend.private.weights import mixtures, private_weights, shopper_gains
 
@@ -26,7 +27,7 @@ class Told:
     knows: NDArray[np.bool_]
     doubt: float = 0.0
 
-    def evidence(self, histories: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def evidence(self, histories: Sequence[Items]) -> NDArray[np.float32]:
         """See `training.recommend.mixture.Source`."""
         # Cases come in chunks of 256 and the rest.
         start = 0 if len(histories) == 256 else 256
