@@ -92,10 +92,10 @@ class PrivacyShares:
     weights: which sources are in the mixture; 0 takes all of them.
     """
 
-    popularity: float = 0.2
-    steps: float = 0.7
+    popularity: float = 0.15
+    steps: float = 0.65
     sequence: float = 0.4
-    weights: float = 0.1
+    weights: float = 0.2
 
 
 @dataclass(frozen=True)

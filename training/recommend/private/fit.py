@@ -41,6 +41,8 @@ from training.recommend.section import Contents
 from training.recommend.sequence import FromModel
 from training.recommend.tables import Table, keep_largest, similar_attributes, similar_texts
 
+LIKED = "attributes_liked"
+"""The table of items with the same attributes, the more popular first."""
 _DOUBT = 10.0
 """Deviations of the noise for which evidence from steps must stand to be as much as doubt."""
 PUBLIC = [
@@ -128,10 +130,12 @@ def private_fit(
         note("sequence")
         sources.append(_sequence(learning, popularity, run))
     note("mixture")
-    weights = np.full(len(sources), 1.0 / len(sources))
+    # New items have their share by the recipe alone.
+    chosen = np.array([one.name != NEW for one in sources])
+    weights = chosen / chosen.sum()
     if "weights" in names:
-        weights = private_weights(
-            sources,
+        weights[chosen] = private_weights(
+            [one for one in sources if one.name != NEW],
             behaviour.validation,
             learning.noise,
             learning.deviation("weights"),
@@ -233,8 +237,12 @@ def _tables(learning: _Learning, popularity: NDArray[np.float32]) -> list[Table]
         table = noisy_steps(sums, learning.noise, learning.deviation("steps"), neighbours=settings.neighbours)
         made[COUNTS] = (table, max(settings.doubt, _DOUBT * learning.deviation("steps")))
     if shares is not None:
-        table = similar_attributes(shares, popularity.astype(np.float64), neighbours=settings.neighbours)
-        made["attributes"] = (table, 0.0)
+        # Once as anybody could, and once by popularity, in deviations of its noise where that is above 1: so
+        # that noise never outweighs what attributes say.
+        liked = popularity.astype(np.float64) / max(1.0, learning.deviation("popularity"))
+        for name, by in (("attributes", np.zeros(behaviour.items)), (LIKED, liked)):
+            table = similar_attributes(shares, by, neighbours=settings.neighbours)
+            made[name] = (table, 0.0)
     if texts is not None:
         table = similar_texts(texts, neighbours=settings.neighbours, temperature=settings.temperature)
         made["texts"] = (table, 0.0)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from training.recommend.behaviour import Cases
 from training.recommend.measured import ndcg, target_ranks
 from training.recommend.mixture import Source, chunks, mixed, shares_of, strip
+from training.recommend.private.bounded import SENSITIVITY
 from training.recommend.private.noise import Noise, on_grid
 
 
@@ -62,6 +63,8 @@ def private_weights(
 def shopper_gains(gains: NDArray[np.float64]) -> NDArray[np.float64]:
     """What each shopper adds to the sums: float64 [shoppers, choices], rows of length at most 1.
 
-    gains: nDCG@10 by choice, 0 to 1 each.
+    gains: nDCG@10 by choice, 0 to 1 each. Less their mean, since only differences choose; longer rows are
+    scaled down.
     """
-    return on_grid(gains / np.sqrt(gains.shape[1]))
+    told = gains - gains.mean(axis=1, keepdims=True)
+    return on_grid(told / np.maximum(np.linalg.norm(told, axis=1, keepdims=True), SENSITIVITY))

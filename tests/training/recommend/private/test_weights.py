@@ -69,5 +69,9 @@ def test_a_shopper_with_two_cases_is_refused() -> None:
         private_weights(SOURCES, twice, Noise(SECRET), 1.0, repeats=False)
 
 
-def test_a_shopper_whom_every_choice_serves_best_adds_a_length_of_one() -> None:
-    assert np.linalg.norm(shopper_gains(np.ones((1, 15)))) == pytest.approx(1.0, abs=1e-3)
+def test_a_shopper_adds_only_what_tells_choices_apart_and_no_more_than_a_length_of_one() -> None:
+    assert not shopper_gains(np.ones((1, 15))).any()
+    some = np.array([[1.0] * 7 + [0.0] * 8])
+    assert np.linalg.norm(shopper_gains(some)) == pytest.approx(1.0, abs=1e-3)
+    little = shopper_gains(np.array([[0.25, 0.0, 0.0, 0.0]]))
+    assert little[0, 0] - little[0, 1] == pytest.approx(0.25, abs=1e-3)
