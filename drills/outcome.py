@@ -19,6 +19,7 @@ from typing import Any
 
 from drills.experiment import Inconclusive, Judgement, Verdict
 from drills.journal import machine, write_result
+from drills.judges.alerts import over_parts, sentences
 from drills.report.noise import machine_noise
 from drills.report.records import Records, RecordsError, Run, default_path
 from drills.report.summary import telling_history
@@ -101,8 +102,12 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
     else:
         print(f"{name}: {judgement.verdict}")
         for key, value in judgement.figures.items():
+            if key == "alerts":
+                continue
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
             print(f"  {key.replace('_', ' '):22} {shown}")
+        for sentence in sentences(result["alerts"]) if "alerts" in result else ():
+            print(f"  {'alert':22} {sentence}")
         for reason in judgement.reasons:
             print(f"  - {reason}")
         print(f"  record: {folder}")
@@ -110,9 +115,9 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
 
 
 def _alerts(details: dict[str, Any]) -> dict[str, Any]:
-    """The alerts of all runs; of a drill in several parts, of the first part that tells of any."""
+    """The alerts of all runs, of all parts where a drill has several."""
     parts = [details, *(part for part in details.values() if isinstance(part, dict))]
-    return next((part["alerts"] for part in parts if part.get("alerts")), {})
+    return over_parts([part["alerts"] for part in parts if part.get("alerts")])
 
 
 def keep_result(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> dict[str, Any]:
