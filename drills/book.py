@@ -401,9 +401,13 @@ DRILLS: tuple[Drill, ...] = (
         name="data_leak",
         hypothesis=(
             "of marked names, addresses, numbers and tokens in requests, metadata and feedback none is in any"
-            " file, log, metric, refusal or export afterwards, in whatever form"
+            " file, log, metric, refusal or export afterwards, in whatever form; an encrypted store's files"
+            " hold no text of products or comments either"
         ),
-        injection="canary texts in searches, metadata, feedback, comments, and in what must be refused",
+        injection=(
+            "canary texts in searches, metadata, feedback, comments, and in what must be refused; then in"
+            " products of an encrypted store"
+        ),
         module="drills.data_leak",
         needs=("a model bundle",),
         control="--without scrub",

@@ -357,6 +357,11 @@ impl Engine {
         self.0.observe(epoch, head_sequence);
     }
 
+    /// Tell the engine that the log cannot be read, until the next `observe`.
+    fn lose_log(&self) {
+        self.0.lose_log();
+    }
+
     /// Answer a serialised `SearchRequest` within the budget, microseconds; `priority` is the class that metadata name.
     #[pyo3(signature = (request, remaining_us, cancel=None, priority=None))]
     fn search<'py>(
