@@ -49,6 +49,7 @@ from server.release.bundles import Bundles
 from server.release.deploys import PREFIX, Deploys, read_state
 from server.release.held import Models, hold
 from server.rpc import RpcServer
+from server.scaling import WorkerScaling, scale_workers
 from server.services.admin import AdminService
 from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
@@ -116,8 +117,8 @@ def wait_applied(tailer: Tailer, sequence: int, timeout_s: float, *, stalled_max
 
 
 def out_of_sight(tailer: Tailer, *, stalled_max_s: float) -> bool:
-    """Whether nothing new of the log will be applied here soon: the store does not answer, or the tailer has not
-    moved for longer than `stalled_max_s`."""
+    """Whether nothing new of the log will be applied here soon: the store does not answer, or the tailer has
+    not moved for longer than `stalled_max_s`."""
     return tailer.refused_s() > _REFUSED_MAX_S or tailer.stalled_s() > stalled_max_s
 
 
@@ -170,6 +171,7 @@ class Replica:
         self._drift = Drift(settings.data_dir / "drift", settings.metrics.drift_policy)
         self._primary = ("", 0, 0.0)
         self._asking_for_primary = threading.Lock()
+        self._scaling: WorkerScaling | None = None
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
         admin = AdminService(
             status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
@@ -390,6 +392,9 @@ class Replica:
             parts.keeper.start()
             parts.retention.start()
         parts.bundles.serving.renewal.start()
+        self._scaling = scale_workers(
+            self.settings.ranking.workers_min, lambda: parts.bundles.serving.engine, self.status
+        )
 
     # --- end ---------------------------------------------------------------------------------------------
 
@@ -411,6 +416,8 @@ class Replica:
         self.audit.close()
         if self.parts is None:
             return
+        if self._scaling is not None:
+            self._scaling.stop()
         self.parts.retention.stop()
         self.parts.writer.close()
         self.parts.keeper.stop()

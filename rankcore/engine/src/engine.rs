@@ -193,7 +193,7 @@ pub struct Status {
     pub in_flight: usize,
     /// Requests waiting.
     pub queued: usize,
-    /// Worker threads.
+    /// Worker threads that take work.
     pub workers: usize,
     /// Plans, cheapest tier first.
     pub plans: Vec<PlanNow>,
@@ -496,6 +496,12 @@ impl Engine {
             observed.caught_up = Instant::now();
         }
         self.core.log_away.store(false, Ordering::SeqCst);
+    }
+
+    /// Lets so many workers take work from now on, of all engines that share them: at least one, at most as many as were
+    /// started. Returns how many.
+    pub fn resize(&self, workers: usize) -> usize {
+        self.core.crew.scheduler.resize(workers)
     }
 
     /// Tells the engine that the log cannot be read: until the next [`Engine::observe`] a request that asks for a sequence
