@@ -255,6 +255,8 @@ class Cluster:
         for replica in self.replicas:
             replica.metrics = replica.metrics_address() or replica.metrics
         endpoints = [replica.metrics for replica in self.replicas if replica.metrics]
+        if not endpoints and tuple(self.plan.command) == SERVER_COMMAND:
+            raise ClusterError("no replica tells where its metrics are, so no alert can be watched")
         if endpoints and self.plan.alerts is not None:
             # For a Prometheus that wants to look as well (file_sd_configs).
             found_by = [{"targets": endpoints, "labels": {"job": "muster"}}]

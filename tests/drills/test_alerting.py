@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drills.book import DRILLS, Drill, watched_in
-from drills.judges.alerts import FASTER
+from drills.judges.alerts import FASTER, LONG_WINDOWED
 from muster.alerts.prometheus import rule_file
 from muster.alerts.rules import load_rules
 from tests.muster.alerts.listener import Listener
@@ -36,6 +36,8 @@ def test_each_drill_names_an_alert_that_can_fire_in_time_or_says_why_none_is_due
     assert bool(drill.alerts) != bool(drill.silent)
     assert {due.name for due in drill.alerts} | set(drill.aside) <= rules.keys()
     assert not {due.name for due in drill.alerts} & set(drill.aside)
+    assert not LONG_WINDOWED & {due.name for due in drill.alerts}
+    assert rules.keys() >= LONG_WINDOWED
     for due in drill.alerts:
         assert rules[due.name].for_s / drill.faster < due.within_s
 

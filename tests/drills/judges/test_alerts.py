@@ -66,9 +66,9 @@ def test_of_one_that_fired_before_the_fault_nothing_is_known() -> None:
 
 
 def test_what_the_book_does_not_count_with_is_told_apart() -> None:
-    told = history((STALE, "firing", 2.2), ("MusterDrift", "firing", 2.5))
-    found = judge_alerts(told, replace(WATCHED, due=()))
-    assert found.figures == {"others": ["MusterDrift", STALE], "unforeseen": ["MusterDrift"]}
+    fired = (STALE, "MusterDrift", "MusterBudgetBurnsSlowly")
+    found = judge_alerts(history(*((name, "firing", 2.2) for name in fired)), replace(WATCHED, due=()))
+    assert found.figures == {"others": sorted(fired), "unforeseen": ["MusterDrift"]}
     assert (found.deviations, found.doubts) == ((), ())
 
 
