@@ -23,10 +23,12 @@ from typing import Any
 from drills.experiment import AlertFindings, Inconclusive
 from drills.journal import History
 from drills.judges.alerts import Watched, judge_alerts
-from muster.alerts.watch import BEGUN
 
 INTERVAL_MS = 250
 MODES = ("require", "ignore", "off")
+_BEGUN = "watching "
+"""What `muster alerts watch` says once it has looked for the first time begins with this."""
+
 _BEGIN_S = 60.0
 _SETTLED_S = 10.0
 _POLL_S = 0.1
@@ -83,7 +85,7 @@ class AlertWatch:
     def _begin(self) -> None:
         """Waits for the first look: a fault before it would not be seen to begin."""
         end_s = time.monotonic() + _BEGIN_S
-        while BEGUN not in self._log.read_text(encoding="utf-8", errors="replace"):
+        while _BEGUN not in self._log.read_text(encoding="utf-8", errors="replace"):
             if self._process.poll() is not None or time.monotonic() >= end_s:
                 self.close()
                 raise Inconclusive(f"the evaluator of the alerts did not begin; {self._log} says why")

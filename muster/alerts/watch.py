@@ -14,8 +14,6 @@ from muster.alerts.evaluator import Alert, Evaluator
 from muster.alerts.sinks import Sink, SinkError
 
 PAGE_BYTES_MAX = 8 << 20
-BEGUN = "watching "
-"""What the command says once it has looked for the first time begins with this."""
 
 Fetch = Callable[[str, float], str | None]
 

@@ -85,7 +85,7 @@ def watch(
     from muster.alerts.evaluator import Evaluator
     from muster.alerts.series import STALE_AFTER_S
     from muster.alerts.sinks import LogFile, Sink, Webhook
-    from muster.alerts.watch import BEGUN, Watch
+    from muster.alerts.watch import Watch
 
     targets = [address.strip() for address in target.split(",") if address.strip()]
     if not targets or not all(address.rpartition(":")[2].isdigit() for address in targets):
@@ -108,7 +108,7 @@ def watch(
     )
     signal.signal(signal.SIGTERM, lambda number, frame: looking.stop())
     looking.look()
-    print(f"{BEGUN}{len(targets)} endpoints by {len(scaled)} rules, every {interval_s:g} s", flush=True)
+    print(f"watching {len(targets)} endpoints by {len(scaled)} rules, every {interval_s:g} s", flush=True)
     looking.run()
 
 

@@ -176,7 +176,10 @@ class ScriptedReplica(
         return found or admin_pb2.TransferLeaseResponse(primary=self.name, epoch=4)
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        # Not among the calls: a client may ask for it beside a write that waits.
+        # Neither among the calls nor a step of the script: a client may ask for it beside a write that waits.
+        found = self.always(request, context) if self.always is not None else None
+        if isinstance(found, admin_pb2.StatusResponse):
+            return found
         return admin_pb2.StatusResponse(
             replica=self.name,
             role=self.role,

@@ -254,7 +254,7 @@ def test_a_transfer_asks_the_primary(start_replicas: Start) -> None:
                 await client.transfer_lease(deadline_ms=LONG_MS)
             replicas[1].role = admin_pb2.ROLE_PRIMARY
             assert (await client.transfer_lease(deadline_ms=LONG_MS)).primary == "r1"
-            replicas[1].script = [lambda request, context: None, fails(CODE.UNAVAILABLE, "a standby now")]
+            replicas[1].script = [fails(CODE.UNAVAILABLE, "a standby now")]
             with pytest.raises(Unavailable, match="a standby now"):
                 await client.transfer_lease(deadline_ms=LONG_MS)
 
