@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from drills.experiment import Inconclusive, Judgement, Verdict
 from drills.journal import machine, write_result
 from drills.judges.alerts import over_parts, sentences
@@ -169,6 +171,9 @@ def guarded(
             return body()
     except (Inconclusive, ClusterError, OSError) as error:
         reason = str(error)
+    except grpc.RpcError as error:
+        # While a cluster is filled, say: a busy machine may change its primary.
+        reason = f"a replica did not answer, apart from any fault: {error}"
     except KeyboardInterrupt:
         reason = "interrupted"
     result = {kind: name, "verdict": str(Verdict.INCONCLUSIVE), **empty, "reason": reason}
