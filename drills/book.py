@@ -67,7 +67,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without standby",
         alerts=(Due("MusterPrimaryDown", 3.0),),
-        aside=("MusterReplicaDown",),
+        aside=("MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="hang",
@@ -80,7 +80,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without lease",
         alerts=(Due("MusterPrimaryDown", 3.0),),
-        aside=("MusterReplicaDown",),
+        aside=("MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="hang_in_transaction",
@@ -90,7 +90,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without lease",
         alerts=(Due("MusterPrimaryDown", 3.0),),
-        aside=("MusterReplicaDown",),
+        aside=("MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="standby_hang",
@@ -109,6 +109,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without spare",
         alerts=(Due("MusterPrimaryDown", 3.0), Due("MusterReplicaDown", 4.0)),
+        aside=("MusterLeaseFlapping",),
     ),
     Drill(
         name="rolling_restart",
@@ -119,7 +120,7 @@ DRILLS: tuple[Drill, ...] = (
         control="--without turns",
         target=True,
         silent="planned; a restart of a second counts as a minute here",
-        aside=("MusterPrimaryDown", "MusterReplicaDown"),
+        aside=("MusterPrimaryDown", "MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="deadline_storm",
@@ -130,6 +131,7 @@ DRILLS: tuple[Drill, ...] = (
         control="--without core",
         target=True,
         alerts=(Due("MusterQualityLow", 6.0),),
+        aside=("MusterRefusals", "MusterInTimeLow"),
     ),
     Drill(
         name="bad_deploy",
@@ -153,7 +155,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.partition",
         needs=("a model bundle", "PostgreSQL for the second cut"),
         control="--without detection",
-        silent="only clients see the cut",
+        silent="clients alone see the first cut, and the second is short",
+        aside=("MusterStale", "MusterReplicaLag", "MusterWritesFail"),
     ),
     Drill(
         name="store_down",
@@ -166,7 +169,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without deadline",
         alerts=(Due("MusterWritesFail", 5.0),),
-        aside=("MusterNoPrimary",),
+        aside=("MusterNoPrimary", "MusterStale", "MusterReplicaLag"),
     ),
     Drill(
         name="standby_lag",
@@ -179,7 +182,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without bound",
         alerts=(Due("MusterReadsNotServed", 6.0),),
-        aside=("MusterStale", "MusterReplicaLag"),
+        aside=("MusterStale", "MusterReplicaLag", "MusterRefusals", "MusterQualityLow"),
     ),
     Drill(
         name="latency",
@@ -333,6 +336,14 @@ DRILLS: tuple[Drill, ...] = (
         control="--without budget",
         target=True,
         alerts=(Due("MusterNoReplica", 3.0),),
+        aside=(
+            "MusterPrimaryDown",
+            "MusterReplicaDown",
+            "MusterNoPrimary",
+            "MusterInTimeLow",
+            "MusterRefusals",
+            "MusterQualityLow",
+        ),
     ),
     Drill(
         name="hot_key",
