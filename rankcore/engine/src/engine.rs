@@ -1245,7 +1245,11 @@ impl Core {
                     }
                     _ => {
                         let wanted = asked.ask.min_sequence;
-                        let why = if away { ", and the log cannot be read" } else { "" };
+                        let why = if away {
+                            ", and the log cannot be read"
+                        } else {
+                            ""
+                        };
                         asked.reply.send(Err(Error::NotReady(format!(
                             "sequence {wanted} has not been applied; {applied} has{why}"
                         ))));

@@ -379,7 +379,10 @@ fn a_worker_that_rests_takes_nothing_and_works_again_when_it_may() {
     let one = bench.submit("one", 1_000, None);
     bench.wait_for(1);
     let other = bench.submit("other", 2_000, None);
-    assert_eq!((bench.scheduler.workers(), bench.scheduler.depth()), (1, (1, 2)));
+    assert_eq!(
+        (bench.scheduler.workers(), bench.scheduler.depth()),
+        (1, (1, 2))
+    );
     one.ends();
     bench.wait_for(2);
     let third = bench.submit("third", 3_000, None);
