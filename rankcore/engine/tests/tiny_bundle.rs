@@ -692,7 +692,7 @@ fn a_request_that_waits_for_a_sequence_is_refused_once_the_log_cannot_be_read() 
         engine.submit(call, move |result| sender.send(result.map(|_| ())).unwrap());
         receiver
     };
-    let why = |receiver: std::sync::mpsc::Receiver<Result<(), Error>>| match receiver.recv() {
+    let why = |receiver: std::sync::mpsc::Receiver<Result<()>>| match receiver.recv() {
         Ok(Err(Error::NotReady(why))) => why,
         other => panic!("not refused: {other:?}"),
     };
