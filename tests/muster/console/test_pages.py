@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -215,14 +216,15 @@ def test_a_drill_of_the_running_service_is_run_from_the_page_and_its_report_is_r
 
 @contextlib.contextmanager
 def shoppers(endpoint: str) -> Iterator[None]:
-    """Searches at one replica as long as it lasts, with pauses in which it can compare."""
-    enough = threading.Event()
+    """Searches at one replica as long as it lasts, each another one, since the canary takes its share of them
+    by what is asked; with pauses in which it can compare."""
+    enough, numbers = threading.Event(), itertools.count()
 
     def ask() -> None:
         with Client([endpoint]) as client:
             while not enough.is_set():
                 with contextlib.suppress(MusterError):
-                    client.search("coffee mug", deadline_ms=float(DEADLINE_MS))
+                    client.search(f"coffee mug {next(numbers)}", deadline_ms=float(DEADLINE_MS))
                 enough.wait(0.005)
 
     asking = [threading.Thread(target=ask) for _ in range(2)]
