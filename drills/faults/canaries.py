@@ -262,6 +262,7 @@ def _fold(rehearsal: Rehearsal) -> bool:
 
 def new_keys(path: Path) -> None:
     """Draws a key for a store into a file of its own. Raises: RuntimeError where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     _muster("privacy", "new-key", str(path), "--json")
 
