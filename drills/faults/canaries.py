@@ -15,11 +15,13 @@ from typing import Any
 
 import grpc
 
-from drills.failover import Rehearsal
+from drills.experiment import Inconclusive
+from drills.failover import Rehearsal, head_of
 from drills.journal import Journal
 from drills.rig.canaries import Canary, Leak, Search, draw, draw_stored
 from drills.rig.cluster import ROOT, Replica
-from muster.v1 import catalogue_pb2, catalogue_pb2_grpc, feedback_pb2_grpc, ranking_pb2, ranking_pb2_grpc
+from muster.client import Client, MusterError
+from muster.v1 import catalogue_pb2, feedback_pb2_grpc, ranking_pb2, ranking_pb2_grpc
 from muster.v1 import feedback_pb2 as pb
 
 EVENTS = 40
@@ -99,7 +101,6 @@ class Canaries:
 
     def _offer(self, rehearsal: Rehearsal, texts: Mapping[str, str]) -> None:
         """Products with marked texts."""
-        stub = catalogue_pb2_grpc.CatalogueServiceStub(rehearsal.cluster.channel(rehearsal.cluster.primary()))
         events = []
         for number in range(PRODUCTS):
             product = catalogue_pb2.Product(
@@ -111,8 +112,11 @@ class Canaries:
                 attributes={"note": texts["attribute"]},
             )
             events.append(catalogue_pb2.Event(event_id=f"marked-{number}", upsert=product))
-        request = catalogue_pb2.ApplyRequest(events=events)
-        self._ask("apply", lambda: stub.Apply(request, timeout=_DEADLINE_S))
+        try:
+            with Client(rehearsal.cluster.addresses) as client:
+                client.apply(events, deadline_ms=1000.0 * _FOLDED_S)
+        except MusterError as error:
+            raise Inconclusive(f"products with marked texts could not be written: {error}") from error
 
     def _record(self, rehearsal: Rehearsal, texts: Mapping[str, str]) -> None:
         stub = feedback_pb2_grpc.FeedbackServiceStub(rehearsal.cluster.channel(rehearsal.cluster.primary()))
@@ -240,9 +244,7 @@ def _fold(rehearsal: Rehearsal) -> bool:
     """Writes as many events as the log keeps, and waits until all before them are in the snapshot. False
     where that takes too long."""
     cluster = rehearsal.cluster
-    primary = cluster.primary()
-    before = cluster.status(primary).head_sequence
-    stub = catalogue_pb2_grpc.CatalogueServiceStub(cluster.channel(primary))
+    before, _ = head_of(cluster)
     run = uuid.uuid4().hex
     filling = [
         catalogue_pb2.Event(
@@ -251,10 +253,18 @@ def _fold(rehearsal: Rehearsal) -> bool:
         )
         for number in range(RETENTION_EVENTS_MAX)
     ]
-    stub.Apply(catalogue_pb2.ApplyRequest(events=filling), timeout=_DEADLINE_S)
+    try:
+        with Client(cluster.addresses) as client:
+            client.apply(filling, deadline_ms=1000.0 * _FOLDED_S)
+    except MusterError:
+        return False
     end_s = time.monotonic() + _FOLDED_S
     while time.monotonic() < end_s:
-        if cluster.status(primary).folding.first_sequence > before:
+        # Only a primary folds, and tells how far it came.
+        if (
+            max(cluster.status(one).folding.first_sequence for one in cluster.replicas if one.running)
+            > before
+        ):
             return True
         time.sleep(_POLL_S)
     return False
