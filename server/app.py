@@ -214,9 +214,10 @@ class Replica:
         )
 
         def deliver(events: list[bytes]) -> int:
+            # Whoever waits for a sequence asks for what happened before it as soon as that is applied.
+            keeping.histories.follow(events)
             sequence = bundles.apply(events)
             deploys.follow(events)
-            keeping.histories.follow(events)
             return sequence
 
         def reload() -> int:
@@ -315,7 +316,6 @@ class Replica:
         recommend = RecommendService(
             engine=lambda: bundles.serving.engine,
             histories=keeping.histories,
-            names=keeping.names,
             receipt_id=keeping.receipts.issued,
             at_once=settings.rpc.threads // 2,
             wait_applied=applied,
@@ -324,6 +324,7 @@ class Replica:
         )
         privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
         self.rpc.front.sign_receipts(keeping.receipt_key)
+        self.rpc.front.remember(keeping.histories.core)
         self.parts = Parts(
             store,
             bundles,

@@ -194,6 +194,15 @@ class RankingSettings(Section):
         " (`onnxruntime`), or the first where they can and the second where they cannot (`auto`): a model"
         " that the exporter did not write, or a processor without AVX2. The log says which, and why.",
     )
+    taste_weight: float = setting(
+        0.25,
+        "share",
+        "How far what a shopper lately did moves the results of a search that names the shopper: at most this"
+        " share of the distance between the scores of the first and the tenth result. 0: not at all"
+        " (docs/recommend.md).",
+        ge=0.0,
+        le=1.0,
+    )
 
 
 class CatalogueSettings(Section):

@@ -1,8 +1,6 @@
-"""``Recommend`` of ``muster.v1.RankingService``: puts what feedback has told into the request's history, and
-has the ranking core answer it.
+"""``Recommend`` of ``muster.v1.RankingService``, answered by the ranking core.
 
-The other ranking calls never come here: the front answers them. This one needs the secrets of pseudonyms,
-which stay in this room.
+The other ranking calls never come here: the front answers them.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from collections.abc import Callable, Mapping
 import grpc
 
 import rankcore
-from muster.privacy.pseudonyms import SESSION, SHOPPER
 from muster.v1 import ranking_pb2 as pb
 from server import health
 from server.admission import Budget
@@ -25,9 +22,6 @@ from server.metrics import Metrics
 from server.services import parse, unary
 
 PRIORITY_KEY = "muster-priority"
-HISTORY_MAX = 1_000
-"""Items of a request, by the contract."""
-NAME_CHARACTERS_MAX = 256
 
 # Left of a budget for the answer, once a sequence was waited for.
 _REPLY_S = 0.005
@@ -36,8 +30,7 @@ _REPLY_S = 0.005
 class RecommendService:
     """Answers Recommend.
 
-    engine: the serving one. names: a kind of name, the name and a time to the pseudonyms that it has then or
-    had lately. receipt_id: names an answer given at a time. wait_applied, applied_sequence: as for the
+    engine: the serving one. histories: what feedback has told. receipt_id: names an answer given at a time. wait_applied, applied_sequence: as for the
     catalogue. at_once: calls answered at a time; one more is refused, for each holds a thread.
     """
 
@@ -46,7 +39,6 @@ class RecommendService:
         *,
         engine: Callable[[], rankcore.Engine],
         histories: Histories,
-        names: Callable[[str, str, float], list[str]],
         receipt_id: Callable[[float], str],
         wait_applied: Callable[[int, float], bool],
         applied_sequence: Callable[[], int],
@@ -56,7 +48,6 @@ class RecommendService:
     ) -> None:
         self._engine = engine
         self._histories = histories
-        self._names = names
         self._receipt_id = receipt_id
         self._wait_applied = wait_applied
         self._applied_sequence = applied_sequence
@@ -87,43 +78,20 @@ class RecommendService:
                 raise ReplicaNotReady(f"sequence {wanted} has not been applied here; {applied} has")
             remaining_us = self._budget.remaining_us(context)
         now_s = self._clock_s()
-        recorded = self._put_in(message, now_s)
         told = next((str(value) for key, value in context.invocation_metadata() if key == PRIORITY_KEY), None)
         answer, tier, reason = self._engine().recommend(
-            message.SerializeToString(), remaining_us, now_unix_us=int(now_s * 1e6), priority=told
+            request,
+            remaining_us,
+            now_unix_us=int(now_s * 1e6),
+            priority=told,
+            shoppers=self._histories.core,
         )
         with self._lock:
             self._tiers[tier] += 1
             self._reasons[reason] += 1
         # A message that comes in two parts is one to its reader.
-        ending = pb.RecommendResponse(
-            receipt=pb.Receipt(receipt_id=self._receipt_id(now_s)),
-            history=pb.HistoryAccount(recorded=recorded),
-        )
+        ending = pb.RecommendResponse(receipt=pb.Receipt(receipt_id=self._receipt_id(now_s)))
         return answer + ending.SerializeToString()
-
-    def _put_in(self, message: pb.RecommendRequest, now_s: float) -> int:
-        """Put what is remembered before the request's own history; how many products it alone tells.
-
-        A request that is over its limits is left as it is: the core says what is wrong with it.
-        """
-        names = [
-            pseudonym
-            for kind, name in ((SHOPPER, message.shopper_id), (SESSION, message.session_id))
-            if name and len(name) <= NAME_CHARACTERS_MAX
-            for pseudonym in self._names(kind, name, now_s)
-        ]
-        if not names or len(message.history) > HISTORY_MAX:
-            return 0
-        own = {item.product_id for item in message.history}
-        remembered = [item for item in self._histories.of(names, now_s) if item.product_id not in own]
-        remembered = remembered[max(0, len(remembered) + len(message.history) - HISTORY_MAX) :]
-        history = [*remembered, *message.history]
-        del message.history[:]
-        message.history.extend(history)
-        message.ClearField("shopper_id")
-        message.ClearField("session_id")
-        return len(remembered)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """The counts by the names that `server.metrics` publishes."""

@@ -21,6 +21,7 @@ use rankcore_front::trial::{PARTS, Trial};
 use rankcore_front::{Front as CoreFront, News, Settings, status};
 
 use crate::Engine;
+use crate::shoppers::Shoppers;
 
 /// How connections are encrypted, as Python gives it.
 #[derive(FromPyObject)]
@@ -190,6 +191,11 @@ impl Front {
     /// Answers get ids from now on, signed with this key, 32 bytes.
     fn sign_receipts(&self, key: [u8; KEY_BYTES]) {
         self.0.sign_receipts(key);
+    }
+
+    /// Searches that name a shopper or a visit are told of these from now on.
+    fn remember(&self, shoppers: &Shoppers) {
+        self.0.remember(shoppers.shared());
     }
 
     /// Ranking calls are answered by this engine from now on.

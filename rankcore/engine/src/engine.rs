@@ -15,6 +15,7 @@ use crate::account::{Accounted, Accounts};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
+use crate::memory::Memory;
 use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::help::HelpBook;
@@ -23,7 +24,7 @@ use crate::plan::price::{Price, Pricing};
 use crate::plan::priority::Priority;
 use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
-use crate::plan::{Moment, Parts, Planner, stages};
+use crate::plan::{Moment, Parts, Planner, Shape, stages};
 use crate::recommend::admission::{self, Recommended};
 use crate::recommend::answer::Known;
 use crate::reply::{Cancel, Done, Pending, Reply, pair};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub pricing: Pricing,
     /// What the models are run by.
     pub kernels: Choice,
+    /// How much a shopper's history moves a search's results, 0 (not at all) to 1: see [`crate::taste::most`].
+    pub taste_weight: f64,
 }
 
 impl Default for Settings {
@@ -65,6 +68,7 @@ impl Default for Settings {
             queue_max: 1_024,
             pricing: Pricing::default(),
             kernels: Choice::Auto,
+            taste_weight: TASTE_WEIGHT,
         }
     }
 }
@@ -119,6 +123,7 @@ struct Asked {
     behind: bool,
     reply: Reply,
     pending: Pending,
+    memory: Option<Arc<dyn Memory>>,
 }
 
 /// A request that waits for the sequence it asks for.
@@ -156,6 +161,8 @@ pub struct Call<'a> {
     pub remaining_us: u64,
     /// The class that the call's metadata name.
     pub priority: Option<&'a str>,
+    /// What is remembered of whom the request may name; `None`: nothing.
+    pub memory: Option<&'a Arc<dyn Memory>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -231,6 +238,8 @@ pub struct Status {
     pub stall_us: u64,
 }
 
+/// As [`Settings::taste_weight`] is shipped: see decision 22.
+const TASTE_WEIGHT: f64 = 0.25;
 /// Budgets are cut to this; it keeps absolute deadlines far from overflow.
 const BUDGET_MAX_US: u64 = 3_600_000_000;
 /// Added to the place in the queue of work that goes behind all other: no deadline is further away.
@@ -315,6 +324,12 @@ impl Engine {
                 });
             }
         }
+        if !(0.0..=1.0).contains(&settings.taste_weight) {
+            violations.push(Violation {
+                field: "taste_weight".to_owned(),
+                description: format!("{}; accepted: 0 to 1", settings.taste_weight),
+            });
+        }
         if !violations.is_empty() {
             return Err(Error::InvalidRequest(violations));
         }
@@ -337,6 +352,7 @@ impl Engine {
             readings: Readings::new(&bundle)?,
             clock: Arc::clone(&clock),
             replica: settings.replica,
+            taste_weight: settings.taste_weight,
             chunk: AtomicUsize::new(settings.chunk_pairs),
             failures: Failures::default(),
             price: Price::new(settings.pricing),
@@ -542,6 +558,7 @@ impl Engine {
             arrived: Instant::now(),
             remaining_us,
             priority,
+            memory: None,
         };
         self.wait(call, cancel, interrupted)
     }
@@ -564,12 +581,12 @@ impl Engine {
             arrived: Instant::now(),
             remaining_us,
             priority,
+            memory: None,
         };
         self.wait(call, cancel, interrupted)
     }
 
-    /// Answers a serialised `RecommendRequest`, into whose history the caller has put what feedback has told, within
-    /// `remaining_us`, and waits. `priority`: the class that the call's metadata name. `now_unix_us`: the wall clock.
+    /// Answers a serialised `RecommendRequest` within `remaining_us`, and waits. `memory`: what feedback has told of whom it names. `priority`: the class that the call's metadata name. `now_unix_us`: the wall clock.
     ///
     /// # Errors
     /// See [`Error`].
@@ -579,9 +596,10 @@ impl Engine {
         remaining_us: u64,
         priority: Option<&str>,
         now_unix_us: u64,
+        memory: Option<&dyn Memory>,
     ) -> Result<Recommended> {
         let core = &self.core;
-        let ask = crate::recommend::ask::Ask::new(request, now_unix_us)?;
+        let ask = crate::recommend::ask::Ask::new(request, now_unix_us, memory)?;
         let priority = ask.priority(priority)?;
         let generation = core.serving()?;
         if generation.applied_sequence() < ask.min_sequence {
@@ -823,6 +841,15 @@ impl Engine {
                 for plan in plans.iter().filter(|plan| plan.tier <= Tier::Late) {
                     self.gauged(&generation, ask.clone(), plan, gauge)?;
                 }
+                // What a history costs does not depend on the plan that found the candidates.
+                let request = crate::wire::SearchRequest {
+                    query: query.clone(),
+                    history: liked(&request.product_ids),
+                    ..Default::default()
+                };
+                if let (Ok(ask), Some(plan)) = (Ask::search(&request.encode_to_vec()), plans.first()) {
+                    self.gauged(&generation, ask, plan, gauge)?;
+                }
             }
         }
         let gauge = gauge.lock();
@@ -873,13 +900,14 @@ impl Engine {
             .load()
             .as_ref()
             .map_or(0, |generation| generation.products());
-        let shape = crate::plan::Shape {
+        let shape = Shape {
             words: 3,
             brought: None,
             products,
             facets: 0,
             page: 10,
             chunk_pairs: self.core.services.chunk_pairs(),
+            personal: false,
         };
         let scale = self.core.services.planner.scale(&shape, &costs);
         let (part_failures, last_part_failure) = self.core.services.failures.seen();
@@ -1073,6 +1101,7 @@ impl Core {
             behind,
             reply,
             pending: pending.clone(),
+            memory: call.memory.map(Arc::clone),
         };
         match self.serving() {
             _ if self.closing.load(Ordering::SeqCst) => {
@@ -1099,13 +1128,18 @@ impl Core {
             behind,
             reply,
             pending,
+            memory,
         } = asked;
         let clock = &self.services.clock;
         let freshness = self.freshness(&generation);
         let parts = self.parts(&generation, &ask);
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
+        let shape = ask.shape(
+            generation.products(),
+            self.services.chunk_pairs(),
+            self.services.taste_weight > 0.0,
+        );
         // What the closure does not take is still here to tell the caller why.
-        let mut given = Some((generation, ask, reply));
+        let mut given = Some((generation, ask, reply, memory));
         let (place_us, in_flight_max) = if behind {
             // Whoever compares has just been answered, by a worker that is counted until it has told so.
             let in_flight_max = self.crew.scheduler.workers() + 1;
@@ -1138,11 +1172,21 @@ impl Core {
                 help: self.services.help(load.helpers, now_us),
                 help_idle: self.services.help(load.workers - 1, now_us),
             };
-            let chosen = planner.choose(&shape, &moment, &costs)?;
+            let chosen = planner.choose(&shape, &moment, &costs).or_else(|refused| {
+                // Nobody is refused for a history: it is looked at if there is time in the end.
+                let plain = Shape {
+                    personal: false,
+                    ..shape
+                };
+                if plain == shape {
+                    return Err(refused);
+                }
+                planner.choose(&plain, &moment, &costs)
+            })?;
             // What goes behind all other work is promised nothing.
             let promised_us = (!behind).then(|| now_us + whole_us(chosen.finish_us));
-            let (generation, ask, reply) = given.take().expect("taken once");
-            Ok(Box::new(Job::new(
+            let (generation, ask, reply, memory) = given.take().expect("taken once");
+            let job = Job::new(
                 Arc::clone(&self.services),
                 generation,
                 ask,
@@ -1155,11 +1199,12 @@ impl Core {
                 },
                 freshness,
                 reply,
-            )))
+            );
+            Ok(Box::new(job.remembering(memory)))
         });
         match (admitted, given) {
             (Ok(place), _) => pending.on_end(Box::new(move || place.forget())),
-            (Err(error), Some((_, _, reply))) => {
+            (Err(error), Some((_, _, reply, _))) => {
                 reply.send(Err(error));
             }
             // The job was made and refused: it has told its caller by being dropped.
@@ -1237,7 +1282,11 @@ impl Core {
 
     fn cheapest_us(&self, generation: &Generation, ask: &Ask) -> u64 {
         let costs = self.services.costs.at(self.services.clock.now_us());
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
+        let shape = ask.shape(
+            generation.products(),
+            self.services.chunk_pairs(),
+            self.services.taste_weight > 0.0,
+        );
         let cheapest = self
             .services
             .planner
@@ -1277,6 +1326,17 @@ fn workers(setting: usize) -> usize {
 
 /// How often a waiting caller is asked whether it was interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
+
+/// A history of these products.
+fn liked(product_ids: &[String]) -> Vec<crate::wire::HistoryItem> {
+    product_ids
+        .iter()
+        .map(|product_id| crate::wire::HistoryItem {
+            product_id: product_id.clone(),
+            ..Default::default()
+        })
+        .collect()
+}
 
 /// Measured runs of each plan and query in a warm-up.
 const WARM_UP_ROUNDS: usize = 2;

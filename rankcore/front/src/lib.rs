@@ -6,7 +6,7 @@
 //!
 //! `tls` encrypts connections; `identity` decides who may call what, and how often, before anything else is done for a call.
 //! `connection` reads calls, `limits` bounds what one client can make of that; `ranking` or `pass` takes each; `turn` hands ranking
-//! calls to the engine, nearest deadline first, or to the `trial` of a candidate beside it; `status` says why one is not answered.
+//! calls to the engine, nearest deadline first, or to the `trial` of a candidate beside it; `shoppers` remembers what whom a search names did; `status` says why one is not answered.
 //! Nothing here knows of Python.
 
 pub mod buckets;
@@ -14,12 +14,14 @@ pub mod budget;
 mod connection;
 pub mod counts;
 pub mod files;
+pub mod histories;
 pub mod identity;
 pub mod limits;
 pub mod message;
 mod pass;
 mod ranking;
 pub mod receipts;
+pub mod shoppers;
 pub mod status;
 #[cfg(test)]
 mod testing;
@@ -50,6 +52,7 @@ use files::Look;
 use identity::{Gate, Remote};
 use limits::Limits;
 use receipts::{KEY_BYTES, Receipts};
+use shoppers::Shoppers;
 use status::Failure;
 use tls::Tls;
 use trace::{Traced, Traces};
@@ -114,6 +117,8 @@ struct Shared {
     trial: ArcSwapOption<Trial>,
     /// `None`: answers get no ids.
     receipts: ArcSwapOption<Receipts>,
+    /// `None`: nothing is remembered of anybody.
+    shoppers: ArcSwapOption<Shoppers>,
     /// `None`: encrypts nothing.
     tls: Option<Tls>,
     /// `None`: the settings ask nothing of callers.
@@ -190,6 +195,7 @@ impl Front {
                 engine: ArcSwapOption::empty(),
                 trial: ArcSwapOption::empty(),
                 receipts: ArcSwapOption::empty(),
+                shoppers: ArcSwapOption::empty(),
                 tls,
                 gate,
                 handshakes_failed: AtomicU64::new(0),
@@ -269,6 +275,11 @@ impl Front {
         self.shared
             .receipts
             .store(Some(Arc::new(Receipts::new(key))));
+    }
+
+    /// Searches that name a shopper or a visit are told of these from now on.
+    pub fn remember(&self, shoppers: Arc<Shoppers>) {
+        self.shared.shoppers.store(Some(shoppers));
     }
 
     /// Ranking calls are answered by this engine from now on.

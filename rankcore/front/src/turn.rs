@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use rankcore_engine::engine::Method;
+use rankcore_engine::memory::Memory;
 use rankcore_engine::reply::Cancel;
 use rankcore_engine::request::Answer;
 use tokio::sync::{Notify, oneshot};
@@ -163,6 +164,10 @@ fn plan(waiting: Waiting, shared: &Shared) {
         remaining_us: read.remaining_us,
         priority: read.priority,
         key: read.key,
+        memory: shared
+            .shoppers
+            .load_full()
+            .map(|shoppers| shoppers as Arc<dyn Memory>),
     };
     if let Some(trial) = shared.trial.load_full()
         && trial.touches()

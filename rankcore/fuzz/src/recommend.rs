@@ -21,7 +21,7 @@ thread_local! {
 
 /// A serialised `RecommendRequest`, answered from a small catalogue without a section.
 pub fn request(data: &[u8]) {
-    let ask = match Ask::new(data, NOW_UNIX_US) {
+    let ask = match Ask::new(data, NOW_UNIX_US, None) {
         Ok(ask) => ask,
         Err(Error::InvalidRequest(violations)) => {
             assert!(!violations.is_empty());

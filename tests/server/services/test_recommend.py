@@ -7,8 +7,6 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +21,8 @@ from muster.v1 import ranking_pb2 as pb
 from tests.fixtures import tiny_section
 from tests.server.conftest import Pair
 from tests.server.replica import Replica, wait_until
+from tests.server.services.shop import SETTINGS, Serving, record
 from tests.server.services.test_ranking import refusal
-
-SETTINGS = {"generation.rebuild": "false", "metrics.listen": "127.0.0.1:0"}
-
-
-@dataclass(frozen=True)
-class Serving(Pair):
-    """Two replicas, and what others would need to join them."""
-
-    bundle: Path
-    data_dir: Path
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A primary and a standby with a bundle whose section has a learnt order."""
-    folder = tmp_path_factory.mktemp("shop")
-    made = tiny_section.make(folder, ordered=True)
-    data_dir = folder / "data"
-    with Replica(made.bundle, data_dir, "a", SETTINGS) as primary:
-        primary.wait_primary()
-        with Replica(made.bundle, data_dir, "b", {**SETTINGS, "lease.eligible": "false"}) as standby:
-            standby.wait_serving()
-            sequence = primary.apply(*tiny_section.catalogue()).sequence
-            for replica in (primary, standby):
-                wait_until(lambda: replica.status().applied_sequence >= sequence, "all is applied")  # noqa: B023
-            yield Serving(primary, standby, made.bundle, data_dir)
-
 
 def items(*product_ids: str) -> list[pb.HistoryItem]:
     return [pb.HistoryItem(product_id=product_id) for product_id in product_ids]
@@ -232,11 +204,6 @@ def test_diversity_spreads_the_results(shop: Serving) -> None:
 
     assert kinds(0.7) > kinds(0.0)
     assert names(ask(shop.primary, "phone-3", diversity=0.0)) == names(ask(shop.primary, "phone-3"))
-
-
-def record(shop: Serving, *events: feedback_pb2.FeedbackEvent) -> int:
-    with Client([shop.primary.address, shop.standby.address]) as client:
-        return int(client.record(list(events)).sequence)
 
 
 def test_a_click_changes_the_next_answer_on_every_replica(shop: Serving) -> None:

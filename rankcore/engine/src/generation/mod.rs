@@ -21,7 +21,7 @@ use crate::rerank::late::{self, QueryTokens};
 use crate::retrieve::columns::{Candidate, Columns, Values};
 use crate::retrieve::delta::{Change, Live, Prepared, Source, Vectors};
 use crate::retrieve::dense::{self, DenseSearch};
-use crate::retrieve::facets::KeywordIndex;
+use crate::retrieve::facets::{KeywordIndex, folded};
 use crate::retrieve::lexical::{Analysed, Lexical, LexicalIndex};
 use crate::retrieve::lists::Lists;
 use crate::retrieve::match_text::MatchText;
@@ -332,6 +332,32 @@ struct Head {
     title: String,
     #[prost(string, tag = "3")]
     brand: String,
+}
+
+/// What a product is, for telling how alike two are; brand and category as filters compare them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// The shop's identifier.
+    pub product_id: String,
+    /// Title as last written.
+    pub title: String,
+    /// Without case; empty: unknown.
+    pub brand: String,
+    /// Last name of the path, without case; empty: unknown.
+    pub category: String,
+}
+
+/// The fields of a product that tell what it is; skips the rest while decoding.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Kind {
+    #[prost(string, tag = "1")]
+    product_id: String,
+    #[prost(string, tag = "2")]
+    title: String,
+    #[prost(string, tag = "3")]
+    brand: String,
+    #[prost(string, repeated, tag = "4")]
+    category: Vec<String>,
 }
 
 /// A generation and its live state. Shared by all threads; changes are applied one caller at a time.
@@ -1004,6 +1030,22 @@ impl Generation {
             base_score: None,
             because: Vec::new(),
         })
+    }
+
+    /// What the products of rows are, as they were written; `None` for a row that is none.
+    pub fn described(&self, rows: &[Row]) -> Vec<Option<Described>> {
+        let live = self.live.read();
+        rows.iter()
+            .map(|row| {
+                let mut kind = Kind::decode(self.written(&live, *row)?).ok()?;
+                Some(Described {
+                    product_id: kind.product_id,
+                    title: kind.title,
+                    brand: folded(&kind.brand),
+                    category: folded(&kind.category.pop().unwrap_or_default()),
+                })
+            })
+            .collect()
     }
 
     /// The vectors of rows, `[dimension]` each and of a length of about 1; none where there is no vector yet.

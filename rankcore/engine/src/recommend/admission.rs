@@ -244,6 +244,7 @@ impl Waiting {
             query_truncated: false,
             budget_us: request.deadline_us - request.arrived_us,
             receipt_id: String::new(),
+            taste: 0,
         };
         let response = wire::RecommendResponse {
             results: found.results,

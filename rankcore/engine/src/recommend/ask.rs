@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 use crate::error::{Error, Result, Violation};
+use crate::memory::{Memory, Named};
 use crate::plan::priority::Priority;
 use crate::retrieve::{validate_filter, validate_recommend};
 use crate::wire;
@@ -17,6 +18,8 @@ const PAGE_DEFAULT: usize = 10;
 pub struct Ask {
     /// Products that the shopper took, oldest first, each once, at its latest place.
     pub history: Vec<String>,
+    /// Of them and of what was passed over, products that feedback alone has told.
+    pub recorded: usize,
     /// Conditions.
     pub filter: Option<wire::Filter>,
     /// Results wanted.
@@ -34,12 +37,11 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Decodes and checks a serialised `RecommendRequest`; what feedback has told is in its history already. `now_unix_us`: what
-    /// happened later counts as now.
+    /// Decodes and checks a serialised `RecommendRequest`. `now_unix_us`: what happened later counts as now. `memory`: what feedback has told of whom it names.
     ///
     /// # Errors
     /// `InvalidRequest` with every violation.
-    pub fn new(bytes: &[u8], now_unix_us: u64) -> Result<Self> {
+    pub fn new(bytes: &[u8], now_unix_us: u64, memory: Option<&dyn Memory>) -> Result<Self> {
         let request = wire::RecommendRequest::decode(bytes).map_err(|error| {
             Error::InvalidRequest(vec![Violation {
                 field: "request".to_owned(),
@@ -51,9 +53,16 @@ impl Ask {
         if !violations.is_empty() {
             return Err(Error::InvalidRequest(violations));
         }
+        let named = Named {
+            shopper_id: request.shopper_id,
+            session_id: request.session_id,
+            history: request.history,
+        };
+        let (history, recorded) = named.whole(memory, now_unix_us);
         Ok(Self {
             stated: Priority::from_wire(request.priority).unwrap_or_default(),
-            history: in_order(request.history, now_unix_us),
+            history: in_order(history, now_unix_us),
+            recorded,
             filter: request.filter,
             page: match request.page_size {
                 0 => PAGE_DEFAULT,
@@ -76,7 +85,7 @@ impl Ask {
 }
 
 /// Products by time, each once, at its latest place; an item without a time has that of the item before it.
-fn in_order(items: Vec<wire::HistoryItem>, now_unix_us: u64) -> Vec<String> {
+pub(crate) fn in_order(items: Vec<wire::HistoryItem>, now_unix_us: u64) -> Vec<String> {
     let mut before_us = 0;
     let mut timed: Vec<(u64, String)> = items
         .into_iter()
@@ -118,7 +127,7 @@ mod tests {
     }
 
     fn asked(request: &wire::RecommendRequest) -> Result<Ask> {
-        Ask::new(&request.encode_to_vec(), NOW_US)
+        Ask::new(&request.encode_to_vec(), NOW_US, None)
     }
 
     fn history(items: Vec<wire::HistoryItem>) -> Vec<String> {
@@ -212,7 +221,7 @@ mod tests {
             matches!(asked(&request), Err(Error::InvalidRequest(found)) if found[0].field == "history")
         );
         assert!(matches!(
-            Ask::new(&[0xff; 3], NOW_US),
+            Ask::new(&[0xff; 3], NOW_US, None),
             Err(Error::InvalidRequest(_))
         ));
     }
