@@ -68,7 +68,9 @@ IDEAS = (
     Idea("stock", ("stock_known_out",), "it is not known to be sold out", "it is sold out"),
     Idea("ratings", ("rating", "rating_count_log"), "buyers rate it well", "its ratings are few or low"),
     Idea("popularity", ("popularity_log",), "many want it", "fewer want it"),
-    Idea("taste", ("taste",), "it is like what you looked at lately", "it is unlike what you looked at lately"),
+    Idea(
+        "taste", ("taste",), "it is like what you looked at lately", "it is unlike what you looked at lately"
+    ),
 )
 
 _IDEA_OF = {signal: idea for idea in IDEAS for signal in idea.signals}
@@ -244,8 +246,8 @@ _LIKE = {
 
 
 def looked_at(result: Mapping[str, Any], *, products_max: int = 2) -> str:
-    """One sentence without numbers: what of the shopper's history moved a search's result up, the most telling
-    first.
+    """One sentence without numbers: what of the shopper's history moved a search's result up, the most
+    telling first.
 
     result: as for `brought`. Empty where nothing did.
     """

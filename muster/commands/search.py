@@ -134,8 +134,8 @@ def history_line(history: Mapping[str, int]) -> str:
 
 
 def explanation_lines(result: Mapping[str, Any]) -> list[str]:
-    """Why a result (as `plain` gives it) stands where it does: for a shopper, with what moved it up, then for an
-    auditor. Of a ranker that cannot say, the signals alone; nothing where no explanation was asked for.
+    """Why a result (as `plain` gives it) stands where it does: for a shopper, with what moved it up, then for
+    an auditor. Of a ranker that cannot say, the signals alone; nothing where no explanation was asked for.
     """
     from muster.explanation import explain, for_auditor, for_shopper, looked_at
 

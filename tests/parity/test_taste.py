@@ -1,5 +1,5 @@
-"""What a history says of a search's candidates: the Rust core against a second implementation of the formula in
-docs/recommend.md.
+"""What a history says of a search's candidates: the Rust core against a second implementation of the formula
+in docs/recommend.md.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +37,7 @@ HISTORIES = st.lists(st.sampled_from([*KNOWN, "gone-0", "unheard-of"]), min_size
 
 @dataclass(frozen=True)
 class Shop:
-    """An engine, and what it is to know. tables: weight and rows. vectors: of the texts, as the index has them."""
+    """An engine, and what it is to know. tables: weight and rows. vectors: of the texts, as indexed."""
 
     engine: rankcore.Engine
     products: dict[str, catalogue_pb2.Product]
@@ -210,8 +209,6 @@ def test_who_names_nobody_is_searched_for_as_before_and_views_tell_nothing(shop:
     seen = pb.SearchRequest(
         query=QUERY, page_size=100, history=[pb.HistoryItem(product_id="phone-1", kind=1)]
     )
-    answer = pb.SearchResponse.FromString(
-        shop.engine.execute(seen.SerializeToString(), "lexical", 0, 200)
-    )
+    answer = pb.SearchResponse.FromString(shop.engine.execute(seen.SerializeToString(), "lexical", 0, 200))
     assert answer.receipt.taste == pb.TASTE_UNKNOWN
     assert answer.results == plain.results

@@ -9,6 +9,7 @@ mod shoppers;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
@@ -21,9 +22,9 @@ use pyo3::types::{PyBytes, PyDict};
 use rankcore_engine::bundle::Bundle;
 use rankcore_engine::engine as core;
 use rankcore_engine::error::{Error, Result};
-use rankcore_engine::memory::Memory;
 use rankcore_engine::generation::build::GenerationBuilder as CoreBuilder;
 use rankcore_engine::generation::{DenseRows as CoreRows, Generation as CoreGeneration};
+use rankcore_engine::memory::Memory;
 use rankcore_engine::reply::Cancel as CoreCancel;
 use rankcore_engine::request::Answer;
 use rankcore_engine::rerank::cross::PairScorer;
@@ -411,12 +412,16 @@ impl Engine {
         priority: Option<&str>,
         shoppers: Option<&shoppers::Shoppers>,
     ) -> PyResult<(Bound<'py, PyBytes>, &'static str, String)> {
-        let remaining_us = u64::try_from(remaining_us).unwrap_or(0);
-        let memory = shoppers.map(|shoppers| &**shoppers.core() as &dyn Memory);
-        let answer = py.detach(|| {
-            self.0
-                .recommend(request, remaining_us, priority, now_unix_us, memory)
-        });
+        let memory = shoppers.map(|shoppers| shoppers.shared() as Arc<dyn Memory>);
+        let call = core::Call {
+            method: core::Method::Search,
+            request,
+            arrived: Instant::now(),
+            remaining_us: u64::try_from(remaining_us).unwrap_or(0),
+            priority,
+            memory: memory.as_ref(),
+        };
+        let answer = py.detach(|| self.0.recommend_waiting(call, now_unix_us));
         let answer = answer.map_err(|error| raise(py, error))?;
         let reason = answer.reason.as_str_name();
         let reason = reason.trim_start_matches("REASON_").to_lowercase();

@@ -12,12 +12,7 @@ use rankcore_front::shoppers::{Keys, Shoppers as CoreShoppers};
 pub struct Shoppers(Arc<CoreShoppers>);
 
 impl Shoppers {
-    /// The core's own.
-    pub fn core(&self) -> &Arc<CoreShoppers> {
-        &self.0
-    }
-
-    /// The same, for another owner.
+    /// The core's own, for another owner.
     pub fn shared(&self) -> Arc<CoreShoppers> {
         Arc::clone(&self.0)
     }

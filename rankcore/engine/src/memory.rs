@@ -133,6 +133,9 @@ mod tests {
     #[test]
     fn names_are_never_shown() {
         let shown = format!("{:?}", named("ada", &["secret"]));
-        assert!(!shown.contains("ada") && !shown.contains("secret"), "{shown}");
+        assert!(
+            !shown.contains("ada") && !shown.contains("secret"),
+            "{shown}"
+        );
     }
 }

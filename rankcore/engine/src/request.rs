@@ -1192,6 +1192,7 @@ impl Job {
                 words: self.ask.keys.len(),
                 lexical: self.lexical_match,
                 nearest: self.nearest,
+                taste: personal.taste,
             },
         })
     }
@@ -1232,9 +1233,9 @@ impl Job {
         };
         let known = |value: f64| (!value.is_nan()).then_some(value);
         // The base takes what the score was moved by as well, to stand below those of a better tier.
-        product.base_score = parts
-            .as_ref()
-            .map(|parts| product.score - adds - parts.iter().filter(|part| !part.is_nan()).sum::<f64>());
+        product.base_score = parts.as_ref().map(|parts| {
+            product.score - adds - parts.iter().filter(|part| !part.is_nan()).sum::<f64>()
+        });
         let part_of = |at: usize| parts.as_ref().and_then(|parts| known(parts[at]));
         product.signals = signals::NAMES
             .iter()

@@ -188,10 +188,7 @@ impl Taken<'_> {
                 "category",
                 CATEGORY * same(&self.product.category, &product.category),
             ),
-            (
-                "similar",
-                TEXTS * if alike.is_nan() { 0.0 } else { alike },
-            ),
+            ("similar", TEXTS * if alike.is_nan() { 0.0 } else { alike }),
         ];
         let follows = |row: &(&Source, &Table, f64, f32), place: u32| {
             let (_, table, share, greatest) = *row;

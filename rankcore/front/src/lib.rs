@@ -30,6 +30,8 @@ pub mod trace;
 pub mod trial;
 mod turn;
 
+pub use ranking::Called;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
@@ -128,6 +130,7 @@ struct Shared {
     connections: AtomicUsize,
     search: Counts,
     rerank: Counts,
+    recommend: Counts,
     /// `Some`: no new calls; those that run have so long to end.
     draining: watch::Sender<Option<Duration>>,
     news: SyncSender<News>,
@@ -135,10 +138,11 @@ struct Shared {
 }
 
 impl Shared {
-    fn counts(&self, method: Method) -> &Counts {
+    fn counts(&self, method: Called) -> &Counts {
         match method {
-            Method::Search => &self.search,
-            Method::Rerank => &self.rerank,
+            Called::Ranked(Method::Search) => &self.search,
+            Called::Ranked(Method::Rerank) => &self.rerank,
+            Called::Recommend => &self.recommend,
         }
     }
 
@@ -203,6 +207,7 @@ impl Front {
                 connections: AtomicUsize::new(0),
                 search: Counts::default(),
                 rerank: Counts::default(),
+                recommend: Counts::default(),
                 draining: watch::channel(None).0,
                 news: sender,
                 traces: Traces::default(),
@@ -312,7 +317,7 @@ impl Front {
 
     /// What was counted of `method`.
     #[must_use]
-    pub fn counted(&self, method: Method) -> Counted {
+    pub fn counted(&self, method: Called) -> Counted {
         self.shared.counts(method).read()
     }
 

@@ -51,11 +51,12 @@ struct Mark {
 impl Erased {
     /// Looks at the file. False: it cannot be read, so nobody knows who was erased.
     fn look(&mut self) -> bool {
-        let found = match std::fs::metadata(&self.path).and_then(|at| Ok((at.modified()?, at.len()))) {
-            Ok(found) => Some(found),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(_) => return false,
-        };
+        let found =
+            match std::fs::metadata(&self.path).and_then(|at| Ok((at.modified()?, at.len()))) {
+                Ok(found) => Some(found),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(_) => return false,
+            };
         if found == self.seen {
             return true;
         }
@@ -77,7 +78,10 @@ impl Erased {
     }
 
     fn has(&self, pseudonym: &str) -> bool {
-        !self.marks.is_empty() && self.marks.contains(&hex(hmac::sign(&self.key, pseudonym.as_bytes()).as_ref()))
+        !self.marks.is_empty()
+            && self
+                .marks
+                .contains(&hex(hmac::sign(&self.key, pseudonym.as_bytes()).as_ref()))
     }
 }
 

@@ -376,12 +376,12 @@ impl Trial {
                 }
                 Err(error @ (Error::InvalidRequest(_) | Error::Cancelled)) => {
                     trial.measured.lock().canary.ended(&error);
-                    let _ = done.send(Ended::now(Err(Refusal::Core(error))));
+                    let _ = done.send(Ended::refused(Refusal::Core(error)));
                 }
                 Err(error) => {
                     trial.measured.lock().canary.ended(&error);
                     if again.late() || caller.cancelled() {
-                        let _ = done.send(Ended::now(Err(Refusal::Core(error))));
+                        let _ = done.send(Ended::refused(Refusal::Core(error)));
                     } else {
                         trial.answer_as_before(&before, &again, &caller, done, false);
                     }

@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.privacy.pseudonyms import SESSION, SHOPPER, Secret
 from muster.v1 import catalogue_pb2, feedback_pb2
 from server.catalogue.errors import EventsFolded
-from muster.privacy.pseudonyms import SESSION, SHOPPER, Secret
 from server.feedback.histories import Histories, HistoryBounds
 from server.privacy.erasure import remember
 from server.privacy.secrets import Secrets

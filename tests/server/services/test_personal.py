@@ -1,4 +1,4 @@
-"""Searches of shoppers through real servers: what feedback told moves the next answer, bounded, explained, and for
+"""Searches of shoppers through real servers: what feedback told moves the next answer, explained, and for
 nobody who was erased.
 """
 
@@ -34,7 +34,9 @@ def names(answer: pb.SearchResponse) -> list[str]:
 
 def last(shop: Serving) -> str:
     """The number of the case that stands last for whom nothing is known."""
-    return next(name for name in reversed(names(search(shop.primary))) if name.startswith("case-")).split("-")[1]
+    return next(name for name in reversed(names(search(shop.primary))) if name.startswith("case-")).split(
+        "-"
+    )[1]
 
 
 def test_a_click_changes_the_next_search_on_every_replica(shop: Serving) -> None:

@@ -57,7 +57,10 @@ impl Job {
         }
         let needed_us = self.pace.left(Stage::Taste).p95_us;
         // Whoever waits has no claim on this: it is shorter than a chunk.
-        if self.refused(needed_us, Pressure { others_wait: false }).is_some() {
+        if self
+            .refused(needed_us, Pressure { others_wait: false })
+            .is_some()
+        {
             return Personal::not(wire::Taste::Time);
         }
         let from_us = self.services.clock.now_us();
