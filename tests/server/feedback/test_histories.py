@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.privacy.pseudonyms import SESSION, SHOPPER, Secret
@@ -149,6 +149,7 @@ def test_whatever_comes_the_bounds_hold(events: list[tuple[str, str, int]]) -> N
 
 
 @given(st.text(min_size=1, max_size=40), st.integers(0, 4_000_000_000))
+@settings(max_examples=30)
 def test_the_core_makes_the_pseudonyms_that_feedback_is_kept_under(name: str, now_s: int) -> None:
     histories, pseudonyms = remembering(), SECRETS.pseudonyms(PERIOD_DAYS)
     for kind in (SHOPPER, SESSION):
