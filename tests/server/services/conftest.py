@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from muster.client import Client
 from tests.fixtures import tiny_section
 from tests.server.replica import Replica, wait_until
 from tests.server.services.shop import SETTINGS, Serving
@@ -21,7 +22,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         primary.wait_primary()
         with Replica(made.bundle, data_dir, "b", {**SETTINGS, "lease.eligible": "false"}) as standby:
             standby.wait_serving()
-            sequence = primary.apply(*tiny_section.catalogue()).sequence
+            # The client writes again where the lease was lost for a moment.
+            with Client([primary.address]) as client:
+                sequence = client.apply(tiny_section.catalogue(), deadline_ms=30_000).sequence
             for replica in (primary, standby):
                 wait_until(lambda: replica.status().applied_sequence >= sequence, "all is applied")  # noqa: B023
             yield Serving(primary, standby, made.bundle, data_dir)

@@ -9,7 +9,8 @@ from muster.client import Client
 from muster.v1 import feedback_pb2
 from tests.server.conftest import Pair
 
-SETTINGS = {"generation.rebuild": "false", "metrics.listen": "127.0.0.1:0"}
+# No test here takes the primary away, and a busy machine must not either.
+SETTINGS = {"generation.rebuild": "false", "metrics.listen": "127.0.0.1:0", "lease.ttl_ms": "10000"}
 
 
 @dataclass(frozen=True)
