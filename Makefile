@@ -50,7 +50,7 @@ test-rust: .venv/.all
 	cargo test --release --workspace --quiet
 
 test-python: .venv/.all
-	$(BIN)/python -m pytest -q -p no:cacheprovider
+	$(BIN)/python -m pytest -q -p no:cacheprovider --reruns 1
 
 lint: .venv/.all ## formatters, linters, types, generated code, native stubs, import directions
 	@scripts/lint.sh

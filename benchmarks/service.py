@@ -7,21 +7,14 @@ import itertools
 import json
 import subprocess
 import time
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from drills.experiment import quantile
-from drills.journal import machine
 from drills.rig.cluster import ROOT, Cluster, ClusterPlan
-from drills.rig.load import tier_name
 from drills.rig.shop import Shop, choose_shop, fill, synthetic_shop
 from muster.bundle import read_bundle, write_bundle
-from muster.client import Client, MusterError
 
 REAL_SIZE = 26_000
 """At this size the real catalogue is taken where its data is at hand."""
@@ -67,22 +60,29 @@ class Services:
         plans: list[dict[str, Any]] = json.loads((bundle / "plans.json").read_text(encoding="utf-8"))["plans"]
         return plans
 
-    def serve(self, size: int, plan: dict[str, Any] | None = None) -> Serving:
+    def serve(self, size: int, plan: dict[str, Any] | None = None, *, bundle: Path | None = None) -> Serving:
         """A replica with a catalogue of `size`; with `plan`, one that can do nothing else.
+
+        bundle: another than the services' own, for a synthetic catalogue.
 
         Raises: ClusterError, BundleError.
         """
-        key = (size, json.dumps(plan, sort_keys=True))
+        source = bundle or self._bundle
+        key = (size, json.dumps(plan, sort_keys=True), source)
         if self._running is not None and self._running[0] == key:
             return self._running[1]
         self._end()
         folder = self._folder / f"service-{next(self._numbers)}"
         folder.mkdir()
-        bundle = self._bundle if plan is None else one_plan_bundle(self._bundle, plan, folder / "bundle")
+        taken = source if plan is None else one_plan_bundle(source, plan, folder / "bundle")
         shop = synthetic_shop(size, self._seed)
-        if size == REAL_SIZE and (real := choose_shop(None, self._seed)).name != "synthetic":
+        if (
+            size == REAL_SIZE
+            and bundle is None
+            and (real := choose_shop(None, self._seed)).name != "synthetic"
+        ):
             shop = real
-        cluster = Cluster(ClusterPlan(bundle=bundle, replicas=1), folder)
+        cluster = Cluster(ClusterPlan(bundle=taken, replicas=1), folder)
         try:
             cluster.start()
             began_s = time.monotonic()
@@ -117,67 +117,6 @@ def one_plan_bundle(source: Path, plan: dict[str, Any], folder: Path) -> Path:
         bytes_max=None,
     )
     return folder
-
-
-@dataclass
-class Round:
-    """What one round of searches brought. latencies_ms: of the answered ones."""
-
-    latencies_ms: list[float]
-    plans: Counter[str]
-    quality: list[float]
-    failures: Counter[str]
-
-
-def search_round(
-    client: Client, queries: Sequence[str], *, callers: int, searches: int, deadline_ms: float
-) -> Round:
-    """`searches` searches by `callers` threads, each with one in flight; every caller takes its share."""
-    result = Round([], Counter(), [], Counter())
-
-    def caller(number: int) -> None:
-        for index in range(number, searches, callers):
-            began_s = time.perf_counter()
-            try:
-                response = client.search(queries[index % len(queries)], deadline_ms=deadline_ms)
-            except MusterError as error:
-                result.failures[type(error).__name__] += 1
-                continue
-            result.latencies_ms.append((time.perf_counter() - began_s) * 1000.0)
-            receipt = response.receipt
-            result.plans[f"{tier_name(receipt.tier)}@{receipt.depth}"] += 1
-            result.quality.append(receipt.expected_ndcg)
-
-    if callers == 1:
-        caller(0)
-    else:
-        with ThreadPoolExecutor(max_workers=callers) as pool:
-            list(pool.map(caller, range(callers)))
-    return result
-
-
-def describe(serving: Serving, rounds: Sequence[Round], *, seed: int) -> dict[str, Any]:
-    """What is stored beside the times: machine, commit, bundle, seed, and what was really executed."""
-    latencies = [latency for one in rounds for latency in one.latencies_ms]
-    plans: Counter[str] = sum((one.plans for one in rounds), Counter())
-    failures: Counter[str] = sum((one.failures for one in rounds), Counter())
-    quality = [value for one in rounds for value in one.quality]
-    return {
-        "machine": machine(),
-        "commit": commit(),
-        "bundle": serving.bundle_id,
-        "seed": seed,
-        "catalogue": serving.shop.name,
-        "products": serving.products,
-        "load_and_build_s": round(serving.build_s, 1),
-        "latency_ms": {
-            f"p{share}": round(quantile(latencies, share / 100), 3) if latencies else None
-            for share in (50, 95, 99)
-        },
-        "plans": dict(plans),
-        "expected_ndcg_share": round(sum(quality) / len(quality), 4) if quality else None,
-        "failures": dict(failures),
-    }
 
 
 def commit() -> str:

@@ -71,6 +71,89 @@ def assign(
         print(f"{pseudonym}\t{name}")
 
 
+@app.command("mix")
+@reported
+def mix(
+    key: Annotated[str, typer.Argument(help="The experiment's key.")],
+    a: Annotated[Path, typer.Argument(help="One ranking, a TREC run file.")],
+    b: Annotated[Path, typer.Argument(help="The other one.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL to write: experiment, query, order, team.")],
+    places: Annotated[int, typer.Option("--places", min=1, max=1_000, help="Products of an answer.")] = 10,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="Orders for each query.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Of the coins.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Mixes two rankings by team draft; whoever shows an order notes it with the receipt_id of the answer."""
+    from muster.experiments.interleaving import mixed
+    from muster.products.runs import read_run
+
+    _experiment(key, "a=0.5,b=0.5")
+    rows = list(mixed(key, read_run(a), read_run(b), places=places, draws=draws, seed=seed))
+    try:
+        out.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    except OSError as error:
+        raise ExperimentRefused(f"{out} cannot be written: {error}") from error
+    queries = len({row["query"] for row in rows})
+    if as_json:
+        print_json({"orders": len(rows), "queries": queries})
+    else:
+        print(f"{out}: {len(rows):,} orders for {queries:,} queries")
+
+
+@app.command("interleaved")
+@reported
+def interleaved(
+    key: Annotated[str, typer.Argument(help="The experiment's key.")],
+    shown: Annotated[Path, typer.Argument(help="What was shown: experiment, receipt_id, order, team.")],
+    feedback: Annotated[Path, typer.Argument(help="Feedback as `muster feedback export` wrote it.")],
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="What counts; default: click.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Whose products were taken, a or b; exit code 10: the first places were not shared by a fair coin."""
+    from muster.experiments.interleaving import KINDS, preferred, read_shown
+    from muster.insight.intervals import wilson
+
+    kinds = kind or ["click"]
+    if not set(kinds) <= set(KINDS):
+        raise ExperimentRefused(f"--kind must be one of {', '.join(KINDS)}")
+    found = preferred(read_shown(shown, key), feedback, kinds)
+    decided = found.wins_a + found.wins_b
+    told: dict[str, Any] = {
+        "answers": found.answers,
+        "answers_taken": found.taken,
+        "first_places_p": found.first_p,
+        "first_places_broken": found.broken,
+    }
+    if found.broken:
+        told |= {"verdict": "deviated", "reason": "the first places were not shared by a fair coin"}
+    elif not decided:
+        told |= {"verdict": "inconclusive", "reason": "no shopper took more of one ranking than of the other"}
+    else:
+        low, high = wilson(found.wins_b, decided)
+        told |= {"wins_a": found.wins_a, "wins_b": found.wins_b, "ties": found.ties}
+        told |= {"share_b": found.wins_b / decided, "low": low, "high": high, "p": found.p}
+    if as_json:
+        print_json(told)
+    else:
+        _show_preference(told)
+    if "verdict" in told:
+        raise typer.Exit(EXIT_DEVIATED if found.broken else EXIT_INCONCLUSIVE)
+
+
+def _show_preference(told: dict[str, Any]) -> None:
+    print(f"{told['answers']:,} answers shown, {told['answers_taken']:,} with something taken")
+    print(f"first places shared by a coin: p = {told['first_places_p']:.4g}")
+    if "verdict" in told:
+        print(f"{told['verdict']}: {told['reason']}")
+        return
+    table = make_table("shoppers for a", "for b", "for neither", "share of b", "95 %", "p")
+    bounds = f"[{told['low']:.3f}, {told['high']:.3f}]"
+    numbers = (f"{told[name]:,}" for name in ("wins_a", "wins_b", "ties"))
+    table.add_row(*numbers, f"{told['share_b']:.3f}", bounds, f"{told['p']:.4g}")
+    make_console().print(table)
+    print("p and bounds are of one look at the end; one shopper counts once")
+
+
 @app.command("report")
 @reported
 def report(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,3 +151,79 @@ def export(context: typer.Context) -> None:
     """Passes on to the server's code."""
     module = room("server.feedback.commands", "Install what serving needs with `make build`")
     raise typer.Exit(module.main(["export", *context.args]))
+
+
+@app.command("queue")
+@reported
+def queue(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="As for `muster insight`: data folders, exports, event files."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The sheet to write (CSV).")] = Path("queue.csv"),
+    judgements: Annotated[
+        Path | None, typer.Option("--judgements", metavar="DIR", help="Judgements that there are already.")
+    ] = None,
+    products: Annotated[Path | None, typer.Option("--products", help="Product file, for titles.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Pairs at most.")] = 200,
+    least: Annotated[int, typer.Option("--least", min=2, help="People that must have asked a query.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Which pairs of query and product a person should judge next: commented, passed over or sought out."""
+    from muster.commands.insight import read_source
+    from muster.insight.cleaning import Bounds, cleaned
+    from muster.insight.events import with_sessions
+    from muster.insight.reading import Reader, plain_query
+    from muster.labelling.queue import queue as pairs_of
+    from muster.labelling.sheet import write_sheet
+    from muster.products import read_judgements
+    from muster.products.readers import read_products
+
+    known = read_judgements(judgements, None) if judgements else None
+    ids = {plain_query(text): key for key, text in known.queries.items()} if known else {}
+    judged = {text: known.gains[key] for text, key in ids.items()} if known else {}
+    with progress_bar(as_json) as bar:
+        task = bar.add_task("events read", total=None)
+        reader = Reader(progress=lambda rows: bar.update(task, completed=rows))
+        for source in sources:
+            read_source(reader, source)
+        bar.update(task, description="looking at them")
+        kept, _ = cleaned(reader.events(), Bounds(), time.time_ns() // 1_000)
+        found = pairs_of(with_sessions(kept), judged=judged, least=least, limit=limit)
+    wanted = {pair.product_id for pair in found}
+    titles = (
+        {one.product_id: one.title for one in read_products(products) if one.product_id in wanted}
+        if products
+        else {}
+    )
+    write_sheet(out, found, ids=ids, titles=titles)
+    if as_json:
+        print_json({"pairs": [asdict(pair) for pair in found], "sheet": str(out)})
+        return
+    counts = Counter(reason for pair in found for reason in pair.reasons)
+    told = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+    print(f"{out}: {len(found):,} pairs to judge" + (f" ({told})" if told else ""))
+    if found:
+        print(f"fill in the column gain, then: muster feedback labels {out} --out DIR")
+
+
+@app.command("labels")
+@reported
+def labels(
+    sheet: Annotated[Path, typer.Argument(metavar="SHEET", help="A sheet of `queue` with gains filled in.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the judgements to write.")],
+    judgements: Annotated[
+        Path | None, typer.Option("--judgements", metavar="DIR", help="Judgements that these are added to.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Makes judgements for training of a sheet that people filled in."""
+    from muster.labelling.sheet import judgements_of
+
+    filled = judgements_of(sheet, out, judgements)
+    if as_json:
+        print_json({**asdict(filled), "folder": str(out)})
+        return
+    print(f"{out}: {filled.judged:,} pairs judged, {filled.empty:,} rows left empty")

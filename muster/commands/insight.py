@@ -69,7 +69,7 @@ def insight(
         if simulated:
             choice = _simulated(reader, choice, seed)
         for source in sources or ():
-            _read(reader, source)
+            read_source(reader, source)
         bar.update(task, description="looking at them")
         found = analyse(
             reader.events(), reader.problems, choice, time.time_ns() // 1_000, simulated=simulated
@@ -87,7 +87,10 @@ def insight(
     _print(found, out, files)
 
 
-def _read(reader: Reader, source: str) -> None:
+def read_source(reader: Reader, source: str) -> None:
+    """Read a data folder, a store or an event file. Raises: InsightError; ends the command where a store is
+    refused.
+    """
     path = Path(source)
     if "://" not in source and path.suffix != ".sqlite3" and not path.is_dir():
         reader.file(path)

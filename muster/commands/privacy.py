@@ -16,6 +16,8 @@ _COMMANDS = {
     "places": "Lists the files outside the store that hold shoppers' data.",
     "new-key": "Draws a key for encrypted backups: FILE.",
     "rewrap": "Puts encrypted backups under the newest key: FILE... --keys KEYS.",
+    "seal": "Encrypts files and folders of files, such as runs, where they lie: PATH... --keys KEYS.",
+    "unseal": "Takes them out of their envelopes: PATH... --keys KEYS.",
     "rotate-secret": "Draws a new secret for pseudonyms.",
 }
 

@@ -1,8 +1,7 @@
 """What is left out of an analysis, or corrected, and why: each event for the first reason that holds.
 
-An actor is a shopper, or a session where no shopper is named. Floods follow the bounds of exports
-(`docs/privacy.md`): more events within a minute, within a day or on one answer than a person gives; views and
-answers have bounds of their own by the hour.
+An actor is a shopper, or a session where no shopper is named. Floods follow the rule of exports
+(`muster.privacy.floods`); views and answers have bounds of their own by the hour.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from muster.insight.events import ANSWER, DAY_US, HOUR_US, MINUTE_US, VIEW, Events, Ints, Mask
+from muster.privacy.floods import FloodRule, bursts, outliers
 
 REASONS = {
     "unknown_kind": "of a kind that is no feedback",
@@ -28,11 +28,9 @@ _EARLIEST_US = 946_684_800_000_000  # 2000-01-01: no shop kept this log earlier
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a person does at most; each 0: no bound. Views count for none but the last."""
+    """What a person does at most; each 0: no bound. Answers and views count for their own bound alone."""
 
-    per_minute_max: int = 60
-    per_day_max: int = 2_000
-    per_answer_max: int = 200
+    acts: FloodRule = field(default_factory=FloodRule)
     answers_per_hour_max: int = 300
     views_per_hour_max: int = 20_000
 
@@ -128,29 +126,13 @@ def _fast(events: Events, bounds: Bounds) -> Ints:
     """Actors who did more than people do."""
     clock = np.where(events.committed_us > 0, events.committed_us, events.at_us)
     acts, answers, views = ~events.has(ANSWER, VIEW), events.has(ANSWER), events.has(VIEW)
-    found = [
-        _within(events.actor[which], clock[which], length_us, most)
-        for which, length_us, most in (
-            (acts, MINUTE_US, bounds.per_minute_max),
-            (acts, DAY_US, bounds.per_day_max),
-            (answers, HOUR_US, bounds.answers_per_hour_max),
-            (views, HOUR_US, bounds.views_per_hour_max),
+    found = outliers(events.actor[acts], clock[acts], events.answer[acts], bounds.acts)
+    return np.unique(
+        np.concatenate(
+            [
+                np.fromiter(found, dtype=np.int64),
+                bursts(events.actor[answers], clock[answers], HOUR_US, bounds.answers_per_hour_max),
+                bursts(events.actor[views], clock[views], HOUR_US, bounds.views_per_hour_max),
+            ]
         )
-        if most
-    ]
-    on_answer = acts & (events.answer >= 0)
-    if bounds.per_answer_max and on_answer.any():
-        pairs = np.stack([events.actor[on_answer], events.answer[on_answer]])
-        actors, counts = np.unique(pairs, axis=1, return_counts=True)
-        found.append(actors[0, counts > bounds.per_answer_max])
-    return np.unique(np.concatenate([*found, np.empty(0, dtype=np.int64)]))
-
-
-def _within(actors: Ints, times_us: Ints, length_us: int, most: int) -> Ints:
-    """Actors with more than `most` events within some stretch of that length."""
-    order = np.lexsort((times_us, actors))
-    actors, times_us = actors[order], times_us[order]
-    if len(actors) <= most:
-        return np.empty(0, dtype=np.int64)
-    same = actors[most:] == actors[:-most]
-    return np.unique(actors[most:][same & (times_us[most:] - times_us[:-most] <= length_us)])
+    )

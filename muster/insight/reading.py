@@ -196,7 +196,7 @@ class Reader:
             "at_us": at_us,
             "committed_us": committed_us,
             "known_until_us": _each(shopper_texts, _known_until_us, _FOREVER_US),
-            "query": self._word("query", _texts(column("query"), size), _plain),
+            "query": self._word("query", _texts(column("query"), size), plain_query),
             "tier": self._word("tier", _texts(column("tier"), size), _value),
             "priority": self._word("priority", _texts(column("priority"), size), _value),
             "experiment": self._word("experiment", _texts(column("experiment"), size)),
@@ -257,7 +257,8 @@ def _join(columns: dict[str, Any], source: NDArray[np.int64]) -> None:
         columns[name][moved] = columns[name][by]
 
 
-def _plain(query: str) -> str:
+def plain_query(query: str) -> str:
+    """A query as it is counted: small letters, one space between words, cut."""
     return " ".join(query.casefold().split())[:QUERY_CHARACTERS_MAX]
 
 

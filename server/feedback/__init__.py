@@ -1,3 +1,1 @@
-"""Feedback: what a shopper did, on its way into the log (`recording`, `receipts`) and out of it (`export`,
-`floods`).
-"""
+"""Feedback: what a shopper did, into the log (`recording`, `receipts`) and out of it (`export`)."""

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from muster.privacy.floods import FloodRule
 from server.catalogue.command_line import add_store, complain, location, print_json, progress
 from server.catalogue.errors import StoreDamaged, StoreError
 from server.catalogue.location import is_postgresql
 from server.feedback.export import Choice, export_feedback
-from server.feedback.floods import FloodRule
 from server.privacy import places
 
 EXIT_DONE = 0

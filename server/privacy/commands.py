@@ -1,4 +1,4 @@
-"""What an operator does for shoppers: ``muster privacy erase | scan | places | rotate``.
+"""What an operator does for shoppers: ``muster privacy erase | scan | seal | ...``.
 
 Exit codes: 0 done, or nothing found; 10 something is left, and said where; 2 bad usage, or refused; 3 no
 primary answers.
@@ -14,6 +14,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import track
 
 from server.catalogue.command_line import (
     add_keys,
@@ -35,6 +38,7 @@ from server.privacy.envelope import EnvelopeRefused, KeyEncryption, new_key, rew
 from server.privacy.erasure import Eraser, Trail
 from server.privacy.rewriting import rewrite_backup, rewrite_copy, rewrite_export, unserved_step
 from server.privacy.scan import Scan
+from server.privacy.sealing import Sealable, files_of, seal, unseal
 from server.privacy.secrets import SecretsRefused, add_secret, open_secrets
 
 EXIT_DONE = 0
@@ -141,6 +145,11 @@ def _rewritten_place(
     place: registry.Place, trail: Trail, keys: KeyEncryption | None, store_keys: str
 ) -> Seen:
     if not place.path.exists():
+        sealed = Sealable(place.path, "").sealed
+        if sealed.exists():
+            return Seen(
+                str(sealed), None, "not looked through: it is sealed; `muster privacy unseal` it first"
+            )
         return Seen(str(place.path), 0)
     try:
         if place.kind == registry.COPY:
@@ -276,6 +285,36 @@ def _rewrap(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _seal(arguments: argparse.Namespace) -> int:
+    return _each_file(arguments, seal, "sealed", "in an envelope already")
+
+
+def _unseal(arguments: argparse.Namespace) -> int:
+    return _each_file(arguments, unseal, "unsealed", "not sealed")
+
+
+def _each_file(
+    arguments: argparse.Namespace, work: Callable[[Sealable, KeyEncryption], bool], did: str, was: str
+) -> int:
+    """Files before one that is refused stay as they have become: the same command goes on."""
+    keys = keys_of(arguments)
+    if keys is None:
+        complain("name the keys with --keys FILE; `muster privacy new-key FILE` makes one")
+        return EXIT_USAGE
+    files = [file for place in arguments.path for file in files_of(place)]
+    console = Console(stderr=True)
+    changed = 0
+    for file in track(
+        files, description=did, console=console, transient=True, disable=not console.is_terminal
+    ):
+        changed += work(file, keys)
+    if arguments.json:
+        print_json({did: changed, "left": len(files) - changed})
+    else:
+        print(f"{changed:,} files {did}, {len(files) - changed:,} {was}")
+    return EXIT_DONE
+
+
 # --- arguments ----------------------------------------------------------------------------------------------
 
 
@@ -373,6 +412,21 @@ def _parser() -> argparse.ArgumentParser:
     add_keys(wrapping)
     wrapping.add_argument("file", type=Path, nargs="+", metavar="FILE", help="encrypted backups")
     wrapping.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, run, text in (
+        (
+            "seal",
+            _seal,
+            "Puts files, or all files of folders, into envelopes, in place; goes on where it was stopped.",
+        ),
+        ("unseal", _unseal, "Takes them out again."),
+    ):
+        sealing = commands.add_parser(name, help=text, description=text)
+        sealing.set_defaults(run=run)
+        add_keys(sealing)
+        sealing.add_argument(
+            "path", type=Path, nargs="+", metavar="PATH", help="files and folders, such as run/mine"
+        )
+        sealing.add_argument("--json", action="store_true", help="print one JSON object")
     places = command("places", _places, "Lists the files outside the store that hold shoppers' data.")
     places.add_argument("--add", nargs=2, metavar=("KIND", "PATH"), help="write a copied file down")
     command("rotate-secret", _rotate, "Draws a new secret for pseudonyms; old ones still recognise theirs.")

@@ -1,16 +1,18 @@
 """Looks for a text in the bytes of files: as it is, and in every form of `muster.privacy.forms`.
 
-What is packed is unpacked first: gzip (backups), Parquet (exports, whose pages are compressed). Of a
-database on a server every column of every table is read; its own files are the server's.
+What is packed is unpacked first: envelopes, gzip (backups), Parquet (exports, whose pages are compressed).
+Of a database on a server every column of every table is read; its own files are the server's.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,18 +84,38 @@ class Scan:
             with path.open("rb") as file:
                 head = file.read(4)
                 file.seek(0)
-                self._look(str(path), iter(lambda: file.read(_PART_BYTES), b""))
+                self._look(str(path), _parts(file))
             self.result.files += 1
-            if head[:2] == _GZIP:
-                self._look(str(path), _unpacked(path))
-            elif head == _PARQUET:
-                self._look(str(path), _columns(path))
-            elif is_envelope(path):
-                self._look(str(path), _opened(path, self._keys))
+            if is_envelope(path):
+                self._sealed(path)
             elif head == _SQLITE:
                 self._encrypted_catalogue(path)
+            elif head[:2] == _GZIP:
+                with gzip.open(path) as file:
+                    self._look(str(path), _parts(file))
+            elif head == _PARQUET:
+                self._look(str(path), _columns(path))
         except (OSError, EOFError, zlib.error, pa.ArrowException, EnvelopeRefused) as error:
             self.result.unread += (f"{path}: {error}",)
+
+    def _sealed(self, path: Path) -> None:
+        """What is in an envelope. Raises: EnvelopeRefused, OSError."""
+        if self._keys is None:
+            raise EnvelopeRefused("it is encrypted; name its keys with --keys")
+        with path.open("rb") as raw:
+            content = io.BufferedReader(EnvelopeReader(raw, self._keys))
+            head = content.peek(4)[:4]
+            if head[:2] == _GZIP:
+                self._look(str(path), _parts(gzip.GzipFile(fileobj=content, mode="rb")))
+            elif head == _PARQUET:
+                # Its index stands at the end: the whole of it, in memory only.
+                self._look(str(path), _columns(pa.BufferReader(content.read())))
+            else:
+                self._look(str(path), _parts(content))
+        if head == _SQLITE:
+            self.result.unread += (
+                f"{path}: a sealed catalogue; its encrypted rows are read once it is unsealed",
+            )
 
     def _encrypted_catalogue(self, path: Path) -> None:
         """What a catalogue's encrypted rows say; a plain one's bytes have said it."""
@@ -127,24 +149,14 @@ class Scan:
             before = window[-self._longest :]
 
 
-def _unpacked(path: Path) -> Iterator[bytes]:
-    with gzip.open(path) as file:
-        while part := file.read(_PART_BYTES):
-            yield part
+def _parts(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    while part := file.read(_PART_BYTES):
+        yield part
 
 
-def _opened(path: Path, keys: KeyEncryption | None) -> Iterator[bytes]:
-    """The content of a backup in an envelope."""
-    if keys is None:
-        raise EnvelopeRefused("it is encrypted; name its keys with --keys")
-    with path.open("rb") as raw, gzip.GzipFile(fileobj=EnvelopeReader(raw, keys), mode="rb") as file:
-        while part := file.read(_PART_BYTES):
-            yield part
-
-
-def _columns(path: Path) -> Iterator[bytes]:
+def _columns(source: Path | pa.BufferReader) -> Iterator[bytes]:
     """The texts and bytes of a Parquet file, column by column."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(source) as file:
         yield repr(file.schema_arrow.metadata).encode()
         for batch in file.iter_batches():
             for column in batch.columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Impressions:
     answer: index of the answer; query: of its query; product: of the product; position: from 1; clicked: 0 or
     1; propensity: probability with which the logging service puts that product at that position for that
     query, above 0 up to 1, or None where none was logged. query_names, product_names: what the indices mean.
+    features: float64 [impressions, features], NaN where unknown, or None where none were asked for.
     """
 
     answer: Ints
@@ -41,6 +43,7 @@ class Impressions:
     propensity: Floats | None = None
     query_names: tuple[str, ...] = ()
     product_names: tuple[str, ...] = ()
+    features: Floats | None = None
 
     @property
     def answers(self) -> int:
@@ -69,12 +72,20 @@ class Impressions:
             None if self.propensity is None else self.propensity[rows],
             self.query_names,
             self.product_names,
+            None if self.features is None else self.features[rows],
         )
 
+    def pair_features(self) -> Floats | None:
+        """Features of each (query, product), as they were first seen: float64 [pairs, features]."""
+        if self.features is None:
+            return None
+        pair, _ = self.pairs()
+        return np.asarray(self.features[np.unique(pair, return_index=True)[1]])
 
-def read_impressions(path: Path) -> Impressions:
+
+def read_impressions(path: Path, features: Sequence[str] = ()) -> Impressions:
     """Reads a Parquet, CSV or JSONL file with the columns answer, query, product_id, position, clicked, and
-    optionally propensity.
+    optionally propensity. features: further columns of numbers, empty where unknown.
 
     Raises: ClicksRefused, naming the column and the first row that is wrong.
     """
@@ -94,7 +105,10 @@ def read_impressions(path: Path) -> Impressions:
         table = readers[path.suffix](str(path))
     except (OSError, pa.ArrowException) as error:
         raise ClicksRefused(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    missing = [name for name in _NEEDED if name not in table.column_names]
+    wrong = [name for name in features if name in (*_NEEDED, "propensity") or features.count(name) > 1]
+    if wrong:
+        raise ClicksRefused(f"{wrong[0]} is no feature: name other columns, each once")
+    missing = [name for name in (*_NEEDED, *features) if name not in table.column_names]
     if missing:
         raise ClicksRefused(f"{path} lacks the column {', '.join(missing)}; needed are {', '.join(_NEEDED)}")
     if table.num_rows == 0:
@@ -124,6 +138,7 @@ def read_impressions(path: Path) -> Impressions:
         propensity,
         query_names,
         product_names,
+        np.column_stack([_numbers(table, name, path, empty=True) for name in features]) if features else None,
     )
 
 
@@ -132,9 +147,13 @@ def _indexed(column: Any) -> tuple[Ints, tuple[str, ...]]:
     return index.astype(np.int64), tuple(str(name) for name in names)
 
 
-def _numbers(table: Any, name: str, path: Path) -> Floats:
+def _numbers(table: Any, name: str, path: Path, *, empty: bool = False) -> Floats:
+    """A column of numbers; empty: whether it may lack some, which become NaN."""
+    values = table[name].to_pylist()
+    if empty:
+        values = [np.nan if value is None else value for value in values]
     try:
-        return np.array([float(value) for value in table[name].to_pylist()], dtype=np.float64)
+        return np.array([float(value) for value in values], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ClicksRefused(f"{path}: the column {name} must hold numbers alone") from error
 

@@ -9,6 +9,8 @@ import numpy as np
 from training.clicks.impressions import ClicksRefused, Floats, Impressions
 
 CLIP = 0.05
+STEPS = 20
+_TOP = 0.99
 
 
 def gains(shown: Impressions, examined: Floats | None, *, clip: float = CLIP) -> Floats:
@@ -33,6 +35,27 @@ def gains(shown: Impressions, examined: Floats | None, *, clip: float = CLIP) ->
     looks = np.bincount(pair, examined[shown.position - 1], pairs)
     safe = np.maximum(looks, clip * count)
     return np.asarray(np.clip(clicks / safe, 0, 1))
+
+
+def graded(shown: Impressions, gain: Floats, steps: int = STEPS) -> Floats:
+    """Gains as a recipe can name them: float64 [pairs], 0 to 1 in `steps` equal steps.
+
+    They are told as shares of a high gain, that of the first in a hundred impressions: nDCG and what is
+    learnt of the order do not change by a common factor, and chances of a click are small. Raises:
+    ClicksRefused.
+    """
+    if not 2 <= steps <= 100:
+        raise ClicksRefused("the steps of the gains must be from 2 to 100")
+    pair, _ = shown.pairs()
+    top = float(np.quantile(gain[pair], _TOP)) or float(gain.max(initial=0.0)) or 1.0
+    return np.asarray(np.round(np.round(np.minimum(gain / top, 1.0) * steps) / steps, 6))
+
+
+def targets_of(gain: Floats) -> dict[str, float]:
+    """What a recipe must say in `targets` of these gains: as in the file, to what a cross-encoder should
+    say.
+    """
+    return {str(float(one)): float(one) for one in np.unique(np.append(gain, 0.0))}
 
 
 def write_judgements(path: Path, shown: Impressions, gain: Floats) -> int:

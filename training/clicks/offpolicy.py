@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from muster.products import ProductFileError
+from muster.products.runs import read_run
 from training.clicks import judgements, propensity
 from training.clicks.impressions import ClicksRefused, Floats, Impressions, Inconclusive, Ints
 
@@ -44,30 +46,21 @@ class OffPolicy:
     clipped: float
 
 
-def read_run(path: Path, shown: Impressions, places: int) -> Ints:
+def places_in(path: Path, shown: Impressions, places: int) -> Ints:
     """Position from 1 in a TREC run file of each impression's product, 0 outside the first `places`.
 
-    Raises: ClicksRefused where a line is none of a run, or a query of the clicks has no order.
+    Raises: ClicksRefused where the file is no run, or a query of the clicks has no order.
     """
-    scores: dict[str, dict[str, float]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClicksRefused(f"{path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        parts = line.split()
-        try:
-            query, _, product, _, score, _ = parts
-            scores.setdefault(query, {})[product] = float(score)
-        except ValueError:
-            raise ClicksRefused(f"{path}, line {number}: is no line of a TREC run") from None
+        orders = read_run(path)
+    except ProductFileError as error:
+        raise ClicksRefused(str(error)) from error
     at: dict[tuple[int, int], int] = {}
     index = {name: number for number, name in enumerate(shown.product_names)}
     for number, name in enumerate(shown.query_names):
-        if name not in scores:
+        if name not in orders:
             raise ClicksRefused(f"{path} has no order for the query {name}")
-        ranked = sorted(scores[name], key=lambda product: (-scores[name][product], product))
-        for place, product in enumerate(ranked[:places], start=1):
+        for place, product in enumerate(orders[name][:places], start=1):
             if product in index:
                 at[number, index[product]] = place
     keys = zip(shown.query.tolist(), shown.product.tolist(), strict=True)

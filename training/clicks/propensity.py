@@ -1,7 +1,6 @@
 """Position bias: the probability that a position is looked at, from clicks, relative to the first one.
 
-The position-based model says: a product is clicked if it is examined, by its position alone, and attracts, by
-query and product alone (Richardson et al. 2007; Craswell et al. 2008). Both estimates need products that were
+Both estimates assume the position-based model (`training.clicks.position`). They need products that were
 seen at different positions for the same query; without them bias and attraction cannot be told apart.
 """
 
@@ -13,22 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.clicks.impressions import Floats, Impressions, Inconclusive, Ints
-
-FLOOR = 1e-6
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Impressions counted by (query, product) and position. pair, position (from 0): int64 [cells]; shown,
-    clicked: float64 [cells], shown above 0.
-    """
-
-    pair: Ints
-    position: Ints
-    shown: Floats
-    clicked: Floats
-    pairs: int
-    places: int
+from training.clicks.position import Cells, fit_position
 
 
 @dataclass(frozen=True)
@@ -45,17 +29,19 @@ class Propensities:
     rounds: int
 
 
-def count(shown: Impressions, weights: Floats | None = None) -> Cells:
-    """Counts impressions; weights: how often each answer counts, float64 [answers], by default once."""
-    pair, pairs = shown.pairs()
+def count(shown: Impressions, weights: Floats | None = None, pairs: tuple[Ints, int] | None = None) -> Cells:
+    """Counts impressions; weights: how often each answer counts, float64 [answers], by default once. pairs:
+    `shown.pairs()`, for whoever counts the same impressions again and again.
+    """
+    pair, many = pairs or shown.pairs()
     places = shown.places
     cell = pair * places + shown.position - 1
     weight = None if weights is None else weights[shown.answer]
-    counted = np.bincount(cell, weight, pairs * places)
-    clicks = np.bincount(cell, shown.clicked if weight is None else weight * shown.clicked, pairs * places)
+    counted = np.bincount(cell, weight, many * places)
+    clicks = np.bincount(cell, shown.clicked if weight is None else weight * shown.clicked, many * places)
     kept = np.flatnonzero(counted > 0)
     return Cells(
-        kept // places, kept % places, counted[kept].astype(float), clicks[kept].astype(float), pairs, places
+        kept // places, kept % places, counted[kept].astype(float), clicks[kept].astype(float), many, places
     )
 
 
@@ -105,33 +91,13 @@ _APART = (
 def by_maximum_likelihood(cells: Cells, *, rounds: int = 300, tolerance: float = 1e-5) -> Floats:
     """Examination by EM for the position-based model; float64 [places], the first one 1.
 
-    Source: Wang et al. 2018, "Position Bias Estimation for Unbiased Learning to Rank in Personal Search",
-    section 4.1, with an attraction for each pair in place of a regression. Raises: Inconclusive where a
-    position has no clicked pair in common with the others.
+    As `training.clicks.position.fit_position`, without a prior. Raises: Inconclusive where a position has no
+    clicked pair in common with the others.
     """
     # Likelihood is nearly flat along trades of bias for attraction, and EM stands still there: it starts
     # where the swaps already say how large the bias is.
-    examined = np.clip(by_interventions(cells), FLOOR, None)
-    examined = np.clip(examined / examined.max(), FLOOR, 1 - FLOOR)
-    looks = np.bincount(cells.pair, cells.shown * examined[cells.position], cells.pairs)
-    clicks = np.bincount(cells.pair, cells.clicked, cells.pairs)
-    attracts = np.clip(clicks / np.maximum(looks, FLOOR), FLOOR, 1 - FLOOR)
-    of_position = np.maximum(np.bincount(cells.position, cells.shown, cells.places), FLOOR)
-    of_pair = np.maximum(np.bincount(cells.pair, cells.shown, cells.pairs), FLOOR)
-    missed = cells.shown - cells.clicked
-    for _ in range(rounds):
-        e, a = examined[cells.position], attracts[cells.pair]
-        not_clicked = np.maximum(1 - e * a, FLOOR)
-        seen = np.bincount(cells.position, cells.clicked + missed * e * (1 - a) / not_clicked, cells.places)
-        liked = np.bincount(cells.pair, cells.clicked + missed * a * (1 - e) / not_clicked, cells.pairs)
-        before, examined = examined, np.clip(seen / of_position, FLOOR, 1 - FLOOR)
-        attracts = np.clip(liked / of_pair, FLOOR, 1 - FLOOR)
-        # Only the products are told apart by clicks: what is looked at most is taken to be always looked at.
-        scale = examined.max()
-        examined, attracts = examined / scale, np.clip(attracts * scale, FLOOR, 1 - FLOOR)
-        if np.abs(examined - before).max() < tolerance:
-            break
-    return np.asarray(examined / examined[0])
+    model = fit_position(cells, by_interventions(cells), prior_looks=0.0, rounds=rounds, tolerance=tolerance)
+    return np.asarray(model.examined / model.examined[0])
 
 
 METHODS: dict[str, Callable[[Cells], Floats]] = {
@@ -147,17 +113,31 @@ def estimate(shown: Impressions, *, method: str = "em", rounds: int = 100, seed:
     """
     if not shown.clicked.any():
         raise Inconclusive("nothing was clicked")
-    fit = METHODS[method]
-    value = fit(count(shown))
+    fit, pairs = METHODS[method], shown.pairs()
+    value = fit(count(shown, pairs=pairs))
+    low, high, drawn = bootstrapped(
+        lambda weights: fit(count(shown, weights, pairs)), shown.answers, rounds=rounds, seed=seed
+    )
+    return Propensities(value, low, high, method, drawn)
+
+
+def bootstrapped(
+    fit: Callable[[Floats], Floats], answers: int, *, rounds: int, seed: int
+) -> tuple[Floats, Floats, int]:
+    """Percentiles of 95 % over resamples of whole answers, and how many of them gave an estimate.
+
+    fit: from how often each answer counts, float64 [answers]. Raises: Inconclusive where one in ten or more
+    of the resamples gives no estimate.
+    """
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(rounds):
-        chosen = rng.multinomial(shown.answers, np.full(shown.answers, 1.0 / shown.answers)).astype(float)
+        chosen = rng.multinomial(answers, np.full(answers, 1.0 / answers)).astype(float)
         try:
-            drawn.append(fit(count(shown, chosen)))
+            drawn.append(fit(chosen))
         except Inconclusive:
             continue
     if len(drawn) < max(rounds * 0.9, 2):
         raise Inconclusive(f"only {len(drawn)} of {rounds} resamples join all positions; gather more clicks")
     low, high = np.percentile(np.array(drawn), [2.5, 97.5], axis=0)
-    return Propensities(value, low, high, method, len(drawn))
+    return low, high, len(drawn)

@@ -13,13 +13,17 @@ from training.clicks.impressions import Floats, Impressions, Ints
 class World:
     """What is true. features: float64 [queries, candidates, signals]; attraction: probability of a click once
     looked at, float64 [queries, candidates]; order: candidates of each query as the service ranks them, best
-    first, int64 [queries, candidates]; examined: float64 [candidates].
+    first, int64 [queries, candidates]; examined: float64 [candidates], of shoppers who look by position;
+    satisfies, continues: of shoppers who look from the top on (`training.clicks.cascade`), chance that a
+    click ends the search, float64 [queries, candidates], and chance to look at the next product otherwise.
     """
 
     features: Floats
     attraction: Floats
     order: Ints
     examined: Floats
+    satisfies: Floats
+    continues: float
 
 
 def make_world(
@@ -29,10 +33,12 @@ def make_world(
     signals: int = 6,
     power: float = 1.0,
     skill: float = 0.3,
+    continues: float = 0.9,
     seed: int = 0,
 ) -> World:
     """A world. power: position p is looked at with probability p ** -power. skill: how far the service's
     order follows the truth; the rest of it follows the first signal, which says nothing of attraction.
+    continues: see `World`.
     """
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(queries, candidates, signals))
@@ -43,7 +49,8 @@ def make_world(
     score = skill * worth + (1 - skill) * 2.0 * features[:, :, 0]
     order = np.argsort(-score, axis=1, kind="stable")
     examined = np.arange(1, candidates + 1, dtype=np.float64) ** -power
-    return World(features, attraction, order, examined)
+    satisfies = rng.uniform(0.3, 0.9, size=attraction.shape)
+    return World(features, attraction, order, examined, satisfies, continues)
 
 
 def swap_chances(places: int, share: float) -> Floats:
@@ -60,8 +67,12 @@ def swap_chances(places: int, share: float) -> Floats:
     return chances
 
 
-def draw_clicks(world: World, *, answers: int, swap_share: float = 0.3, seed: int = 0) -> Impressions:
-    """Clicks on answers to queries drawn evenly, with the logging propensities."""
+def draw_clicks(
+    world: World, *, answers: int, swap_share: float = 0.3, cascade: bool = False, seed: int = 0
+) -> Impressions:
+    """Clicks on answers to queries drawn evenly, with the logging propensities. cascade: shoppers look from
+    the top on, else by position.
+    """
     rng = np.random.default_rng(seed)
     queries, places = world.order.shape
     asked = rng.integers(0, queries, answers)
@@ -72,7 +83,15 @@ def draw_clicks(world: World, *, answers: int, swap_share: float = 0.3, seed: in
         ranks[now, at], ranks[now, at + 1] = at + 1, at
     product = np.take_along_axis(world.order[asked], ranks, axis=1)
     attracts = world.attraction[asked[:, None], product]
-    clicked = rng.random((answers, places)) < attracts * world.examined
+    liked = rng.random((answers, places))
+    if cascade:
+        ends = rng.random((answers, places)) < world.satisfies[asked[:, None], product]
+        goes_on = rng.random((answers, places)) < world.continues
+        looks = np.cumprod(goes_on & ~((liked < attracts) & ends), axis=1, dtype=bool)
+        looked = np.concatenate([np.ones((answers, 1), dtype=bool), looks[:, :-1]], axis=1)
+        clicked = looked & (liked < attracts)
+    else:
+        clicked = liked < attracts * world.examined
     chances = swap_chances(places, swap_share)[ranks, np.arange(places)]
     return Impressions(
         np.repeat(np.arange(answers), places),

@@ -53,7 +53,14 @@ def trial(*, answers: int = 20_000, queries: int = 200, seed: int = 1) -> dict[s
     """
     world = simulate.make_world(queries=2 * queries, seed=seed)
     halves = world.features[:queries], world.features[queries:]
-    seen = simulate.World(halves[0], world.attraction[:queries], world.order[:queries], world.examined)
+    seen = simulate.World(
+        halves[0],
+        world.attraction[:queries],
+        world.order[:queries],
+        world.examined,
+        world.satisfies[:queries],
+        world.continues,
+    )
     shown = simulate.draw_clicks(seen, answers=answers, seed=seed + 1)
     examined = propensity.by_interventions(propensity.count(shown))
     pair_products = np.unique(shown.product)

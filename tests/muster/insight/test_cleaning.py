@@ -5,7 +5,6 @@ from __future__ import annotations
 from muster.insight.cleaning import Bounds, cleaned
 from muster.insight.events import DAY_US, MINUTE_US, Events
 from muster.insight.simulate import Simulated
-from server.feedback.floods import FloodRule
 from tests.muster.insight.conftest import NOW_US
 from tests.muster.insight.event_rows import AT_US, events, row
 
@@ -57,7 +56,7 @@ def test_the_bounds_are_the_most_that_a_person_does() -> None:
     def clicks(count: int, apart_us: int) -> list[dict[str, object]]:
         return [row(product_id=f"p{at}", at_unix_us=AT_US + at * apart_us) for at in range(count)]
 
-    bounds = Bounds(per_minute_max=60, per_day_max=2_000)
+    bounds = Bounds()
     assert not cleaned(events(clicks(60, 10)), bounds, NOW_US)[1].floods
     assert cleaned(events(clicks(61, 10)), bounds, NOW_US)[1].events == {"flood": 61}
     assert not cleaned(events(clicks(61, 1_100_000)), bounds, NOW_US)[1].floods
@@ -66,10 +65,3 @@ def test_the_bounds_are_the_most_that_a_person_does() -> None:
     assert not cleaned(events(views), bounds, NOW_US)[1].floods
     on_one = [one | {"receipt_id": "a"} for one in clicks(201, 10_000_000)]
     assert cleaned(events(on_one), bounds, NOW_US)[1].floods == 1
-
-
-def test_what_a_person_does_at_most_is_the_same_as_for_exports() -> None:
-    ours, exports = Bounds(), FloodRule()
-    assert ours.per_minute_max == exports.per_minute_max
-    assert ours.per_day_max == exports.per_day_max
-    assert ours.per_answer_max == exports.per_receipt_max

@@ -85,7 +85,7 @@ def test_the_commands_read_files_and_end_as_they_should(
     world = simulate.make_world(queries=10, seed=7)
     shown = simulate.draw_clicks(world, answers=3_000, swap_share=0.6, seed=8)
     file = written(tmp_path / "clicks.csv", shown)
-    assert commands.main(["bias", str(file), "--json"]) == 0
+    assert commands.main(["bias", str(file), "--rounds", "10", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["positions"]) == PLACES
     assert commands.main(["judgements", str(file), "--out", str(tmp_path / "labels.parquet")]) == 0
     run = tmp_path / "order.run"
@@ -102,7 +102,7 @@ def test_the_commands_read_files_and_end_as_they_should(
     assert found["estimates"]["dr"]["value"] == pytest.approx(found["logged"]["value"], abs=0.15)
     still = written(tmp_path / "still.csv", simulate.draw_clicks(world, answers=300, swap_share=0.0, seed=8))
     assert commands.main(["off-policy", str(still), "--run", str(run)]) == 20
-    assert commands.main(["bias", str(still)]) == 20
+    assert commands.main(["bias", str(still), "--rounds", "10"]) == 20
 
 
 @pytest.mark.parametrize(

@@ -735,6 +735,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "tens of thousands of plans: hours under Miri")]
     fn at_the_same_moment_a_higher_class_never_gets_a_plan_worth_less() {
         let mut next = numbers();
         let (mut differed, mut refused) = (0, 0);
@@ -829,6 +830,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "tens of thousands of plans: hours under Miri")]
     fn under_load_the_classes_fall_back_in_their_order_and_hardly_anybody_is_refused() {
         // 100 a second: the best plan for all would take 3.5 of the worker, for critical ones alone 0.7.
         let [sheddable, default, critical] = storm(100.0, 200_000);
@@ -840,6 +842,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "tens of thousands of plans: hours under Miri")]
     fn in_a_storm_that_the_cheapest_plans_cannot_weather_the_classes_are_refused_in_their_order() {
         // 10,000 a second: critical ones alone take 0.6 of the worker, with default ones they take 1.5 of it.
         let [sheddable, default, critical] = storm(10_000.0, 50_000);

@@ -1,0 +1,1 @@
+"""From feedback to people who judge, and back to judgements for training."""
