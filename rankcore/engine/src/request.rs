@@ -1114,15 +1114,15 @@ impl Job {
 
         let mut facets = Vec::new();
         let offset = self.offset();
-        if let Source::Search { facets: fields, .. } = &self.ask.source {
-            if !fields.is_empty() {
-                let from_us = self.services.clock.now_us();
-                facets = self
-                    .generation
-                    .facets(&self.ask.query, fields, self.eligible.as_ref())?;
-                let fields = fields.len();
-                self.timings.retrieve_us += self.ran(Stage::Facets, None, fields, from_us);
-            }
+        if let Source::Search { facets: fields, .. } = &self.ask.source
+            && !fields.is_empty()
+        {
+            let from_us = self.services.clock.now_us();
+            facets = self
+                .generation
+                .facets(&self.ask.query, fields, self.eligible.as_ref())?;
+            let fields = fields.len();
+            self.timings.retrieve_us += self.ran(Stage::Facets, None, fields, from_us);
         }
 
         let reply_from_us = self.services.clock.now_us();
