@@ -331,10 +331,13 @@ def run_on_service(
         given.target, NAME, "flood", replicas=asked.harmed, rate_per_s=asked.rate_per_s
     ) as service:
         base_per_s = max(1.0, rate_per_s / 10)
-        phases = (Phase(2.0, base_per_s), Phase(given.duration, rate_per_s), Phase(3.0, base_per_s))
         # What the operators allow is all calls together.
         searches = 1.0 - given.recommend_share
-        phases = tuple(Phase(one.duration_s, searches * one.rate_per_s) for one in phases)
+        phases = (
+            Phase(2.0, searches * base_per_s),
+            Phase(given.duration, searches * rate_per_s),
+            Phase(3.0, searches * base_per_s),
+        )
         harmed = service.part(asked.harmed)
         known = products_found(harmed.addresses, asked.queries) if given.recommend_share else []
         storm = Storm(harmed, requests, phases, deadline_ms, given.recommend_share, known)

@@ -50,7 +50,8 @@ class FromTexts:
             latest = history[::-1][:SIMILAR_HISTORY]
             weights = 1.0 / np.arange(1, len(latest) + 1, dtype=np.float32)
             wanted[row] = weights @ self._vectors[latest]
-        return np.maximum(wanted @ self._vectors.T, np.float32(0.0))
+        found: NDArray[np.float32] = np.maximum(wanted @ self._vectors.T, np.float32(0.0))
+        return found
 
 
 def tier_worths(
