@@ -139,6 +139,9 @@ def figures(samples: Sequence[Sample], deadline_ms: float) -> tuple[dict[str, An
     beside = [one for one in samples if one.kind == RECOMMENDATION]
     if beside:
         told["recommendations"] = _figures(beside, deadline_ms)[0]
+        if not any(one.fields.get("expected_ndcg") for one in beside):
+            # No receipt tells what its tier is worth.
+            told["recommendations"]["quality_in_time"] = None
     return told, histogram
 
 

@@ -86,6 +86,9 @@ def test_recommendations_are_dealt_by_their_share_and_told_apart() -> None:
     )
     assert (told["offered"], histogram.get_total_count()) == (1, 1)
     assert (told["recommendations"]["offered"], told["recommendations"]["in_time"]) == (2, 1)
+    assert told["recommendations"]["quality_in_time"] == pytest.approx(0.8 / 2)
+    unknown, _ = figures([replace(sample(0.01, expected_ndcg=0.0), kind="recommendation")], 50.0)
+    assert unknown["recommendations"]["quality_in_time"] is None
     assert "recommendations" in table(told, Verdict.HELD, "")
     late = {**told, "recommendations": {**told["recommendations"], "sent_late_share": 0.5}}
     assert judged(late)[0] is Verdict.INCONCLUSIVE
