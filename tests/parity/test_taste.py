@@ -39,6 +39,7 @@ HISTORIES = st.lists(st.sampled_from([*KNOWN, "gone-0", "unheard-of"]), min_size
 class Shop:
     """An engine, and what it is to know. tables: weight and rows. vectors: of the texts, as indexed."""
 
+    bundle: str
     engine: rankcore.Engine
     products: dict[str, catalogue_pb2.Product]
     tables: dict[str, tuple[float, dict[str, dict[str, float]]]]
@@ -121,7 +122,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
             for row, column, value in zip(cells.row, cells.col, cells.data, strict=True):
                 rows.setdefault(ITEM_IDS[row], {})[ITEM_IDS[column]] = float(value)
             tables[source.table.name] = (float(weight), rows)
-    yield Shop(engine, products, tables, vectors)
+    yield Shop(str(made.bundle), engine, products, tables, vectors)
     engine.close()
 
 
@@ -212,3 +213,21 @@ def test_who_names_nobody_is_searched_for_as_before_and_views_tell_nothing(shop:
     answer = pb.SearchResponse.FromString(shop.engine.execute(seen.SerializeToString(), "lexical", 0, 200))
     assert answer.receipt.taste == pb.TASTE_UNKNOWN
     assert answer.results == plain.results
+
+
+def test_without_a_weight_nothing_is_looked_at_and_a_weight_is_a_share(shop: Shop) -> None:
+    library = rankcore.runtime_library()
+    with pytest.raises(rankcore.InvalidRequest, match="taste_weight"):
+        rankcore.Engine(shop.bundle, runtime_library=library, workers=1, taste_weight=1.5)
+    engine = rankcore.Engine(shop.bundle, runtime_library=library, workers=1, taste_weight=0.0)
+    try:
+        engine.serve(engine.empty())
+        request = pb.SearchRequest(query=QUERY, history=[pb.HistoryItem(product_id="phone-1")])
+        answer = pb.SearchResponse.FromString(engine.execute(request.SerializeToString(), "lexical", 0, 10))
+        assert answer.receipt.taste == pb.TASTE_OFF
+        assert not answer.HasField("history")
+        assert engine.status()["accounted"]["tastes"] == dict.fromkeys(
+            ("applied", "off", "unknown", "unrelated", "time"), 0
+        )
+    finally:
+        engine.close()
