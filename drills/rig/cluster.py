@@ -457,7 +457,7 @@ class Cluster:
         pid = replica.pid
         self.signal(replica, signal.SIGKILL)
         assert replica.process is not None
-        replica.process.wait(timeout=10)
+        replica.process.wait(timeout=60)
         return pid
 
     def close(self, grace_s: float = 5.0) -> None:
