@@ -125,7 +125,10 @@ DRILLS: tuple[Drill, ...] = (
     Drill(
         name="deadline_storm",
         hypothesis="at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms",
-        injection="an open-loop flood at a multiple of the measured capacity of the best plan",
+        injection=(
+            "an open-loop flood at a multiple of the measured capacity of the best plan, with recommendations"
+            " on top: a fifth of all calls"
+        ),
         module="drills.deadline_storm",
         needs=("a model bundle",),
         control="--without core",

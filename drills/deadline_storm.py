@@ -3,15 +3,17 @@
     python -m drills.deadline_storm --factor 5 --json
     python -m drills.deadline_storm --target HOST:PORT,...    to a running service
     python -m drills.deadline_storm --without core    the negative control: halted half of the time
+    python -m drills.deadline_storm --recommend-share 0    searches alone
 
 Hypothesis: the ladder of plans answers at least 95 % of all requests in time at 5 times what the best plan
-could do.
+could do, and as many of the recommendations that are asked for beside them.
 
 1. One replica is started on a real catalogue (else a synthetic one) and its generation is built.
 2. Capacity: a closed loop with long deadlines counts how many searches a second the best plan answers, in
 full.
 3. Base load at 0.3 of it, the flood at `--factor` times it, base load again; open loop, Poisson, mixed
-queries.
+queries. Recommendations come on top, so that searches are offered as often as without them: a fifth of all
+calls, for histories of three products of the catalogue.
 4. The judge reads what was intended during the flood. A request counts from its intended moment.
 
 The generator must keep to its schedule; where it could not, it was the bottleneck and the drill says so.
@@ -35,12 +37,13 @@ from drills.faults.process import CORE, Halting, core_option
 from drills.journal import History, Journal
 from drills.judges.alerts import over_runs
 from drills.judges.checks import StormLimits, judge_storm
-from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
+from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, share_below_one, tell
 from drills.rig.capacity import measure_capacity, plan_beside_generator
 from drills.rig.cluster import RANKING_SERVICE, Cluster, ClusterPlan, bundle_need, find_bundle
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
+    RECOMMENDATION,
     OpenLoop,
     Sample,
     SearchFlood,
@@ -48,6 +51,7 @@ from drills.rig.load import (
     decode,
     poisson_arrivals,
 )
+from drills.rig.recommended import beside, flood_of, products_found
 from drills.rig.service import asked_of_service, refuse_control, service_options, with_leave
 from drills.rig.shop import Shop, choose_shop, fill, search_requests
 from drills.rig.traffic import RecordedLoad
@@ -56,6 +60,8 @@ from muster.v1 import ranking_pb2
 NAME = "deadline_storm"
 HYPOTHESIS = "at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms"
 BASE_SHARE = 0.3
+RECOMMEND_SHARE = 0.2
+"""Of all calls."""
 ENCODE_BUDGET_S = 60.0
 """Of a large catalogue only so many products are loaded as the machine encodes in this time."""
 LOW_QUALITY = 0.97
@@ -69,6 +75,7 @@ EMPTY: dict[str, Any] = {
     "full_quality_share": None,
     "quality_in_time": None,
     "tiers": {},
+    "recommendations": {},
 }
 
 
@@ -93,12 +100,17 @@ def phased_arrivals(phases: Sequence[Phase], seed: int) -> Iterator[float]:
 
 @dataclass
 class Storm:
-    """The subject: the cluster, the requests to send and the phases of the load."""
+    """The subject: the cluster, the searches to send and the phases of the load.
+
+    recommend_share: of all calls. product_ids: what the histories of recommendations are drawn from.
+    """
 
     cluster: Cluster
     requests: Sequence[bytes]
     phases: tuple[Phase, Phase, Phase]
     deadline_ms: float
+    recommend_share: float = 0.0
+    product_ids: Sequence[str] = ()
     load: StormLoad | None = field(default=None)
 
 
@@ -119,8 +131,16 @@ class StormLoad(RecordedLoad):
         self._phases = storm.phases
         caller = SearchFlood(storm.cluster.addresses, storm.requests, deadline_ms=storm.deadline_ms)
         arrivals = list(phased_arrivals(storm.phases, seed))
+        streams = [Stream("read", iter(arrivals), caller)]
         self.planned = len(arrivals)
-        super().__init__(ReceiptLoop([Stream("read", iter(arrivals), caller)]), journal)
+        if storm.recommend_share:
+            more = beside(storm.recommend_share)
+            phases = [Phase(one.duration_s, more * one.rate_per_s) for one in storm.phases]
+            arrivals = list(phased_arrivals(phases, seed + len(phases)))
+            flood = flood_of(storm.cluster.addresses, storm.product_ids, seed, storm.deadline_ms)
+            streams.append(Stream(RECOMMENDATION, iter(arrivals), flood))
+            self.planned += len(arrivals)
+        super().__init__(ReceiptLoop(streams), journal)
         storm.load = self
 
     def start(self) -> None:
@@ -161,7 +181,7 @@ class Flood:
 
 
 def base_load_is_answered(storm: Storm) -> Finding:
-    """At least 95 % of the last second's searches were answered in time."""
+    """At least 95 % of the last second's calls were answered in time."""
     assert storm.load is not None
     now_s = time.monotonic()
     window = [
@@ -170,7 +190,7 @@ def base_load_is_answered(storm: Storm) -> Finding:
         if now_s - 1.0 <= sample.intended_s <= now_s - storm.deadline_ms / 1000.0 - 0.1
     ]
     if not window:
-        return Finding(False, "no search ended in the last second")
+        return Finding(False, "no call ended in the last second")
     hits = sum(sample.status == OK and sample.latency_s * 1000 <= storm.deadline_ms for sample in window)
     statuses = Counter(sample.status for sample in window)
     return Finding(hits >= 0.95 * len(window), f"{hits} of {len(window)} in time ({dict(statuses)})")
@@ -185,16 +205,17 @@ def replica_is_healthy(storm: Storm) -> Finding:
 
 
 def flooded(history: History) -> History:
-    """The history with only those reads that were intended during the flood."""
+    """The history with only those calls that were intended during the flood."""
+    calls = ("read", RECOMMENDATION)
     schedule = history.first("schedule")
     if schedule is None:
-        return History(tuple(record for record in history.records if record["kind"] != "read"))
+        return History(tuple(record for record in history.records if record["kind"] not in calls))
     start_s, end_s = schedule["flood_from_s"], schedule["flood_to_s"]
     return History(
         tuple(
             record
             for record in history.records
-            if record["kind"] != "read" or start_s <= record["intended_s"] < end_s
+            if record["kind"] not in calls or start_s <= record["intended_s"] < end_s
         )
     )
 
@@ -249,6 +270,7 @@ def run(
     concurrency: int,
     seed: int,
     limits: StormLimits,
+    recommend_share: float = RECOMMEND_SHARE,
     progress: bool = True,
     without: str | None = None,
     keep_data: bool = False,
@@ -262,9 +284,10 @@ def run(
         with cluster:
             say(f"{NAME}: starting {plan.replicas} replica(s), catalogue {shop.name}")
             cluster.start()
+            products = shop.judged_first()
             loaded = fill(
                 cluster,
-                shop.judged_first(),
+                products,
                 total=shop.expected_products,
                 progress=progress,
                 within_s=ENCODE_BUDGET_S,
@@ -283,9 +306,11 @@ def run(
                 Phase(duration_s, factor * capacity.per_s),
                 Phase(3.0, max(1.0, BASE_SHARE * capacity.per_s)),
             )
-            storm = Storm(cluster, requests, phases, deadline_ms)
+            known = [product.product_id for product in products[: loaded.products]]
+            storm = Storm(cluster, requests, phases, deadline_ms, recommend_share, known)
             settings = {
                 "load_factor": factor,
+                "recommend_share": recommend_share,
                 "deadline_ms": deadline_ms,
                 "without": without or "",
                 "late_after_ms": LATE_AFTER_S * 1000.0,
@@ -317,13 +342,22 @@ def run_on_service(
         given.target, NAME, "flood", replicas=asked.harmed, rate_per_s=asked.rate_per_s
     ) as service:
         base_per_s = max(1.0, rate_per_s / 10)
-        phases = (Phase(2.0, base_per_s), Phase(given.duration, rate_per_s), Phase(3.0, base_per_s))
-        storm = Storm(service.part(asked.harmed), requests, phases, deadline_ms)
+        # What the operators allow is all calls together.
+        searches = 1.0 - given.recommend_share
+        phases = (
+            Phase(2.0, searches * base_per_s),
+            Phase(given.duration, searches * rate_per_s),
+            Phase(3.0, searches * base_per_s),
+        )
+        harmed = service.part(asked.harmed)
+        known = products_found(harmed.addresses, asked.queries) if given.recommend_share else []
+        storm = Storm(harmed, requests, phases, deadline_ms, given.recommend_share, known)
         settings = {
             "target": given.target,
             "harmed": asked.harmed,
             "rate_per_s": round(rate_per_s, 1),
             "load_factor": None,
+            "recommend_share": given.recommend_share,
             "deadline_ms": deadline_ms,
             "late_after_ms": LATE_AFTER_S * 1000.0,
         }
@@ -353,7 +387,7 @@ def _told(
     from drills.plot import timeline
 
     picture = timeline(history, folder / "timeline.png", title=title, deadline_ms=deadline_ms)
-    reads = flooded(history).of("read")
+    reads = [*flooded(history).of("read"), *flooded(history).of(RECOMMENDATION)]
     late = sum(read["sent_s"] - read["intended_s"] > LATE_AFTER_S for read in reads)
     return {
         **settings,
@@ -371,6 +405,13 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--deadline-ms", type=positive(float), default=50.0, help="of every request")
     options.add_argument(
         "--duration", type=positive(float), default=10.0, metavar="SECONDS", help="of the flood"
+    )
+    options.add_argument(
+        "--recommend-share",
+        type=share_below_one,
+        default=RECOMMEND_SHARE,
+        metavar="SHARE",
+        help="of all calls that ask for recommendations, below 1; they come on top of the searches",
     )
     options.add_argument("--replicas", type=positive(int), default=1, help="that share the load")
     machine_options(options)
@@ -399,6 +440,7 @@ def main(arguments: Sequence[str]) -> int:
             concurrency=concurrency,
             seed=given.seed,
             limits=limits,
+            recommend_share=given.recommend_share,
             without=given.without,
             keep_data=given.keep_data,
         )

@@ -21,11 +21,12 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from drills.experiment import Verdict
-from drills.outcome import USAGE_EXIT_CODE, positive
+from drills.outcome import USAGE_EXIT_CODE, positive, share_below_one
 from drills.rig.arrivals import bursty_arrivals, day_arrivals
 from drills.rig.load import (
     LATE_AFTER_S,
     OK,
+    RECOMMENDATION,
     OpenLoop,
     Sample,
     SearchFlood,
@@ -35,6 +36,7 @@ from drills.rig.load import (
     lateness,
     poisson_arrivals,
 )
+from drills.rig.recommended import flood_of, products_found
 from drills.rig.shop import choose_shop
 from muster.client.settings import parse_endpoints
 from muster.durations import parse_duration_ms
@@ -57,7 +59,8 @@ class LoadError(Exception):
 @dataclass(frozen=True)
 class Wish:
     """targets: host:port, each with one connection, in turn. zipf: exponent of the popularity of queries in
-    the order given; 0: all alike. deadline_ms: counts from the intended moment.
+    the order given; 0: all alike. deadline_ms: counts from the intended moment. recommend_share: of all
+    calls, for histories of products that the queries find.
     """
 
     targets: Sequence[str]
@@ -68,6 +71,7 @@ class Wish:
     arrivals: str = "poisson"
     zipf: float = 0.0
     seed: int = 1
+    recommend_share: float = 0.0
 
 
 def arrivals_of(wish: Wish) -> Iterator[float]:
@@ -79,6 +83,16 @@ def arrivals_of(wish: Wish) -> Iterator[float]:
     if wish.arrivals == "day":
         return day_arrivals(wish.rate_per_s, wish.duration_s, wish.seed)
     return poisson_arrivals(wish.rate_per_s, wish.seed)
+
+
+def dealt(arrivals: Iterator[float], wish: Wish) -> tuple[list[float], list[float]]:
+    """The moments of searches and of recommendations, each drawn by its share, up to the end of the load."""
+    draw = random.Random(wish.seed + 1)
+    searches: list[float] = []
+    recommendations: list[float] = []
+    for moment_s in itertools.takewhile(lambda moment_s: moment_s < wish.duration_s, arrivals):
+        (recommendations if draw.random() < wish.recommend_share else searches).append(moment_s)
+    return searches, recommendations
 
 
 def drawn_requests(wish: Wish, count: int) -> list[bytes]:
@@ -94,8 +108,20 @@ def offer(wish: Wish) -> list[Sample]:
     # As many as will be sent on average; more are taken from the beginning again.
     requests = drawn_requests(wish, min(200_000, max(1, int(wish.rate_per_s * wish.duration_s * 1.1))))
     flood = SearchFlood(wish.targets, requests, deadline_ms=wish.deadline_ms)
+    streams = [Stream("read", arrivals_of(wish), flood)]
+    if wish.recommend_share:
+        searches, recommendations = dealt(arrivals_of(wish), wish)
+        known = products_found(wish.targets, wish.queries)
+        streams = [
+            Stream("read", iter(searches), flood),
+            Stream(
+                RECOMMENDATION,
+                iter(recommendations),
+                flood_of(wish.targets, known, wish.seed, wish.deadline_ms),
+            ),
+        ]
     loop = OpenLoop(
-        [Stream("read", arrivals_of(wish), flood)],
+        streams,
         duration_s=wish.duration_s,
         drain_s=wish.deadline_ms / 1000.0 + 1.0,
     )
@@ -106,7 +132,20 @@ def offer(wish: Wish) -> list[Sample]:
 
 
 def figures(samples: Sequence[Sample], deadline_ms: float) -> tuple[dict[str, Any], HdrHistogram]:
-    """What was seen, and the times of the answers in microseconds from the intended moment."""
+    """What was seen of the searches, and the times of their answers in microseconds from the intended moment;
+    what was seen of recommendations, where there were any, under `recommendations`.
+    """
+    told, histogram = _figures([one for one in samples if one.kind != RECOMMENDATION], deadline_ms)
+    beside = [one for one in samples if one.kind == RECOMMENDATION]
+    if beside:
+        told["recommendations"] = _figures(beside, deadline_ms)[0]
+        if not any(one.fields.get("expected_ndcg") for one in beside):
+            # No receipt tells what its tier is worth.
+            told["recommendations"]["quality_in_time"] = None
+    return told, histogram
+
+
+def _figures(samples: Sequence[Sample], deadline_ms: float) -> tuple[dict[str, Any], HdrHistogram]:
     histogram = HdrHistogram(1, _MICROSECONDS_MAX, 3)
     in_time = 0
     worth = 0.0
@@ -175,6 +214,8 @@ def table(told: dict[str, Any], verdict: Verdict, reason: str) -> str:
     ]
     for name, counts in (("statuses", told["statuses"]), ("tiers in time", told["tiers"])):
         lines.append(f"{name:18} " + (", ".join(f"{key} {count:,}" for key, count in counts.items()) or "-"))
+    if "recommendations" in told:
+        lines += ["", "recommendations", table(told["recommendations"], Verdict.HELD, "")]
     if verdict is not Verdict.HELD:
         lines.append(f"{verdict}: {reason}")
     return "\n".join(lines)
@@ -196,6 +237,13 @@ def main(arguments: Sequence[str]) -> int:
     )
     options.add_argument(
         "--zipf", type=float, default=0.0, metavar="S", help="popularity by rank to the -S; 0: all alike"
+    )
+    options.add_argument(
+        "--recommend-share",
+        type=share_below_one,
+        default=0.0,
+        metavar="SHARE",
+        help="of all calls that ask for recommendations, from 0, below 1",
     )
     options.add_argument("--seed", type=int, default=1)
     options.add_argument(
@@ -246,11 +294,14 @@ def wish_of(given: argparse.Namespace) -> Wish:
         given.arrivals,
         given.zipf,
         given.seed,
+        given.recommend_share,
     )
 
 
 def judged(told: dict[str, Any]) -> tuple[Verdict, str]:
     """Whether the figures are the service's, not the generator's."""
+    if told.get("recommendations", {}).get("sent_late_share", 0.0) > LATE_SHARE_MAX:
+        return judged(told["recommendations"])
     if told["sent_late_share"] > LATE_SHARE_MAX:
         share, limit_ms = 100 * told["sent_late_share"], LATE_AFTER_S * 1000
         return (

@@ -76,6 +76,14 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def share_below_one(text: str) -> float:
+    """An argparse type: a share from 0, below 1."""
+    value = float(text)
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"must be from 0, below 1, not {text}")
+    return value
+
+
 def run_folder(given: Path | None, name: str) -> Path:
     """The folder of this run; made. A folder that holds a result already is not overwritten: the run gets a
     numbered one beside its content."""

@@ -68,6 +68,9 @@ IDEAS = (
     Idea("stock", ("stock_known_out",), "it is not known to be sold out", "it is sold out"),
     Idea("ratings", ("rating", "rating_count_log"), "buyers rate it well", "its ratings are few or low"),
     Idea("popularity", ("popularity_log",), "many want it", "fewer want it"),
+    Idea(
+        "taste", ("taste",), "it is like what you looked at lately", "it is unlike what you looked at lately"
+    ),
 )
 
 _IDEA_OF = {signal: idea for idea in IDEAS for signal in idea.signals}
@@ -224,6 +227,47 @@ def brought_sum(result: Mapping[str, Any]) -> str:
         for part in parts
     ]
     return f"{sum(part['contribution'] for part in parts):.4g} = " + " ".join(terms)
+
+
+_LIKE = {
+    "itself": "it is this one",
+    "brand": "the same brand",
+    "category": "the same category",
+    "similar": "it reads alike",
+    "next": "this is often taken right after it",
+    "later": "this is often taken soon after it",
+    "later_share": "this is often taken soon after it",
+    "earlier": "this is often taken before it",
+    "together": "those who take it take this",
+    "attributes": "it has the same rare traits",
+    "texts": "it reads alike",
+    "new": "this is new, and like it",
+}
+
+
+def looked_at(result: Mapping[str, Any], *, products_max: int = 2) -> str:
+    """One sentence without numbers: what of the shopper's history moved a search's result up, the most
+    telling first.
+
+    result: as for `brought`. Empty where nothing did.
+    """
+    told: dict[str, tuple[str, str]] = {}
+    for part in result.get("because", ()):
+        if part["product_id"] and part["contribution"] > 0:
+            why = _LIKE.get(part["source"], "they go together")
+            told.setdefault(part["product_id"], (part.get("title") or part["product_id"], why))
+    kept = list(told.values())[:products_max]
+    return f"You looked at {_joined(f'{title} ({why})' for title, why in kept)}." if kept else ""
+
+
+TASTES = {
+    "applied": "in the order of the shopper",
+    "off": "the service does not look at histories",
+    "unknown": "nothing is known of the shopper",
+    "unrelated": "nothing that the shopper did tells these products apart",
+    "time": "there was no time to look at the history",
+}
+"""How a receipt's `taste` is said."""
 
 
 def _joined(reasons: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
     bundle -> engine -> generation -> Held <- Bundles <- Tailer <- Store <- LogWriter <- Apply
                  ^                                          |        ^
                  |                                       Deploys  LeaseKeeper -> Health
-               Front <- Search, Rerank        Recommend: Keeping.histories -> engine
+               Front <- Search, Rerank, Recommend, and what Keeping.histories remembers
 
 ``Replica`` answers status and health from its first moment; ``load`` makes the parts, in the order of the
 drawing; ``lifecycle`` says when.
@@ -56,7 +56,6 @@ from server.services.catalogue import CatalogueLimits, CatalogueService
 from server.services.drills import DrillService
 from server.services.feedback import FeedbackService
 from server.services.privacy import PrivacyService
-from server.services.recommend import RecommendService
 from server.standby.handover import Handover
 from server.standby.lease import LeaseConfig, LeaseKeeper
 from server.standby.role import keep_role
@@ -140,7 +139,6 @@ class Parts:
     catalogue: CatalogueService
     feedback: FeedbackService
     keeping: Keeping
-    recommend: RecommendService
 
 
 class Replica:
@@ -221,9 +219,10 @@ class Replica:
         )
 
         def deliver(events: list[bytes]) -> int:
+            # Whoever waits for a sequence asks for what happened before it as soon as that is applied.
+            keeping.histories.follow(events)
             sequence = bundles.apply(events)
             deploys.follow(events)
-            keeping.histories.follow(events)
             return sequence
 
         def reload() -> int:
@@ -319,18 +318,9 @@ class Replica:
             budget=budget,
             default_us=settings.catalogue.apply_deadline_ms * 1000,
         )
-        recommend = RecommendService(
-            engine=lambda: bundles.serving.engine,
-            histories=keeping.histories,
-            names=keeping.names,
-            receipt_id=keeping.receipts.issued,
-            at_once=settings.rpc.threads // 2,
-            wait_applied=applied,
-            applied_sequence=lambda: bundles.serving.served.generation.applied_sequence(),
-            budget=budget,
-        )
         privacy = PrivacyService(lambda shopper_id: keeping.erase(shopper_id, keeper.writing_epoch))
         self.rpc.front.sign_receipts(keeping.receipt_key)
+        self.rpc.front.remember(keeping.histories.core)
         self.parts = Parts(
             store,
             bundles,
@@ -342,9 +332,7 @@ class Replica:
             catalogue,
             feedback,
             keeping,
-            recommend,
         )
-        self.rpc.methods.add(recommend.methods(self.metrics))
         self.rpc.methods.add(feedback.methods(self.metrics))
         # Its requests are bytes here, so the audit tells that somebody was erased, not who.
         self.rpc.methods.add(audited(privacy.methods(self.metrics), self.audit))
@@ -506,7 +494,6 @@ class Replica:
         numbers = {**observation.of_status(status), **observation.of_disk(self.settings.data_dir)}
         if self.parts is not None:
             numbers.update(self.parts.keeping.counters())
-            numbers.update(self.parts.recommend.counters())
             serving = self.parts.bundles.serving
             engine = serving.engine.status()
             numbers |= observation.of_engine(engine)

@@ -68,8 +68,8 @@ class RpcSettings(Section):
     threads: int = setting(
         32,
         "threads",
-        "Handler threads for all calls but Search and Rerank. One waits for each Apply until its events are"
-        " durable, so there should be one for each caller that writes at the same time.",
+        "Handler threads for all calls but those of RankingService. One waits for each Apply until its events"
+        " are durable, so there should be one for each caller that writes at the same time.",
         ge=4,
         le=1024,
     )
@@ -202,6 +202,15 @@ class RankingSettings(Section):
         "What computes the bundle's models: the core's own int8 kernels (`own`), ONNX Runtime"
         " (`onnxruntime`), or the first where they can and the second where they cannot (`auto`): a model"
         " that the exporter did not write, or a processor without AVX2. The log says which, and why.",
+    )
+    taste_weight: float = setting(
+        0.25,
+        "share",
+        "How far what a shopper lately did moves the results of a search that names the shopper: at most this"
+        " share of the distance between the scores of the first and the tenth result. 0: not at all"
+        " (docs/recommend.md).",
+        ge=0.0,
+        le=1.0,
     )
 
 
@@ -559,7 +568,8 @@ class PrivacySettings(Section):
     history_products_max: int = setting(
         50,
         "products",
-        "The newest products of a shopper that feedback has told, kept in memory for recommendations. 0:"
+        "The newest products of a shopper that feedback has told, kept in memory for recommendations"
+        " and searches that name the shopper. 0:"
         " nothing is remembered, and a request's own history is all there is.",
         ge=0,
         le=1_000,
@@ -575,7 +585,7 @@ class PrivacySettings(Section):
     history_hours: int = setting(
         24,
         "hours",
-        "What a shopper did longer ago is not recommended from, unless the request tells of it.",
+        "What a shopper did longer ago is not told any more, unless the request tells of it.",
         ge=1,
         le=8_760,
     )

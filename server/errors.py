@@ -116,10 +116,6 @@ class WatchesFull(ServiceError):
     """As many Watch streams as configured are served already."""
 
 
-class RecommendationsFull(ServiceError):
-    """As many recommendations as may be are being made already."""
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of the table. reason: the ErrorInfo's; meaning and next_step: for the caller's developer."""
@@ -162,14 +158,6 @@ TABLE: tuple[Row, ...] = (
         "Load was shed: behind the work already queued no plan could finish within the deadline. Of the"
         " priorities, sheddable requests are refused from half of that backlog on, critical ones last.",
         "Wait for as long as `RetryInfo` (and `grpc-retry-pushback-ms`) says, or ask another replica.",
-    ),
-    Row(
-        RecommendationsFull,
-        _Code.RESOURCE_EXHAUSTED,
-        "OVERLOADED",
-        "Half of the handler threads (`rpc.threads`) make recommendations already; the others are left to the"
-        " other calls.",
-        "Wait for as long as `RetryInfo` says, or ask another replica.",
     ),
     Row(
         catalogue_errors.LogOverloaded,

@@ -208,6 +208,11 @@ _LABELLED = {
     ),
     "answered_by_tier": ("muster_answered_by_tier", "Requests answered, by tier.", "tier"),
     "answered_by_reason": ("muster_answered_by_reason", "Requests answered, by why this plan.", "reason"),
+    "answered_by_taste": (
+        "muster_answered_by_taste",
+        "Searches of a shopper answered, by what became of the history.",
+        "taste",
+    ),
     "answered_by_priority": ("muster_answered_by_priority", "Requests answered, by priority.", "priority"),
     "refused_by_priority": (
         "muster_refused_by_priority",

@@ -57,6 +57,7 @@ def of_engine(status: Mapping[str, Any]) -> dict[str, Any]:
         "answered_by_tier": dict(counters.pop("by_tier")),
         **counters,
         "answered_by_reason": dict(accounted["reasons"]),
+        "answered_by_taste": dict(accounted["tastes"]),
         "answered_in_time": accounted["in_time"],
         "answered_late": accounted["late"],
         "planned_quality": accounted["planned_worth"],

@@ -113,12 +113,13 @@ def open_catalogue(
     threads: int = 0,
     chunk_pairs: int = 4,
     kernels: str = "auto",
+    taste_weight: float = 0.0,
 ) -> Iterator[Catalogue]:
     """Index products with a bundle and serve them from an engine of this process.
 
     cache: where built indexes are kept (a folder of the system's temporary one by default); an index is used
     again for the same products, encoder, kernels and rules of what a word is. kernels: what computes the
-    models, and chunk_pairs, as for `rankcore.Engine`.
+    models, chunk_pairs and taste_weight, as for `rankcore.Engine`.
     Raises: BundleError; ValueError where there are no products; rankcore.RankError.
     """
     bundle = read_bundle(bundle_folder)
@@ -134,6 +135,7 @@ def open_catalogue(
         runtime_library=rankcore.runtime_library(),
         chunk_pairs=chunk_pairs,
         kernels=kernels,
+        taste_weight=taste_weight,
     )
     try:
         facts = json.loads((built / "built.json").read_text())

@@ -92,6 +92,19 @@ class Canaries:
         for what, request in (
             ("search", ranking_pb2.SearchRequest(query=texts["query"], explain=True)),
             ("search, too long", ranking_pb2.SearchRequest(query=f"{texts['email']} " * 200)),
+            (
+                "search of a shopper",
+                ranking_pb2.SearchRequest(
+                    query=texts["query"],
+                    shopper_id=texts["shopper"],
+                    session_id=texts["session"],
+                    explain=True,
+                ),
+            ),
+            (
+                "search, a name too long",
+                ranking_pb2.SearchRequest(query=texts["query"], shopper_id=(texts["shopper"] + " ") * 40),
+            ),
             ("search, wrong page", ranking_pb2.SearchRequest(query=texts["query"], page_size=10_000)),
         ):
             self._ask(

@@ -13,6 +13,7 @@ from typing import Any
 from drills.experiment import Judgement, Verdict, quantile, worst
 from drills.journal import History, Record
 from drills.judges.history import OK, check_epochs, check_sessions, check_writes
+from drills.rig.load import RECOMMENDATION
 
 TIMED_OUT = "DeadlineExceeded"
 STALL_MS = 100.0
@@ -180,8 +181,8 @@ def judge_failover_runs(runs: Sequence[Judgement], limits: FailoverLimits) -> Ju
 class StormLimits:
     """What the storm judge accepts.
 
-    in_time_share: of all requests offered. late_share: where that was missed, a generator that sent more than
-    this share late was itself the bottleneck.
+    in_time_share: of all searches offered, and of all recommendations. late_share: where that was missed, a
+    generator that sent more than this share late was itself the bottleneck.
     """
 
     in_time_share: float = 0.95
@@ -189,25 +190,70 @@ class StormLimits:
 
 
 def judge_storm(history: History, limits: StormLimits) -> Judgement:
-    """Judges a storm from its reads. The header's settings give `deadline_ms`, `load_factor` and `best_plan`.
+    """Judges a storm from its searches and, beside them, its recommendations. The header's settings give
+    `deadline_ms`, `load_factor` and `best_plan`.
 
     in_time: answered OK at most `deadline_ms` after the intended moment.
     full_quality_share: of all offered, those answered in time by the best plan in full.
     quality_in_time: mean over all offered of the receipt's expected nDCG share, 0 for what was not in time.
     tiers: share of the answers in time that each tier gave.
+    recommendations: the same of those; quality_in_time is None where no receipt tells what its tier is worth.
     """
     header = history.first("run")
     settings: dict[str, Any] = header["settings"] if header is not None else {}
     deadline_s = settings["deadline_ms"] / 1000.0
     late_after_s = settings["late_after_ms"] / 1000.0
-    reads = history.of("read")
-    in_time = [r for r in reads if r["status"] == OK and r["done_s"] - r["intended_s"] <= deadline_s]
-    late = sum(read["sent_s"] - read["intended_s"] > late_after_s for read in reads)
-    offered = len(reads)
-    tiers = Counter(read["tier"] for read in in_time)
-    full = sum(read["reason"] == "best" for read in in_time)
+    kinds = {"requests": history.of("read")}
     figures: dict[str, Any] = {
         "load_factor": settings["load_factor"],
+        **_storm_figures(kinds["requests"], deadline_s),
+    }
+    beside = history.of(RECOMMENDATION)
+    if beside:
+        kinds["recommendations"] = beside
+        figures["recommendations"] = _storm_figures(beside, deadline_s)
+        if not any(one.get("expected_ndcg") for one in beside):
+            figures["recommendations"]["quality_in_time"] = None
+    if not kinds["requests"]:
+        return Judgement(Verdict.INCONCLUSIVE, figures, ("nothing was offered",))
+    # A generator that sent late only made it harder: a request counts from its intended moment.
+    missed = {
+        name: reads for name, reads in kinds.items() if _share(reads, deadline_s) < limits.in_time_share
+    }
+    if not missed:
+        return Judgement(Verdict.HELD, figures)
+    for reads in missed.values():
+        late = sum(read["sent_s"] - read["intended_s"] > late_after_s for read in reads)
+        if late / len(reads) > limits.late_share:
+            return Judgement(
+                Verdict.INCONCLUSIVE,
+                figures,
+                (
+                    f"the load generator was the bottleneck: it sent {late} of {len(reads)} requests more "
+                    f"than {late_after_s * 1000:.0f} ms late; {_share(reads, deadline_s):.1%} were answered "
+                    "in time. Give it a core of its own, or a smaller --factor",
+                ),
+            )
+    return Judgement(
+        Verdict.DEVIATED,
+        figures,
+        tuple(_missed(name, reads, deadline_s, limits) for name, reads in missed.items()),
+    )
+
+
+def _in_time(reads: Sequence[Record], deadline_s: float) -> list[Record]:
+    return [r for r in reads if r["status"] == OK and r["done_s"] - r["intended_s"] <= deadline_s]
+
+
+def _share(reads: Sequence[Record], deadline_s: float) -> float:
+    return len(_in_time(reads, deadline_s)) / len(reads)
+
+
+def _storm_figures(reads: Sequence[Record], deadline_s: float) -> dict[str, Any]:
+    in_time, offered = _in_time(reads, deadline_s), len(reads)
+    tiers = Counter(read["tier"] for read in in_time)
+    full = sum(read["reason"] == "best" for read in in_time)
+    return {
         "offered": offered,
         "in_time": len(in_time),
         "in_time_share": round(len(in_time) / offered, 4) if offered else None,
@@ -215,32 +261,15 @@ def judge_storm(history: History, limits: StormLimits) -> Judgement:
         "quality_in_time": round(sum(r["expected_ndcg"] for r in in_time) / offered, 4) if offered else None,
         "tiers": {tier: round(count / len(in_time), 4) for tier, count in sorted(tiers.items())},
     }
-    if not offered:
-        return Judgement(Verdict.INCONCLUSIVE, figures, ("nothing was offered",))
-    share = len(in_time) / offered
-    if share >= limits.in_time_share:
-        # A generator that sent late only made it harder: a request counts from its intended moment.
-        return Judgement(Verdict.HELD, figures)
-    if late / offered > limits.late_share:
-        return Judgement(
-            Verdict.INCONCLUSIVE,
-            figures,
-            (
-                f"the load generator was the bottleneck: it sent {late} of {offered} requests more than "
-                f"{late_after_s * 1000:.0f} ms late; {share:.1%} were answered in time. Give it a core of "
-                "its own, or a smaller --factor",
-            ),
-        )
+
+
+def _missed(name: str, reads: Sequence[Record], deadline_s: float, limits: StormLimits) -> str:
     statuses = Counter(_outcome(read, deadline_s) for read in reads)
     statuses.pop("in time", None)
     missed = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    return Judgement(
-        Verdict.DEVIATED,
-        figures,
-        (
-            f"{share:.1%} of {offered} requests were answered in time, fewer than "
-            f"{limits.in_time_share:.0%} ({missed})",
-        ),
+    return (
+        f"{_share(reads, deadline_s):.1%} of {len(reads)} {name} were answered in time, fewer than "
+        f"{limits.in_time_share:.0%} ({missed})"
     )
 
 

@@ -25,6 +25,9 @@ from muster.v1 import ranking_pb2
 
 DEADLINE_METADATA = "muster-deadline-unix-us"
 SEARCH_METHOD = "/muster.v1.RankingService/Search"
+RECOMMEND_METHOD = "/muster.v1.RankingService/Recommend"
+RECOMMENDATION = "recommendation"
+"""Kind of the samples and records of recommendations; searches are reads."""
 
 OK = "OK"
 UNSENT = "UNSENT"
@@ -313,6 +316,8 @@ class SearchFlood:
     deadline_ms: counts from the intended moment; it goes out as gRPC's deadline and as absolute metadata.
     """
 
+    method = SEARCH_METHOD
+
     def __init__(self, addresses: Sequence[str], requests: Sequence[bytes], *, deadline_ms: float) -> None:
         if not addresses or not requests:
             raise ValueError("a flood needs at least one address and one request")
@@ -329,10 +334,10 @@ class SearchFlood:
         s."""
         for address in self._addresses:
             self._connections.append(await Connection.connect(address))
-            self._headers.append(request_headers(SEARCH_METHOD, address))
+            self._headers.append(request_headers(self.method, address))
 
     async def call(self, index: int, intended_s: float) -> tuple[str, dict[str, Any]]:
-        """One search, see `send`."""
+        """One call, see `send`."""
         future: asyncio.Future[tuple[str, dict[str, Any]]] = asyncio.get_running_loop().create_future()
 
         def ended(status: str, fields: dict[str, Any]) -> None:
@@ -343,7 +348,7 @@ class SearchFlood:
         return await future
 
     def send(self, index: int, intended_s: float, ended: Ended) -> None:
-        """One search; the answer is kept as bytes under "body" until `decode`."""
+        """One call; the answer is kept as bytes under "body" until `decode`."""
         deadline_s = intended_s + self._deadline_s
         left_us = int((deadline_s - time.monotonic()) * 1e6)
         if left_us <= 0:
@@ -378,6 +383,12 @@ class SearchFlood:
         self._headers.clear()
 
 
+class RecommendFlood(SearchFlood):
+    """The same for recommendations. requests: serialised RecommendRequests."""
+
+    method = RECOMMEND_METHOD
+
+
 def tier_name(tier: ranking_pb2.Tier.ValueType) -> str:
     """A wire tier as the word used everywhere else: "late" for TIER_LATE."""
     return ranking_pb2.Tier.Name(tier).removeprefix("TIER_").lower()
@@ -407,7 +418,10 @@ def decode(samples: Sequence[Sample], *, products: bool = False) -> None:
     for sample in samples:
         body = sample.fields.pop("body", None)
         if body is not None:
-            response = ranking_pb2.SearchResponse.FromString(body)
+            kind = (
+                ranking_pb2.RecommendResponse if sample.kind == RECOMMENDATION else ranking_pb2.SearchResponse
+            )
+            response = kind.FromString(body)
             sample.fields.update(receipt_fields(response.receipt))
             if products:
                 sample.fields["product_ids"] = [result.product_id for result in response.results]

@@ -20,6 +20,7 @@ from muster.client.operation import ReplicaStatus, out_of_sight, primary_endpoin
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import (
     Deadline,
+    History,
     Priority,
     get_request,
     recommend_request,
@@ -106,6 +107,9 @@ class AsyncClient:
         min_sequence: int = 0,
         explain: bool = False,
         priority: Priority | None = None,
+        shopper_id: str = "",
+        session_id: str = "",
+        history: History = (),
         session: Session | None = None,
     ) -> ranking_pb2.SearchResponse:
         """As `Client.search`."""
@@ -118,6 +122,9 @@ class AsyncClient:
             min_sequence=min_sequence_for(session, min_sequence),
             explain=explain,
             priority=priority,
+            shopper_id=shopper_id,
+            session_id=session_id,
+            history=history,
         )
         response: ranking_pb2.SearchResponse = await self._read("Search", request, deadline_ms)
         if session is not None:
@@ -152,7 +159,7 @@ class AsyncClient:
 
     async def recommend(
         self,
-        history: Iterable[str | ranking_pb2.HistoryItem] = (),
+        history: History = (),
         *,
         shopper_id: str = "",
         session_id: str = "",

@@ -16,6 +16,9 @@ DEADLINE_METADATA = "muster-deadline-unix-us"
 Priority: TypeAlias = Literal["critical", "default", "sheddable"]
 """How much a request's quality is worth beside that of others under load; see `Priority` in the contract."""
 
+History: TypeAlias = Iterable[str | ranking_pb2.HistoryItem]
+"""What a shopper did, oldest first; a name alone: the product was taken."""
+
 _PRIORITIES: Mapping[str, ranking_pb2.Priority.ValueType] = {
     "critical": ranking_pb2.PRIORITY_CRITICAL,
     "default": ranking_pb2.PRIORITY_DEFAULT,
@@ -104,6 +107,9 @@ def search_request(
     min_sequence: int = 0,
     explain: bool = False,
     priority: Priority | None = None,
+    shopper_id: str = "",
+    session_id: str = "",
+    history: History = (),
 ) -> ranking_pb2.SearchRequest:
     """A search; the server checks the ranges. Raises: InvalidRequest if a value cannot be sent at all."""
     class_ = _priority(priority)
@@ -117,9 +123,19 @@ def search_request(
             min_sequence=min_sequence,
             explain=explain,
             priority=class_,
+            shopper_id=shopper_id,
+            session_id=session_id,
+            history=_items(history),
         )
     except (TypeError, ValueError) as error:
-        raise _unsendable(error, query=query, page_size=page_size, offset=offset) from error
+        raise _unsendable(
+            error,
+            query=query,
+            page_size=page_size,
+            offset=offset,
+            shopper_id=shopper_id,
+            session_id=session_id,
+        ) from error
 
 
 def rerank_request(
@@ -147,7 +163,7 @@ def rerank_request(
 
 
 def recommend_request(
-    history: Iterable[str | ranking_pb2.HistoryItem] = (),
+    history: History = (),
     *,
     shopper_id: str = "",
     session_id: str = "",
@@ -165,10 +181,7 @@ def recommend_request(
         return ranking_pb2.RecommendRequest(
             shopper_id=shopper_id,
             session_id=session_id,
-            history=[
-                ranking_pb2.HistoryItem(product_id=item) if isinstance(item, str) else item
-                for item in history
-            ],
+            history=_items(history),
             filter=filter,
             page_size=page_size,
             min_sequence=min_sequence,
@@ -187,6 +200,10 @@ def get_request(product_id: str, *, min_sequence: int = 0) -> catalogue_pb2.GetR
         return catalogue_pb2.GetRequest(product_id=product_id, min_sequence=min_sequence)
     except (TypeError, ValueError) as error:
         raise _unsendable(error, product_id=product_id, min_sequence=min_sequence) from error
+
+
+def _items(history: History) -> list[ranking_pb2.HistoryItem]:
+    return [ranking_pb2.HistoryItem(product_id=item) if isinstance(item, str) else item for item in history]
 
 
 def _priority(name: str | None) -> ranking_pb2.Priority.ValueType:

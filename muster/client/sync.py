@@ -20,6 +20,7 @@ from muster.client.operation import ReplicaStatus, out_of_sight, primary_endpoin
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import (
     Deadline,
+    History,
     Priority,
     get_request,
     recommend_request,
@@ -227,6 +228,9 @@ class Client:
         min_sequence: int = 0,
         explain: bool = False,
         priority: Priority | None = None,
+        shopper_id: str = "",
+        session_id: str = "",
+        history: History = (),
         session: Session | None = None,
     ) -> ranking_pb2.SearchResponse:
         """Finds and orders products for a query, as well as the deadline allows.
@@ -234,6 +238,7 @@ class Client:
         deadline_ms: milliseconds until the answer is useless; None: the settings' default.
         session: the answer has seen what the session has; see `Session`.
         priority: None: what a gateway says in metadata, else the default.
+        shopper_id, session_id, history: whose search it is; what they did lately moves similar products up.
         The other arguments are the fields of SearchRequest; 0 and empty mean absent.
         Raises: MusterError.
         """
@@ -246,6 +251,9 @@ class Client:
             min_sequence=min_sequence_for(session, min_sequence),
             explain=explain,
             priority=priority,
+            shopper_id=shopper_id,
+            session_id=session_id,
+            history=history,
         )
         response: ranking_pb2.SearchResponse = self._read("search", request, deadline_ms)
         if session is not None:
@@ -280,7 +288,7 @@ class Client:
 
     def recommend(
         self,
-        history: Iterable[str | ranking_pb2.HistoryItem] = (),
+        history: History = (),
         *,
         shopper_id: str = "",
         session_id: str = "",

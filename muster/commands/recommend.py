@@ -21,7 +21,7 @@ from muster.commands.conditions import (
 )
 from muster.commands.failures import reported
 from muster.commands.output import make_console, plain, print_json
-from muster.commands.search import receipt_line, show_results
+from muster.commands.search import history_line, receipt_line, show_results
 
 
 @reported
@@ -95,15 +95,3 @@ def _show(answer: Mapping[str, Any], took_ms: float, deadline_ms: float) -> None
             )
     console.print(Text(history_line(answer["history"])))
     console.print(Text(receipt_line(answer["receipt"], took_ms, deadline_ms)))
-
-
-def history_line(history: Mapping[str, int]) -> str:
-    """What was made of the history (as `plain` gives it), in one sentence."""
-    text = f"history: {history['used']} products read"
-    if history["recorded"]:
-        text += f", {history['recorded']} told by feedback alone"
-    if history["left_out"]:
-        text += f", {history['left_out']} not read"
-    if history["unknown"]:
-        text += f", {history['unknown']} unknown"
-    return text

@@ -42,6 +42,14 @@ def search(
     facet: Annotated[
         list[str] | None, typer.Option("--facet", help="Count brand, category or attributes.NAME.")
     ] = None,
+    shopper: Annotated[
+        str, typer.Option("--shopper", help="The shop's name for the shopper: what feedback told speaks too.")
+    ] = "",
+    session: Annotated[str, typer.Option("--session", help="The shop's name for the visit.")] = "",
+    history: Annotated[
+        list[str] | None,
+        typer.Option("--history", help="A product that the shopper took lately; more of them oldest first."),
+    ] = None,
     min_sequence: Annotated[int, typer.Option("--min-sequence", help="Wait for this sequence.")] = 0,
     priority: Priority = None,
     as_json: Json = False,
@@ -62,6 +70,9 @@ def search(
             min_sequence=min_sequence,
             explain=explain,
             priority=priority.value if priority is not None else None,
+            shopper_id=shopper,
+            session_id=session,
+            history=history or (),
         )
         took_ms = (time.perf_counter() - started) * 1000
     if as_json:
@@ -105,26 +116,44 @@ def _show_answer(answer: Mapping[str, Any], offset: int, took_ms: float, deadlin
     for facet in answer["facets"]:
         counts = ", ".join(f"{count['value']} {count['count']}" for count in facet["counts"])
         console.print(Text(f"{facet['field']}: {counts or 'nothing'}"))
+    if "history" in answer:
+        console.print(Text(history_line(answer["history"])))
     console.print(Text(receipt_line(answer["receipt"], took_ms, deadline_ms)))
 
 
+def history_line(history: Mapping[str, int]) -> str:
+    """What was made of the history (as `plain` gives it), in one sentence."""
+    text = f"history: {history['used']} products read"
+    if history["recorded"]:
+        text += f", {history['recorded']} told by feedback alone"
+    if history["left_out"]:
+        text += f", {history['left_out']} not read"
+    if history["unknown"]:
+        text += f", {history['unknown']} unknown"
+    return text
+
+
 def explanation_lines(result: Mapping[str, Any]) -> list[str]:
-    """Why a result (as `plain` gives it) stands where it does: for a shopper, then for an auditor. Of a
-    ranker that cannot say, the signals alone; nothing where no explanation was asked for.
+    """Why a result (as `plain` gives it) stands where it does: for a shopper, with what moved it up, then for
+    an auditor. Of a ranker that cannot say, the signals alone; nothing where no explanation was asked for.
     """
-    from muster.explanation import explain, for_auditor, for_shopper
+    from muster.explanation import explain, for_auditor, for_shopper, looked_at
 
     if not result["signals"]:
         return []
     found = explain(result)
     if found is not None:
-        return [f"{result['product_id']}: {for_shopper(found)}", for_auditor(found)]
+        looked = looked_at(result)
+        told = [looked] if looked else []
+        return [f"{result['product_id']}: {for_shopper(found)}", *told, for_auditor(found)]
     known = [f"{s['name']} {s['value']:.4g}" for s in result["signals"] if s.get("value") is not None]
     return [f"{result['product_id']}: {', '.join(known)}"]
 
 
 def receipt_line(receipt: Mapping[str, Any], took_ms: float, deadline_ms: float) -> str:
     """The receipt (as `plain` gives it) in one sentence."""
+    from muster.explanation import TASTES
+
     worth = receipt["expected_ndcg"]
     told = f"worth {worth:.0%} of the best plan" if worth else "worth not measured"
     text = (
@@ -135,4 +164,6 @@ def receipt_line(receipt: Mapping[str, Any], took_ms: float, deadline_ms: float)
     )
     if receipt["query_truncated"]:
         text += "; the query was cut"
+    if receipt.get("taste") in TASTES:
+        text += f"; {TASTES[receipt['taste']]}"
     return text

@@ -12,6 +12,7 @@ from typing import Any
 
 from muster.client import AsyncClient, search_filter
 from muster.commands.output import plain
+from muster.explanation import TASTES
 
 DEADLINE_MS_MIN = 2.0
 DEADLINE_MS_MAX = 200.0
@@ -31,6 +32,7 @@ class Wish:
     price_max: float | None = None
     in_stock: bool = False
     page_size: int = 10
+    shopper: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ async def ask(client: AsyncClient, wish: Wish, *, deadline_ms: float, explain: b
         page_size=wish.page_size,
         facets=FACETS,
         explain=explain,
+        shopper_id=wish.shopper,
     )
     return Found(plain(answer), (time.perf_counter() - started_s) * 1000, deadline_ms)
 
@@ -174,4 +177,6 @@ def receipt_words(found: Found) -> str:
     )
     if receipt["query_truncated"]:
         text += " The query was longer than the models read, and was cut."
+    if receipt.get("taste") in TASTES:
+        text += f" {TASTES[receipt['taste']].capitalize()}."
     return text

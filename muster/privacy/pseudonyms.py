@@ -34,6 +34,11 @@ class Secret:
         """A key for one purpose, 32 bytes; keys of different purposes say nothing of each other."""
         return hmac.digest(self.value, b"muster/" + purpose.encode(), hashlib.sha256)
 
+    @property
+    def pseudonym_key(self) -> bytes:
+        """The key that makes pseudonyms, 32 bytes."""
+        return self.key("pseudonym")
+
 
 class Pseudonyms:
     """Makes pseudonyms with the newest secret; recognises those of all.
@@ -47,7 +52,7 @@ class Pseudonyms:
         self._secrets = {secret.name: secret for secret in secrets}
         self._newest = secrets[0]
         self._period_days = period_days
-        self._keys = {secret.name: secret.key("pseudonym") for secret in secrets}
+        self._keys = {secret.name: secret.pseudonym_key for secret in secrets}
 
     def of(self, kind: str, name: str, at_s: float) -> str:
         """The pseudonym of a name. kind: SHOPPER or SESSION. at_s: seconds since the Unix epoch."""

@@ -157,6 +157,42 @@ PRIORITY_SHEDDABLE: Priority.ValueType  # 3
 """The first to fall back to a cheaper plan and the first to be refused: prefetching, batches, crawlers."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _Taste:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TasteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Taste.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TASTE_UNSPECIFIED: _Taste.ValueType  # 0
+    """The request names no shopper and no visit, and brings no history."""
+    TASTE_APPLIED: _Taste.ValueType  # 1
+    """It did: candidates that it speaks for stand higher."""
+    TASTE_OFF: _Taste.ValueType  # 2
+    """The service is set not to."""
+    TASTE_UNKNOWN: _Taste.ValueType  # 3
+    """Nothing is known of whom the request names: never heard of, forgotten, or erased. Which of these is not told."""
+    TASTE_UNRELATED: _Taste.ValueType  # 4
+    """Nothing that is known of the shopper speaks for one candidate more than for another."""
+    TASTE_TIME: _Taste.ValueType  # 5
+    """There was no time for it."""
+
+class Taste(_Taste, metaclass=_TasteEnumTypeWrapper):
+    """Whether what a shopper did lately entered a search's final order, and why not."""
+
+TASTE_UNSPECIFIED: Taste.ValueType  # 0
+"""The request names no shopper and no visit, and brings no history."""
+TASTE_APPLIED: Taste.ValueType  # 1
+"""It did: candidates that it speaks for stand higher."""
+TASTE_OFF: Taste.ValueType  # 2
+"""The service is set not to."""
+TASTE_UNKNOWN: Taste.ValueType  # 3
+"""Nothing is known of whom the request names: never heard of, forgotten, or erased. Which of these is not told."""
+TASTE_UNRELATED: Taste.ValueType  # 4
+"""Nothing that is known of the shopper speaks for one candidate more than for another."""
+TASTE_TIME: Taste.ValueType  # 5
+"""There was no time for it."""
+Global___Taste: _TypeAlias = Taste  # noqa: Y015
+
 @_typing.final
 class Filter(_message.Message):
     """What a product must satisfy. Conditions are joined by "and"; filters are applied at every tier."""
@@ -254,6 +290,9 @@ class SearchRequest(_message.Message):
     MIN_SEQUENCE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    SHOPPER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """Query text, UTF-8, 1 to 1,024 characters after trimming. Text past the models' token limit is cut, and the receipt says so."""
     page_size: _builtins.int
@@ -266,6 +305,12 @@ class SearchRequest(_message.Message):
     """True: each result carries the signals that entered its final order."""
     priority: Global___Priority.ValueType
     """Worth of this request's quality under load. Absent: the metadata's, else PRIORITY_DEFAULT. Unknown: INVALID_ARGUMENT."""
+    shopper_id: _builtins.str
+    """As in RecommendRequest: what feedback under it has told lately speaks for similar products among the first 100 candidates. Name
+    only shoppers who agree to that.
+    """
+    session_id: _builtins.str
+    """As in RecommendRequest, for the visit."""
     @_builtins.property
     def filter(self) -> Global___Filter:
         """Absent: no conditions."""
@@ -273,6 +318,10 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def facets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Facets to count over all products that match a query word and pass the filter: "brand", "category" or "attributes.NAME". At most 8."""
+
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryItem]:
+        """As in RecommendRequest: what the shopper did, oldest first, at most 1,000; read after what feedback has told."""
 
     def __init__(
         self,
@@ -285,10 +334,13 @@ class SearchRequest(_message.Message):
         min_sequence: _builtins.int = ...,
         explain: _builtins.bool = ...,
         priority: Global___Priority.ValueType = ...,
+        shopper_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        history: _abc.Iterable[Global___HistoryItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "facets", b"facets", "filter", b"filter", "min_sequence", b"min_sequence", "offset", b"offset", "page_size", b"page_size", "priority", b"priority", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "facets", b"facets", "filter", b"filter", "history", b"history", "min_sequence", b"min_sequence", "offset", b"offset", "page_size", b"page_size", "priority", b"priority", "query", b"query", "session_id", b"session_id", "shopper_id", b"shopper_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,6 +355,7 @@ class SearchResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     FACETS_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedProduct]:
         """Best first; at most page_size."""
@@ -315,16 +368,21 @@ class SearchResponse(_message.Message):
     def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Facet]:
         """One entry for each facet asked for, in that order."""
 
+    @_builtins.property
+    def history(self) -> Global___HistoryAccount:
+        """What was made of the history. Present where the final order was to be the shopper's: receipt.taste says whether it is."""
+
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___RankedProduct] | None = ...,
         receipt: Global___Receipt | None = ...,
         facets: _abc.Iterable[Global___Facet] | None = ...,
+        history: Global___HistoryAccount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facets", b"facets", "receipt", b"receipt", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facets", b"facets", "history", b"history", "receipt", b"receipt", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -561,7 +619,7 @@ class HistoryAccount(_message.Message):
     unknown: _builtins.int
     """Products that neither the catalogue nor the bundle knows."""
     left_out: _builtins.int
-    """Older products that the bundle does not read."""
+    """Older products that the bundle, or a search, does not read."""
     recorded: _builtins.int
     """Of the request's items and those that feedback has told: products that feedback alone has told."""
     def __init__(
@@ -582,7 +640,7 @@ Global___HistoryAccount: _TypeAlias = HistoryAccount  # noqa: Y015
 
 @_typing.final
 class Because(_message.Message):
-    """What brought a result: one product of the history by one source."""
+    """What brought a result, or moved it up in a search: one product of the history by one source."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -595,9 +653,13 @@ class Because(_message.Message):
     title: _builtins.str
     """Its title as last written; empty: not known."""
     source: _builtins.str
-    """Source, as listed in the card of the bundle's section: "next", "together", ...; "similar": texts alike; "popularity"."""
+    """Source, as listed in the card of the bundle's section: "next", "together", ...; "similar": texts alike; "popularity". In a
+    search also "brand" and "category": the same one; "itself": it is this product.
+    """
     contribution: _builtins.float
-    """What it adds. All of a result add up to its share of the mixture, which is its score but at the tier ordered."""
+    """What it adds. All of a recommendation add up to its share of the mixture, which is its score but at the tier ordered; all of
+    a search's result to what the signal "taste" adds to its score.
+    """
     def __init__(
         self,
         *,
@@ -653,8 +715,8 @@ class RankedProduct(_message.Message):
 
     @_builtins.property
     def because(self) -> _containers.RepeatedCompositeFieldContainer[Global___Because]:
-        """Only in a RecommendResponse with explain: what brought it, the largest first, at most 16; the rest is added up in one entry
-        without product and source.
+        """Only with explain: what brought a recommendation, or what of the history moved a search's result up; the largest first, at
+        most 16; the rest is added up in one entry without product and source.
         """
 
     def __init__(
@@ -699,7 +761,7 @@ class Signal(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name, as listed in the bundle's model card."""
+    """Name, as listed in the bundle's model card; "taste": how much the shopper's history speaks for it, 0 to 1."""
     value: _builtins.float
     """Value. Absent: not known for this product or not computed by the executed plan."""
     contribution: _builtins.float
@@ -806,6 +868,7 @@ class Receipt(_message.Message):
     QUERY_TRUNCATED_FIELD_NUMBER: _builtins.int
     BUDGET_US_FIELD_NUMBER: _builtins.int
     RECEIPT_ID_FIELD_NUMBER: _builtins.int
+    TASTE_FIELD_NUMBER: _builtins.int
     tier: Global___Tier.ValueType
     """Tier that ordered the results."""
     depth: _builtins.int
@@ -842,6 +905,8 @@ class Receipt(_message.Message):
     """Budget in microseconds that was left when the request reached the planner."""
     receipt_id: _builtins.str
     """Names this answer, for feedback on it (`FeedbackEvent.receipt_id`). Empty where the service records no feedback."""
+    taste: Global___Taste.ValueType
+    """Of a search: whether what the shopper did entered the final order."""
     @_builtins.property
     def timings(self) -> Global___StageTimings:
         """Where the time went."""
@@ -867,10 +932,11 @@ class Receipt(_message.Message):
         query_truncated: _builtins.bool = ...,
         budget_us: _builtins.int = ...,
         receipt_id: _builtins.str = ...,
+        taste: Global___Taste.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "budget_us", b"budget_us", "bundle_id", b"bundle_id", "candidates", b"candidates", "depth", b"depth", "epoch", b"epoch", "expected_ndcg", b"expected_ndcg", "generation_id", b"generation_id", "planned_depth", b"planned_depth", "planned_tier", b"planned_tier", "price", b"price", "query_truncated", b"query_truncated", "reason", b"reason", "receipt_id", b"receipt_id", "replica", b"replica", "staleness_ms", b"staleness_ms", "tier", b"tier", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "budget_us", b"budget_us", "bundle_id", b"bundle_id", "candidates", b"candidates", "depth", b"depth", "epoch", b"epoch", "expected_ndcg", b"expected_ndcg", "generation_id", b"generation_id", "planned_depth", b"planned_depth", "planned_tier", b"planned_tier", "price", b"price", "query_truncated", b"query_truncated", "reason", b"reason", "receipt_id", b"receipt_id", "replica", b"replica", "staleness_ms", b"staleness_ms", "taste", b"taste", "tier", b"tier", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,4 @@
-"""Recognises the ids of answers, and makes those of recommendations. The front makes all others
-(`rankcore/front/src/receipts.rs`).
+"""Recognises the ids of answers, which the front makes (`rankcore/front/src/receipts.rs`).
 
 An id proves by itself that a replica with the same secret gave an answer at that time: nobody keeps a list
 of answers, so there is nothing that could grow, get lost in a takeover or be filled up by strangers. It
@@ -11,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import secrets
 from dataclasses import dataclass
 
 from muster.v1 import feedback_pb2 as pb
@@ -36,11 +34,6 @@ class Receipts:
         if given_s is None:
             return pb.RECEIPT_STATE_UNKNOWN
         return pb.RECEIPT_STATE_EXPIRED if now_s - given_s > self.age_max_s else pb.RECEIPT_STATE_KNOWN
-
-    def issued(self, now_s: float) -> str:
-        """An id for an answer given now. now_s: seconds since the Unix epoch."""
-        signed = (int(now_s) & 0xFFFFFFFF).to_bytes(4, "big") + secrets.token_bytes(_SIGNED_BYTES - 4)
-        return (signed + self._tag(signed)).hex()
 
     def _tag(self, signed: bytes) -> bytes:
         return hashlib.blake2s(signed, digest_size=_TAG_BYTES, key=self.key).digest()

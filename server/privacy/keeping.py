@@ -14,7 +14,7 @@ from server.catalogue.location import is_postgresql
 from server.catalogue.store import Store
 from server.config import Settings
 from server.errors import NotThePrimary
-from server.feedback.histories import ErasedMarks, Histories, HistoryBounds
+from server.feedback.histories import Histories, HistoryBounds
 from server.feedback.receipts import Receipts
 from server.feedback.recording import Recorder
 from server.privacy.erasure import Eraser, Erasure
@@ -36,15 +36,15 @@ class Keeping:
         self.receipt_key = secrets.receipts
         self.receipts = Receipts(self.receipt_key, settings.privacy.receipt_hours * 3600.0)
         self.recorder = Recorder(secrets, pseudonyms, self.receipts)
-        self._pseudonyms = pseudonyms
-        self._history_s = settings.privacy.history_hours * 3600.0
         self.histories = Histories(
             HistoryBounds(
                 settings.privacy.history_products_max,
                 settings.privacy.history_shoppers_max,
-                self._history_s,
+                settings.privacy.history_hours * 3600.0,
             ),
-            ErasedMarks(settings.erased_file, secrets.mark),
+            secrets,
+            settings.privacy.pseudonym_days,
+            settings.erased_file,
         )
         self._eraser = Eraser(
             secrets,
@@ -74,12 +74,6 @@ class Keeping:
                     " store have: copy theirs here"
                 )
         return cls(store, secrets, settings)
-
-    def names(self, kind: str, name: str, now_s: float) -> list[str]:
-        """The pseudonyms under which a name may be remembered: that of now, and those of before."""
-        return [
-            *self._pseudonyms.all_of(kind, name, max(0.0, now_s - self._history_s), now_s),
-        ]
 
     def erase(self, shopper_id: str, writing_epoch: Callable[[], int | None]) -> Erasure:
         """Take a shopper out of the store. Raises: NotThePrimary, StoreError."""

@@ -25,6 +25,7 @@ from muster.privacy.pseudonyms import Pseudonyms, Secret
 FILE_NAME = "privacy.secrets"
 EVENT_ID_PREFIX = "feedback/"
 VERSION = 1
+_ERASED = "erased"
 _SECRETS_MAX = 64
 _FILE_BYTES_MAX = 1 << 16
 
@@ -48,13 +49,23 @@ class Secrets:
         """The key that signs the ids of answers, 32 bytes."""
         return self.all[-1].key("receipt")
 
+    @property
+    def pseudonym_keys(self) -> list[tuple[str, bytes]]:
+        """Name and key of what makes pseudonyms, the newest first."""
+        return [(secret.name, secret.pseudonym_key) for secret in self.all]
+
+    @property
+    def mark_key(self) -> bytes:
+        """The key of the marks of the erased, 32 bytes."""
+        return self.all[-1].key(_ERASED)
+
     def event_id(self, given: str) -> str:
         """What is kept of the id that a caller gave an event: it may name a shopper."""
         return EVENT_ID_PREFIX + self._digest("event-id", given)[:40]
 
     def mark(self, pseudonym: str) -> str:
         """By which an erased pseudonym is recognised, but not found."""
-        return self._digest("erased", pseudonym)
+        return self._digest(_ERASED, pseudonym)
 
     @property
     def fingerprint(self) -> str:

@@ -73,6 +73,7 @@ def open_models(
         "backlog_ms": settings.ranking.backlog_ms,
         "price_gain": settings.ranking.price_gain,
         "kernels": settings.ranking.kernels,
+        "taste_weight": settings.ranking.taste_weight,
     }
     folder = str(bundle.folder)
     try:

@@ -157,6 +157,18 @@ class Replica(
             results=[ranking_pb2.RankedProduct(product_id="1", title="scripted", score=1.0)], receipt=receipt
         )
 
+    def Recommend(  # noqa: N802
+        self, request: ranking_pb2.RecommendRequest, context: Any
+    ) -> ranking_pb2.RecommendResponse:
+        receipt = ranking_pb2.Receipt(
+            tier=ranking_pb2.TIER_SIMILAR if request.history else ranking_pb2.TIER_POPULARITY,
+            reason=ranking_pb2.REASON_DEPENDENCY,
+            replica=self.name,
+            epoch=self.epoch,
+            applied_sequence=self.log.head(),
+        )
+        return ranking_pb2.RecommendResponse(receipt=receipt)
+
     def Apply(self, request: catalogue_pb2.ApplyRequest, context: Any) -> catalogue_pb2.ApplyResponse:  # noqa: N802
         if not self.primary:
             context.abort(grpc.StatusCode.UNAVAILABLE, "a standby")

@@ -54,6 +54,11 @@ def test_a_ladder_of_tiers_holds_in_a_storm(scripted: Scripted, tmp_path: Path) 
     assert set(judgement.figures["tiers"]) == {"late", "lexical"}
     history = read_history(tmp_path / "run-0001.jsonl")
     assert len(flooded(history).of("read")) == judgement.figures["offered"]
+    beside = judgement.figures["recommendations"]
+    assert beside["offered"] == len(flooded(history).of("recommendation"))
+    # A fifth of all calls, on top of the searches; nothing tells what they are worth.
+    assert 0.1 < beside["offered"] / (beside["offered"] + judgement.figures["offered"]) < 0.3
+    assert (set(beside["tiers"]), beside["quality_in_time"]) == ({"similar"}, None)
     assert (tmp_path / "timeline.png").stat().st_size > 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,18 @@ import pytest
 from typer.testing import CliRunner
 
 from drills.experiment import Verdict
-from drills.load import LoadError, Wish, arrivals_of, drawn_requests, figures, judged, main, read_queries
+from drills.load import (
+    LoadError,
+    Wish,
+    arrivals_of,
+    dealt,
+    drawn_requests,
+    figures,
+    judged,
+    main,
+    read_queries,
+    table,
+)
 from drills.rig.cluster import Cluster
 from drills.rig.load import Sample
 from muster.cli import app
@@ -57,6 +69,29 @@ def test_a_generator_that_was_late_says_so() -> None:
     verdict, reason = judged(told)
     assert verdict is Verdict.INCONCLUSIVE
     assert "bottleneck" in reason
+
+
+def test_recommendations_are_dealt_by_their_share_and_told_apart() -> None:
+    asked = wish(recommend_share=0.25, duration_s=40.0)
+    searches, recommendations = dealt(arrivals_of(asked), asked)
+    assert len(recommendations) / (len(searches) + len(recommendations)) == pytest.approx(0.25, abs=0.03)
+    assert all(moments == sorted(moments) and moments[-1] < 40.0 for moments in (searches, recommendations))
+    told, histogram = figures(
+        [
+            sample(0.01),
+            replace(sample(0.03), kind="recommendation"),
+            replace(sample(0.2), kind="recommendation"),
+        ],
+        50.0,
+    )
+    assert (told["offered"], histogram.get_total_count()) == (1, 1)
+    assert (told["recommendations"]["offered"], told["recommendations"]["in_time"]) == (2, 1)
+    assert told["recommendations"]["quality_in_time"] == pytest.approx(0.8 / 2)
+    unknown, _ = figures([replace(sample(0.01, expected_ndcg=0.0), kind="recommendation")], 50.0)
+    assert unknown["recommendations"]["quality_in_time"] is None
+    assert "recommendations" in table(told, Verdict.HELD, "")
+    late = {**told, "recommendations": {**told["recommendations"], "sent_late_share": 0.5}}
+    assert judged(late)[0] is Verdict.INCONCLUSIVE
 
 
 def test_queries_are_drawn_by_their_popularity() -> None:

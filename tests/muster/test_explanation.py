@@ -7,7 +7,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.explanation import IDEAS, TOLERANCE, brought, brought_sum, explain, for_auditor, for_shopper
+from muster.explanation import (
+    IDEAS,
+    TOLERANCE,
+    brought,
+    brought_sum,
+    explain,
+    for_auditor,
+    for_shopper,
+    looked_at,
+)
 
 SIGNALS = [signal for idea in IDEAS for signal in idea.signals]
 FIGURES = st.floats(-50, 50, allow_nan=False)
@@ -48,6 +57,23 @@ def test_a_recommendation_is_told_by_what_brought_it_each_product_once() -> None
         "0.66 = +0.3 next (p1) +0.2 together (p1) +0.1 popularity +0.05 texts (p2) +0.01 others"
     )
     assert brought({"because": []}) == brought_sum({}) == ""
+
+
+def test_what_moved_a_result_up_is_told_each_product_once_by_what_says_most() -> None:
+    told = {
+        "because": [
+            part("brand", 0.3, "p1", "red kettle"),
+            part("similar", 0.2, "p1", "red kettle"),
+            part("later", 0.1, "p2"),
+            part("itself", 0.05, "p3", "blue mug"),
+            part("", 0.01),
+        ]
+    }
+    assert looked_at(told) == (
+        "You looked at red kettle (the same brand) and p2 (this is often taken soon after it)."
+    )
+    assert looked_at(told, products_max=3).endswith(" and blue mug (it is this one).")
+    assert looked_at({"because": []}) == looked_at({}) == ""
 
 
 def test_a_sum_that_does_not_add_up_is_told() -> None:

@@ -33,9 +33,12 @@ ENGINE: dict[str, Any] = {
         "answered_by_priority": {"default": 3},
         "refused_by_priority": {"sheddable": 1},
         "helped_chunks": 0,
+        "recommended_by_tier": {"similar": 5},
+        "recommended_by_reason": {"history": 5},
     },
     "accounted": {
         "reasons": {"best": 2, "load": 1},
+        "tastes": {"applied": 2, "unknown": 0},
         "depth": HISTOGRAM,
         "stages_s": {"retrieve": HISTOGRAM},
         "planned_worth": 3.0,
@@ -52,7 +55,10 @@ def test_what_the_engine_counts_reaches_the_page() -> None:
     page = generate_latest(Metrics(lambda: observation.of_engine(ENGINE)).registry).decode()
     for line in (
         'muster_answered_by_reason_total{reason="load"} 1.0',
+        'muster_answered_by_taste_total{taste="applied"} 2.0',
         'muster_answered_by_tier_total{tier="late"} 2.0',
+        'muster_recommended_total{tier="similar"} 5.0',
+        'muster_recommended_by_reason_total{reason="history"} 5.0',
         "muster_answered_in_time_total 2.0",
         "muster_answered_late_total 1.0",
         "muster_planned_quality_total 3.0",

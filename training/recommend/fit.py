@@ -40,6 +40,7 @@ from training.recommend.relations import choose_recency, counts_of, make_tables,
 from training.recommend.section import Contents, FromSection, export_network, int8_rows, item_rows
 from training.recommend.sequence import FromModel, model_ranks, new_model, train_sequence
 from training.recommend.tables import Table
+from training.recommend.worth import tier_worths
 
 _TEXTS_KEPT = 512
 
@@ -122,6 +123,7 @@ def fit(
         "weights": shares,
         "sequence": sequence,
         "order": ordered,
+        "tiers": tier_worths(recipe, sources, weights, texts, validation, ordered, tick=progress),
     }
     if recipe.known == "validation":
         note("everything before the test")

@@ -45,7 +45,8 @@ def train(
     beginning = None if base is None else read_bundle(base)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("texts", total=2 * len(behaviour.validation))
+        passes = 3 if recipe.sequence.epochs else 2
+        task = bar.add_task("texts", total=passes * len(behaviour.validation))
 
         def note(what: str) -> None:
             bar.update(task, description=what)
@@ -122,5 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     for name, weight in sorted(card["weights"].items(), key=lambda one: -one[1]):
         print(f"{name:<14} {weight:.3f} of the mixture")
+    for tier, worth in card["tiers"].items():
+        print(
+            f"{tier:<14} nDCG@10 {worth['ndcg10']:.4f} [{worth['low']:.4f}, {worth['high']:.4f}], validation"
+        )
     print(f"bundle {given.out}; measure it: muster evaluate {given.out} --task recommend --data {given.data}")
     return 0

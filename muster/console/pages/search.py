@@ -12,7 +12,7 @@ from muster.commands.output import number
 from muster.console import asking
 from muster.console.frame import framed, say, text
 from muster.console.watching import Watching
-from muster.explanation import Explanation, explain, for_auditor, for_shopper, shown_value
+from muster.explanation import Explanation, explain, for_auditor, for_shopper, looked_at, shown_value
 
 _START_MS = 50.0
 _PARTS_SHOWN = 6
@@ -60,6 +60,10 @@ class SearchPage:
             )
             self._price_max = ui.number("Price to", min=0).props("outlined dense clearable").classes("narrow")
             self._in_stock = ui.checkbox("Not sold out")
+            self._shopper = ui.input("Shopper").props(
+                "outlined dense clearable maxlength=256 autocomplete=off name=shopper"
+            )
+            self._shopper.classes("narrow")
 
     def _slid(self) -> None:
         value = asking.deadline_of(float(self._slider.value))
@@ -81,6 +85,7 @@ class SearchPage:
             price_min=self._price_min.value,
             price_max=self._price_max.value,
             in_stock=bool(self._in_stock.value),
+            shopper=str(self._shopper.value or ""),
         )
 
     async def _search(self) -> None:
@@ -196,7 +201,7 @@ class SearchPage:
                     )
                 explanation = explain(result)
                 if explanation is not None:
-                    text("div", for_shopper(explanation))
+                    text("div", f"{for_shopper(explanation)} {looked_at(result)}".strip())
                     with ui.expansion("Why, in numbers").props("dense dense-toggle"):
                         _draw_parts(explanation)
 

@@ -176,6 +176,11 @@ pub fn status<'py>(py: Python<'py>, status: &Status) -> PyResult<Bound<'py, PyDi
         by_name(&status.answered_by_priority)?,
     )?;
     counters.set_item("refused_by_priority", by_name(&status.refused_by_priority)?)?;
+    counters.set_item("recommended_by_tier", by_name(&status.recommended)?)?;
+    counters.set_item(
+        "recommended_by_reason",
+        status.recommended_by_reason.clone(),
+    )?;
     counters.set_item("helped_chunks", status.helped_chunks)?;
     let all = PyDict::new(py);
     all.set_item("in_flight", status.in_flight)?;
@@ -210,6 +215,10 @@ fn accounted<'py>(py: Python<'py>, sums: &Accounted) -> PyResult<Bound<'py, PyDi
     for ((_, name), count) in account::REASONS.iter().zip(&sums.reasons) {
         reasons.set_item(*name, count)?;
     }
+    let tastes = PyDict::new(py);
+    for ((_, name), count) in account::TASTES.iter().zip(&sums.tastes) {
+        tastes.set_item(*name, count)?;
+    }
     let stages = PyDict::new(py);
     for (name, counted) in account::STAGES.iter().zip(&sums.stages) {
         let bounds_s = scaled(&account::STAGE_BOUNDS_US, 1e-6);
@@ -221,6 +230,7 @@ fn accounted<'py>(py: Python<'py>, sums: &Accounted) -> PyResult<Bound<'py, PyDi
     }
     let all = PyDict::new(py);
     all.set_item("reasons", reasons)?;
+    all.set_item("tastes", tastes)?;
     let depths = scaled(&account::DEPTH_BOUNDS, 1.0);
     all.set_item("depth", histogram(depths, &sums.depths, 1.0)?)?;
     all.set_item("stages_s", stages)?;

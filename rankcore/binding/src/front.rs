@@ -9,7 +9,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rankcore_engine::account::{REASONS, STAGES, by_stage};
 use rankcore_engine::bundle::Tier;
-use rankcore_engine::engine::Method;
 use rankcore_front::buckets::Rate;
 use rankcore_front::counts::BOUNDS_US;
 use rankcore_front::files::Look;
@@ -18,9 +17,10 @@ use rankcore_front::limits::Limits;
 use rankcore_front::receipts::KEY_BYTES;
 use rankcore_front::tls::{self, Clients, Oldest};
 use rankcore_front::trial::{PARTS, Trial};
-use rankcore_front::{Front as CoreFront, News, Settings, status};
+use rankcore_front::{Called, Front as CoreFront, News, Settings, status};
 
 use crate::Engine;
+use crate::shoppers::Shoppers;
 
 /// How connections are encrypted, as Python gives it.
 #[derive(FromPyObject)]
@@ -192,6 +192,11 @@ impl Front {
         self.0.sign_receipts(key);
     }
 
+    /// Searches that name a shopper or a visit are told of these from now on.
+    fn remember(&self, shoppers: &Shoppers) {
+        self.0.remember(shoppers.shared());
+    }
+
     /// Ranking calls are answered by this engine from now on.
     fn serve(&self, engine: &Engine) {
         self.0.serve(engine.shared());
@@ -260,8 +265,8 @@ impl Front {
     /// What was counted, by name of the method.
     fn counted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let all = PyDict::new(py);
-        for (name, method) in [("Search", Method::Search), ("Rerank", Method::Rerank)] {
-            let counted = self.0.counted(method);
+        for called in Called::ALL {
+            let counted = self.0.counted(called);
             let handled = PyDict::new(py);
             for (code, count) in counted.handled {
                 handled.set_item(code as u8, count)?;
@@ -272,7 +277,7 @@ impl Front {
             one.set_item("buckets", counted.buckets)?;
             #[allow(clippy::cast_precision_loss)]
             one.set_item("total_s", counted.total_us as f64 / 1e6)?;
-            all.set_item(name, one)?;
+            all.set_item(called.as_str(), one)?;
         }
         Ok(all)
     }
@@ -293,13 +298,7 @@ impl Front {
         one.set_item("trace_id", traced.context.trace_id)?;
         one.set_item("parent_id", traced.context.parent_id)?;
         one.set_item("request_id", traced.request_id)?;
-        one.set_item(
-            "method",
-            match traced.method {
-                Method::Search => "Search",
-                Method::Rerank => "Rerank",
-            },
-        )?;
+        one.set_item("method", traced.method.as_str())?;
         one.set_item("began_unix_us", traced.began_unix_us)?;
         one.set_item("took_us", traced.took_us)?;
         one.set_item("code", traced.code as u8)?;

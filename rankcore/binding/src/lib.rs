@@ -4,10 +4,12 @@ mod convert;
 mod errors;
 mod front;
 mod kernels;
+mod shoppers;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
@@ -22,6 +24,7 @@ use rankcore_engine::engine as core;
 use rankcore_engine::error::{Error, Result};
 use rankcore_engine::generation::build::GenerationBuilder as CoreBuilder;
 use rankcore_engine::generation::{DenseRows as CoreRows, Generation as CoreGeneration};
+use rankcore_engine::memory::Memory;
 use rankcore_engine::reply::Cancel as CoreCancel;
 use rankcore_engine::request::Answer;
 use rankcore_engine::rerank::cross::PairScorer;
@@ -225,7 +228,7 @@ impl Engine {
 impl Engine {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
-    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=4, reserve_ms=0.5, queue_max=1024, backlog_ms=0.0, price_gain=1.0, kernels="auto"))]
+    #[pyo3(signature = (bundle, *, runtime_library, workers=0, replica=String::new(), chunk_pairs=4, reserve_ms=0.5, queue_max=1024, backlog_ms=0.0, price_gain=1.0, kernels="auto", taste_weight=0.25))]
     fn new(
         py: Python<'_>,
         bundle: PathBuf,
@@ -238,6 +241,7 @@ impl Engine {
         backlog_ms: f64,
         price_gain: f64,
         kernels: &str,
+        taste_weight: f64,
     ) -> PyResult<Self> {
         let kernels = convert::kernels(kernels)?;
         py.detach(|| {
@@ -249,6 +253,7 @@ impl Engine {
                 reserve_us: core::reserve_us(reserve_ms)?,
                 queue_max,
                 pricing: core::pricing(backlog_ms, price_gain)?,
+                taste_weight,
             };
             core::Engine::new(&bundle, &runtime_library, settings)
         })
@@ -257,7 +262,7 @@ impl Engine {
     }
 
     /// Open another bundle on the workers of this engine: both take turns in one queue.
-    #[pyo3(signature = (bundle, *, runtime_library, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024, backlog_ms=0.0, price_gain=1.0, kernels="auto"))]
+    #[pyo3(signature = (bundle, *, runtime_library, replica=String::new(), chunk_pairs=8, reserve_ms=2.0, queue_max=1024, backlog_ms=0.0, price_gain=1.0, kernels="auto", taste_weight=0.25))]
     #[allow(clippy::too_many_arguments, reason = "keyword arguments in Python")]
     fn beside(
         &self,
@@ -271,6 +276,7 @@ impl Engine {
         backlog_ms: f64,
         price_gain: f64,
         kernels: &str,
+        taste_weight: f64,
     ) -> PyResult<Self> {
         let kernels = convert::kernels(kernels)?;
         py.detach(|| {
@@ -282,6 +288,7 @@ impl Engine {
                 reserve_us: core::reserve_us(reserve_ms)?,
                 queue_max,
                 pricing: core::pricing(backlog_ms, price_gain)?,
+                taste_weight,
             };
             self.0.beside(&bundle, &runtime_library, settings)
         })
@@ -404,8 +411,8 @@ impl Engine {
     }
 
     /// Answer a serialised `RecommendRequest` within the budget, microseconds; `priority` as for a search. `now_unix_us`: the wall
-    /// clock. Returns the serialised `RecommendResponse`, its tier, its reason.
-    #[pyo3(signature = (request, remaining_us, *, now_unix_us, priority=None))]
+    /// clock. `shoppers`: what is remembered of whom it may name. Returns the serialised `RecommendResponse`, its tier, its reason.
+    #[pyo3(signature = (request, remaining_us, *, now_unix_us, priority=None, shoppers=None))]
     fn recommend<'py>(
         &self,
         py: Python<'py>,
@@ -413,12 +420,18 @@ impl Engine {
         remaining_us: i64,
         now_unix_us: u64,
         priority: Option<&str>,
+        shoppers: Option<&shoppers::Shoppers>,
     ) -> PyResult<(Bound<'py, PyBytes>, &'static str, String)> {
-        let remaining_us = u64::try_from(remaining_us).unwrap_or(0);
-        let answer = py.detach(|| {
-            self.0
-                .recommend(request, remaining_us, priority, now_unix_us)
-        });
+        let memory = shoppers.map(|shoppers| shoppers.shared() as Arc<dyn Memory>);
+        let call = core::Call {
+            method: core::Method::Search,
+            request,
+            arrived: Instant::now(),
+            remaining_us: u64::try_from(remaining_us).unwrap_or(0),
+            priority,
+            memory: memory.as_ref(),
+        };
+        let answer = py.detach(|| self.0.recommend_waiting(call, now_unix_us));
         let answer = answer.map_err(|error| raise(py, error))?;
         let reason = answer.reason.as_str_name();
         let reason = reason.trim_start_matches("REASON_").to_lowercase();
@@ -673,6 +686,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_class::<GenerationBuilder>()?;
     module.add_class::<front::Front>()?;
+    module.add_class::<shoppers::Shoppers>()?;
     module.add_function(wrap_pyfunction!(check_apply, module)?)?;
     module.add_function(wrap_pyfunction!(cpu_features, module)?)?;
     module.add_function(wrap_pyfunction!(front::front_bounds_s, module)?)?;

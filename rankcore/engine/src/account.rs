@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bundle::Tier;
-use crate::wire::{Reason, StageTimings};
+use crate::wire::{Reason, StageTimings, Taste};
 
 /// What a query looks like to the lexical index.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,6 +41,8 @@ pub struct Account {
     pub lexical: Option<Match>,
     /// Cosine of the nearest product; `None`: dense retrieval did not run.
     pub nearest: Option<f32>,
+    /// Whether a shopper's history entered the order, and why not.
+    pub taste: Taste,
 }
 
 /// Upper bounds of the buckets of depths; one more bucket holds the rest.
@@ -60,6 +62,14 @@ pub const REASONS: [(Reason, &str); 5] = [
     (Reason::Load, "load"),
     (Reason::Priority, "priority"),
     (Reason::Dependency, "dependency"),
+];
+/// What can become of a history, in the order of their counts; requests without one are not counted.
+pub const TASTES: [(Taste, &str); 5] = [
+    (Taste::Applied, "applied"),
+    (Taste::Off, "off"),
+    (Taste::Unknown, "unknown"),
+    (Taste::Unrelated, "unrelated"),
+    (Taste::Time, "time"),
 ];
 /// Bins of each distribution of queries and scores.
 pub const BINS: usize = 12;
@@ -108,6 +118,7 @@ fn read(counters: &[AtomicU64]) -> Vec<u64> {
 #[derive(Debug, Default)]
 pub struct Accounts {
     reasons: [AtomicU64; REASONS.len()],
+    tastes: [AtomicU64; TASTES.len()],
     depths: Histogram<{ DEPTH_BOUNDS.len() + 1 }>,
     stages: [Histogram<{ STAGE_BOUNDS_US.len() + 1 }>; STAGES.len()],
     planned_millionths: AtomicU64,
@@ -123,6 +134,8 @@ pub struct Accounts {
 pub struct Accounted {
     /// Answers by reason, as [`REASONS`].
     pub reasons: Vec<u64>,
+    /// Answers by what became of a history, as [`TASTES`].
+    pub tastes: Vec<u64>,
     /// Answers by depth, a count for each of [`DEPTH_BOUNDS`] and one for the rest; sum of depths.
     pub depths: (Vec<u64>, u64),
     /// For each of [`STAGES`]: answers by its time, a count for each of [`STAGE_BOUNDS_US`] and one for the rest; sum,
@@ -151,6 +164,9 @@ impl Accounts {
             .position(|(reason, _)| *reason == account.reason)
         {
             add(&self.reasons[place], 1);
+        }
+        if let Some(place) = TASTES.iter().position(|(taste, _)| *taste == account.taste) {
+            add(&self.tastes[place], 1);
         }
         self.depths.add(&DEPTH_BOUNDS, account.depth as u64);
         for (place, (stage, us)) in self
@@ -195,6 +211,7 @@ impl Accounts {
         let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64 / MILLIONTHS;
         Accounted {
             reasons: read(&self.reasons),
+            tastes: read(&self.tastes),
             depths: self.depths.read(),
             stages: self.stages.iter().map(Histogram::read).collect(),
             planned_worth: sum(&self.planned_millionths),
@@ -263,6 +280,7 @@ mod tests {
                 top_share: 0.999,
             }),
             nearest: Some(1.0),
+            taste: Taste::Unknown,
         }
     }
 
@@ -273,6 +291,7 @@ mod tests {
         accounts.add(&account(), false);
         let read = accounts.read();
         assert_eq!(read.reasons, [0, 0, 2, 0, 0]);
+        assert_eq!(read.tastes, [0, 0, 2, 0, 0]);
         assert_eq!(read.depths.1, 100);
         assert_eq!(read.depths.0[3], 2);
         assert_eq!((read.in_time, read.late), (1, 1));

@@ -15,6 +15,7 @@ use crate::account::{Accounted, Accounts};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
+use crate::memory::Memory;
 use crate::model::Choice;
 use crate::plan::cost::{CostBook, Estimate, Rate, Stage};
 use crate::plan::help::HelpBook;
@@ -23,12 +24,14 @@ use crate::plan::price::{Price, Pricing};
 use crate::plan::priority::Priority;
 use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
-use crate::plan::{Moment, Parts, Planner, stages};
+use crate::plan::{Moment, Parts, Planner, Shape, stages};
+use crate::recommend;
 use crate::recommend::admission::{self, Recommended};
 use crate::recommend::answer::Known;
+use crate::recommend::ask::Ask as RecommendAsk;
 use crate::reply::{Cancel, Done, Pending, Reply, pair};
 use crate::request::{
-    Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source,
+    Admitted, Answer, Ask, Budget, Failures, Freshness, Gauge, Job, Services, Source, class,
 };
 use crate::rerank::cross::PairScorer;
 use crate::retrieve::DenseSearch;
@@ -53,6 +56,8 @@ pub struct Settings {
     pub pricing: Pricing,
     /// What the models are run by.
     pub kernels: Choice,
+    /// How much a shopper's history moves a search's results, 0 (not at all) to 1: see [`crate::taste::most`].
+    pub taste_weight: f64,
 }
 
 impl Default for Settings {
@@ -65,6 +70,7 @@ impl Default for Settings {
             queue_max: 1_024,
             pricing: Pricing::default(),
             kernels: Choice::Auto,
+            taste_weight: TASTE_WEIGHT,
         }
     }
 }
@@ -81,9 +87,24 @@ struct Counters {
     invalid: AtomicU64,
     failed: AtomicU64,
     accounts: Accounts,
+    recommended: [AtomicU64; recommend::Tier::ALL.len()],
+    recommended_by_reason: [AtomicU64; REASONS_MAX],
 }
 
+/// Reasons on the wire, their numbers from 0.
+const REASONS_MAX: usize = 7;
+
 impl Counters {
+    fn recommended(&self, result: &Result<Recommended>) {
+        if let Ok(recommended) = result {
+            self.recommended[recommended.tier as usize].fetch_add(1, Ordering::Relaxed);
+            let reason = usize::try_from(recommended.reason as i32).unwrap_or(0);
+            if let Some(counter) = self.recommended_by_reason.get(reason) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Counts an end. `priority`: the request's class; `None`: it was not understood so far. `in_time`: the answer is ready
     /// before the deadline.
     fn count(&self, priority: Option<Priority>, result: &Result<Answer>, in_time: bool) {
@@ -119,12 +140,18 @@ struct Asked {
     behind: bool,
     reply: Reply,
     pending: Pending,
+    memory: Option<Arc<dyn Memory>>,
 }
+
+/// Goes on with a request on the generation that it waited for, or ends it.
+type Resume = Box<dyn FnOnce(&Core, Result<Arc<Generation>>) + Send>;
 
 /// A request that waits for the sequence it asks for.
 struct Parked {
-    asked: Asked,
+    sequence: u64,
     until_us: u64,
+    pending: Pending,
+    resume: Resume,
 }
 
 /// Requests that wait for a sequence; a thread of their own looks after them.
@@ -156,6 +183,31 @@ pub struct Call<'a> {
     pub remaining_us: u64,
     /// The class that the call's metadata name.
     pub priority: Option<&'a str>,
+    /// What is remembered of whom the request may name; `None`: nothing.
+    pub memory: Option<&'a Arc<dyn Memory>>,
+}
+
+impl Call<'_> {
+    fn deadline(&self) -> Instant {
+        self.arrived + Duration::from_micros(self.remaining_us.min(BUDGET_MAX_US))
+    }
+
+    /// What the call has left, on the engine's clock.
+    fn budget(&self, now_us: u64) -> Budget {
+        let spent_us = u64::try_from(self.arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let arrived_us = now_us.saturating_sub(spent_us);
+        Budget {
+            arrived_us,
+            deadline_us: arrived_us + self.remaining_us.min(BUDGET_MAX_US),
+        }
+    }
+}
+
+/// A request for recommendations that was understood and has not been admitted yet.
+struct Wish {
+    ask: RecommendAsk,
+    priority: Priority,
+    budget: Budget,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -229,8 +281,14 @@ pub struct Status {
     pub help_lost: f64,
     /// What plans but the cheapest keep free for stalls now, microseconds.
     pub stall_us: u64,
+    /// Recommendations given, by tier; those that were never given are left out.
+    pub recommended: BTreeMap<&'static str, u64>,
+    /// Recommendations given, by why this tier; those that never were are left out.
+    pub recommended_by_reason: BTreeMap<String, u64>,
 }
 
+/// As [`Settings::taste_weight`] is shipped: see decision 22.
+const TASTE_WEIGHT: f64 = 0.25;
 /// Budgets are cut to this; it keeps absolute deadlines far from overflow.
 const BUDGET_MAX_US: u64 = 3_600_000_000;
 /// Added to the place in the queue of work that goes behind all other: no deadline is further away.
@@ -317,6 +375,12 @@ impl Engine {
                 });
             }
         }
+        if !(0.0..=1.0).contains(&settings.taste_weight) {
+            violations.push(Violation {
+                field: "taste_weight".to_owned(),
+                description: format!("{}; accepted: 0 to 1", settings.taste_weight),
+            });
+        }
         if !violations.is_empty() {
             return Err(Error::InvalidRequest(violations));
         }
@@ -339,6 +403,7 @@ impl Engine {
             readings: Readings::new(&bundle)?,
             clock: Arc::clone(&clock),
             replica: settings.replica,
+            taste_weight: settings.taste_weight,
             chunk: AtomicUsize::new(settings.chunk_pairs),
             failures: Failures::default(),
             price: Price::new(settings.pricing),
@@ -560,6 +625,7 @@ impl Engine {
             arrived: Instant::now(),
             remaining_us,
             priority,
+            memory: None,
         };
         self.wait(call, cancel, interrupted)
     }
@@ -582,73 +648,28 @@ impl Engine {
             arrived: Instant::now(),
             remaining_us,
             priority,
+            memory: None,
         };
         self.wait(call, cancel, interrupted)
     }
 
-    /// Answers a serialised `RecommendRequest`, into whose history the caller has put what feedback has told, within
-    /// `remaining_us`, and waits. `priority`: the class that the call's metadata name. `now_unix_us`: the wall clock.
+    /// Starts to answer a serialised `RecommendRequest`, as [`Engine::submit`] does; the call's method is passed over.
+    pub fn recommend(
+        &self,
+        call: Call<'_>,
+        now_unix_us: u64,
+        done: impl FnOnce(Result<Recommended>) + Send + 'static,
+    ) -> Pending {
+        self.core.recommend(call, now_unix_us, done)
+    }
+
+    /// Answers a serialised `RecommendRequest`, as [`Engine::recommend`], and waits.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn recommend(
-        &self,
-        request: &[u8],
-        remaining_us: u64,
-        priority: Option<&str>,
-        now_unix_us: u64,
-    ) -> Result<Recommended> {
-        let core = &self.core;
-        let ask = crate::recommend::ask::Ask::new(request, now_unix_us)?;
-        let priority = ask.priority(priority)?;
-        let generation = core.serving()?;
-        if generation.applied_sequence() < ask.min_sequence {
-            return Err(Error::NotReady(format!(
-                "sequence {} has not been applied",
-                ask.min_sequence
-            )));
-        }
-        let arrived_us = core.services.clock.now_us();
-        let remaining_us = remaining_us.min(BUDGET_MAX_US);
-        let deadline_us = arrived_us + remaining_us;
-        let section = core.services.bundle.recommend.as_ref();
-        let known = Known::new(&ask.history, section, &generation);
-        let request = admission::Request {
-            tiers: known.tiers(section, &generation),
-            known,
-            services: Arc::clone(&core.services),
-            costs: Arc::clone(&core.recommending),
-            freshness: core.freshness(&generation),
-            generation,
-            ask,
-            priority,
-            arrived_us,
-            deadline_us,
-        };
-        let (sender, receiver) = sync_channel(1);
-        let given_up = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&given_up);
-        let in_flight_max = priority.in_flight_max(core.queue_max);
-        let place = core.crew.scheduler.submit(deadline_us, move |load| {
-            if load.in_flight >= in_flight_max {
-                let retry_after_ms = retry_after_ms(load.delay_us);
-                return Err(Error::Overloaded { retry_after_ms });
-            }
-            Ok(Box::new(request.admit(load, sender, told)?))
-        })?;
-        match receiver.recv_timeout(Duration::from_micros(remaining_us)) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => {
-                given_up.store(true, Ordering::Relaxed);
-                place.forget();
-                Err(Error::DeadlineExceeded(
-                    "the budget was spent before the recommendation was ready".to_owned(),
-                ))
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Error::Internal("a request ended untold".to_owned()))
-            }
-        }
+    pub fn recommend_waiting(&self, call: Call<'_>, now_unix_us: u64) -> Result<Recommended> {
+        let started = |done: Done<Recommended>| self.recommend(call, now_unix_us, done);
+        wait(call.deadline(), started, None, &|| false)
     }
 
     fn wait(
@@ -657,31 +678,12 @@ impl Engine {
         cancel: Option<&Cancel>,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Answer> {
-        let deadline = call.arrived + Duration::from_micros(call.remaining_us.min(BUDGET_MAX_US));
-        let (sender, receiver) = sync_channel(1);
-        let pending = self.submit(call, move |result| {
-            // A caller that a signal took away listens no more.
-            let _ = sender.send(result);
-        });
-        if let Some(cancel) = cancel {
-            cancel.attach(&pending);
-        }
-        loop {
-            let wait = deadline.saturating_duration_since(Instant::now());
-            match receiver.recv_timeout(wait.min(INTERRUPT_CHECK)) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Timeout) => {
-                    if Instant::now() >= deadline {
-                        pending.expire();
-                    } else if interrupted() {
-                        pending.cancel();
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::Internal("a request ended untold".to_owned()));
-                }
-            }
-        }
+        wait(
+            call.deadline(),
+            |done| self.submit(call, done),
+            cancel,
+            interrupted,
+        )
     }
 
     /// Answers a serialised `SearchRequest` with a fixed plan and no deadline, on the calling thread.
@@ -841,6 +843,17 @@ impl Engine {
                 for plan in plans.iter().filter(|plan| plan.tier <= Tier::Late) {
                     self.gauged(&generation, ask.clone(), plan, gauge)?;
                 }
+                // What a history costs does not depend on the plan that found the candidates.
+                let request = crate::wire::SearchRequest {
+                    query: query.clone(),
+                    history: liked(&request.product_ids),
+                    ..Default::default()
+                };
+                if let (Ok(ask), Some(plan)) =
+                    (Ask::search(&request.encode_to_vec()), plans.first())
+                {
+                    self.gauged(&generation, ask, plan, gauge)?;
+                }
             }
         }
         let gauge = gauge.lock();
@@ -891,13 +904,14 @@ impl Engine {
             .load()
             .as_ref()
             .map_or(0, |generation| generation.products());
-        let shape = crate::plan::Shape {
+        let shape = Shape {
             words: 3,
             brought: None,
             products,
             facets: 0,
             page: 10,
             chunk_pairs: self.core.services.chunk_pairs(),
+            personal: false,
         };
         let scale = self.core.services.planner.scale(&shape, &costs);
         let (part_failures, last_part_failure) = self.core.services.failures.seen();
@@ -963,6 +977,28 @@ impl Engine {
             helped_chunks: self.core.services.help.chunks(),
             help_lost: self.core.services.help.at(1, now_us).lost,
             stall_us: self.core.services.stalls.allowed_us(now_us),
+            recommended: recommend::Tier::ALL
+                .into_iter()
+                .map(|tier| {
+                    (
+                        tier.as_str(),
+                        count(&self.core.counters.recommended[tier as usize]),
+                    )
+                })
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            recommended_by_reason: (0..)
+                .zip(&self.core.counters.recommended_by_reason)
+                .filter_map(|(number, counter)| {
+                    let reason = crate::wire::Reason::try_from(number).ok()?;
+                    let name = reason
+                        .as_str_name()
+                        .trim_start_matches("REASON_")
+                        .to_lowercase();
+                    Some((name, count(counter)))
+                })
+                .filter(|(_, count)| *count > 0)
+                .collect(),
         }
     }
 
@@ -1078,19 +1114,14 @@ impl Core {
                 return pending;
             }
         };
-        let now_us = self.services.clock.now_us();
-        let spent_us = u64::try_from(call.arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let arrived_us = now_us.saturating_sub(spent_us);
         let asked = Asked {
             ask,
             priority,
-            budget: Budget {
-                arrived_us,
-                deadline_us: arrived_us + call.remaining_us.min(BUDGET_MAX_US),
-            },
+            budget: call.budget(self.services.clock.now_us()),
             behind,
             reply,
             pending: pending.clone(),
+            memory: call.memory.map(Arc::clone),
         };
         match self.serving() {
             _ if self.closing.load(Ordering::SeqCst) => {
@@ -1108,6 +1139,63 @@ impl Core {
         pending
     }
 
+    fn recommend(
+        self: &Arc<Self>,
+        call: Call<'_>,
+        now_unix_us: u64,
+        done: impl FnOnce(Result<Recommended>) + Send + 'static,
+    ) -> Pending {
+        let core = Arc::clone(self);
+        let (reply, pending) = pair::<Recommended>(Box::new(move |result| {
+            core.counters.recommended(&result);
+            done(result);
+        }));
+        // What happened before a sequence that was waited for is part of the history, so the names are kept until then.
+        let read = RecommendAsk::decoded(call.request).and_then(|request| {
+            let priority = class(
+                Priority::from_wire(request.priority).unwrap_or_default(),
+                call.priority,
+            )?;
+            Ok((request, priority, self.serving()?))
+        });
+        let (request, priority, generation) = match read {
+            _ if self.closing.load(Ordering::SeqCst) => {
+                reply.send(Err(Error::NotReady("the engine is closed".to_owned())));
+                return pending;
+            }
+            Err(error) => {
+                reply.send(Err(error));
+                return pending;
+            }
+            Ok(read) => read,
+        };
+        let budget = call.budget(self.services.clock.now_us());
+        let (sequence, memory) = (request.min_sequence, call.memory.map(Arc::clone));
+        let told = pending.clone();
+        let resume: Resume = Box::new(move |core, generation| match generation {
+            Ok(generation) => {
+                let wish = Wish {
+                    ask: RecommendAsk::of(request, now_unix_us, memory.as_deref()),
+                    priority,
+                    budget,
+                };
+                core.admit_recommendation(generation, wish, reply, &told);
+            }
+            Err(error) => {
+                reply.send(Err(error));
+            }
+        });
+        if generation.applied_sequence() >= sequence {
+            resume(self, Ok(generation));
+        } else {
+            let least_us =
+                admission::Request::least_us(&self.recommending, self.services.clock.now_us());
+            let until_us = budget.deadline_us.saturating_sub(least_us);
+            self.wait_for(sequence, until_us, pending.clone(), resume);
+        }
+        pending
+    }
+
     /// Chooses a plan and lets the request into the queue, or refuses it.
     fn admit(&self, generation: Arc<Generation>, asked: Asked) {
         let Asked {
@@ -1117,13 +1205,18 @@ impl Core {
             behind,
             reply,
             pending,
+            memory,
         } = asked;
         let clock = &self.services.clock;
         let freshness = self.freshness(&generation);
         let parts = self.parts(&generation, &ask);
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
+        let shape = ask.shape(
+            generation.products(),
+            self.services.chunk_pairs(),
+            self.services.taste_weight > 0.0,
+        );
         // What the closure does not take is still here to tell the caller why.
-        let mut given = Some((generation, ask, reply));
+        let mut given = Some((generation, ask, reply, memory));
         let (place_us, in_flight_max) = if behind {
             // Whoever compares has just been answered, by a worker that is counted until it has told so.
             let in_flight_max = self.crew.scheduler.workers() + 1;
@@ -1156,11 +1249,21 @@ impl Core {
                 help: self.services.help(load.helpers, now_us),
                 help_idle: self.services.help(load.workers - 1, now_us),
             };
-            let chosen = planner.choose(&shape, &moment, &costs)?;
+            let chosen = planner.choose(&shape, &moment, &costs).or_else(|refused| {
+                // Nobody is refused for a history: it is looked at if there is time in the end.
+                let plain = Shape {
+                    personal: false,
+                    ..shape
+                };
+                if plain == shape {
+                    return Err(refused);
+                }
+                planner.choose(&plain, &moment, &costs)
+            })?;
             // What goes behind all other work is promised nothing.
             let promised_us = (!behind).then(|| now_us + whole_us(chosen.finish_us));
-            let (generation, ask, reply) = given.take().expect("taken once");
-            Ok(Box::new(Job::new(
+            let (generation, ask, reply, memory) = given.take().expect("taken once");
+            let job = Job::new(
                 Arc::clone(&self.services),
                 generation,
                 ask,
@@ -1173,11 +1276,12 @@ impl Core {
                 },
                 freshness,
                 reply,
-            )))
+            );
+            Ok(Box::new(job.remembering(memory)))
         });
         match (admitted, given) {
             (Ok(place), _) => pending.on_end(Box::new(move || place.forget())),
-            (Err(error), Some((_, _, reply))) => {
+            (Err(error), Some((_, _, reply, _))) => {
                 reply.send(Err(error));
             }
             // The job was made and refused: it has told its caller by being dropped.
@@ -1187,13 +1291,86 @@ impl Core {
 
     /// Lets the request wait for its sequence, as long as that leaves time for the cheapest plan.
     fn park(&self, generation: &Generation, asked: Asked) {
-        let now_us = self.services.clock.now_us();
-        let keep_us =
-            self.services.way_back.reserve_us(now_us) + self.cheapest_us(generation, &asked.ask);
-        let until_us = asked.budget.deadline_us.saturating_sub(keep_us);
-        self.parking.parked.lock().push(Parked { asked, until_us });
+        let keep_us = self.cheapest_us(generation, &asked.ask);
+        let (sequence, deadline_us) = (asked.ask.min_sequence, asked.budget.deadline_us);
+        let pending = asked.pending.clone();
+        let resume: Resume = Box::new(move |core, generation| match generation {
+            Ok(generation) => core.admit(generation, asked),
+            Err(error) => {
+                asked.reply.send(Err(error));
+            }
+        });
+        self.wait_for(
+            sequence,
+            deadline_us.saturating_sub(keep_us),
+            pending,
+            resume,
+        );
+    }
+
+    /// Resumes a request once a sequence is applied, or, less the way back before `until_us`, tells it that it is not.
+    fn wait_for(&self, sequence: u64, until_us: u64, pending: Pending, resume: Resume) {
+        let reserve_us = self
+            .services
+            .way_back
+            .reserve_us(self.services.clock.now_us());
+        self.parking.parked.lock().push(Parked {
+            sequence,
+            until_us: until_us.saturating_sub(reserve_us),
+            pending,
+            resume,
+        });
         // Also so that a sequence applied right before is not missed.
         self.parking.moved.notify_one();
+    }
+
+    /// Lets a request for recommendations into the queue, or refuses it.
+    fn admit_recommendation(
+        &self,
+        generation: Arc<Generation>,
+        wish: Wish,
+        reply: Reply<Recommended>,
+        pending: &Pending,
+    ) {
+        let section = self.services.bundle.recommend.as_ref();
+        let known = Known::new(&wish.ask.history, section, &generation);
+        let Wish {
+            ask,
+            priority,
+            budget,
+        } = wish;
+        let request = admission::Request {
+            tiers: known.tiers(section, &generation),
+            known,
+            services: Arc::clone(&self.services),
+            costs: Arc::clone(&self.recommending),
+            freshness: self.freshness(&generation),
+            generation,
+            ask,
+            priority,
+            arrived_us: budget.arrived_us,
+            deadline_us: budget.deadline_us,
+        };
+        let in_flight_max = priority.in_flight_max(self.queue_max);
+        let mut given = Some((request, reply));
+        let place = self.crew.scheduler.submit(budget.deadline_us, |load| {
+            if load.in_flight >= in_flight_max {
+                let retry_after_ms = retry_after_ms(load.delay_us);
+                return Err(Error::Overloaded { retry_after_ms });
+            }
+            let (request, _) = given.as_ref().expect("not taken yet");
+            let decided = request.decide(load)?;
+            let (request, reply) = given.take().expect("taken once");
+            Ok(Box::new(admission::Waiting::new(request, decided, reply)))
+        });
+        match (place, given) {
+            (Ok(place), _) => pending.on_end(Box::new(move || place.forget())),
+            (Err(error), Some((_, reply))) => {
+                reply.send(Err(error));
+            }
+            // Refused after it was made: it has told its caller by being dropped.
+            (Err(_), None) => {}
+        }
     }
 
     fn unpark(&self) {
@@ -1216,8 +1393,8 @@ impl Core {
                 closing
                     || away
                     || parked.until_us <= now_us
-                    || parked.asked.ask.min_sequence <= applied
-                    || parked.asked.pending.ended()
+                    || parked.sequence <= applied
+                    || parked.pending.ended()
             };
             let leaving: Vec<Parked> = parked.extract_if(.., leaves).collect();
             if leaving.is_empty() {
@@ -1235,26 +1412,23 @@ impl Core {
                 continue;
             }
             drop(parked);
-            for Parked { asked, .. } in leaving {
-                match &serving {
-                    _ if closing => {
-                        asked.reply.send(Err(Error::Cancelled));
-                    }
-                    Ok(generation) if asked.ask.min_sequence <= applied => {
-                        self.admit(Arc::clone(generation), asked);
-                    }
-                    _ => {
-                        let wanted = asked.ask.min_sequence;
-                        let why = if away {
-                            ", and the log cannot be read"
-                        } else {
-                            ""
-                        };
-                        asked.reply.send(Err(Error::NotReady(format!(
-                            "sequence {wanted} has not been applied; {applied} has{why}"
-                        ))));
-                    }
-                }
+            let why = if away {
+                ", and the log cannot be read"
+            } else {
+                ""
+            };
+            for Parked {
+                sequence, resume, ..
+            } in leaving
+            {
+                let found = match &serving {
+                    _ if closing => Err(Error::Cancelled),
+                    Ok(generation) if sequence <= applied => Ok(Arc::clone(generation)),
+                    _ => Err(Error::NotReady(format!(
+                        "sequence {sequence} has not been applied; {applied} has{why}"
+                    ))),
+                };
+                resume(self, found);
             }
             parked = self.parking.parked.lock();
         }
@@ -1262,7 +1436,11 @@ impl Core {
 
     fn cheapest_us(&self, generation: &Generation, ask: &Ask) -> u64 {
         let costs = self.services.costs.at(self.services.clock.now_us());
-        let shape = ask.shape(generation.products(), self.services.chunk_pairs());
+        let shape = ask.shape(
+            generation.products(),
+            self.services.chunk_pairs(),
+            self.services.taste_weight > 0.0,
+        );
         let cheapest = self
             .services
             .planner
@@ -1300,8 +1478,52 @@ fn workers(setting: usize) -> usize {
     }
 }
 
+/// Starts a request and waits for its end until the deadline, when it is given up.
+fn wait<A: Send + 'static>(
+    deadline: Instant,
+    start: impl FnOnce(Done<A>) -> Pending,
+    cancel: Option<&Cancel>,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<A> {
+    let (sender, receiver) = sync_channel(1);
+    let pending = start(Box::new(move |result| {
+        // A caller that a signal took away listens no more.
+        let _ = sender.send(result);
+    }));
+    if let Some(cancel) = cancel {
+        cancel.attach(&pending);
+    }
+    loop {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        match receiver.recv_timeout(wait.min(INTERRUPT_CHECK)) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Timeout) => {
+                if Instant::now() >= deadline {
+                    pending.expire();
+                } else if interrupted() {
+                    pending.cancel();
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::Internal("a request ended untold".to_owned()));
+            }
+        }
+    }
+}
+
 /// How often a waiting caller is asked whether it was interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
+
+/// A history of these products.
+fn liked(product_ids: &[String]) -> Vec<crate::wire::HistoryItem> {
+    product_ids
+        .iter()
+        .map(|product_id| crate::wire::HistoryItem {
+            product_id: product_id.clone(),
+            ..Default::default()
+        })
+        .collect()
+}
 
 /// Measured runs of each plan and query in a warm-up.
 const WARM_UP_ROUNDS: usize = 2;

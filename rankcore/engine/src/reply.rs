@@ -12,26 +12,26 @@ use crate::error::{Error, Result};
 use crate::request::Answer;
 
 /// Takes the answer; called once.
-pub type Done = Box<dyn FnOnce(Result<Answer>) + Send>;
+pub type Done<A = Answer> = Box<dyn FnOnce(Result<A>) + Send>;
 
 /// Takes a request that has ended out of wherever it waits; called at most once, without a lock of its own held.
 pub type Forget = Box<dyn FnOnce() + Send>;
 
-struct State {
-    done: Option<Done>,
+struct State<A> {
+    done: Option<Done<A>>,
     forget: Option<Forget>,
 }
 
-struct Slot {
-    state: Mutex<State>,
+struct Slot<A> {
+    state: Mutex<State<A>>,
     /// What `state.done.is_none()` says, for those who only look.
     ended: AtomicBool,
 }
 
-impl Slot {
+impl<A> Slot<A> {
     /// The first to end the request passes the answer on, and is given what takes the request out of its queue; later ones
     /// change nothing.
-    fn end(&self, answer: impl FnOnce() -> Result<Answer>) -> Option<Option<Forget>> {
+    fn end(&self, answer: impl FnOnce() -> Result<A>) -> Option<Option<Forget>> {
         let (done, forget) = {
             let mut state = self.state.lock();
             (state.done.take()?, state.forget.take())
@@ -40,42 +40,30 @@ impl Slot {
         done(answer());
         Some(forget)
     }
+}
 
-    fn give_up(&self, why: impl FnOnce() -> Error) {
-        if let Some(Some(forget)) = self.end(|| Err(why())) {
+/// What a caller can do to a request, whatever its answer is.
+trait GiveUp: Send + Sync {
+    fn give_up(&self, why: Error);
+
+    fn ended(&self) -> bool;
+
+    fn on_end(&self, forget: Forget);
+}
+
+impl<A> GiveUp for Slot<A> {
+    fn give_up(&self, why: Error) {
+        if let Some(Some(forget)) = self.end(|| Err(why)) {
             forget();
         }
     }
-}
 
-/// The caller's end: gives the request up. Dropping it changes nothing.
-#[derive(Clone)]
-pub struct Pending {
-    slot: Arc<Slot>,
-}
-
-impl Pending {
-    /// The caller went away: the request ends with `Cancelled`, its work leaves before more is computed. Idempotent.
-    pub fn cancel(&self) {
-        self.slot.give_up(|| Error::Cancelled);
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
     }
 
-    /// The caller's time is over: the request ends with `DeadlineExceeded`, its work leaves. Idempotent.
-    pub fn expire(&self) {
-        self.slot.give_up(|| {
-            Error::DeadlineExceeded("the budget was spent before the answer was ready".to_owned())
-        });
-    }
-
-    /// True once the request has ended in whatever way.
-    #[must_use]
-    pub fn ended(&self) -> bool {
-        self.slot.ended.load(Ordering::SeqCst)
-    }
-
-    /// Says how to take the request out of the queue should its caller give it up.
-    pub fn on_end(&self, forget: Forget) {
-        let mut state = self.slot.state.lock();
+    fn on_end(&self, forget: Forget) {
+        let mut state = self.state.lock();
         if state.done.is_some() {
             state.forget = Some(forget);
         } else {
@@ -85,14 +73,45 @@ impl Pending {
     }
 }
 
-/// The worker's end: used once. Dropped unused, it tells the caller that the work failed.
-pub struct Reply {
-    slot: Option<Arc<Slot>>,
+/// The caller's end: gives the request up. Dropping it changes nothing.
+#[derive(Clone)]
+pub struct Pending {
+    slot: Arc<dyn GiveUp>,
 }
 
-impl Reply {
+impl Pending {
+    /// The caller went away: the request ends with `Cancelled`, its work leaves before more is computed. Idempotent.
+    pub fn cancel(&self) {
+        self.slot.give_up(Error::Cancelled);
+    }
+
+    /// The caller's time is over: the request ends with `DeadlineExceeded`, its work leaves. Idempotent.
+    pub fn expire(&self) {
+        self.slot.give_up(Error::DeadlineExceeded(
+            "the budget was spent before the answer was ready".to_owned(),
+        ));
+    }
+
+    /// True once the request has ended in whatever way.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.slot.ended()
+    }
+
+    /// Says how to take the request out of the queue should its caller give it up.
+    pub fn on_end(&self, forget: Forget) {
+        self.slot.on_end(forget);
+    }
+}
+
+/// The worker's end: used once. Dropped unused, it tells the caller that the work failed.
+pub struct Reply<A: 'static = Answer> {
+    slot: Option<Arc<Slot<A>>>,
+}
+
+impl<A: 'static> Reply<A> {
     /// Gives the caller its answer. False: it had given the request up.
-    pub fn send(mut self, answer: Result<Answer>) -> bool {
+    pub fn send(mut self, answer: Result<A>) -> bool {
         self.slot
             .take()
             .is_some_and(|slot| slot.end(|| answer).is_some())
@@ -114,7 +133,7 @@ impl Reply {
     }
 }
 
-impl Drop for Reply {
+impl<A: 'static> Drop for Reply<A> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.end(|| Err(Error::Internal("a worker failed while ranking".to_owned())));
@@ -124,7 +143,7 @@ impl Drop for Reply {
 
 /// Both ends of a request whose answer goes to `done`.
 #[must_use]
-pub fn pair(done: Done) -> (Reply, Pending) {
+pub fn pair<A: 'static>(done: Done<A>) -> (Reply<A>, Pending) {
     let slot = Arc::new(Slot {
         state: Mutex::new(State {
             done: Some(done),
@@ -206,6 +225,7 @@ mod tests {
                 words: 1,
                 lexical: None,
                 nearest: None,
+                taste: wire::Taste::Unspecified,
             },
         }
     }

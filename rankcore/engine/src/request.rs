@@ -6,6 +6,7 @@
 //! not, answers with the order it has.
 
 mod cross;
+mod personal;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::encode::EncodedQuery;
 use crate::error::{Error, Result, Violation};
 use crate::generation::Generation;
+use crate::memory::{Memory, Named};
 use crate::plan::cost::{CostBook, Costs, Estimate, Stage};
 use crate::plan::help::{Help, HelpBook};
 use crate::plan::pace::{Pace, Verdict, whole_us};
@@ -28,6 +30,7 @@ use crate::plan::priority::Priority;
 use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
 use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
+use crate::recommend::answer::below;
 use crate::reply::Reply;
 use crate::rerank::cross::Cross;
 use crate::rerank::settled::Settled;
@@ -58,6 +61,8 @@ pub struct Services {
     pub readings: Readings,
     /// Name of this replica.
     pub replica: String,
+    /// How much a shopper's history moves a search's results, 0 (not at all) to 1: see [`crate::taste::most`].
+    pub taste_weight: f64,
     /// Pairs in one chunk of a cross-encoder; see [`Services::chunk_pairs`].
     pub chunk: AtomicUsize,
     /// Parts that failed while a request ran.
@@ -146,6 +151,8 @@ pub struct Ask {
     pub explain: bool,
     /// Class, as the request's field says it; `None`: it does not.
     pub stated: Option<Priority>,
+    /// Whose search it is; `None`: it does not say.
+    pub named: Option<Named>,
 }
 
 fn undecodable(error: &prost::DecodeError) -> Error {
@@ -205,6 +212,12 @@ impl Ask {
             min_sequence: request.min_sequence,
             explain: request.explain,
             stated: Priority::from_wire(request.priority).unwrap_or_default(),
+            named: Some(Named {
+                shopper_id: request.shopper_id,
+                session_id: request.session_id,
+                history: request.history,
+            })
+            .filter(|named| !named.is_empty()),
         })
     }
 
@@ -230,6 +243,7 @@ impl Ask {
             min_sequence: request.min_sequence,
             explain: request.explain,
             stated: Priority::from_wire(request.priority).unwrap_or_default(),
+            named: None,
         })
     }
 
@@ -249,9 +263,9 @@ impl Ask {
         }
     }
 
-    /// What the planner needs to know about this request.
+    /// What the planner needs to know about this request. `personal`: a shopper's history may enter its order.
     #[must_use]
-    pub fn shape(&self, products: usize, chunk_pairs: usize) -> Shape {
+    pub fn shape(&self, products: usize, chunk_pairs: usize, personal: bool) -> Shape {
         let (brought, facets) = match &self.source {
             Source::Search { facets, .. } => (None, facets.len()),
             Source::Brought { product_ids } => (Some(product_ids.len()), 0),
@@ -263,6 +277,7 @@ impl Ask {
             facets,
             page: self.page,
             chunk_pairs,
+            personal: personal && self.named.is_some(),
         }
     }
 }
@@ -342,6 +357,8 @@ pub struct Job {
     services: Arc<Services>,
     generation: Arc<Generation>,
     ask: Ask,
+    /// What is remembered of whom the request names.
+    memory: Option<Arc<dyn Memory>>,
     plan: PlanSpec,
     reason: wire::Reason,
     price: f64,
@@ -432,6 +449,13 @@ impl Job {
         Self::prepare(services, generation, ask, plan, freshness, costs, None)
     }
 
+    /// Asks `memory` what is known of whom the request names.
+    #[must_use]
+    pub fn remembering(mut self, memory: Option<Arc<dyn Memory>>) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// Collects what each call of a stage takes into `gauge`.
     pub fn measure(&mut self, gauge: Gauge) {
         self.gauge = Some(gauge);
@@ -446,7 +470,11 @@ impl Job {
         costs: Costs,
         budget: Option<Budget>,
     ) -> Self {
-        let shape = ask.shape(generation.products(), services.chunk_pairs());
+        let shape = ask.shape(
+            generation.products(),
+            services.chunk_pairs(),
+            services.taste_weight > 0.0,
+        );
         let now_us = services.clock.now_us();
         let pace = Pace::new(
             &plan::stages(&plan, &shape, &costs),
@@ -459,6 +487,7 @@ impl Job {
             services,
             generation,
             ask,
+            memory: None,
             plan,
             reason: wire::Reason::Best,
             price: 0.0,
@@ -1081,24 +1110,19 @@ impl Job {
         let mut order = self.final_order()?;
         fill_unknown(&mut order);
         self.timings.order_us += self.ran(Stage::Order, None, ordered, order_from_us);
+        let mut personal = self.personal(&mut order);
 
         let mut facets = Vec::new();
-        let mut offset = 0;
-        if let Source::Search {
-            facets: fields,
-            offset: skip,
-            ..
-        } = &self.ask.source
+        let offset = self.offset();
+        if let Source::Search { facets: fields, .. } = &self.ask.source
+            && !fields.is_empty()
         {
-            offset = *skip;
-            if !fields.is_empty() {
-                let from_us = self.services.clock.now_us();
-                facets = self
-                    .generation
-                    .facets(&self.ask.query, fields, self.eligible.as_ref())?;
-                let fields = fields.len();
-                self.timings.retrieve_us += self.ran(Stage::Facets, None, fields, from_us);
-            }
+            let from_us = self.services.clock.now_us();
+            facets = self
+                .generation
+                .facets(&self.ask.query, fields, self.eligible.as_ref())?;
+            let fields = fields.len();
+            self.timings.retrieve_us += self.ran(Stage::Facets, None, fields, from_us);
         }
 
         let reply_from_us = self.services.clock.now_us();
@@ -1114,12 +1138,18 @@ impl Job {
                 continue;
             };
             product.score = score;
+            let moved = personal.moved.remove(&candidate);
             if self.ask.explain {
-                self.explain(candidate, &mut product);
+                let adds = moved.as_ref().map_or(0.0, |moved| moved.adds);
+                self.explain(candidate, adds, &mut product);
+                if let Some(moved) = moved {
+                    moved.explain(&mut product);
+                }
             }
             results.push(product);
         }
         let mut receipt = self.receipt();
+        receipt.taste = personal.taste.into();
         let (depth, worth) = (receipt.depth as usize, receipt.expected_ndcg);
         let now_us = self.services.clock.now_us();
         let total_us = now_us.saturating_sub(self.pace.started_us());
@@ -1132,6 +1162,7 @@ impl Job {
                 results,
                 receipt: Some(receipt),
                 facets,
+                history: personal.history,
             }
             .encode_to_vec(),
             Source::Brought { .. } => wire::RerankResponse {
@@ -1161,8 +1192,17 @@ impl Job {
                 words: self.ask.keys.len(),
                 lexical: self.lexical_match,
                 nearest: self.nearest,
+                taste: personal.taste,
             },
         })
+    }
+
+    /// Results to skip.
+    fn offset(&self) -> usize {
+        match self.ask.source {
+            Source::Search { offset, .. } => offset,
+            Source::Brought { .. } => 0,
+        }
     }
 
     /// Candidates retrieved from each side; those that the caller brought are all there are.
@@ -1173,8 +1213,8 @@ impl Job {
         }
     }
 
-    /// Gives a result its signals, and what each of them adds to its score.
-    fn explain(&self, candidate: usize, product: &mut wire::RankedProduct) {
+    /// Gives a result its signals, and what each of them adds to its score, to which a shopper's history added `adds`.
+    fn explain(&self, candidate: usize, adds: f64, product: &mut wire::RankedProduct) {
         let row = self.matrix.row(candidate);
         let parts = match self.scorers.get(candidate) {
             Some(Scorer::Ranker(tier)) => {
@@ -1193,9 +1233,9 @@ impl Job {
         };
         let known = |value: f64| (!value.is_nan()).then_some(value);
         // The base takes what the score was moved by as well, to stand below those of a better tier.
-        product.base_score = parts
-            .as_ref()
-            .map(|parts| product.score - parts.iter().filter(|part| !part.is_nan()).sum::<f64>());
+        product.base_score = parts.as_ref().map(|parts| {
+            product.score - adds - parts.iter().filter(|part| !part.is_nan()).sum::<f64>()
+        });
         let part_of = |at: usize| parts.as_ref().and_then(|parts| known(parts[at]));
         product.signals = signals::NAMES
             .iter()
@@ -1264,6 +1304,7 @@ impl Job {
                 .map_or(0, |budget| budget.deadline_us - budget.arrived_us),
             // The front names what it sends.
             receipt_id: String::new(),
+            taste: 0,
         }
     }
 
@@ -1395,11 +1436,6 @@ fn fill_unknown(order: &mut Order) {
         }
         last = Some(*score);
     }
-}
-
-/// A step down that is visible at the score's magnitude.
-fn below(score: f64) -> f64 {
-    1e-6 * (1.0 + score.abs())
 }
 
 #[cfg(test)]

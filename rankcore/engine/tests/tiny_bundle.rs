@@ -626,6 +626,7 @@ fn engines_side_by_side_share_the_workers_and_work_behind_is_refused_while_other
         arrived: Instant::now(),
         remaining_us: 10_000_000,
         priority: None,
+        memory: None,
     };
     let behind = || {
         let (sender, receiver) = channel();

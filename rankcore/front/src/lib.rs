@@ -6,7 +6,7 @@
 //!
 //! `tls` encrypts connections; `identity` decides who may call what, and how often, before anything else is done for a call.
 //! `connection` reads calls, `limits` bounds what one client can make of that; `ranking` or `pass` takes each; `turn` hands ranking
-//! calls to the engine, nearest deadline first, or to the `trial` of a candidate beside it; `status` says why one is not answered.
+//! calls to the engine, nearest deadline first, or to the `trial` of a candidate beside it; `shoppers` remembers what whom a search names did; `status` says why one is not answered.
 //! Nothing here knows of Python.
 
 pub mod buckets;
@@ -14,12 +14,14 @@ pub mod budget;
 mod connection;
 pub mod counts;
 pub mod files;
+pub mod histories;
 pub mod identity;
 pub mod limits;
 pub mod message;
 mod pass;
 mod ranking;
 pub mod receipts;
+pub mod shoppers;
 pub mod status;
 #[cfg(test)]
 mod testing;
@@ -27,6 +29,8 @@ pub mod tls;
 pub mod trace;
 pub mod trial;
 mod turn;
+
+pub use ranking::Called;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -50,6 +54,7 @@ use files::Look;
 use identity::{Gate, Remote};
 use limits::Limits;
 use receipts::{KEY_BYTES, Receipts};
+use shoppers::Shoppers;
 use status::Failure;
 use tls::Tls;
 use trace::{Traced, Traces};
@@ -114,6 +119,8 @@ struct Shared {
     trial: ArcSwapOption<Trial>,
     /// `None`: answers get no ids.
     receipts: ArcSwapOption<Receipts>,
+    /// `None`: nothing is remembered of anybody.
+    shoppers: ArcSwapOption<Shoppers>,
     /// `None`: encrypts nothing.
     tls: Option<Tls>,
     /// `None`: the settings ask nothing of callers.
@@ -123,6 +130,7 @@ struct Shared {
     connections: AtomicUsize,
     search: Counts,
     rerank: Counts,
+    recommend: Counts,
     /// `Some`: no new calls; those that run have so long to end.
     draining: watch::Sender<Option<Duration>>,
     news: SyncSender<News>,
@@ -130,10 +138,11 @@ struct Shared {
 }
 
 impl Shared {
-    fn counts(&self, method: Method) -> &Counts {
+    fn counts(&self, method: Called) -> &Counts {
         match method {
-            Method::Search => &self.search,
-            Method::Rerank => &self.rerank,
+            Called::Ranked(Method::Search) => &self.search,
+            Called::Ranked(Method::Rerank) => &self.rerank,
+            Called::Recommend => &self.recommend,
         }
     }
 
@@ -190,6 +199,7 @@ impl Front {
                 engine: ArcSwapOption::empty(),
                 trial: ArcSwapOption::empty(),
                 receipts: ArcSwapOption::empty(),
+                shoppers: ArcSwapOption::empty(),
                 tls,
                 gate,
                 handshakes_failed: AtomicU64::new(0),
@@ -197,6 +207,7 @@ impl Front {
                 connections: AtomicUsize::new(0),
                 search: Counts::default(),
                 rerank: Counts::default(),
+                recommend: Counts::default(),
                 draining: watch::channel(None).0,
                 news: sender,
                 traces: Traces::default(),
@@ -271,6 +282,11 @@ impl Front {
             .store(Some(Arc::new(Receipts::new(key))));
     }
 
+    /// Searches that name a shopper or a visit are told of these from now on.
+    pub fn remember(&self, shoppers: Arc<Shoppers>) {
+        self.shared.shoppers.store(Some(shoppers));
+    }
+
     /// Ranking calls are answered by this engine from now on.
     pub fn serve(&self, engine: Arc<Engine>) {
         self.shared.engine.store(Some(engine));
@@ -301,7 +317,7 @@ impl Front {
 
     /// What was counted of `method`.
     #[must_use]
-    pub fn counted(&self, method: Method) -> Counted {
+    pub fn counted(&self, method: Called) -> Counted {
         self.shared.counts(method).read()
     }
 

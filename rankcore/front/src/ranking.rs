@@ -13,7 +13,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use rankcore_engine::engine::Method;
 use rankcore_engine::error::Error;
 use rankcore_engine::reply::Cancel;
-use rankcore_engine::request::Answer;
 use tokio::sync::oneshot;
 
 use crate::budget::{self, Told};
@@ -22,7 +21,7 @@ use crate::limits::{Part, Unsent};
 use crate::message::{self, ACCEPTED, Encoding, Unread};
 use crate::status::{self, Code, Refusal};
 use crate::trace::{self, Traced};
-use crate::turn::{Ended, Read, Turn};
+use crate::turn::{Ended, Given, Read, Turn};
 use crate::{News, Shared};
 
 /// Metadata that name the class of a request.
@@ -34,14 +33,41 @@ const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encodin
 
 const GRPC: &str = "application/grpc";
 
+/// A method that the front answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Called {
+    /// One that ranks for a query.
+    Ranked(Method),
+    /// What a shopper takes next.
+    Recommend,
+}
+
+impl Called {
+    /// All of them.
+    pub const ALL: [Called; 3] = [
+        Called::Ranked(Method::Search),
+        Called::Ranked(Method::Rerank),
+        Called::Recommend,
+    ];
+
+    /// Its name in the contract.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Called::Ranked(Method::Search) => "Search",
+            Called::Ranked(Method::Rerank) => "Rerank",
+            Called::Recommend => "Recommend",
+        }
+    }
+}
+
 /// The method that a path names, if the front answers it.
 #[must_use]
-pub fn method(path: &str) -> Option<Method> {
-    match path {
-        "/muster.v1.RankingService/Search" => Some(Method::Search),
-        "/muster.v1.RankingService/Rerank" => Some(Method::Rerank),
-        _ => None,
-    }
+pub fn method(path: &str) -> Option<Called> {
+    let name = path.strip_prefix("/muster.v1.RankingService/")?;
+    Called::ALL
+        .into_iter()
+        .find(|called| called.as_str() == name)
 }
 
 /// The head of every response that the front makes itself.
@@ -56,7 +82,7 @@ pub fn head() -> Response<()> {
 /// How a call ended for its caller.
 enum End {
     Answered {
-        answer: Answer,
+        given: Given,
         at: Instant,
     },
     Refused(Refusal),
@@ -78,7 +104,7 @@ pub async fn answer(
     shared: &Shared,
     peer: &Peer,
     turn: &Turn,
-    method: Method,
+    method: Called,
     request: Request<RecvStream>,
     mut respond: SendResponse<Part>,
 ) {
@@ -108,12 +134,12 @@ pub async fn answer(
     .await;
     let unsent_max = shared.settings.limits.unsent_bytes;
     let code = match end {
-        End::Answered { answer, at } => {
-            account = Some(answer.account);
+        End::Answered { given, at } => {
+            account = given.account;
             let receipts = shared.receipts.load();
             let ending = receipts.as_ref().map(|receipts| receipts.ending());
             let ending = ending.as_ref().map_or(&[][..], |ending| &ending[..]);
-            match message::frame(&answer.bytes, ending, shared.settings.response_bytes_max) {
+            match message::frame(&given.bytes, ending, shared.settings.response_bytes_max) {
                 Ok(framed) => {
                     let code = send(&mut respond, framed, &peer.unsent, unsent_max);
                     if let Some(engine) = &*shared.engine.load() {
@@ -158,7 +184,7 @@ async fn rank(
     shared: &Shared,
     peer: &Peer,
     turn: &Turn,
-    method: Method,
+    method: Called,
     started: Instant,
     headers: &HeaderMap,
     mut body: RecvStream,
@@ -222,8 +248,8 @@ async fn rank(
     match end {
         Ok(Ended {
             at,
-            result: Ok(answer),
-        }) => End::Answered { answer, at },
+            result: Ok(given),
+        }) => End::Answered { given, at },
         Ok(Ended {
             result: Err(refusal),
             ..

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use rankcore_engine::account::Account;
-use rankcore_engine::engine::Method;
 
+use crate::ranking::Called;
 use crate::status::Code;
 
 /// Shares are told in so many parts.
@@ -42,7 +42,7 @@ pub struct Traced {
     /// Where it belongs.
     pub context: Context,
     /// What it asked for.
-    pub method: Method,
+    pub method: Called,
     /// When it began, microseconds since 1970.
     pub began_unix_us: u64,
     /// What it took, microseconds.
@@ -277,7 +277,7 @@ mod tests {
                 trace_id: TRACE.to_owned(),
                 parent_id: None,
             },
-            method: Method::Search,
+            method: Called::Recommend,
             began_unix_us: 1,
             took_us: 2,
             code: Code::Ok,

@@ -15,6 +15,7 @@ use prost::Message;
 use rankcore_engine::bundle::Tier;
 use rankcore_engine::engine::{Call, Engine, Method};
 use rankcore_engine::error::Error;
+use rankcore_engine::memory::Memory;
 use rankcore_engine::reply::Cancel;
 use rankcore_engine::request::Answer;
 use rankcore_engine::wire;
@@ -208,6 +209,8 @@ pub struct Asked {
     pub priority: Option<HeaderValue>,
     /// What its metadata say that it belongs to.
     pub key: Option<HeaderValue>,
+    /// What is remembered of whom it may name.
+    pub memory: Option<Arc<dyn Memory>>,
 }
 
 impl Asked {
@@ -223,6 +226,7 @@ impl Asked {
             arrived: self.arrived,
             remaining_us: self.remaining_us,
             priority: priority.as_deref(),
+            memory: self.memory.as_ref(),
         })
     }
 
@@ -372,12 +376,12 @@ impl Trial {
                 }
                 Err(error @ (Error::InvalidRequest(_) | Error::Cancelled)) => {
                     trial.measured.lock().canary.ended(&error);
-                    let _ = done.send(Ended::now(Err(Refusal::Core(error))));
+                    let _ = done.send(Ended::refused(Refusal::Core(error)));
                 }
                 Err(error) => {
                     trial.measured.lock().canary.ended(&error);
                     if again.late() || caller.cancelled() {
-                        let _ = done.send(Ended::now(Err(Refusal::Core(error))));
+                        let _ = done.send(Ended::refused(Refusal::Core(error)));
                     } else {
                         trial.answer_as_before(&before, &again, &caller, done, false);
                     }

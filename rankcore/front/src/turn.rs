@@ -9,14 +9,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
+use rankcore_engine::account::Account;
 use rankcore_engine::engine::Method;
+use rankcore_engine::memory::Memory;
+use rankcore_engine::recommend::admission::Recommended;
 use rankcore_engine::reply::Cancel;
 use rankcore_engine::request::Answer;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 
 use crate::Shared;
+use crate::ranking::Called;
 use crate::status::Refusal;
+use crate::trace::unix_us;
 use crate::trial::Asked;
 
 /// Calls planned before answers that wait are written.
@@ -25,7 +30,7 @@ const BATCH: usize = 16;
 /// A call that was read.
 pub struct Read {
     /// What it asks for.
-    pub method: Method,
+    pub method: Called,
     /// Its message.
     pub message: Bytes,
     /// When its budget was counted.
@@ -47,17 +52,49 @@ pub struct Ended {
     /// When there was nothing left to do but to tell the caller.
     pub at: Instant,
     /// What there is to tell.
-    pub result: Result<Answer, Refusal>,
+    pub result: Result<Given, Refusal>,
+}
+
+/// An answer on its way to the socket.
+pub struct Given {
+    /// The serialised message.
+    pub bytes: Vec<u8>,
+    /// What it tells of itself in numbers; `None`: recommendations tell none.
+    pub account: Option<Account>,
+}
+
+impl From<Answer> for Given {
+    fn from(answer: Answer) -> Self {
+        Self {
+            bytes: answer.bytes,
+            account: Some(answer.account),
+        }
+    }
+}
+
+impl From<Recommended> for Given {
+    fn from(recommended: Recommended) -> Self {
+        Self {
+            bytes: recommended.bytes,
+            account: None,
+        }
+    }
 }
 
 impl Ended {
     /// At this moment.
     #[must_use]
-    pub fn now(result: Result<Answer, Refusal>) -> Self {
+    pub fn now(result: Result<impl Into<Given>, Refusal>) -> Self {
         Self {
             at: Instant::now(),
-            result,
+            result: result.map(Into::into),
         }
+    }
+
+    /// At this moment, without an answer.
+    #[must_use]
+    pub fn refused(refusal: Refusal) -> Self {
+        Self::now(Err::<Given, _>(refusal))
     }
 }
 
@@ -147,23 +184,42 @@ fn plan(waiting: Waiting, shared: &Shared) {
     let Waiting { deadline, read, .. } = waiting;
     // Its time is over, or its caller has left and listens no more.
     if read.cancel.cancelled() || Instant::now() >= deadline {
-        let _ = read.done.send(Ended::now(Err(Refusal::BudgetSpent)));
+        let _ = read.done.send(Ended::refused(Refusal::BudgetSpent));
         return;
     }
     let engine = shared.engine.load();
     let Some(engine) = engine.as_ref() else {
-        let _ = read.done.send(Ended::now(Err(Refusal::Starting)));
+        let _ = read.done.send(Ended::refused(Refusal::Starting));
         return;
     };
     let Read { cancel, done, .. } = read;
+    let (method, recommend) = match read.method {
+        Called::Ranked(method) => (method, false),
+        // Its method is passed over.
+        Called::Recommend => (Method::Search, true),
+    };
     let asked = Asked {
-        method: read.method,
+        method,
         message: read.message,
         arrived: read.arrived,
         remaining_us: read.remaining_us,
         priority: read.priority,
         key: read.key,
+        memory: shared
+            .shoppers
+            .load_full()
+            .map(|shoppers| shoppers as Arc<dyn Memory>),
     };
+    if recommend {
+        // A trial compares what ranks for queries.
+        let pending = asked.with(|call| {
+            engine.recommend(call, unix_us(Instant::now()), move |result| {
+                let _ = done.send(Ended::now(result.map_err(Refusal::Core)));
+            })
+        });
+        cancel.attach(&pending);
+        return;
+    }
     if let Some(trial) = shared.trial.load_full()
         && trial.touches()
     {
@@ -184,7 +240,7 @@ mod tests {
 
     fn read(arrived: Instant, remaining_us: u64) -> Read {
         Read {
-            method: Method::Search,
+            method: Called::Recommend,
             message: Bytes::new(),
             arrived,
             remaining_us,

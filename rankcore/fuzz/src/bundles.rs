@@ -49,6 +49,7 @@ fn plan(plans: &[PlanSpec]) {
             facets: 2,
             page: 10,
             chunk_pairs: 8,
+            personal: brought.is_none(),
         };
         let _ = planner.scale(&shape, &costs);
         for budget_us in [0, 50_000, u64::MAX] {

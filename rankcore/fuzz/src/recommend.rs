@@ -21,8 +21,8 @@ thread_local! {
 
 /// A serialised `RecommendRequest`, answered from a small catalogue without a section.
 pub fn request(data: &[u8]) {
-    let ask = match Ask::new(data, NOW_UNIX_US) {
-        Ok(ask) => ask,
+    let ask = match Ask::decoded(data) {
+        Ok(request) => Ask::of(request, NOW_UNIX_US, None),
         Err(Error::InvalidRequest(violations)) => {
             assert!(!violations.is_empty());
             return;

@@ -33,7 +33,7 @@ pub fn search(data: &[u8]) {
         return;
     };
     let generation = asked();
-    let shape = ask.shape(generation.products(), 8);
+    let shape = ask.shape(generation.products(), 8, true);
     assert_eq!((shape.words, shape.brought), (ask.keys.len(), None));
     let Source::Search { filter, facets, .. } = &ask.source else {
         panic!("a search became something else");
@@ -80,7 +80,7 @@ pub fn rerank(data: &[u8]) {
         panic!("candidates were brought");
     };
     assert!((1..=1_000).contains(&product_ids.len()));
-    let shape = ask.shape(generation.products(), 8);
+    let shape = ask.shape(generation.products(), 8, true);
     assert_eq!(shape.brought, Some(product_ids.len()));
     let rows: Vec<Row> = product_ids
         .iter()

@@ -249,5 +249,28 @@ def test_a_generator_that_was_late_cannot_spoil_a_storm_answered_in_time() -> No
     assert judge_storm(history([HEADER, *reads]), StormLimits()).verdict is Verdict.HELD
 
 
+def test_recommendations_are_judged_like_searches_and_told_apart() -> None:
+    reads = [read(0.01 * n) for n in range(100)]
+
+    def beside(late: int, **fields: object) -> list[Record]:
+        return [
+            {
+                **read(0.01 * n, took_s=0.06 if n < late else 0.01, tier="ordered", **fields),
+                "kind": "recommendation",
+            }
+            for n in range(50)
+        ]
+
+    held = judge_storm(history([HEADER, *reads, *beside(0, expected_ndcg=0.9)]), StormLimits())
+    assert held.verdict is Verdict.HELD
+    assert (held.figures["offered"], held.figures["recommendations"]["offered"]) == (100, 50)
+    assert held.figures["recommendations"]["quality_in_time"] == 0.9
+    unknown = judge_storm(history([HEADER, *reads, *beside(0, expected_ndcg=0.0)]), StormLimits())
+    assert unknown.figures["recommendations"]["quality_in_time"] is None
+    late = judge_storm(history([HEADER, *reads, *beside(5)]), StormLimits())
+    assert late.verdict is Verdict.DEVIATED
+    assert "of 50 recommendations" in late.reasons[0]
+
+
 def test_a_storm_without_requests_is_inconclusive() -> None:
     assert judge_storm(history([HEADER]), StormLimits()).verdict is Verdict.INCONCLUSIVE

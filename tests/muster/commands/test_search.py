@@ -49,3 +49,13 @@ def test_a_priority_reaches_the_service_and_an_unknown_one_does_not(start_replic
     assert muster(*line, "sheddable").exit_code == 0
     assert muster(*line, "urgent").exit_code == 2
     assert [request.priority for request in replica.requests] == [3]
+
+
+def test_whose_search_it_is_reaches_the_service(start_replicas: Start) -> None:
+    replica = start_replicas(1)[0]
+    line = ("search", "tea", "--target", replica.endpoint, "--deadline", "20s")
+    done = muster(*line, "--shopper", "ada", "--session", "visit", "--history", "p1", "--history", "p2")
+    assert done.exit_code == 0, done.output
+    sent = replica.requests[0]
+    assert (sent.shopper_id, sent.session_id) == ("ada", "visit")
+    assert [item.product_id for item in sent.history] == ["p1", "p2"]

@@ -25,6 +25,7 @@ class Asked(Exception):
         ("backlog_ms", 17.5),
         ("price_gain", 0.75),
         ("kernels", "onnxruntime"),
+        ("taste_weight", 0.5),
         ("workers", 1),
     ],
 )

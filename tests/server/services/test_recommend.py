@@ -7,49 +7,22 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from muster.client import Client, feedback
+from muster.client import feedback
 from muster.commands.output import plain
 from muster.explanation import brought, brought_sum
 from muster.v1 import admin_pb2, catalogue_pb2, feedback_pb2
 from muster.v1 import ranking_pb2 as pb
 from tests.fixtures import tiny_section
 from tests.server.conftest import Pair
-from tests.server.replica import Replica, wait_until
+from tests.server.replica import Replica
+from tests.server.services.shop import SETTINGS, Serving, record
 from tests.server.services.test_ranking import refusal
-
-SETTINGS = {"generation.rebuild": "false", "metrics.listen": "127.0.0.1:0"}
-
-
-@dataclass(frozen=True)
-class Serving(Pair):
-    """Two replicas, and what others would need to join them."""
-
-    bundle: Path
-    data_dir: Path
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A primary and a standby with a bundle whose section has a learnt order."""
-    folder = tmp_path_factory.mktemp("shop")
-    made = tiny_section.make(folder, ordered=True)
-    data_dir = folder / "data"
-    with Replica(made.bundle, data_dir, "a", SETTINGS) as primary:
-        primary.wait_primary()
-        with Replica(made.bundle, data_dir, "b", {**SETTINGS, "lease.eligible": "false"}) as standby:
-            standby.wait_serving()
-            sequence = primary.apply(*tiny_section.catalogue()).sequence
-            for replica in (primary, standby):
-                wait_until(lambda: replica.status().applied_sequence >= sequence, "all is applied")  # noqa: B023
-            yield Serving(primary, standby, made.bundle, data_dir)
 
 
 def items(*product_ids: str) -> list[pb.HistoryItem]:
@@ -87,6 +60,8 @@ def test_nothing_known_gets_what_is_popular_and_says_why(shop: Serving) -> None:
     answer = ask(shop.primary, page_size=3)
     assert all(name.startswith(("best-", "phone-", "case-")) for name in names(answer))
     assert (answer.receipt.tier, answer.receipt.reason) == (pb.TIER_POPULARITY, pb.REASON_HISTORY)
+    # As the card measured it beside the best tier.
+    assert answer.receipt.expected_ndcg == pytest.approx(0.1 / 0.5)
     strangers = ask(shop.primary, "never-heard-of", "nor-of-this", page_size=3)
     assert names(strangers) == names(answer)
     assert (strangers.history.used, strangers.history.unknown) == (0, 2)
@@ -122,6 +97,7 @@ def test_products_that_are_newer_than_the_section_come_by_their_texts(shop: Serv
     answer = ask(shop.primary, "fresh-1", page_size=10, explain=True)
     # The section knows nothing of it: texts alone tell.
     assert (answer.receipt.tier, answer.receipt.reason) == (pb.TIER_SIMILAR, pb.REASON_HISTORY)
+    assert answer.receipt.expected_ndcg == pytest.approx(0.2 / 0.5)
     assert {part.source for result in answer.results for part in result.because} <= {"similar", "popularity"}
     among = ask(shop.primary, "phone-1", page_size=100, explain=True)
     fresh = {result.product_id: result for result in among.results if result.product_id.startswith("fresh-")}
@@ -199,28 +175,17 @@ def test_a_deadline_that_has_passed_and_a_sequence_that_never_comes_are_refused(
     assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-def test_at_most_half_of_the_threads_wait_and_one_more_is_refused(shop: Serving) -> None:
-    # The fewest threads that there may be are 4; these wait for what never comes.
-    with Replica(
-        shop.bundle, shop.data_dir, "few", {**SETTINGS, "lease.eligible": "false", "rpc.threads": 4}
-    ) as replica:
-        replica.wait_serving()
-        request = pb.RecommendRequest(min_sequence=1 << 40)
-        waiting = [replica.ranking.Recommend.future(request, timeout=20) for _ in range(2)]
-        try:
-            wait_until(lambda: refused_as(replica) == "OVERLOADED", "one more is refused")
-            assert replica.health("muster.v1.RankingService")
-        finally:
-            for call in waiting:
-                call.cancel()
-
-
-def refused_as(replica: Replica) -> str:
-    try:
-        ask(replica)
-    except grpc.RpcError as error:
-        return refusal(error)[1]
-    return ""
+def test_recommendations_that_wait_hold_no_thread_and_see_what_they_waited_for(shop: Serving) -> None:
+    applied = shop.primary.status().applied_sequence
+    request = pb.RecommendRequest(shopper_id="hanna", page_size=3, min_sequence=applied + 1)
+    # More of them than there are handler threads.
+    waiting = [shop.standby.ranking.Recommend.future(request, timeout=20) for _ in range(100)]
+    assert shop.standby.health("muster.v1.RankingService")
+    assert names(ask(shop.standby, "phone-3"))[0] == "case-3"
+    record(shop, feedback("click", "phone-5", shopper_id="hanna"))
+    for call in waiting:
+        answer = call.result()
+        assert (names(answer)[0], answer.history.recorded) == ("case-5", 1)
 
 
 def test_diversity_spreads_the_results(shop: Serving) -> None:
@@ -232,11 +197,6 @@ def test_diversity_spreads_the_results(shop: Serving) -> None:
 
     assert kinds(0.7) > kinds(0.0)
     assert names(ask(shop.primary, "phone-3", diversity=0.0)) == names(ask(shop.primary, "phone-3"))
-
-
-def record(shop: Serving, *events: feedback_pb2.FeedbackEvent) -> int:
-    with Client([shop.primary.address, shop.standby.address]) as client:
-        return int(client.record(list(events)).sequence)
 
 
 def test_a_click_changes_the_next_answer_on_every_replica(shop: Serving) -> None:

@@ -84,6 +84,11 @@ def test_planted_steps_are_recovered_and_popularity_loses(tmp_path: Path, capsys
     assert all(row["low"] <= row["ndcg10"] <= row["high"] for row in rankers.values())
     assert trained.said["sequence"]["int8_kept"] > 0.95
     assert sum(trained.said["weights"].values()) == pytest.approx(1.0, abs=0.01)
+    tiers = trained.said["tiers"]
+    assert set(tiers) == {"popularity", "mixture", "sequence"} | (
+        {"ordered"} if trained.said["order"]["earned"] else set()
+    )
+    assert tiers["popularity"]["high"] < tiers["mixture"]["low"] <= tiers["mixture"]["ndcg10"]
     # The steps themselves carry the mixture.
     assert trained.said["weights"]["next"] + trained.said["weights"]["later"] > 0.3
 
@@ -108,6 +113,7 @@ def test_new_items_are_found_by_their_text_where_counts_know_nothing(
     monkeypatch.setattr(fitting, "text_vectors", _bags_of_words)
     trained = _train(tmp_path, write_windows(tmp_path), SMALL, capsys)
     measured = _measured(trained, capsys)
+    assert trained.said["tiers"]["similar"]["ndcg10"] > trained.said["tiers"]["popularity"]["ndcg10"]
     cold = _rankers(measured["cold"])
     assert measured["cold"]["users"] == 20
     assert cold["texts"]["hr10"] > 0.9

@@ -21,7 +21,7 @@ use crate::rerank::late::{self, QueryTokens};
 use crate::retrieve::columns::{Candidate, Columns, Values};
 use crate::retrieve::delta::{Change, Live, Prepared, Source, Vectors};
 use crate::retrieve::dense::{self, DenseSearch};
-use crate::retrieve::facets::KeywordIndex;
+use crate::retrieve::facets::{KeywordIndex, folded};
 use crate::retrieve::lexical::{Analysed, Lexical, LexicalIndex};
 use crate::retrieve::lists::Lists;
 use crate::retrieve::match_text::MatchText;
@@ -334,6 +334,35 @@ struct Head {
     brand: String,
 }
 
+/// What a product is, for telling how alike two are; brand and category as filters compare them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// The shop's identifier.
+    pub product_id: String,
+    /// Title as last written.
+    pub title: String,
+    /// Without case; empty: unknown.
+    pub brand: String,
+    /// Last name of the path, without case; empty: unknown.
+    pub category: String,
+}
+
+/// The fields of a product that tell what it is; skips the rest while decoding.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Kind {
+    #[prost(string, tag = "1")]
+    product_id: String,
+    #[prost(string, tag = "2")]
+    title: String,
+    #[prost(string, tag = "3")]
+    brand: String,
+    #[prost(string, repeated, tag = "4")]
+    category: Vec<String>,
+}
+
+/// Popular rows that are kept until the next event.
+const POPULAR_KEPT: usize = 1_000;
+
 /// A generation and its live state. Shared by all threads; changes are applied one caller at a time.
 pub struct Generation {
     id: String,
@@ -345,6 +374,8 @@ pub struct Generation {
     nearest: Option<Nearest>,
     live: RwLock<Live>,
     applying: Mutex<()>,
+    /// The most popular rows as of a sequence.
+    popular: Mutex<Option<(u64, Vec<Row>)>>,
 }
 
 impl std::fmt::Debug for Generation {
@@ -451,6 +482,7 @@ impl Generation {
                 manifest.epoch,
             )),
             applying: Mutex::new(()),
+            popular: Mutex::new(None),
         }))
     }
 
@@ -471,6 +503,7 @@ impl Generation {
             nearest: None,
             live: RwLock::new(Live::new(Columns::default(), None, 0, 0)),
             applying: Mutex::new(()),
+            popular: Mutex::new(None),
         }))
     }
 
@@ -1006,6 +1039,22 @@ impl Generation {
         })
     }
 
+    /// What the products of rows are, as they were written; `None` for a row that is none.
+    pub fn described(&self, rows: &[Row]) -> Vec<Option<Described>> {
+        let live = self.live.read();
+        rows.iter()
+            .map(|row| {
+                let mut kind = Kind::decode(self.written(&live, *row)?).ok()?;
+                Some(Described {
+                    product_id: kind.product_id,
+                    title: kind.title,
+                    brand: folded(&kind.brand),
+                    category: folded(&kind.category.pop().unwrap_or_default()),
+                })
+            })
+            .collect()
+    }
+
     /// The vectors of rows, `[dimension]` each and of a length of about 1; none where there is no vector yet.
     pub fn vectors(&self, rows: &[Row]) -> Vec<Option<Vec<f32>>> {
         let scaled = |scale: f32, values: &[i8]| -> Vec<f32> {
@@ -1032,11 +1081,22 @@ impl Generation {
     /// The live rows of the greatest popularity, best first: by the live column, then by ratings, then by row; unknown last.
     pub fn popular(&self, count: usize, eligible: Option<&FixedBitSet>) -> Vec<Row> {
         let live = self.live.read();
-        let admitted = |row: &usize| eligible.is_none_or(|rows| rows.contains(*row));
+        // Many ask for the same, and only an event can change it.
+        let kept = count <= POPULAR_KEPT && eligible.is_none();
+        if kept {
+            let seen = self.popular.lock();
+            if let Some((sequence, rows)) = &*seen
+                && *sequence == live.applied_sequence
+            {
+                return rows[..count.min(rows.len())].to_vec();
+            }
+        }
+        let sequence = live.applied_sequence;
+        let wanted = if kept { POPULAR_KEPT } else { count };
         let mut rows: Vec<(f64, i64, Row)> = live
             .live
             .ones()
-            .filter(admitted)
+            .filter(|row| eligible.is_none_or(|rows| rows.contains(*row)))
             .map(|row| {
                 let values = live.columns.get(row as Row);
                 let popularity = if values.popularity.is_nan() {
@@ -1051,12 +1111,17 @@ impl Generation {
         let order = |a: &(f64, i64, Row), b: &(f64, i64, Row)| {
             b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(a.2.cmp(&b.2))
         };
-        if count < rows.len() {
-            rows.select_nth_unstable_by(count, order);
-            rows.truncate(count);
+        if wanted < rows.len() {
+            rows.select_nth_unstable_by(wanted, order);
+            rows.truncate(wanted);
         }
         rows.sort_unstable_by(order);
-        rows.into_iter().map(|(_, _, row)| row).collect()
+        let mut rows: Vec<Row> = rows.into_iter().map(|(_, _, row)| row).collect();
+        if kept {
+            *self.popular.lock() = Some((sequence, rows.clone()));
+            rows.truncate(count);
+        }
+        rows
     }
 
     /// The words of a row, for the signals that compare them with the query.

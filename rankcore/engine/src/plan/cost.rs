@@ -28,6 +28,8 @@ pub enum Stage {
     CrossLarge,
     /// Signals and final order; unit: one candidate.
     Order,
+    /// What a shopper's history says of the first candidates; unit: one of them.
+    Taste,
     /// Facets; unit: one facet.
     Facets,
     /// Rendering and encoding the answer; unit: one result.
@@ -36,7 +38,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in the order in which they can run.
-    pub const ALL: [Stage; 11] = [
+    pub const ALL: [Stage; 12] = [
         Stage::Encode,
         Stage::Lexical,
         Stage::Dense,
@@ -46,6 +48,7 @@ impl Stage {
         Stage::CrossSmall,
         Stage::CrossLarge,
         Stage::Order,
+        Stage::Taste,
         Stage::Facets,
         Stage::Reply,
     ];
@@ -63,6 +66,7 @@ impl Stage {
             Stage::CrossSmall => "cross_small",
             Stage::CrossLarge => "cross_large",
             Stage::Order => "order",
+            Stage::Taste => "taste",
             Stage::Facets => "facets",
             Stage::Reply => "reply",
         }
@@ -290,6 +294,7 @@ impl CostBook {
                     Stage::CrossSmall => (200.0, 800.0),
                     Stage::CrossLarge => (500.0, 3_000.0),
                     Stage::Order => (20.0, 3.0),
+                    Stage::Taste => (100.0, 5.0),
                     Stage::Facets => (0.0, 300.0),
                     Stage::Reply => (50.0, 2.0),
                 };

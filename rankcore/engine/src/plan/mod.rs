@@ -37,6 +37,8 @@ pub struct Shape {
     pub page: usize,
     /// Pairs in one chunk of a cross-encoder.
     pub chunk_pairs: usize,
+    /// A shopper's history is to enter the final order.
+    pub personal: bool,
 }
 
 impl Shape {
@@ -84,6 +86,9 @@ pub fn stages(plan: &PlanSpec, shape: &Shape, costs: &Costs) -> Vec<(Stage, Esti
         add(stage, pairs.div_ceil(shape.chunk_pairs.max(1)), pairs);
     }
     add(Stage::Order, 1, candidates);
+    if shape.personal {
+        add(Stage::Taste, 1, candidates.min(crate::taste::CANDIDATES));
+    }
     if shape.facets > 0 {
         add(Stage::Facets, 1, shape.facets);
     }
@@ -459,6 +464,7 @@ mod tests {
             facets: 0,
             page: 10,
             chunk_pairs: 8,
+            personal: false,
         }
     }
 

@@ -5,8 +5,6 @@
 //! answers in time, by what is popular if need be.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 
 use parking_lot::Mutex;
 use prost::Message;
@@ -19,6 +17,7 @@ use crate::generation::Generation;
 use crate::plan::cost::{Rate, Tracker};
 use crate::plan::pace::whole_us;
 use crate::plan::priority::Priority;
+use crate::reply::Reply;
 use crate::request::{Freshness, Services};
 use crate::schedule::queue::{Leaving, Work};
 use crate::schedule::{Load, Pressure, Step, Task, retry_after_ms};
@@ -98,16 +97,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// Decides by which tier the request is to be answered.
+    /// Decides by which tier the request is to be answered, and why by no better one.
     ///
     /// # Errors
     /// `Overloaded` where nothing fits behind what is queued, `DeadlineExceeded` where nothing would on an idle engine.
-    pub fn admit(
-        self,
-        load: Load,
-        reply: SyncSender<Result<Recommended>>,
-        given_up: Arc<AtomicBool>,
-    ) -> Result<Waiting> {
+    pub fn decide(&self, load: Load) -> Result<(Tier, wire::Reason)> {
         let now_us = self.services.clock.now_us();
         // Looked up before: this runs under the queue's lock.
         let (known, tiers) = (&self.known, &self.tiers);
@@ -135,13 +129,13 @@ impl Request {
         } else {
             self.best_reason(known)
         };
-        Ok(Waiting {
-            request: Some(self),
-            planned,
-            reason,
-            reply,
-            given_up,
-        })
+        Ok((planned, reason))
+    }
+
+    /// Time that the least answer needs, microseconds.
+    #[must_use]
+    pub fn least_us(costs: &Costs, now_us: u64) -> u64 {
+        whole_us(costs.of(Tier::Popularity, now_us).1)
     }
 
     /// Why the best tier that there is for this history is no better.
@@ -154,25 +148,8 @@ impl Request {
     }
 
     fn worth(&self, tier: Tier) -> f64 {
-        let Some(section) = &self.services.bundle.recommend else {
-            return 0.0;
-        };
-        let best = match (&section.order, section.sequence) {
-            (Some(_), _) => Tier::Ordered,
-            (None, true) => Tier::Sequence,
-            (None, false) => Tier::Mixture,
-        };
-        let whole = if section.sequence {
-            Tier::Sequence
-        } else {
-            Tier::Mixture
-        };
-        match tier {
-            _ if tier == best => 1.0,
-            // The card measures the whole mixture, and not what is left of it without the network.
-            _ if tier == whole => section.mixture_worth.unwrap_or(0.0),
-            _ => 0.0,
-        }
+        let section = self.services.bundle.recommend.as_ref();
+        section.map_or(0.0, |section| section.worths[tier as usize].unwrap_or(0.0))
     }
 }
 
@@ -181,11 +158,25 @@ pub struct Waiting {
     request: Option<Request>,
     planned: Tier,
     reason: wire::Reason,
-    reply: SyncSender<Result<Recommended>>,
-    given_up: Arc<AtomicBool>,
+    reply: Option<Reply<Recommended>>,
 }
 
 impl Waiting {
+    /// A request that [`Request::decide`] let in; its answer goes to `reply`.
+    #[must_use]
+    pub fn new(
+        request: Request,
+        (planned, reason): (Tier, wire::Reason),
+        reply: Reply<Recommended>,
+    ) -> Self {
+        Self {
+            request: Some(request),
+            planned,
+            reason,
+            reply: Some(reply),
+        }
+    }
+
     fn answer(&self, request: &Request) -> Result<Recommended> {
         let clock = &request.services.clock;
         let began_us = clock.now_us();
@@ -244,6 +235,7 @@ impl Waiting {
             query_truncated: false,
             budget_us: request.deadline_us - request.arrived_us,
             receipt_id: String::new(),
+            taste: 0,
         };
         let response = wire::RecommendResponse {
             results: found.results,
@@ -255,6 +247,12 @@ impl Waiting {
             tier,
             reason,
         })
+    }
+
+    fn send(&mut self, result: Result<Recommended>) {
+        if let Some(reply) = self.reply.take() {
+            reply.send(result);
+        }
     }
 
     fn cost_us(&self) -> u64 {
@@ -271,7 +269,7 @@ impl Waiting {
 
 impl Work for Waiting {
     fn abandoned(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed)
+        self.reply.as_ref().is_some_and(Reply::abandoned)
     }
 
     fn remaining_us(&self) -> u64 {
@@ -286,8 +284,8 @@ impl Work for Waiting {
 impl Task for Waiting {
     fn step(&mut self, _: Pressure) -> Step {
         if let Some(request) = self.request.take() {
-            // Whoever asked may have left.
-            let _ = self.reply.try_send(self.answer(&request));
+            let answer = self.answer(&request);
+            self.send(answer);
         }
         Step::Done
     }
@@ -299,7 +297,7 @@ impl Task for Waiting {
                 Error::DeadlineExceeded("the budget was spent waiting behind other work".to_owned())
             }
         };
-        let _ = self.reply.try_send(Err(error));
+        self.send(Err(error));
     }
 }
 

@@ -525,7 +525,7 @@ impl Maker<'_> {
             used: count(used),
             unknown: count(self.known.unknown),
             left_out: count(all.saturating_sub(used)),
-            recorded: 0,
+            recorded: count(self.ask.recorded),
         }
     }
 
@@ -670,6 +670,6 @@ fn because(source: &str, product_id: Option<&str>, contribution: f64) -> wire::B
 }
 
 /// A step down that is visible at the score's magnitude.
-fn below(score: f64) -> f64 {
+pub(crate) fn below(score: f64) -> f64 {
     1e-6 * (1.0 + score.abs())
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 use crate::error::{Error, Result, Violation};
-use crate::plan::priority::Priority;
+use crate::memory::{Memory, Named};
 use crate::retrieve::{validate_filter, validate_recommend};
 use crate::wire;
 
@@ -17,29 +17,26 @@ const PAGE_DEFAULT: usize = 10;
 pub struct Ask {
     /// Products that the shopper took, oldest first, each once, at its latest place.
     pub history: Vec<String>,
+    /// Of them and of what was passed over, products that feedback alone has told.
+    pub recorded: usize,
     /// Conditions.
     pub filter: Option<wire::Filter>,
     /// Results wanted.
     pub page: usize,
-    /// Sequence that must have been applied; 0: any.
-    pub min_sequence: u64,
     /// Say what brought each result.
     pub explain: bool,
     /// How much a result that is like those before it loses, 0 to 1.
     pub diversity: f64,
     /// What is in the history may be named.
     pub repeats: bool,
-    /// Class, as the request's field says it; `None`: it does not.
-    pub stated: Option<Priority>,
 }
 
 impl Ask {
-    /// Decodes and checks a serialised `RecommendRequest`; what feedback has told is in its history already. `now_unix_us`: what
-    /// happened later counts as now.
+    /// Decodes and checks a serialised `RecommendRequest`.
     ///
     /// # Errors
     /// `InvalidRequest` with every violation.
-    pub fn new(bytes: &[u8], now_unix_us: u64) -> Result<Self> {
+    pub fn decoded(bytes: &[u8]) -> Result<wire::RecommendRequest> {
         let request = wire::RecommendRequest::decode(bytes).map_err(|error| {
             Error::InvalidRequest(vec![Violation {
                 field: "request".to_owned(),
@@ -48,35 +45,44 @@ impl Ask {
         })?;
         let mut violations = validate_recommend(&request);
         violations.extend(request.filter.iter().flat_map(validate_filter));
-        if !violations.is_empty() {
-            return Err(Error::InvalidRequest(violations));
+        if violations.is_empty() {
+            Ok(request)
+        } else {
+            Err(Error::InvalidRequest(violations))
         }
-        Ok(Self {
-            stated: Priority::from_wire(request.priority).unwrap_or_default(),
-            history: in_order(request.history, now_unix_us),
+    }
+
+    /// What a valid request asks for. `now_unix_us`: what happened later counts as now. `memory`: what feedback has told of
+    /// whom it names.
+    #[must_use]
+    pub fn of(
+        request: wire::RecommendRequest,
+        now_unix_us: u64,
+        memory: Option<&dyn Memory>,
+    ) -> Self {
+        let named = Named {
+            shopper_id: request.shopper_id,
+            session_id: request.session_id,
+            history: request.history,
+        };
+        let (history, recorded) = named.whole(memory, now_unix_us);
+        Self {
+            history: in_order(history, now_unix_us),
+            recorded,
             filter: request.filter,
             page: match request.page_size {
                 0 => PAGE_DEFAULT,
                 page => page as usize,
             },
-            min_sequence: request.min_sequence,
             explain: request.explain,
             diversity: request.diversity,
             repeats: request.repeats,
-        })
-    }
-
-    /// The request's class; `told`: as metadata name it.
-    ///
-    /// # Errors
-    /// `InvalidRequest` for a word that is no class.
-    pub fn priority(&self, told: Option<&str>) -> Result<Priority> {
-        crate::request::class(self.stated, told)
+        }
     }
 }
 
 /// Products by time, each once, at its latest place; an item without a time has that of the item before it.
-fn in_order(items: Vec<wire::HistoryItem>, now_unix_us: u64) -> Vec<String> {
+pub(crate) fn in_order(items: Vec<wire::HistoryItem>, now_unix_us: u64) -> Vec<String> {
     let mut before_us = 0;
     let mut timed: Vec<(u64, String)> = items
         .into_iter()
@@ -118,7 +124,8 @@ mod tests {
     }
 
     fn asked(request: &wire::RecommendRequest) -> Result<Ask> {
-        Ask::new(&request.encode_to_vec(), NOW_US)
+        let request = Ask::decoded(&request.encode_to_vec())?;
+        Ok(Ask::of(request, NOW_US, None))
     }
 
     fn history(items: Vec<wire::HistoryItem>) -> Vec<String> {
@@ -212,7 +219,7 @@ mod tests {
             matches!(asked(&request), Err(Error::InvalidRequest(found)) if found[0].field == "history")
         );
         assert!(matches!(
-            Ask::new(&[0xff; 3], NOW_US),
+            Ask::decoded(&[0xff; 3]),
             Err(Error::InvalidRequest(_))
         ));
     }

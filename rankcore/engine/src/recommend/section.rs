@@ -10,6 +10,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use serde::Deserialize;
 
+use super::Tier;
 use crate::bundle::parse_json;
 use crate::error::{Error, Result};
 use crate::model::Sequence;
@@ -60,6 +61,8 @@ struct Items {
 struct Card {
     #[serde(default)]
     order: OrderCard,
+    #[serde(default)]
+    tiers: HashMap<String, Measured>,
 }
 
 #[derive(Deserialize, Default)]
@@ -70,6 +73,7 @@ struct OrderCard {
 
 #[derive(Deserialize)]
 struct Measured {
+    #[serde(rename = "ndcg10", alias = "mean")]
     mean: f64,
 }
 
@@ -299,8 +303,8 @@ pub struct Section {
     pub order: Option<Order>,
     /// One of the sources is a sequence model.
     pub sequence: bool,
-    /// nDCG@10 of the whole mixture as a share of the learnt order's, from the card; `None`: not measured.
-    pub mixture_worth: Option<f64>,
+    /// nDCG@10 of each tier as a share of the best one's that there is, from the card; `None`: not measured.
+    pub worths: [Option<f64>; Tier::ALL.len()],
 }
 
 impl Section {
@@ -396,7 +400,7 @@ impl Section {
             popularity,
             history_max: described.history_max.max(1),
             sources,
-            mixture_worth: order.as_ref().and(worth(&card.order)),
+            worths: worths(&card, order.is_some(), sequence),
             order,
             sequence,
             item_ids,
@@ -418,9 +422,30 @@ impl Section {
     }
 }
 
-fn worth(card: &OrderCard) -> Option<f64> {
-    let (mixture, ordered) = (card.mixture_ndcg10.as_ref()?, card.ordered_ndcg10.as_ref()?);
-    (ordered.mean > 0.0).then(|| (mixture.mean / ordered.mean).clamp(0.0, 1.0))
+/// What the tiers are worth; of a card that does not tell of tiers, the best one and the whole mixture.
+fn worths(card: &Card, ordered: bool, sequence: bool) -> [Option<f64>; Tier::ALL.len()] {
+    let whole = if sequence {
+        Tier::Sequence
+    } else {
+        Tier::Mixture
+    };
+    let best = if ordered { Tier::Ordered } else { whole };
+    let share = |part: &Measured, of: &Measured| {
+        let share = part.mean / of.mean;
+        share.is_finite().then(|| share.clamp(0.0, 1.0))
+    };
+    let mut worths = match card.tiers.get(best.as_str()) {
+        Some(most) => Tier::ALL.map(|tier| share(card.tiers.get(tier.as_str())?, most)),
+        None => [None; Tier::ALL.len()],
+    };
+    if worths[whole as usize].is_none()
+        && let (Some(mixture), Some(order)) =
+            (&card.order.mixture_ndcg10, &card.order.ordered_ndcg10)
+    {
+        worths[whole as usize] = share(mixture, order);
+    }
+    worths[best as usize] = Some(1.0);
+    worths
 }
 
 fn reads(forest: &Forest, sources: &[Source]) -> std::result::Result<Vec<Read>, String> {
@@ -453,4 +478,49 @@ fn floats(path: &Path, count: usize) -> Result<Vec<f32>> {
         return Err(refuse("a number is below 0 or none".to_owned()));
     }
     Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(card: &str, ordered: bool, sequence: bool) -> [Option<f64>; Tier::ALL.len()] {
+        let card: Card = serde_json::from_str(card).expect("a card");
+        worths(&card, ordered, sequence)
+    }
+
+    const TIERS: &str = r#"{"tiers": {"popularity": {"ndcg10": 0.1, "low": 0.0, "high": 0.2}, "similar": {"ndcg10": 0.0},
+        "mixture": {"ndcg10": 0.3}, "sequence": {"ndcg10": 0.4}, "ordered": {"ndcg10": 0.5}},
+        "order": {"mixture_ndcg10": {"mean": 0.9}, "ordered_ndcg10": {"mean": 1.0}}}"#;
+
+    #[test]
+    fn each_tier_is_worth_its_share_of_the_best_one() {
+        let found = of(TIERS, true, true).map(|worth| worth.expect("measured"));
+        for (found, expected) in found.into_iter().zip([0.2, 0.0, 0.6, 0.8, 1.0]) {
+            assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
+        }
+        let best = of(TIERS, false, false);
+        assert_eq!((best[2], best[0]), (Some(1.0), Some(0.1 / 0.3)));
+    }
+
+    #[test]
+    fn a_card_that_does_not_tell_of_tiers_is_read_and_says_what_it_knows() {
+        let old =
+            r#"{"order": {"mixture_ndcg10": {"mean": 0.4}, "ordered_ndcg10": {"mean": 0.5}}}"#;
+        assert_eq!(
+            of(old, true, false),
+            [None, None, Some(0.8), None, Some(1.0)]
+        );
+        assert_eq!(
+            of(old, true, true),
+            [None, None, None, Some(0.8), Some(1.0)]
+        );
+        assert_eq!(of("{}", false, true), [None, None, None, Some(1.0), None]);
+    }
+
+    #[test]
+    fn numbers_that_say_nothing_are_not_told() {
+        let none = r#"{"tiers": {"popularity": {"mean": 0.0}, "mixture": {"mean": 0.0}}}"#;
+        assert_eq!(of(none, false, false), [None, None, Some(1.0), None, None]);
+    }
 }

@@ -26,7 +26,8 @@ pub const ATTRIBUTE_PREFIX: &str = "attributes.";
 /// Number of a value in the dictionary.
 type ValueId = u32;
 
-fn folded(value: &str) -> String {
+/// A value as filters compare it.
+pub fn folded(value: &str) -> String {
     value.to_lowercase()
 }
 

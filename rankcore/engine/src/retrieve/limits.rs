@@ -17,7 +17,8 @@ const PAGE_MAX: u32 = 100;
 const OFFSET_MAX: u32 = 900;
 const FACETS_MAX: usize = 8;
 const RERANK_MAX: usize = 1_000;
-const HISTORY_MAX: usize = 1_000;
+/// Items of a history.
+pub const HISTORY_MAX: usize = 1_000;
 const NAME_MAX: usize = 256;
 const ID_MAX: usize = 128;
 const VALUES_MAX: usize = 64;
@@ -103,6 +104,22 @@ impl Found {
                 "priority",
                 format!("{number}; accepted: 0 to {}", Priority::ALL.len()),
             );
+        }
+    }
+
+    /// What is wrong is said without the value: it may be a shopper's name.
+    fn named(&mut self, shopper_id: &str, session_id: &str, history: &[wire::HistoryItem]) {
+        self.longest("shopper_id", shopper_id, NAME_MAX);
+        self.longest("session_id", session_id, NAME_MAX);
+        self.most("history", history.len(), HISTORY_MAX);
+        for (at, item) in history.iter().enumerate().take(HISTORY_MAX) {
+            self.id(&format!("history[{at}].product_id"), &item.product_id);
+            if wire::FeedbackKind::try_from(item.kind).is_err() {
+                self.refuse(
+                    &format!("history[{at}].kind"),
+                    format!("{}; accepted: a kind of FeedbackKind", item.kind),
+                );
+            }
         }
     }
 
@@ -291,6 +308,7 @@ pub fn validate_search(request: &wire::SearchRequest) -> Vec<Violation> {
         }
     }
     found.priority(request.priority);
+    found.named(&request.shopper_id, &request.session_id, &request.history);
     found.violations
 }
 
@@ -337,19 +355,7 @@ pub fn validate_rerank(request: &wire::RerankRequest) -> Vec<Violation> {
 /// What is wrong with a request for recommendations, but for its filter.
 pub fn validate_recommend(request: &wire::RecommendRequest) -> Vec<Violation> {
     let mut found = Found::under("");
-    // What is wrong is said without the value: it may be a shopper's name.
-    found.longest("shopper_id", &request.shopper_id, NAME_MAX);
-    found.longest("session_id", &request.session_id, NAME_MAX);
-    found.most("history", request.history.len(), HISTORY_MAX);
-    for (at, item) in request.history.iter().enumerate().take(HISTORY_MAX) {
-        found.id(&format!("history[{at}].product_id"), &item.product_id);
-        if wire::FeedbackKind::try_from(item.kind).is_err() {
-            found.refuse(
-                &format!("history[{at}].kind"),
-                format!("{}; accepted: a kind of FeedbackKind", item.kind),
-            );
-        }
-    }
+    found.named(&request.shopper_id, &request.session_id, &request.history);
     if request.page_size > PAGE_MAX {
         found.refuse(
             "page_size",

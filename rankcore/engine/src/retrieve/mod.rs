@@ -17,8 +17,8 @@ pub use columns::Candidate;
 pub use dense::DenseSearch;
 pub use fuse::fuse;
 pub use limits::{
-    validate_apply, validate_event, validate_filter, validate_product, validate_recommend,
-    validate_rerank, validate_search,
+    HISTORY_MAX, validate_apply, validate_event, validate_filter, validate_product,
+    validate_recommend, validate_rerank, validate_search,
 };
 pub use match_text::{MatchText, query_keys};
 
