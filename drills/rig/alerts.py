@@ -29,6 +29,9 @@ MODES = ("require", "ignore", "off")
 _BEGUN = "watching "
 """What `muster alerts watch` says once it has looked for the first time begins with this."""
 
+_LATE = "late: "
+"""And what it says of a machine on which it does not look as often as it should."""
+
 _BEGIN_S = 60.0
 _SETTLED_S = 10.0
 _POLL_S = 0.1
@@ -80,6 +83,7 @@ class AlertWatch:
                 },
                 start_new_session=True,
             )
+        self._late = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -124,10 +128,13 @@ class AlertWatch:
             time.sleep(_POLL_S)
 
     def judged(self, history: History, excuse: str | None) -> AlertFindings:
-        """What the alerts in the history tell; nothing where the evaluator has ended."""
+        """What the alerts in the history tell; nothing where the evaluator has ended, and no deviation where
+        it was kept from looking since it was asked last."""
         found = judge_alerts(history, self.watched, excuse=excuse)
+        told = self._log.read_text(encoding="utf-8", errors="replace").count(_LATE)
+        late, self._late = told - self._late, told
         if self._process.poll() is None:
-            return found
+            return found if not late else _in_doubt(found, late)
         return AlertFindings(
             found.figures, (), (f"the evaluator of the alerts has ended; {self._log} says why",)
         )
@@ -141,3 +148,8 @@ class AlertWatch:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+def _in_doubt(found: AlertFindings, late: int) -> AlertFindings:
+    why = f"but this machine kept the evaluator of the alerts from looking in time, {late} times"
+    return AlertFindings(found.figures, (), (*found.doubts, *(f"{one}; {why}" for one in found.deviations)))

@@ -14,6 +14,7 @@ from muster.alerts.evaluator import Alert, Evaluator
 from muster.alerts.sinks import Sink, SinkError
 
 PAGE_BYTES_MAX = 8 << 20
+_LATE_INTERVALS = 3
 
 Fetch = Callable[[str, float], str | None]
 
@@ -79,8 +80,11 @@ class Watch:
 
     def run(self) -> None:
         """Look until ``stop``."""
-        due_s = time.monotonic()
+        due_s = looked_s = time.monotonic()
         while not self._stopped.is_set():
+            since_s, looked_s = time.monotonic() - looked_s, time.monotonic()
+            if since_s > _LATE_INTERVALS * self._interval_s:
+                self._report(f"late: {since_s:.1f} s between two looks, short alerts may be missed")
             self.look()
             # A look that took longer than the interval is followed by the next one at once, not by several.
             due_s = max(due_s + self._interval_s, time.monotonic())

@@ -50,6 +50,20 @@ def test_an_evaluator_that_is_gone_is_not_waited_for_and_tells_nothing(tmp_path:
     assert "has ended" in found.doubts[0]
 
 
+def test_where_the_evaluator_looked_late_an_alert_that_stayed_away_is_a_doubt(tmp_path: Path) -> None:
+    with Endpoint("muster_serving 1\n") as endpoint:
+        watch = AlertWatch(WATCHED, [endpoint.address], tmp_path)
+        try:
+            history = History(({"kind": "fault", "at_s": 1.0},))
+            with (tmp_path / "alerts.log").open("a", encoding="utf-8") as log:
+                log.write("muster: late: 2.0 s between two looks\n")
+            late = watch.judged(history, None)
+        finally:
+            watch.close()
+    assert late.deviations == ()
+    assert "did not fire; but this machine kept the evaluator" in late.doubts[0]
+
+
 def test_an_evaluator_that_does_not_begin_leaves_the_drill_in_doubt(tmp_path: Path) -> None:
     with pytest.raises(Inconclusive, match="did not begin"):
         AlertWatch(WATCHED, ["nowhere"], tmp_path)
