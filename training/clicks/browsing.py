@@ -182,7 +182,12 @@ def estimate_cascade(shown: Impressions, *, rounds: int = 100, seed: int = 0) ->
     answers = as_answers(shown)
     even = np.ones(len(answers))
     propensity.by_interventions(cells_of(answers, even))
-    model = fit_cascade(answers, even)
+    # A prior draws what attracts towards the mean, and the lower a position the more that adds up: with two
+    # looks a pair the last of ten positions came out a fifth too low on made-up clicks, without a prior 3 %.
+    model = fit_cascade(answers, even, prior_looks=0.0)
+
+    def again(weights: Floats) -> Cascade:
+        return fit_cascade(answers, weights, start=model, prior_looks=0.0, tolerance=1e-3)
 
     def told(one: Cascade, weights: Floats) -> Floats:
         clicks = answers.by_pair(answers.clicked, weights)
@@ -191,7 +196,7 @@ def estimate_cascade(shown: Impressions, *, rounds: int = 100, seed: int = 0) ->
 
     value = told(model, even)
     low, high, drawn = bootstrapped(
-        lambda weights: told(fit_cascade(answers, weights, start=model, tolerance=1e-3), weights),
+        lambda weights: told(again(weights), weights),
         len(answers),
         rounds=rounds,
         seed=seed,

@@ -20,7 +20,6 @@ from training.clicks.impressions import Floats
 
 _LEAST = 1e-9
 PRIOR_LOOKS = 2.0
-"""Looks and clicks that every pair is given at the mean of all, so that one look says little."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,19 @@ def fit_cascade(
     weights: Floats,
     *,
     start: Cascade | None = None,
+    prior_looks: float = PRIOR_LOOKS,
     rounds: int = 300,
     tolerance: float = 1e-4,
 ) -> Cascade:
     """The likeliest cascade. weights: how often each answer counts, float64 [answers]; start: from where on.
+    prior_looks: looks and clicks that each pair is given at the mean of all, so that one look says little.
 
     Whoever never moves a product cannot tell the chance to go on from what attracts: ask
     `propensity.by_interventions` first whether positions can be told apart.
     """
-    model = start or _beginning(answers, weights)
+    model = start or _beginning(answers, weights, prior_looks)
     for _ in range(rounds):
-        after = _improved(answers, weights, model)
+        after = _improved(answers, weights, model, prior_looks)
         moved = max(
             abs(after.continues - model.continues), float(np.abs(after.attracts - model.attracts).max())
         )
@@ -80,20 +81,20 @@ def fit_cascade(
     return model
 
 
-def _beginning(answers: Answers, weights: Floats) -> Cascade:
+def _beginning(answers: Answers, weights: Floats, prior_looks: float) -> Cascade:
     clicks = answers.by_pair(answers.clicked, weights)
     # Down to the last click everything was looked at, and without one about half of it.
     below = np.cumsum(answers.clicked[:, ::-1], axis=1)[:, ::-1] > 0
     looks = answers.by_pair(np.where(below, 1.0, 0.5), weights)
-    return Cascade(_with_prior(clicks, looks), np.full(answers.pairs, 0.5), 0.8)
+    return Cascade(_with_prior(clicks, looks, prior_looks), np.full(answers.pairs, 0.5), 0.8)
 
 
-def _with_prior(part: Floats, whole: Floats) -> Floats:
+def _with_prior(part: Floats, whole: Floats, prior: float) -> Floats:
     mean = float(part.sum()) / max(float(whole.sum()), _LEAST)
-    return np.asarray((part + PRIOR_LOOKS * mean) / (whole + PRIOR_LOOKS))
+    return np.asarray((part + prior * mean) / np.maximum(whole + prior, _LEAST))
 
 
-def _improved(answers: Answers, weights: Floats, model: Cascade) -> Cascade:
+def _improved(answers: Answers, weights: Floats, model: Cascade, prior: float) -> Cascade:
     """One round: what was looked at and what satisfied as the model expects, then the shares of that."""
     shown = answers.shown
     attracts, satisfies = answers.at(model.attracts), answers.at(model.satisfies)
@@ -107,7 +108,9 @@ def _improved(answers: Answers, weights: Floats, model: Cascade) -> Cascade:
     did = np.where(follows, looked[:, 1:], 0.0)
     continues = float(weights @ did.sum(axis=1)) / max(float(weights @ could.sum(axis=1)), _LEAST)
     return Cascade(
-        _with_prior(clicks, looks), _with_prior(satisfied, clicks), min(max(continues, _LEAST), 1.0)
+        _with_prior(clicks, looks, prior),
+        _with_prior(satisfied, clicks, prior),
+        min(max(continues, _LEAST), 1.0),
     )
 
 

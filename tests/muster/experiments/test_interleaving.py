@@ -10,11 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from muster.cli import app
 from muster.experiments.assignment import ExperimentRefused, Interleaved, team_draft
 from muster.experiments.interleaving import mixed, preferred, read_shown
+from muster.products import ProductFileError
 
 Act = tuple[str, str, str, str | None]
 
@@ -145,3 +148,26 @@ def test_two_run_files_become_mixed_orders(tmp_path: Path) -> None:
     assert run("mix", "k", tmp_path / "a.run", tmp_path / "b.run", "--out", out)[0] == 2
     with pytest.raises(ExperimentRefused, match="in common"):
         list(mixed("k", {"q": ["p"]}, {"r": ["p"]}, places=2, draws=1, seed=0))
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "a", "b", "x"]),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(derandomize=True, max_examples=60)
+@given(anything, anything, anything)
+def test_whatever_a_log_holds_is_a_draft_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, receipt: Any, order: Any, team: Any
+) -> None:
+    path = shown_file(
+        tmp_path_factory.mktemp("shown"), [{"receipt_id": receipt, "order": order, "team": team}]
+    )
+    try:
+        found = read_shown(path, "k")
+    except (ExperimentRefused, ProductFileError):
+        return
+    (shown,) = found.values()
+    assert len(set(shown.order)) == len(shown.team) > 0 and set(shown.team) <= {"a", "b"}

@@ -219,6 +219,7 @@ def test_a_bundle_without_a_section_cannot_be_evaluated(tmp_path: Path, capsys: 
 def test_the_shipped_recipes_can_be_read() -> None:
     assert load_recommend_recipe().sequence.epochs > 0
     assert load_recommend_recipe(DEFAULT_RECIPE.with_name("recommend_counts.toml")).sequence.epochs == 0
+    assert load_recommend_recipe(DEFAULT_RECIPE.with_name("recommend_attributes.toml")).sequence.epochs > 0
 
 
 def test_an_unknown_task_is_a_usage_error(capsys: Any) -> None:
