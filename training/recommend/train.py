@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     for name, weight in sorted(card["weights"].items(), key=lambda one: -one[1]):
         print(f"{name:<14} {weight:.3f} of the mixture")
-    for tier, worth in card["tiers"].items():
+    for tier, worth in card.get("tiers", {}).items():
         print(
             f"{tier:<14} nDCG@10 {worth['ndcg10']:.4f} [{worth['low']:.4f}, {worth['high']:.4f}], validation"
         )
