@@ -34,7 +34,7 @@ $(BIN)/maturin: | tools
 
 .venv/.all: .venv/.serve
 	@echo "installing what training and tests need (torch is large)"
-	@$(BIN)/python scripts/requirements.py train postgresql otel console dev | xargs -d '\n' $(BIN)/python -m pip install --quiet
+	@$(BIN)/python scripts/requirements.py train private postgresql otel console dev | xargs -d '\n' $(BIN)/python -m pip install --quiet
 	@touch $@
 
 build: .venv/.serve ## build the extension, install what serving needs

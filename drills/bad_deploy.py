@@ -26,7 +26,7 @@ from typing import Any
 
 import grpc
 
-from drills.book import expected_alerts
+from drills.book import watched_in
 from drills.experiment import Experiment, Finding, Inconclusive, Judgement, Probe, conduct
 from drills.faults import bundles as bad_bundles
 from drills.faults.weakened import JUDGE, weakened_deployer
@@ -236,7 +236,8 @@ def run(
     record."""
     outcomes: list[Judgement] = []
     each: list[dict[str, Any]] = []
-    cluster = Cluster(replace(plan, alerts=expected_alerts(NAME)), folder / "cluster")
+    plan = replace(plan, alerts=watched_in(NAME, control=without is not None))
+    cluster = Cluster(plan, folder / "cluster")
     try:
         with cluster:
             say(f"{NAME}: starting {plan.replicas} replicas, catalogue {shop.name}")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from drills.judges.alerts import FASTER, Due, Watched
+
 
 @dataclass(frozen=True)
 class Drill:
@@ -15,7 +17,8 @@ class Drill:
     module: where its `main(arguments) -> exit code` lives; imported only when it runs.
     needs: what the machine must offer, in words; empty where any machine will do.
     control: the option by which the drill shows that it would notice; empty: there is none.
-    alerts: those that an operations team would get, which should fire and end in each run.
+    alerts: those that an operations team would get, which must fire and end in each run; aside: those that
+    may fire as well; silent: where none is due, why. faster: by how much time runs faster for them.
     target: whether it can be done to a running service (`--target`); others need processes or a store of
     their own to break.
     """
@@ -26,7 +29,10 @@ class Drill:
     module: str
     needs: tuple[str, ...] = ()
     control: str = ""
-    alerts: tuple[str, ...] = ()
+    alerts: tuple[Due, ...] = ()
+    aside: tuple[str, ...] = ()
+    silent: str = ""
+    faster: float = FASTER
     target: bool = False
 
     def run(self, arguments: Sequence[str]) -> int:
@@ -43,7 +49,9 @@ class Drill:
             "injection": self.injection,
             "needs": list(self.needs),
             "control": self.control,
-            "alerts": list(self.alerts),
+            "alerts": [due.name for due in self.alerts],
+            "alerts_within_s": {due.name: due.within_s for due in self.alerts},
+            "silent": self.silent,
             "target": self.target,
         }
 
@@ -58,7 +66,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.failover",
         needs=("a model bundle",),
         control="--without standby",
-        alerts=("MusterPrimaryDown",),
+        alerts=(Due("MusterPrimaryDown", 3.0),),
+        aside=("MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="hang",
@@ -70,7 +79,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.hang",
         needs=("a model bundle",),
         control="--without lease",
-        alerts=("MusterPrimaryDown",),
+        alerts=(Due("MusterPrimaryDown", 3.0),),
+        aside=("MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="hang_in_transaction",
@@ -79,6 +89,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.hang_in_transaction",
         needs=("a model bundle",),
         control="--without lease",
+        alerts=(Due("MusterPrimaryDown", 3.0),),
+        aside=("MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="standby_hang",
@@ -87,7 +99,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_hang",
         needs=("a model bundle",),
         control="--without detection",
-        alerts=("MusterReplicaDown",),
+        alerts=(Due("MusterReplicaDown", 4.0),),
     ),
     Drill(
         name="double_fault",
@@ -96,6 +108,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.double_fault",
         needs=("a model bundle",),
         control="--without spare",
+        alerts=(Due("MusterPrimaryDown", 3.0), Due("MusterReplicaDown", 4.0)),
+        aside=("MusterLeaseFlapping",),
     ),
     Drill(
         name="rolling_restart",
@@ -105,6 +119,8 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without turns",
         target=True,
+        silent="planned; a restart of a second counts as a minute here",
+        aside=("MusterPrimaryDown", "MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="deadline_storm",
@@ -112,9 +128,10 @@ DRILLS: tuple[Drill, ...] = (
         injection="an open-loop flood at a multiple of the measured capacity of the best plan",
         module="drills.deadline_storm",
         needs=("a model bundle",),
-        alerts=("MusterQualityLow",),
         control="--without core",
         target=True,
+        alerts=(Due("MusterQualityLow", 6.0),),
+        aside=("MusterRefusals", "MusterInTimeLow"),
     ),
     Drill(
         name="bad_deploy",
@@ -126,7 +143,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.bad_deploy",
         needs=("a model bundle",),
         control="--without judge",
-        alerts=("MusterDeployRolledBack",),
+        alerts=(Due("MusterDeployRolledBack", 60.0),),
     ),
     Drill(
         name="partition",
@@ -138,6 +155,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.partition",
         needs=("a model bundle", "PostgreSQL for the second cut"),
         control="--without detection",
+        silent="clients alone see the first cut, and the second is short",
+        aside=("MusterStale", "MusterReplicaLag", "MusterWritesFail"),
     ),
     Drill(
         name="store_down",
@@ -149,7 +168,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.store_down",
         needs=("a model bundle",),
         control="--without deadline",
-        alerts=("MusterWritesFail",),
+        alerts=(Due("MusterWritesFail", 5.0),),
+        aside=("MusterNoPrimary", "MusterStale", "MusterReplicaLag"),
     ),
     Drill(
         name="standby_lag",
@@ -161,7 +181,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.standby_lag",
         needs=("a model bundle",),
         control="--without bound",
-        alerts=("MusterReadsNotServed",),
+        alerts=(Due("MusterReadsNotServed", 6.0),),
+        aside=("MusterStale", "MusterReplicaLag", "MusterRefusals", "MusterQualityLow"),
     ),
     Drill(
         name="latency",
@@ -174,6 +195,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--latency-ms 60",
         target=True,
+        silent="the replicas are well; only clients see it",
     ),
     Drill(
         name="loss",
@@ -185,6 +207,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.loss",
         needs=("a model bundle", "root and nft, or --by proxy"),
         control="--without detection",
+        silent="the replicas are well; only clients see it",
     ),
     Drill(
         name="oversized_payload",
@@ -197,6 +220,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without limit",
         target=True,
+        silent="refused as the callers' fault",
     ),
     Drill(
         name="poison_request",
@@ -209,6 +233,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--plant crash",
         target=True,
+        silent="refused as the callers' fault",
     ),
     Drill(
         name="slow_disk",
@@ -220,7 +245,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.slow_disk",
         needs=("a model bundle", "strace and the right to attach it (ptrace)"),
         control="--without shedding",
-        alerts=("MusterSlowCommits",),
+        alerts=(Due("MusterSlowCommits", 6.0),),
+        aside=("MusterWritesFail",),
     ),
     Drill(
         name="disk_full",
@@ -232,7 +258,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.disk_full",
         needs=("a model bundle", "root, or a user namespace with mounts"),
         control="--without room",
-        alerts=("MusterDiskNearlyFull",),
+        alerts=(Due("MusterDiskNearlyFull", 3.0),),
+        aside=("MusterWritesFail",),
     ),
     Drill(
         name="fsync_error",
@@ -244,6 +271,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.fsync_error",
         needs=("a model bundle", "strace and the right to attach it (ptrace)"),
         control="--without exit",
+        alerts=(Due("MusterPrimaryDown", 3.0),),
+        aside=("MusterReplicaDown",),
     ),
     Drill(
         name="memory_pressure",
@@ -255,6 +284,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.memory_pressure",
         needs=("a model bundle", "root and control groups for memory"),
         control="--without isolation",
+        alerts=(Due("MusterPrimaryDown", 6.0),),
+        aside=("MusterReplicaDown",),
     ),
     Drill(
         name="cpu_starvation",
@@ -266,6 +297,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.cpu_starvation",
         needs=("a model bundle", "root and control groups for the processor"),
         control="--without deadlines",
+        silent="callers get their answers",
     ),
     Drill(
         name="corrupt_bundle",
@@ -277,6 +309,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.corrupt_bundle",
         needs=("a model bundle",),
         control="--without checksums",
+        alerts=(Due("MusterReplicaDown", 90.0),),
     ),
     Drill(
         name="cold_start",
@@ -288,6 +321,8 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.cold_start",
         needs=("a model bundle",),
         control="--without warming",
+        silent="a start, not a fault; its seconds count as minutes here",
+        aside=("MusterReplicaDown",),
     ),
     Drill(
         name="retry_storm",
@@ -300,6 +335,15 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without budget",
         target=True,
+        alerts=(Due("MusterNoReplica", 3.0),),
+        aside=(
+            "MusterPrimaryDown",
+            "MusterReplicaDown",
+            "MusterNoPrimary",
+            "MusterInTimeLow",
+            "MusterRefusals",
+            "MusterQualityLow",
+        ),
     ),
     Drill(
         name="hot_key",
@@ -312,6 +356,7 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without core",
         target=True,
+        silent="callers get their answers",
     ),
     Drill(
         name="clock_jump",
@@ -323,6 +368,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.clock_jump",
         needs=("a model bundle", "root", "libfaketime but for the callers' clock"),
         control="--plant lease",
+        silent="nothing depends on the clock",
     ),
     Drill(
         name="noisy_data",
@@ -334,6 +380,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.noisy_data",
         needs=("a model bundle",),
         control="--without checks",
+        silent="the feed's own report tells",
     ),
     Drill(
         name="traffic_surge",
@@ -345,6 +392,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.traffic_surge",
         needs=("a model bundle", "root and control groups for the processor, or --core-share 1"),
         control="--without scaling",
+        silent="the demand of a day is no fault",
     ),
     Drill(
         name="model_drift",
@@ -357,17 +405,24 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.model_drift",
         needs=("a model bundle",),
         control="--without measure",
+        alerts=(Due("MusterDrift", 45.0),),
+        faster=120,
     ),
     Drill(
         name="data_leak",
         hypothesis=(
             "of marked names, addresses, numbers and tokens in requests, metadata and feedback none is in any"
-            " file, log, metric, refusal or export afterwards, in whatever form"
+            " file, log, metric, refusal or export afterwards, in whatever form; an encrypted store's files"
+            " hold no text of products or comments either"
         ),
-        injection="canary texts in searches, metadata, feedback, comments, and in what must be refused",
+        injection=(
+            "canary texts in searches, metadata, feedback, comments, and in what must be refused; then in"
+            " products of an encrypted store"
+        ),
         module="drills.data_leak",
         needs=("a model bundle",),
         control="--without scrub",
+        silent="nothing fails",
     ),
     Drill(
         name="auth_attack",
@@ -380,7 +435,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.auth_attack",
         needs=("a model bundle",),
         control="--without limits",
-        alerts=("MusterAuthFailures",),
+        alerts=(Due("MusterAuthFailures", 8.0),),
     ),
     Drill(
         name="tls_expiry",
@@ -392,7 +447,7 @@ DRILLS: tuple[Drill, ...] = (
         module="drills.tls_expiry",
         needs=("a model bundle",),
         control="--without reload",
-        alerts=("MusterCertificateExpires",),
+        alerts=(Due("MusterCertificateExpires", 12.0),),
     ),
 )
 
@@ -407,15 +462,20 @@ def reference() -> str:
         needs = ", ".join(need for need in drill.needs if need != "a model bundle")
         target = "yes" if drill.target else ""
         control = f"`{drill.control}`" if drill.control else ""
-        alerts = ", ".join(f"`{name}`" for name in drill.alerts)
+        alerts = ", ".join(f"`{due.name}` {due.within_s:g} s" for due in drill.alerts)
+        alerts = alerts or f"none: {drill.silent}"
         cells = (f"`{drill.name}`", drill.injection, drill.hypothesis, control, alerts, target, needs)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def expected_alerts(name: str) -> tuple[str, ...]:
-    """The alerts that a drill must set off; none of one that is not in the book."""
-    return next((drill.alerts for drill in DRILLS if drill.name == name), ())
+def watched_in(name: str, *, control: bool = False) -> Watched | None:
+    """What is watched beside a drill; None beside what is not in the book. control: it is run without a
+    protection, and what its alerts do does not count."""
+    drill = next((drill for drill in DRILLS if drill.name == name), None)
+    if drill is None:
+        return None
+    return Watched(drill.alerts, drill.aside, drill.faster, counts=not control)
 
 
 class UnknownDrill(LookupError):

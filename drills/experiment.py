@@ -16,7 +16,6 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from drills.journal import History, Journal
-from drills.judges.alerts import judge_alerts
 
 
 class Verdict(StrEnum):
@@ -108,22 +107,30 @@ class Probe(Generic[S]):
     phases: frozenset[str] = frozenset({"before", "during", "after"})
 
 
+@dataclass(frozen=True)
+class AlertFindings:
+    """What the alerts of a run tell: figures for the record, what deviates, and what cannot be told."""
+
+    figures: dict[str, Any]
+    deviations: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
 class Alerts(Protocol):
     """The alerts that are watched beside a run."""
 
     @property
-    def expected(self) -> Sequence[str]:
-        """Names of those that should fire and end in each run."""
-        ...
-
-    @property
     def required(self) -> bool:
-        """Whether one that stays away is a deviation; else it is noted."""
+        """Whether what is wrong with them counts; else it is noted."""
         ...
 
     def settled(self, since_unix_s: float) -> list[dict[str, Any]]:
         """What began to fire or ended since then: alert, status, labels, at_unix_s; waits for what is
         expected, but not for long."""
+        ...
+
+    def judged(self, history: History, excuse: str | None) -> AlertFindings:
+        """What the alerts in the history tell. excuse: why none is due in this run; None: they are."""
         ...
 
 
@@ -145,6 +152,8 @@ class Experiment(Generic[S]):
     settle_s: seconds that the base load may go on beyond before_s until the steady state is reached; the
     fault waits for it.
     collect: reads what only the subject can tell (its log) into the journal, once the load has ended.
+    alert_excuse: reads in the history why the alerts of the drill are not due after all, where what they
+    tell of did not come about; None: they are due.
     """
 
     name: str
@@ -161,6 +170,7 @@ class Experiment(Generic[S]):
     settle_s: float = 0.0
     needs: tuple[Need, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    alert_excuse: Callable[[History], str | None] = lambda history: None
 
 
 SETTLE_STEP_S = 0.5
@@ -185,8 +195,8 @@ def conduct(
     The rollback runs whatever happens, and so does the end of the load. A need that is missing, a steady
     state that did not hold before the fault, or a fault that could not be injected make the run inconclusive;
     so does a history that does not let the judge tell.
-    alerts: those that the fault should set off; where they are required, one that did not fire, or did not
-    end, is a deviation.
+    alerts: those that the fault should set off; where they are required, one that did not fire in time, or
+    did not end, is a deviation.
     """
     missing = missing_needs(experiment.needs)
     if missing:
@@ -247,12 +257,15 @@ def conduct(
     judgement = experiment.judge(journal.history())
     if alerts is not None:
         journal.extend(_seen_alerts(alerts, journal))
-        figures, wrong = judge_alerts(journal.history(), alerts.expected)
-        judgement = replace(judgement, figures={**judgement.figures, "alerts": figures})
+        history = journal.history()
+        seen = alerts.judged(history, experiment.alert_excuse(history))
+        judgement = replace(judgement, figures={**judgement.figures, "alerts": seen.figures})
         if alerts.required:
-            deviations += wrong
-    if deviations and judgement.verdict is Verdict.HELD:
-        return Judgement(Verdict.DEVIATED, judgement.figures, (*judgement.reasons, *deviations))
+            deviations += seen.deviations
+            doubts += seen.doubts
+    if judgement.verdict is Verdict.HELD and (deviations or doubts):
+        verdict = Verdict.DEVIATED if deviations else Verdict.INCONCLUSIVE
+        return Judgement(verdict, judgement.figures, (*judgement.reasons, *(deviations or doubts)))
     return judgement
 
 

@@ -27,7 +27,7 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import grpc
 
-from drills.book import expected_alerts
+from drills.book import watched_in
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.faults.process import KillPrimary
 from drills.journal import History, Journal
@@ -307,7 +307,7 @@ class Setup(TypedDict):
     """What a drill is done to, how often, and where its record goes.
 
     proxied: a proxy stands between clients and replicas, and between each replica and a PostgreSQL server.
-    noted: beside the settings of the record.
+    control: a protection is taken away. noted: beside the settings of the record.
     """
 
     folder: Path
@@ -319,6 +319,7 @@ class Setup(TypedDict):
     keep_data: NotRequired[bool]
     store: NotRequired[str]
     proxied: NotRequired[bool]
+    control: NotRequired[bool]
     noted: NotRequired[dict[str, Any]]
 
 
@@ -336,7 +337,7 @@ def rehearse_on_cluster(
         if store == POSTGRESQL:
             server = stack.enter_context(ThrowawayPostgres())
             plan = on_server(plan, server, proxy)
-        plan = replace(plan, alerts=expected_alerts(drill.name))
+        plan = replace(plan, alerts=watched_in(drill.name, control=setup.get("control", False)))
         cluster = Cluster(plan, folder / "cluster")
         if not setup.get("keep_data"):
             stack.callback(cluster.remove_data)
@@ -509,6 +510,7 @@ def main(arguments: Sequence[str]) -> int:
         if given.without == STANDBY:
             setup["plan"] = replace(setup["plan"], replicas=1)
         setup["noted"] = {"without": given.without or ""}
+        setup["control"] = bool(given.without)
         judgement, details = run(limits=limits, **setup)
         return tell(NAME, judgement, as_json=given.json, folder=folder, details=details)
 

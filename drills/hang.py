@@ -120,6 +120,7 @@ def run(hang: Hang, setup: Setup) -> tuple[Judgement, dict[str, Any]]:
     plan, store = setup["plan"], setup.get("store", failover.SQLITE)
     ttl_ms = ENDLESS_TTL_MS if hang.without == LEASE else hang.lease_ttl_ms
     setup["plan"] = replace(plan, settings={**plan.settings, "lease": {"ttl_ms": ttl_ms}})
+    setup["control"] = bool(hang.without)
     drill = Rehearsed(hang.name, lambda seed: hang.experiment(seed, plan.bundle, store), shown)
     outcomes, settings = rehearse_on_cluster(drill, setup)
     judgement = judge_hang_runs([one for one, _ in outcomes], hang.limits)

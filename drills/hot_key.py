@@ -25,9 +25,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
+from drills.book import watched_in
+from drills.experiment import Alerts, Experiment, Finding, Judgement, Probe, conduct
 from drills.faults.process import CORE, Halting, core_option
 from drills.journal import History, Journal
+from drills.judges.alerts import over_runs
 from drills.judges.hot_key import HotLimits, judge_hot_key
 from drills.outcome import guarded, machine_options, parser, positive, run_folder, say, tell
 from drills.rig.capacity import measure_capacity, plan_beside_generator
@@ -207,6 +209,7 @@ def run(
     """The whole drill on a fresh cluster; the judgement and the details for the record."""
     requests = search_requests(shop.queries)
     random.Random(seed).shuffle(requests)
+    plan = replace(plan, alerts=watched_in(NAME, control=without is not None))
     cluster = Cluster(plan, folder / "cluster")
     try:
         with cluster:
@@ -237,11 +240,11 @@ def run(
                 "bundle": cluster.status(cluster.replicas[0]).bundle_id,
             }
             whole = experiment(counter, seed=seed, limits=limits, bundle=plan.bundle, halted=without == CORE)
-            judgement = _once(whole, counter, folder, settings)
+            judgement = _once(whole, counter, folder, settings, cluster.alerts)
     finally:
         if not keep_data:
             cluster.remove_data()
-    return judgement, settings
+    return judgement, {**settings, "alerts": over_runs([judgement.figures.get("alerts", {})])}
 
 
 def run_on_service(
@@ -275,9 +278,15 @@ def run_on_service(
         return _once(whole, counter, folder, settings), settings
 
 
-def _once(whole: Experiment[Counter], counter: Counter, folder: Path, settings: dict[str, Any]) -> Judgement:
+def _once(
+    whole: Experiment[Counter],
+    counter: Counter,
+    folder: Path,
+    settings: dict[str, Any],
+    alerts: Alerts | None = None,
+) -> Judgement:
     with Journal(folder / "run-0001.jsonl", drill=NAME, seed=whole.seed, settings=settings) as journal:
-        return conduct(whole, counter, journal)
+        return conduct(whole, counter, journal, alerts=alerts)
 
 
 def main(arguments: Sequence[str]) -> int:

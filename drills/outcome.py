@@ -17,8 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from drills.experiment import Inconclusive, Judgement, Verdict
 from drills.journal import machine, write_result
+from drills.judges.alerts import over_parts, sentences
 from drills.report.noise import machine_noise
 from drills.report.records import Records, RecordsError, Run, default_path
 from drills.report.summary import telling_history
@@ -101,8 +104,12 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
     else:
         print(f"{name}: {judgement.verdict}")
         for key, value in judgement.figures.items():
+            if key == "alerts":
+                continue
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
             print(f"  {key.replace('_', ' '):22} {shown}")
+        for sentence in sentences(result["alerts"]) if "alerts" in result else ():
+            print(f"  {'alert':22} {sentence}")
         for reason in judgement.reasons:
             print(f"  - {reason}")
         print(f"  record: {folder}")
@@ -110,9 +117,9 @@ def tell(name: str, judgement: Judgement, *, as_json: bool, folder: Path, detail
 
 
 def _alerts(details: dict[str, Any]) -> dict[str, Any]:
-    """The alerts of all runs; of a drill in several parts, of the first part that tells of any."""
+    """The alerts of all runs, of all parts where a drill has several."""
     parts = [details, *(part for part in details.values() if isinstance(part, dict))]
-    return next((part["alerts"] for part in parts if part.get("alerts")), {})
+    return over_parts([part["alerts"] for part in parts if part.get("alerts")])
 
 
 def keep_result(name: str, judgement: Judgement, folder: Path, details: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +171,9 @@ def guarded(
             return body()
     except (Inconclusive, ClusterError, OSError) as error:
         reason = str(error)
+    except grpc.RpcError as error:
+        # While a cluster is filled, say: a busy machine may change its primary.
+        reason = f"a replica did not answer, apart from any fault: {error}"
     except KeyboardInterrupt:
         reason = "interrupted"
     result = {kind: name, "verdict": str(Verdict.INCONCLUSIVE), **empty, "reason": reason}

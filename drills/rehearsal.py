@@ -188,6 +188,7 @@ class Rehearsable:
             plan = setup["plan"]
             setup["plan"] = replace(plan, command=weakened(without, plan.command))
         setup["noted"] = {**changes.noted, "without": without or ""}
+        setup["control"] = bool(without)
         drill = Rehearsed(self.name, lambda seed: self.experiment(seed, given), self._shown(given.part))
         try:
             with _around(changes, setup["folder"]):

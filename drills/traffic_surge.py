@@ -28,15 +28,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from drills.book import watched_in
 from drills.experiment import Experiment, Finding, Judgement, Probe, conduct
 from drills.faults.groups import Group, group_need
 from drills.journal import Journal
+from drills.judges.alerts import over_runs
 from drills.judges.surge import SURGE_FIGURES, SurgeLimits, judge_surge
 from drills.outcome import guarded, parser, positive, run_folder, say, tell
 from drills.rig.arrivals import varying_arrivals
@@ -250,6 +252,7 @@ def run(
     peak: searches at noon, in multiples of what the best plan can do on the standing replica.
     """
     limits = SurgeLimits(out_above=OUT_ABOVE)
+    plan = replace(plan, alerts=watched_in(NAME, control=not scaled))
     cluster = Cluster(plan, folder / "cluster")
     requests = search_requests(shop.queries)
     group: Group | None = None
@@ -276,7 +279,7 @@ def run(
                 core_share,
                 more if scaled else 0,
             )
-            settings = {
+            settings: dict[str, Any] = {
                 "deadline_ms": deadline_ms,
                 "noon_per_s": round(noon_per_s, 1),
                 "factor": factor,
@@ -290,8 +293,9 @@ def run(
             }
             with Journal(folder / "run-0001.jsonl", drill=NAME, seed=seed, settings=settings) as journal:
                 one = experiment(day, seed=seed, limits=limits, bundle=plan.bundle)
-                judgement = conduct(one, day, journal)
+                judgement = conduct(one, day, journal, alerts=cluster.alerts)
             figures = {**EMPTY, **judgement.figures}
+            settings["alerts"] = over_runs([judgement.figures.get("alerts", {})])
             return Judgement(judgement.verdict, figures, judgement.reasons), settings
     finally:
         if group is not None:

@@ -49,6 +49,7 @@ from server.release.bundles import Bundles
 from server.release.deploys import PREFIX, Deploys, read_state
 from server.release.held import Models, hold
 from server.rpc import RpcServer
+from server.scaling import WorkerScaling, scale_workers
 from server.services.admin import AdminService
 from server.services.bundles import BundleService
 from server.services.catalogue import CatalogueLimits, CatalogueService
@@ -104,16 +105,21 @@ def fit_to_read(*, served: bool, behind_s: float, unseen_s: float, caught_up: bo
 
 
 def wait_applied(tailer: Tailer, sequence: int, timeout_s: float, *, stalled_max_s: float) -> bool:
-    """Wait until everything up to `sequence` is applied here; False if it was not in time, or cannot be soon:
-    the store does not answer, or the tailer has not moved for longer than `stalled_max_s`. Callers are
-    better off elsewhere then."""
+    """Wait until everything up to `sequence` is applied here; False if it was not in time, or cannot be soon
+    (`out_of_sight`). Callers are better off elsewhere then."""
     give_up_at = time.monotonic() + timeout_s
     while True:
         left_s = give_up_at - time.monotonic()
         if tailer.wait_applied(sequence, min(_FOLLOWING_CHECK_S, left_s)):
             return True
-        if left_s <= 0 or tailer.refused_s() > _REFUSED_MAX_S or tailer.stalled_s() > stalled_max_s:
+        if left_s <= 0 or out_of_sight(tailer, stalled_max_s=stalled_max_s):
             return False
+
+
+def out_of_sight(tailer: Tailer, *, stalled_max_s: float) -> bool:
+    """Whether nothing new of the log will be applied here soon: the store does not answer, or the tailer has
+    not moved for longer than `stalled_max_s`."""
+    return tailer.refused_s() > _REFUSED_MAX_S or tailer.stalled_s() > stalled_max_s
 
 
 class TailerStalled(Exception):
@@ -165,6 +171,7 @@ class Replica:
         self._drift = Drift(settings.data_dir / "drift", settings.metrics.drift_policy)
         self._primary = ("", 0, 0.0)
         self._asking_for_primary = threading.Lock()
+        self._scaling: WorkerScaling | None = None
         self._monitor = threading.Thread(target=self._watch_health, name="health", daemon=True)
         admin = AdminService(
             status=self.status, drain=self._drain, transfer=self._transfer, rebuild=self._rebuild
@@ -385,6 +392,9 @@ class Replica:
             parts.keeper.start()
             parts.retention.start()
         parts.bundles.serving.renewal.start()
+        self._scaling = scale_workers(
+            self.settings.ranking.workers_min, lambda: parts.bundles.serving.engine, self.status
+        )
 
     # --- end ---------------------------------------------------------------------------------------------
 
@@ -406,6 +416,8 @@ class Replica:
         self.audit.close()
         if self.parts is None:
             return
+        if self._scaling is not None:
+            self._scaling.stop()
         self.parts.retention.stop()
         self.parts.writer.close()
         self.parts.keeper.stop()
@@ -598,6 +610,8 @@ class Replica:
                 tailer.head_sequence,
                 parts.bundles.serving.served.generation.applied_sequence(),
             )
+            if out_of_sight(tailer, stalled_max_s=bound_s):
+                parts.bundles.lose_log()
             stalled_s = tailer.stalled_s()
             served = self.health.serving(health.RANKING)
             serving = tailer.failure is None and fit_to_read(

@@ -127,6 +127,15 @@ class RankingSettings(Section):
     workers: int = setting(
         0, "threads", "Worker threads of the ranking core. 0: one for each core of the machine.", ge=0, le=256
     )
+    workers_min: int = setting(
+        0,
+        "threads",
+        "Workers that take work while ranking time is cheap; with the price they come, up to `workers`,"
+        " within tenths of a second, and after ten cheap seconds they go again (docs/scaling.md). The others"
+        " sleep, and leave their cores to what else the machine does. 0: always all.",
+        ge=0,
+        le=256,
+    )
     device: Literal["cpu", "auto", "cuda"] = setting(
         "cpu",
         "-",
@@ -794,6 +803,11 @@ class Settings(BaseSettings):
             yield (
                 f"catalogue.poll_ms ({self.catalogue.poll_ms}) must be at most a quarter of lease.ttl_ms"
                 f" ({self.lease.ttl_ms}), or a new primary could serve before it has read the log to its end"
+            )
+        if self.ranking.workers and not self.ranking.workers_min <= self.ranking.workers:
+            yield (
+                f"ranking.workers_min ({self.ranking.workers_min}) must not be above ranking.workers"
+                f" ({self.ranking.workers})"
             )
         if not self.ranking.reserve_ms * 2 <= self.ranking.default_deadline_ms:
             yield (

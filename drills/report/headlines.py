@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from drills.judges.alerts import Due
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -32,10 +34,13 @@ def _rto(target_ms: float | None) -> tuple[Headline, Headline]:
     )
 
 
-def alert_headlines(alerts: Sequence[str]) -> tuple[Headline, ...]:
-    """When the alerts of a drill fired, in drill's time."""
+def alert_headlines(alerts: Sequence[Due]) -> tuple[Headline, ...]:
+    """When the alerts of a drill fired, in drill's time, against what the book allows."""
     return tuple(
-        Headline(f"alerts.{name}.fired_ms_p50", f"{name} fired after, median", "ms") for name in alerts
+        Headline(
+            f"alerts.{due.name}.fired_ms_max", f"{due.name} fired after, slowest", "ms", 1000 * due.within_s
+        )
+        for due in alerts
     )
 
 

@@ -177,7 +177,7 @@ def _section(section: Section, picture: bytes | None) -> str:
     else:
         if run.reason:
             parts.append(f"<p><strong>{html.escape(run.reason)}</strong></p>")
-        parts += ['<div class="wide">', _figures(section), "</div>"]
+        parts += ['<div class="wide">', _figures(section), "</div>", *_alerts(drill, run)]
         if picture is not None:
             data = base64.b64encode(picture).decode()
             about = f"{drill.name}: requests over time by tier, errors, the fault and its end"
@@ -191,6 +191,20 @@ def _section(section: Section, picture: bytes | None) -> str:
         )
     parts.append("</details>")
     return "\n".join(parts)
+
+
+def _alerts(drill: Drill, run: Run) -> list[str]:
+    """What the figures do not say of the alerts: why none is due, and which fired without a known cause."""
+    told: dict[str, Any] = run.figures.get("alerts") or {}
+    lines = []
+    if drill.silent and told:
+        lines.append(f'<p class="dim">No alert is due: {html.escape(drill.silent)}.</p>')
+    if "not_due" in told:
+        lines.append(f'<p class="dim">No alert was due: {html.escape(str(told["not_due"]))}.</p>')
+    if unforeseen := told.get("unforeseen"):
+        names = html.escape(", ".join(map(str, unforeseen)))
+        lines.append(f"<p><strong>Alerts without a known cause: {names}.</strong></p>")
+    return lines
 
 
 def _figures(section: Section) -> str:

@@ -1,11 +1,11 @@
 """The alerts that a drill expects, watched by Muster's own evaluator in a process beside the drill.
 
-Nobody waits five minutes in a drill for an alert: every window and duration of the rules is divided by
-``FASTER``, so that a minute lasts a second, and replicas are looked at every ``INTERVAL_MS``, as Prometheus
-would every 15 s. Thresholds stay as they are.
+Nobody waits five minutes in a drill for an alert: every window and duration of the rules is divided, by 60
+unless the book says otherwise, so that a minute lasts a second, and replicas are looked at every
+``INTERVAL_MS``, as Prometheus would every 15 s. Thresholds stay as they are.
 
-``MUSTER_DRILL_ALERTS`` says what an alert that stays away means: `tell` (the default) counts it,
-`require` makes the drill deviate, `off` watches nothing.
+``MUSTER_DRILL_ALERTS`` says what an alert means that stays away: with `require` (the default) the drill
+deviates, with `ignore` it is told and does not count, with `off` nobody watches.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from drills.experiment import Inconclusive
+from drills.experiment import AlertFindings, Inconclusive
+from drills.journal import History
+from drills.judges.alerts import Watched, judge_alerts
 
-FASTER = 60
 INTERVAL_MS = 250
-MODES = ("tell", "require", "off")
-_SETTLED_S = 6.0
+MODES = ("require", "ignore", "off")
+_BEGUN = "watching "
+"""What `muster alerts watch` says once it has looked for the first time begins with this."""
+
+_BEGIN_S = 60.0
+_SETTLED_S = 10.0
 _POLL_S = 0.1
 _END_S = 5.0
 _NICENESS = "5"
@@ -44,16 +49,17 @@ def mode() -> str:
 class AlertWatch:
     """One evaluator over the replicas of a cluster. Close it.
 
-    expected: names of the alerts that must fire and end in each run. endpoints: host:port of the replicas'
-    metrics.
+    watched: what must fire and end in each run. endpoints: host:port of the replicas' metrics.
+    Raises: Inconclusive where the evaluator does not begin.
     """
 
-    def __init__(self, expected: Sequence[str], endpoints: Sequence[str], folder: Path) -> None:
-        self.expected = tuple(expected)
-        self.required = mode() == "require"
+    def __init__(self, watched: Watched, endpoints: Sequence[str], folder: Path) -> None:
+        self.watched = watched
+        self.required = watched.counts and mode() == "require"
         self._path = folder / "alerts.jsonl"
         self._path.unlink(missing_ok=True)
-        with (folder / "alerts.log").open("ab") as log:
+        self._log = folder / "alerts.log"
+        with self._log.open("wb") as log:
             # Of lower priority, so that watching takes little from what is watched.
             self._process = subprocess.Popen(
                 [
@@ -63,7 +69,7 @@ class AlertWatch:
                     str(os.getpid()),
                     *("nice", "-n", _NICENESS, sys.executable, "-m", "muster.cli", "alerts", "watch"),
                     *("--target", ",".join(endpoints), "--log", str(self._path)),
-                    *("--interval", f"{INTERVAL_MS}ms", "--scale", repr(1 / FASTER)),
+                    *("--interval", f"{INTERVAL_MS}ms", "--scale", repr(1 / watched.faster)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -74,6 +80,16 @@ class AlertWatch:
                 },
                 start_new_session=True,
             )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Waits for the first look: a fault before it would not be seen to begin."""
+        end_s = time.monotonic() + _BEGIN_S
+        while _BEGUN not in self._log.read_text(encoding="utf-8", errors="replace"):
+            if self._process.poll() is not None or time.monotonic() >= end_s:
+                self.close()
+                raise Inconclusive(f"the evaluator of the alerts did not begin; {self._log} says why")
+            time.sleep(_POLL_S)
 
     def changes(self, since_unix_s: float) -> list[dict[str, Any]]:
         """What began to fire or ended since a moment, oldest first: alert, status, labels, at_unix_s."""
@@ -99,16 +115,22 @@ class AlertWatch:
     def settled(self, since_unix_s: float) -> list[dict[str, Any]]:
         """As ``changes``, once all that is expected has fired and ended, or some seconds later."""
         end_s = time.monotonic() + _SETTLED_S
+        due = {one.name for one in self.watched.due}
         while True:
             found = self.changes(since_unix_s)
             ended = {one["alert"] for one in found if one["status"] == "resolved"}
-            if (
-                ended.issuperset(self.expected)
-                or time.monotonic() >= end_s
-                or self._process.poll() is not None
-            ):
+            if ended >= due or time.monotonic() >= end_s or self._process.poll() is not None:
                 return found
             time.sleep(_POLL_S)
+
+    def judged(self, history: History, excuse: str | None) -> AlertFindings:
+        """What the alerts in the history tell; nothing where the evaluator has ended."""
+        found = judge_alerts(history, self.watched, excuse=excuse)
+        if self._process.poll() is None:
+            return found
+        return AlertFindings(
+            found.figures, (), (f"the evaluator of the alerts has ended; {self._log} says why",)
+        )
 
     def close(self) -> None:
         """End the process. Safe to call twice."""

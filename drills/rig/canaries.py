@@ -73,6 +73,19 @@ def draw(seed: int) -> list[Canary]:
     ]
 
 
+def draw_stored(seed: int) -> list[Canary]:
+    """One for each kind of text that the store keeps on purpose, so that only encryption hides it."""
+    chance = random.Random(f"stored {seed}")
+
+    def word() -> str:
+        return "".join(chance.choices("abcdefghijkmnpqrstuvwxyz", k=12))
+
+    return [
+        Canary(name, f"{word()} {word()}")
+        for name in ("title", "description", "brand", "category", "attribute", "comment")
+    ]
+
+
 def with_luhn(digits: str) -> str:
     """The digits with the last one of a card."""
     total = 0

@@ -31,6 +31,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drills.experiment import Inconclusive, Need
+from drills.judges.alerts import Watched
 from drills.rig.alerts import AlertWatch, mode
 from muster.client import Credentials
 from muster.v1 import admin_pb2, admin_pb2_grpc
@@ -108,8 +109,8 @@ class ClusterPlan:
     settings: sections of the settings file beside replica, listen, bundle and data_dir, the same for each
     replica.
     environment: variables of the replicas, beside those of the drill that are not for a replica.
-    alerts: names of the alerts that each run must set off; with any, the replicas have metrics endpoints, and
-    an evaluator watches them.
+    alerts: what an evaluator watches beside each run, for which the replicas get metrics endpoints; None:
+    nobody watches.
     own_settings, own_environment: the same of single replicas, by name, over those of all.
     start_s: how long a replica may take until its read services are healthy.
     host: what they listen on; other than loopback only inside a namespace that nothing leads out of.
@@ -122,7 +123,7 @@ class ClusterPlan:
     command: Sequence[str] = SERVER_COMMAND
     start_s: float = 120.0
     host: str = "127.0.0.1"
-    alerts: Sequence[str] = ()
+    alerts: Watched | None = None
     own_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     own_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -246,7 +247,7 @@ class Cluster:
 
     @property
     def _watched(self) -> bool:
-        return bool(self.plan.alerts) and mode() != "off"
+        return self.plan.alerts is not None and mode() != "off"
 
     def _watch_alerts(self) -> None:
         if not self._watched or self.alerts is not None:
@@ -254,7 +255,9 @@ class Cluster:
         for replica in self.replicas:
             replica.metrics = replica.metrics_address() or replica.metrics
         endpoints = [replica.metrics for replica in self.replicas if replica.metrics]
-        if endpoints:
+        if not endpoints and tuple(self.plan.command) == SERVER_COMMAND:
+            raise ClusterError("no replica tells where its metrics are, so no alert can be watched")
+        if endpoints and self.plan.alerts is not None:
             # For a Prometheus that wants to look as well (file_sd_configs).
             found_by = [{"targets": endpoints, "labels": {"job": "muster"}}]
             (self.folder / "prometheus.json").write_text(json.dumps(found_by), encoding="utf-8")
@@ -284,7 +287,8 @@ class Cluster:
             values["auth"] = {"mode": "off", **values.get("auth", {})}
         if self._watched:
             # One that comes back is watched at the address it had.
-            values["metrics"] = {"listen": replica.metrics or f"{self.plan.host}:0"}
+            metrics = {"listen": f"{self.plan.host}:0", **values.get("metrics", {})}
+            values["metrics"] = {**metrics, "listen": replica.metrics or metrics["listen"]}
         replica.config_path.write_text(write_toml(values), encoding="utf-8")
         replica.port_path.unlink(missing_ok=True)
         # The settings file alone decides: whatever the caller's environment sets for a replica of theirs

@@ -16,7 +16,7 @@ from muster.client import errors
 from muster.client.credentials import Credentials
 from muster.client.events import apply_request
 from muster.client.feedback_events import record_request
-from muster.client.operation import ReplicaStatus, primary_endpoint
+from muster.client.operation import ReplicaStatus, out_of_sight, primary_endpoint
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import (
     Deadline,
@@ -28,7 +28,7 @@ from muster.client.requests import (
 )
 from muster.client.sessions import Session, min_sequence_for, shown_sequence
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
-from muster.client.writes import Write, resend_pause_s
+from muster.client.writes import LOOK_AFTER_S, Write, look_after_s, resend_pause_s
 from muster.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -64,10 +64,14 @@ class AsyncClient:
         self._reads: dict[str, dict[str, Any]] = {}
         self._writes: dict[str, Any] = {}
         self._admin: dict[str, Any] = {}
+        self._looks: dict[str, asyncio.Task[ReplicaStatus]] = {}
+        self._looked_s = -LOOK_AFTER_S
 
     async def close(self) -> None:
         """Closes all connections; calls under way end as cancelled. May be called twice."""
         self._closed = True
+        for look in self._looks.values():
+            look.cancel()
         channels, self._channels = self._channels, []
         for channel in channels:
             await channel.close()
@@ -232,14 +236,14 @@ class AsyncClient:
         deadline = Deadline.after(deadline_ms)
         self._open_for_reads()
 
-        async def ask(endpoint: str) -> ReplicaStatus:
-            call = self._admin_of(endpoint).Status(admin_pb2.StatusRequest(), **deadline.of_call())
-            try:
-                return ReplicaStatus(endpoint, await call, None)
-            except grpc.RpcError as error:
-                return ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint))
+        return list(await asyncio.gather(*(self._status_of(one, deadline) for one in self.endpoints)))
 
-        return list(await asyncio.gather(*map(ask, self.endpoints)))
+    async def _status_of(self, endpoint: str, deadline: Deadline) -> ReplicaStatus:
+        call = self._admin_of(endpoint).Status(admin_pb2.StatusRequest(), **deadline.of_call())
+        try:
+            return ReplicaStatus(endpoint, await call, None)
+        except grpc.RpcError as error:
+            return ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint))
 
     async def transfer_lease(self, *, deadline_ms: float = 10_000.0) -> admin_pb2.TransferLeaseResponse:
         """As `Client.transfer_lease`."""
@@ -335,14 +339,49 @@ class AsyncClient:
         write = Write(self.settings, deadline.budget_ms)
         while True:
             try:
-                return await self._writes[method](request, wait_for_ready=True, **deadline.of_call())
+                call = self._writes[method](request, wait_for_ready=True, **deadline.of_call())
+                return await self._written(call, deadline, write)
             except grpc.RpcError as error:
+                if write.waited:
+                    write.seen = self._seen()
                 pause_s = write.failed(error, deadline.left_s())
             except (asyncio.CancelledError, grpc.aio.UsageError) as error:
                 if self._closed:
                     raise errors.ClientClosed("the client was closed during the call") from error
                 raise
             await asyncio.sleep(pause_s)
+
+    async def _written(self, call: Any, deadline: Deadline, write: Write) -> Any:
+        """As `Client` does: a write that keeps its caller waiting has the replicas asked why."""
+        sending = asyncio.ensure_future(_answer(call))
+        try:
+            done, _ = await asyncio.wait({sending}, timeout=look_after_s(deadline.left_s()))
+            if not done:
+                write.waited = True
+                self._look(deadline)
+            return await sending
+        finally:
+            sending.cancel()
+
+    def _look(self, deadline: Deadline) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._looked_s + LOOK_AFTER_S:
+            self._looked_s = now_s
+            self._looks = {
+                endpoint: asyncio.ensure_future(self._status_of(endpoint, deadline))
+                for endpoint in self.endpoints
+            }
+
+    def _seen(self) -> str:
+        silent = errors.DeadlineExceeded("it has not answered")
+        return out_of_sight(
+            [
+                task.result()
+                if task.done() and not task.cancelled()
+                else ReplicaStatus(endpoint, None, silent)
+                for endpoint, task in self._looks.items()
+            ]
+        )
 
     # -- connections ----------------------------------------------------------
 

@@ -16,7 +16,7 @@ from muster.client import errors
 from muster.client.credentials import Credentials
 from muster.client.events import apply_request
 from muster.client.feedback_events import record_request
-from muster.client.operation import ReplicaStatus, primary_endpoint
+from muster.client.operation import ReplicaStatus, out_of_sight, primary_endpoint
 from muster.client.reads import Attempt, Reads
 from muster.client.requests import (
     Deadline,
@@ -28,7 +28,7 @@ from muster.client.requests import (
 )
 from muster.client.sessions import Session, min_sequence_for, shown_sequence
 from muster.client.settings import ClientSettings, parse_endpoints, write_target
-from muster.client.writes import Write, resend_pause_s
+from muster.client.writes import LOOK_AFTER_S, Write, look_after_s, resend_pause_s
 from muster.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -55,6 +55,8 @@ class _Connections:
         self._lock = threading.Lock()
         self._writes: dict[str, Any] = {}
         self._admin: dict[str, admin_pb2_grpc.AdminServiceStub] = {}
+        self._looks: dict[str, Any] = {}
+        self._looked_s = -LOOK_AFTER_S
         self.search: dict[str, Any] = {}
         self.rerank: dict[str, Any] = {}
         self.recommend: dict[str, Any] = {}
@@ -94,10 +96,65 @@ class _Connections:
                 self._admin[endpoint] = admin_pb2_grpc.AdminServiceStub(channel)
             return self._admin[endpoint]
 
+    def ask_status(self, deadline: Deadline) -> dict[str, Any]:
+        """Asks every replica for its status; the calls, by endpoint."""
+        return {
+            endpoint: self.admin(endpoint).Status.future(admin_pb2.StatusRequest(), **deadline.of_call())
+            for endpoint in self._endpoints
+        }
+
+    def look(self, deadline: Deadline) -> None:
+        """Asks who the primary is, unless that was asked lately."""
+        now_s = time.monotonic()
+        with self._lock:
+            if now_s < self._looked_s + LOOK_AFTER_S:
+                return
+            self._looked_s = now_s
+        self._looks = self.ask_status(deadline)
+
+    def seen(self) -> str:
+        """What the last look has told, as `out_of_sight` says it."""
+        answered = {endpoint: call for endpoint, call in self._looks.items() if call.done()}
+        return out_of_sight(
+            [
+                _status_of(endpoint, call)
+                if endpoint in answered
+                else ReplicaStatus(endpoint, None, errors.DeadlineExceeded("it has not answered"))
+                for endpoint, call in self._looks.items()
+            ]
+        )
+
     def close(self) -> None:
         with self._lock:
             for channel in self._channels:
                 channel.close()
+
+
+def _status_of(endpoint: str, call: Any) -> ReplicaStatus:
+    """What a replica told; waits for it."""
+    try:
+        return ReplicaStatus(endpoint, call.result(), None)
+    except grpc.FutureCancelledError:
+        return ReplicaStatus(endpoint, None, errors.Cancelled("the client was closed"))
+    except grpc.RpcError as error:
+        return ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint))
+
+
+def _written(call: Any, connections: _Connections, deadline: Deadline, write: Write) -> Any:
+    """The answer to a write; one that keeps its caller waiting has the replicas asked why. Ends with its
+    caller."""
+    try:
+        try:
+            return call.result(look_after_s(deadline.left_s()))
+        except grpc.FutureTimeoutError:
+            write.waited = True
+            connections.look(deadline)
+            return call.result()
+    except (grpc.RpcError, grpc.FutureCancelledError):
+        raise
+    except BaseException:
+        call.cancel()
+        raise
 
 
 class Client:
@@ -311,21 +368,8 @@ class Client:
 
     def status(self, *, deadline_ms: float = 1_000.0) -> list[ReplicaStatus]:
         """Asks every replica for its status, all at once. One entry for each endpoint, in their order."""
-        deadline = Deadline.after(deadline_ms)
-        connections = self._connected()
-        calls = [
-            connections.admin(endpoint).Status.future(admin_pb2.StatusRequest(), **deadline.of_call())
-            for endpoint in self.endpoints
-        ]
-        found = []
-        for endpoint, call in zip(self.endpoints, calls, strict=True):
-            try:
-                found.append(ReplicaStatus(endpoint, call.result(), None))
-            except grpc.FutureCancelledError:
-                found.append(ReplicaStatus(endpoint, None, errors.Cancelled("the client was closed")))
-            except grpc.RpcError as error:
-                found.append(ReplicaStatus(endpoint, None, errors.translate(error, endpoint=endpoint)))
-        return found
+        calls = self._connected().ask_status(Deadline.after(deadline_ms))
+        return [_status_of(endpoint, call) for endpoint, call in calls.items()]
 
     def transfer_lease(self, *, deadline_ms: float = 10_000.0) -> admin_pb2.TransferLeaseResponse:
         """Has the primary give the lease to another replica, without a failed request.
@@ -444,11 +488,18 @@ class Client:
     def _write(self, method: str, request: Any, deadline_ms: float | None) -> Any:
         deadline = Deadline.after(self.settings.write_deadline_ms if deadline_ms is None else deadline_ms)
         write = Write(self.settings, deadline.budget_ms)
-        send = self._connected().write(method)
+        connections = self._connected()
+        send = connections.write(method)
         while True:
             try:
-                return send(request, wait_for_ready=True, **deadline.of_call())
+                call = send.future(request, wait_for_ready=True, **deadline.of_call())
+                try:
+                    return _written(call, connections, deadline, write)
+                except grpc.FutureCancelledError:
+                    raise call from None  # it is the error of its own end
             except grpc.RpcError as error:
+                if write.waited:
+                    write.seen = connections.seen()
                 pause_s = write.failed(error, deadline.left_s())
             except ValueError as error:
                 raise self._closed_meanwhile(error) from error

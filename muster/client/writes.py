@@ -19,6 +19,10 @@ from muster.client.settings import ClientSettings
 UNKNOWN = "unknown"
 NOT_WRITTEN = "not_written"
 
+LOOK_AFTER_S = 1.0
+"""A write that has waited for so long, or for half of its time, asks every replica who the primary is. The
+same answers serve all writes of a client for as long."""
+
 REFUSALS = frozenset(
     {
         "INVALID_FIELDS",
@@ -43,13 +47,16 @@ class Write:
     """The course of one write. budget_ms: its whole time.
 
     After each sending that failed, `failed` says how long to pause before the same events are sent again, or
-    raises what the caller is told. may_be_written: some sending had an unknown outcome.
+    raises what the caller is told. may_be_written: some sending had an unknown outcome. waited: for so long
+    that the replicas were asked who the primary is. seen: what they told; empty: nothing of use.
     """
 
     settings: ClientSettings
     budget_ms: float
     jitter: Callable[[], float] = random.random
     may_be_written: bool = False
+    waited: bool = False
+    seen: str = ""
     _failures: int = 0
     _earlier: grpc.RpcError | None = None
 
@@ -81,12 +88,17 @@ class Write:
 
     def _deadline(self, last: errors.DeadlineExceeded) -> errors.DeadlineExceeded:
         found = errors.DeadlineExceeded(
-            f"the write was not acknowledged within {self.budget_ms:g} ms ({last}); "
+            f"the write was not acknowledged within {self.budget_ms:g} ms ({self.seen or last}); "
             "send the same events again, their ids keep them from being applied twice",
             self._outcome(),
         )
         found.reason = last.reason
         return found
+
+
+def look_after_s(left_s: float) -> float:
+    """How long a sending with so much time left waits before the replicas are asked."""
+    return min(LOOK_AFTER_S, left_s / 2)
 
 
 def _certainly_refused(error: errors.MusterError) -> bool:

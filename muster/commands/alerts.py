@@ -107,6 +107,8 @@ def watch(
         report=complain,
     )
     signal.signal(signal.SIGTERM, lambda number, frame: looking.stop())
+    looking.look()
+    print(f"watching {len(targets)} endpoints by {len(scaled)} rules, every {interval_s:g} s", flush=True)
     looking.run()
 
 

@@ -31,6 +31,12 @@ def book() -> list[dict[str, Any]]:
     return [drill.describe() for drill in room("drills.book", _REMEDY).DRILLS]
 
 
+def alerts(drill: dict[str, Any]) -> str:
+    """The alerts that a drill sets off, in a sentence, or why it sets off none."""
+    due = [f"{name} within {within_s:g} s" for name, within_s in drill["alerts_within_s"].items()]
+    return f"Sets off {' and '.join(due)}." if due else f"Sets off no alert: {drill['silent']}."
+
+
 def command(drill: dict[str, Any], *, runs: int = 1, control: bool = False, target: str = "") -> list[str]:
     """The command line after `python`. Raises: ValueError naming what does not fit together."""
     if not 1 <= runs <= RUNS_MAX:

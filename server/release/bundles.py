@@ -144,6 +144,11 @@ class Bundles:
         for held in (self._serving, *self._followers()):
             held.engine.observe(epoch, head_sequence)
 
+    def lose_log(self) -> None:
+        """Tell every engine that the log cannot be read, until it is observed again."""
+        for held in (self._serving, *self._followers()):
+            held.engine.lose_log()
+
     def _followers(self) -> list[Held]:
         candidate = self._candidate
         held = (self._previous, candidate.held if candidate is not None else None)

@@ -51,6 +51,8 @@ def test_the_book_holds_the_drills_and_describes_them() -> None:
             "needs",
             "control",
             "alerts",
+            "alerts_within_s",
+            "silent",
             "target",
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,15 +16,17 @@ PRODUCTS = 300
 
 
 @contextmanager
-def running_pair(folder: Path) -> Iterator[list[str]]:
-    """Starts both, loads the catalogue, yields their endpoints, ends them. Skips where nothing is built."""
+def running_pair(folder: Path, more: Mapping[str, str] | None = None) -> Iterator[list[str]]:
+    """Starts both, loads the catalogue, yields their endpoints, ends them. Skips where nothing is built.
+
+    more: settings by their dotted names."""
     native = pytest.importorskip("rankcore", reason="the extension is not built: make build")
     if not hasattr(native, "Engine"):
         pytest.skip("the extension is not built: make build")
     replicas = importlib.import_module("tests.server.replica")
     importlib.import_module("tests.fixtures.tiny_bundle").build(folder / "tiny")
     # A long lease: on a busy machine a short one replaces healthy primaries. Who is killed frees the lock.
-    settings = {"generation.rebuild": "false", "lease.ttl_ms": "5000"}
+    settings = {"generation.rebuild": "false", "lease.ttl_ms": "5000", **(more or {})}
     with replicas.Replica(folder / "tiny", folder / "data", "a", settings) as primary:
         primary.wait_primary()
         with replicas.Replica(folder / "tiny", folder / "data", "b", settings) as standby:

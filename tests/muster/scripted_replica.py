@@ -58,6 +58,7 @@ class ScriptedReplica(
         # What Get finds; None: every product, with nothing but its identifier.
         self.products: dict[str, catalogue_pb2.Product] | None = None
         self.role = admin_pb2.ROLE_STANDBY
+        self.primary = ""
         self.folding: admin_pb2.FoldingStatus | None = None
         self.left = threading.Event()
         self._stop = threading.Event()
@@ -175,10 +176,14 @@ class ScriptedReplica(
         return found or admin_pb2.TransferLeaseResponse(primary=self.name, epoch=4)
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        self._step("Status", request, context)
+        # Neither among the calls nor a step of the script: a client may ask for it beside a write that waits.
+        found = self.always(request, context) if self.always is not None else None
+        if isinstance(found, admin_pb2.StatusResponse):
+            return found
         return admin_pb2.StatusResponse(
             replica=self.name,
             role=self.role,
+            primary=self.primary,
             folding=self.folding,
             serving=True,
             epoch=3,

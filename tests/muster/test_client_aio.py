@@ -187,6 +187,37 @@ def test_a_write_without_acknowledgement_says_that_its_outcome_is_unknown(start_
     run(work())
 
 
+def test_a_write_that_cannot_reach_the_primary_tells_what_the_others_say_of_it(start_replicas: Start) -> None:
+    [replica] = start_replicas(1)
+    replica.serve(ranking=True, catalogue=False)
+    replica.primary = "far"
+
+    async def work() -> None:
+        async with AsyncClient([replica.endpoint, "127.0.0.1:1"]) as client:
+            with pytest.raises(DeadlineExceeded, match="the primary is far, says r0, and it does not answer"):
+                await client.apply(delete("P"), deadline_ms=3_000)
+
+    run(work())
+    assert replica.calls == []
+
+
+def test_a_write_that_is_cancelled_while_it_waits_leaves_the_server(start_replicas: Start) -> None:
+    replicas = start_replicas(1)
+    replicas[0].always = replicas[0].hang
+
+    async def work() -> None:
+        async with connect(replicas) as client:
+            writing = asyncio.create_task(client.apply(delete("P"), deadline_ms=LONG_MS))
+            while not replicas[0].calls:
+                await asyncio.sleep(0.005)
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            assert await asyncio.to_thread(replicas[0].left.wait, 10)
+
+    run(work())
+
+
 def test_watch_goes_on_at_another_replica_without_gap_or_double(start_replicas: Start) -> None:
     replicas = start_replicas(2)
 
@@ -223,7 +254,7 @@ def test_a_transfer_asks_the_primary(start_replicas: Start) -> None:
                 await client.transfer_lease(deadline_ms=LONG_MS)
             replicas[1].role = admin_pb2.ROLE_PRIMARY
             assert (await client.transfer_lease(deadline_ms=LONG_MS)).primary == "r1"
-            replicas[1].script = [lambda request, context: None, fails(CODE.UNAVAILABLE, "a standby now")]
+            replicas[1].script = [fails(CODE.UNAVAILABLE, "a standby now")]
             with pytest.raises(Unavailable, match="a standby now"):
                 await client.transfer_lease(deadline_ms=LONG_MS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -328,6 +329,19 @@ def test_a_write_waits_for_a_primary_to_appear(start_replicas: Start) -> None:
     assert replicas[1].calls == ["Apply"]
 
 
+def test_a_write_that_cannot_reach_the_primary_tells_what_the_others_say_of_it(start_replicas: Start) -> None:
+    replicas = start_replicas(2)
+    for replica in replicas:
+        replica.serve(ranking=True, catalogue=False)
+        replica.primary = "far"
+    endpoints = [*(replica.endpoint for replica in replicas), "127.0.0.1:1"]
+    with Client(endpoints) as client, pytest.raises(DeadlineExceeded) as caught:
+        client.apply(delete("P"), deadline_ms=3_000)
+    told = r"the primary is far, say r0, r1, and it does not answer this client \(127\.0\.0\.1:1\)"
+    assert re.search(told, str(caught.value))
+    assert [replica.calls for replica in replicas] == [[], []]
+
+
 def test_an_unknown_outcome_is_sent_again_with_the_same_ids_and_applied_once(start_replicas: Start) -> None:
     replicas = start_replicas(1)
 
@@ -434,6 +448,27 @@ def test_closing_ends_calls_under_way(start_replicas: Start) -> None:
     def call() -> None:
         try:
             client.search("tea", deadline_ms=LONG_MS)
+        except MusterError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while not replicas[0].calls:
+        time.sleep(0.005)
+    client.close()
+    thread.join(10)
+    assert not thread.is_alive() and len(caught) == 1
+
+
+def test_closing_ends_a_write_that_waits(start_replicas: Start) -> None:
+    replicas = start_replicas(1)
+    replicas[0].always = replicas[0].hang
+    client = connect(replicas)
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            client.apply(delete("P"), deadline_ms=LONG_MS)
         except MusterError as error:
             caught.append(error)
 

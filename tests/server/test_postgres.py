@@ -71,6 +71,12 @@ def test_reads_go_on_stale_and_writes_fail_until_the_server_is_back(
             wait_until(lambda one=one: search(one).receipt.staleness_ms > 3000, "a stale answer")  # type: ignore[misc]
             assert one.health(RANKING) == SERVING
             assert refused(one) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            # A sequence that cannot come is not waited for, however long the caller would.
+            ahead = ranking_pb2.SearchRequest(query="shoe", min_sequence=sequence + 1_000)
+            with pytest.raises(grpc.RpcError) as caught:
+                one.ranking.Search(ahead, timeout=600)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "the log cannot be read" in caught.value.details()
         stale = [search(one) for one in pair]
         for before, after in zip(fresh, stale, strict=True):
             # All twenty; their order may be another plan's.

@@ -71,6 +71,8 @@ class Behaviour:
     test: Cases
     texts: list[str] = field(default_factory=list)
     attributes: list[tuple[str, ...]] = field(default_factory=list)
+    train_users: list[str] = field(default_factory=list)
+    shoppers: int = 0
 
     @property
     def items(self) -> int:
@@ -108,26 +110,45 @@ def behaviour_file(path: Path) -> Path:
     raise ProductFileError(path, f"it holds {names}", "Name one file of behaviour with --data")
 
 
-def read_behaviour(path: str | Path, *, seed: int = 20260401) -> Behaviour:
+def read_behaviour(path: str | Path, *, seed: int = 20260401, listed_only: bool = False) -> Behaviour:
     """Read and split a file of behaviour, and what lies beside it about the items.
 
     seed: of the items' order. Identifiers often follow the order in which items were first taken, which would
-    tell a ranker that breaks ties by them what comes next. Raises: ProductFileError naming file, row and
-    column.
+    tell a ranker that breaks ties by them what comes next. listed_only: items are those that a file beside
+    names, so that the list of items says nothing of what was taken; others are left out of what shoppers
+    took, and each shopper is split by himself. Raises: ProductFileError naming file, row and column.
     """
     file = behaviour_file(Path(path))
     kind, reader = _recognised(file)
-    rows = reader(file)
+    if listed_only and kind == "events":
+        raise ProductFileError(
+            file,
+            "events are split at moments that the times of all shoppers decide, which private training "
+            "cannot use",
+            "Write each shopper's items as one row of sequences (user_id, items)",
+        )
+    rows: list[_Row] = reader(file)
+    shoppers = len({row.user for row in rows if row.split != TEST})
     stem = next((file.stem.removesuffix(end) for end in _ENDS if file.stem.endswith(end)), "")
     described = _beside(file, stem, "items")
     attributed = _beside(file, stem, "item_attributes")
     texts = {} if described is None else _texts(described)
     attributes = {} if attributed is None else _attributes(attributed)
-    ids = sorted({item for row in rows for item in row.items} | set(texts) | set(attributes))
+    listed = set(texts) | set(attributes)
+    if listed_only:
+        if not listed:
+            raise ProductFileError(
+                file,
+                "no file beside it names the items, and private training must not take them from what "
+                "shoppers took",
+                f"Write {stem + '_' if stem else ''}items, a row for each item that is sold (item_id)",
+            )
+        rows = _of_listed(rows, listed)
+    ids = sorted({item for row in rows for item in row.items} | listed)
     order = np.random.default_rng(seed).permutation(len(ids))
     item_ids = [ids[at] for at in order]
     places = {item: place for place, item in enumerate(item_ids)}
-    train, whole, validation, test = _SPLITS[kind](rows, places, seed)
+    train, whole, validation, test, users = _SPLITS[kind](rows, places, seed)
     if not len(test) or not len(validation) or not train:
         raise ProductFileError(
             file,
@@ -144,6 +165,8 @@ def read_behaviour(path: str | Path, *, seed: int = 20260401) -> Behaviour:
         test,
         [texts.get(item, "") for item in item_ids] if texts else [],
         [attributes.get(item, ()) for item in item_ids] if attributes else [],
+        users,
+        shoppers,
     )
 
 
@@ -155,6 +178,16 @@ class _Row:
     items: list[str]
     split: str = ""
     times: list[float] = field(default_factory=list)
+
+
+def _of_listed(rows: Sequence[_Row], listed: set[str]) -> list[_Row]:
+    """Without the items that are not listed; a window whose target is not goes as a whole."""
+    kept = []
+    for row in rows:
+        items = [one for one in row.items if one in listed]
+        if items and (not row.split or (row.items[-1] in listed and len(items) > 1)):
+            kept.append(_Row(row.user, items, row.split))
+    return kept
 
 
 def _recognised(file: Path) -> tuple[str, Any]:
@@ -283,19 +316,20 @@ def _cases(rows: Iterator[tuple[str, Items]]) -> Cases:
     )
 
 
-_Split = tuple[list[Items], list[Items], Cases, Cases]
+_Split = tuple[list[Items], list[Items], Cases, Cases, list[str]]
 
 
 def _leave_one_out(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -> _Split:
     users = [(row.user, _placed(row.items, places)) for row in rows]
     long = [(user, items) for user, items in users if len(items) >= 3]
-    short = [items for _, items in users if len(items) < 3]
-    train = [items[:-2] for _, items in long]
+    short = [(user, items) for user, items in users if len(items) < 3]
+    rest = [items for _, items in short]
     return (
-        train + short,
-        [items[:-1] for _, items in long] + short,
+        [items[:-2] for _, items in long] + rest,
+        [items[:-1] for _, items in long] + rest,
         _cases((user, items[:-1]) for user, items in long),
         _cases((user, items) for user, items in long),
+        [user for user, _ in (*long, *short)],
     )
 
 
@@ -308,7 +342,8 @@ def _split_windows(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -
     whole = [_placed(items, places) for joined in of_user.values() for items in joined]
     held = [(user, _placed(joined[-1], places)) for user, joined in of_user.items()]
     train = [_placed(items, places) for joined in of_user.values() for items in joined[:-1]]
-    return train + [items[:-1] for _, items in held], whole, _cases(iter(held)), _cases(iter(test))
+    users = [user for user, joined in of_user.items() for _ in joined[:-1]] + list(of_user)
+    return train + [items[:-1] for _, items in held], whole, _cases(iter(held)), _cases(iter(test)), users
 
 
 def _join(joined: list[list[str]], window: list[str]) -> None:
@@ -325,19 +360,20 @@ def _join(joined: list[list[str]], window: list[str]) -> None:
 def _split_by_time(rows: Sequence[_Row], places: Mapping[str, int], seed: int) -> _Split:
     times = np.concatenate([row.times for row in rows])
     first, second = np.quantile(times, [VALIDATION_QUANTILE, TEST_QUANTILE])
-    train, whole, validation, test = [], [], [], []
+    train, whole, validation, test, users = [], [], [], [], []
     for row in rows:
         items, at = _placed(row.items, places), np.array(row.times)
         before, until = int(np.searchsorted(at, first)), int(np.searchsorted(at, second))
         if before:
             train.append(items[:before])
+            users.append(row.user)
         if until:
             whole.append(items[:until])
         if until > before and until > 1:
             validation.append((row.user, items[:until]))
         if len(items) > until and len(items) > 1:
             test.append((row.user, items))
-    return train, whole, _cases(iter(validation)), _cases(iter(test))
+    return train, whole, _cases(iter(validation)), _cases(iter(test)), users
 
 
 _SPLITS = {"sequences": _leave_one_out, "windows": _split_windows, "events": _split_by_time}

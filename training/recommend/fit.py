@@ -94,7 +94,7 @@ def fit(
     `training.loop.train`.
     """
     run.mkdir(parents=True, exist_ok=True)
-    _claim(recipe, behaviour, run)
+    claim(recipe, behaviour, run)
     note("texts")
     texts = text_vectors(recipe, behaviour, run)
     note("sequence")
@@ -158,12 +158,13 @@ def describe(behaviour: Behaviour) -> dict[str, Any]:
 # -- the sequence model ----------------------------------------------------------
 
 
-def _sides(behaviour: Behaviour, texts: NDArray[np.float32] | None) -> ItemSides:
+def item_sides(behaviour: Behaviour, texts: NDArray[np.float32] | None) -> ItemSides:
+    """What is known of the items. texts: from `text_vectors`."""
     return ItemSides(behaviour.attribute_shares(), texts)
 
 
-def _named(seen: NDArray[np.bool_], sides: ItemSides) -> NDArray[np.bool_]:
-    """Items of which the model knows anything."""
+def named_items(seen: NDArray[np.bool_], sides: ItemSides) -> NDArray[np.bool_]:
+    """Items of which the model knows anything: bool [items]. seen: bool [items], taken by someone."""
     named = seen.copy()
     if sides.attributes is not None:
         named |= np.diff(sides.attributes.indptr) > 0
@@ -178,14 +179,14 @@ def _sequence(
     """The model of the training part and what it is worth, in float32 and as it is served in int8."""
     if not recipe.sequence.epochs:
         return None, None
-    sides = _sides(behaviour, texts)
+    sides = item_sides(behaviour, texts)
     seen = counts_of(behaviour.train, behaviour.items) > 0
     model = new_model(recipe.sequence, sides, seen, seed=recipe.seed)
     weights, told = run / "sequence.safetensors", run / "sequence.json"
     if weights.is_file() and told.is_file():
         model.load_state_dict(load_file(weights))
         report: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
-        return FromModel(model.eval(), _named(seen, sides)), report
+        return FromModel(model.eval(), named_items(seen, sides)), report
     checkpoint = run / "sequence.checkpoint"
     outcome = train_sequence(
         recipe.sequence,
@@ -196,7 +197,7 @@ def _sequence(
         seed=recipe.seed,
         checkpoint=checkpoint,
     )
-    source = FromModel(model.eval(), _named(seen, sides))
+    source = FromModel(model.eval(), named_items(seen, sides))
     report = {
         "steps": outcome.steps,
         "best_step": outcome.best_step,
@@ -251,7 +252,7 @@ def _again(
     counts = counts_of(sequences, behaviour.items)
     sources.append(FromPopularity(counts))
     if with_model and sequence is not None:
-        sides = _sides(behaviour, texts)
+        sides = item_sides(behaviour, texts)
         model = new_model(recipe.sequence, sides, counts > 0, seed=recipe.seed)
         weights = run / "sequence.whole.safetensors"
         if weights.is_file():
@@ -270,7 +271,7 @@ def _again(
             )
             save_file({key: one.contiguous() for key, one in model.state_dict().items()}, weights)
             checkpoint.unlink(missing_ok=True)
-        sources.append(FromModel(model.eval(), _named(counts > 0, sides)))
+        sources.append(FromModel(model.eval(), named_items(counts > 0, sides)))
     return sources
 
 
@@ -311,9 +312,13 @@ def _order(
     return train_order(settings, found, cases.targets, np.arange(len(cases)), seed=recipe.seed), report
 
 
-def _claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> None:
-    """Refuse a run folder of another recipe or other data."""
-    told = json.dumps([asdict(recipe), behaviour.item_ids, behaviour.texts, behaviour.attributes])
+def claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> str:
+    """Refuse a run folder of another recipe or other data.
+
+    Returns: a digest of both. Raises: RecipeError.
+    """
+    choices = {key: value for key, value in asdict(recipe).items() if key != "privacy" or value}
+    told = json.dumps([choices, behaviour.item_ids, behaviour.texts, behaviour.attributes])
     found = hashlib.sha256(told.encode())
     for sequence in (*behaviour.train, *behaviour.validation.histories, behaviour.validation.targets):
         found.update(sequence.tobytes() + b"|")
@@ -325,3 +330,4 @@ def _claim(recipe: RecommendRecipe, behaviour: Behaviour, run: Path) -> None:
             "that one"
         )
     write_text(path, digest + "\n")
+    return digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from training.recipe import RecipeError, build_tables
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "configs" / "recommend.toml"
 KNOWN = ("train", "validation")
+EPSILON_MAX, DELTA_MAX = 100.0, 1e-2
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,48 @@ class OrderRecipe:
 
 
 @dataclass(frozen=True)
+class PrivacyShares:
+    """Shares of epsilon for the parts that look at shoppers, relative to their sum; 0 leaves a part out.
+
+    popularity: how often each item was taken. steps: from item to item. sequence: the sequence model.
+    weights: which sources are in the mixture; 0 takes all of them.
+    """
+
+    popularity: float = 0.15
+    steps: float = 0.65
+    sequence: float = 0.4
+    weights: float = 0.2
+
+
+@dataclass(frozen=True)
+class PrivacyRecipe:
+    """What is learnt must not tell any shopper from another who took nothing (`training.recommend.private`).
+
+    epsilon, delta: of all parts together, for one shopper with all that he took. contributions_max: items of
+    a shopper that are learnt from, the newest. clip: L2 norm of a shopper's gradient. recency: of all tables,
+    since choosing it would look at shoppers. batch: shoppers a step of the sequence model, on average. steps:
+    of it; learning_rate: of it.
+    """
+
+    epsilon: float
+    delta: float
+    contributions_max: int = 50
+    clip: float = 1.0
+    recency: float = 1.0
+    batch: int = 1024
+    steps: int = 300
+    learning_rate: float = 3e-3
+    shares: PrivacyShares = field(default_factory=PrivacyShares)
+
+
+@dataclass(frozen=True)
 class RecommendRecipe:
     """name: of the section. known: what the tables and the model of the section know: "train" (as in
     published figures) or "validation" (everything before the test, as a shop would). repeats: whether what
     was taken may be named again. new_share: least share of the mixture that belongs to items which nobody
     took yet, found by text or attributes; 0: none. pretrained: the encoder of the items' texts, "" for
     none; it reads the first text_characters_max of each. history_max: items of a history that tables read.
+    privacy: None trains without it.
     """
 
     name: str = "recommend"
@@ -103,6 +141,7 @@ class RecommendRecipe:
     tables: TableRecipe = field(default_factory=TableRecipe)
     sequence: SequenceRecipe = field(default_factory=SequenceRecipe)
     order: OrderRecipe = field(default_factory=OrderRecipe)
+    privacy: PrivacyRecipe | None = None
 
 
 def load_recommend_recipe(path: str | Path = DEFAULT_RECIPE) -> RecommendRecipe:
@@ -153,4 +192,42 @@ def checked(recipe: RecommendRecipe) -> RecommendRecipe:
     ):
         if value_of not in known:
             raise RecipeError(f"{name} must be one of {', '.join(known)}, not {value_of!r}")
+    if recipe.privacy is not None:
+        _check_privacy(recipe.privacy, recipe.known)
     return recipe
+
+
+def _check_privacy(privacy: PrivacyRecipe, known: str) -> None:
+    """Raises: RecipeError naming a value that cannot be."""
+    if not 0.0 < privacy.epsilon <= EPSILON_MAX:
+        raise RecipeError(
+            f"privacy.epsilon must be above 0 and at most {EPSILON_MAX:g}, not {privacy.epsilon:g}: above "
+            "that it promises next to nothing; leave the section out to train without privacy"
+        )
+    if not 0.0 < privacy.delta < DELTA_MAX:
+        raise RecipeError(
+            f"privacy.delta must be above 0 and below {DELTA_MAX:g}, not {privacy.delta:g}: with that chance "
+            "a shopper may be given away altogether, so take well below 1 by the number of shoppers"
+        )
+    if known != "train":
+        raise RecipeError(
+            'known must be "train" with [privacy]: learning once more from everything before the test would '
+            "spend epsilon a second time"
+        )
+    least: list[tuple[str, float, float]] = [
+        ("contributions_max", privacy.contributions_max, 2),
+        ("recency", privacy.recency, 0),
+        ("batch", privacy.batch, 1),
+        ("steps", privacy.steps, 1),
+        *((f"shares.{name}", value, 0) for name, value in vars(privacy.shares).items()),
+    ]
+    for name, value, low in least:
+        if not low <= value < math.inf:
+            raise RecipeError(f"privacy.{name} must be at least {low:g}, not {value:g}")
+    for name, value in (
+        ("clip", privacy.clip),
+        ("learning_rate", privacy.learning_rate),
+        ("shares.popularity", privacy.shares.popularity),
+    ):
+        if not 0.0 < value < math.inf:
+            raise RecipeError(f"privacy.{name} must be above 0, not {value:g}")

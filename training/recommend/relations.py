@@ -70,7 +70,7 @@ def make_tables(
             similar_texts(texts, neighbours=settings.neighbours, temperature=settings.temperature),
             0.0,
         )
-    new = _new_items(recipe, shares, texts, counts)
+    new = new_items(recipe, shares, texts, counts)
     if new is not None:
         made[NEW] = (new, 0.0)
     return [
@@ -79,7 +79,7 @@ def make_tables(
     ]
 
 
-def _new_items(
+def new_items(
     recipe: RecommendRecipe,
     shares: sparse.csr_matrix | None,
     texts: NDArray[np.float32] | None,

@@ -102,7 +102,7 @@ def closed_form(taken: sparse.csr_matrix, *, l2: float, neighbours: int) -> spar
     _mirror(inverse)
     diagonal = np.diag(inverse).copy()
     rows = (inverse[at : at + _ROWS] / -diagonal for at in range(0, len(seen), _ROWS))
-    small = _largest(_without_diagonal(rows), len(seen), neighbours)
+    small = largest_of_rows(rows, len(seen), neighbours)
     place = sparse.csr_matrix(
         (np.ones(len(seen), dtype=np.float32), (np.arange(len(seen)), seen)), shape=(len(seen), items)
     )
@@ -144,7 +144,7 @@ def similar_texts(
             shifted[~has_text[at : at + _ROWS]] = 0.0
             yield shifted
 
-    return equal_rows(_largest(_without_diagonal(rows()), len(vectors), neighbours))
+    return equal_rows(largest_of_rows(rows(), len(vectors), neighbours))
 
 
 def similar_attributes(
@@ -177,7 +177,7 @@ def similar_attributes(
             cosine = (unit[at : at + _ROWS] @ columns).toarray()
             yield np.square(np.square(cosine)) * liked
 
-    return equal_rows(_largest(_without_diagonal(rows()), unit.shape[0], neighbours))
+    return equal_rows(largest_of_rows(rows(), unit.shape[0], neighbours))
 
 
 def equal_rows(table: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -212,11 +212,14 @@ def _without_diagonal(parts: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[
         start += len(part)
 
 
-def _largest(parts: Iterator[NDArray[np.float32]], items: int, neighbours: int) -> sparse.csr_matrix:
-    """Sparse rows of dense parts: the largest positive values of each."""
+def largest_of_rows(parts: Iterator[NDArray[np.float32]], items: int, neighbours: int) -> sparse.csr_matrix:
+    """Sparse rows of dense parts without the diagonal: the largest positive values of each.
+
+    parts: float32 [some rows, items] each, all rows in their order. Returns: float32 [rows, items].
+    """
     kept = min(neighbours, items)
     found = []
-    for part in parts:
+    for part in _without_diagonal(parts):
         columns = np.argpartition(-part, kept - 1, axis=1)[:, :kept]
         values = np.take_along_axis(part, columns, axis=1)
         rows = np.repeat(np.arange(len(part)), kept)

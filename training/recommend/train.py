@@ -25,6 +25,8 @@ from training.loop import CheckpointError, DeviceMemoryError
 from training.recipe import RecipeError
 from training.recommend.behaviour import Behaviour, read_behaviour
 from training.recommend.fit import fit
+from training.recommend.private.accounting import require_opacus
+from training.recommend.private.fit import private_fit
 from training.recommend.recipe import DEFAULT_RECIPE, RecommendRecipe, load_recommend_recipe
 from training.recommend.section import write_section
 
@@ -50,7 +52,8 @@ def train(
             if not console.is_terminal:
                 console.print(what, highlight=False)
 
-        contents = fit(recipe, behaviour, run, note=note, progress=lambda count: bar.advance(task, count))
+        learn = fit if recipe.privacy is None else private_fit
+        contents = learn(recipe, behaviour, run, note=note, progress=lambda count: bar.advance(task, count))
     if beginning is None:
         write_section(out / SECTION, contents)
     else:
@@ -94,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         recipe = load_recommend_recipe(given.recipe)
-        behaviour = read_behaviour(given.data, seed=recipe.seed)
+        if recipe.privacy is not None:
+            require_opacus()
+        behaviour = read_behaviour(given.data, seed=recipe.seed, listed_only=recipe.privacy is not None)
         run = given.run or Path("run") / "recommend" / behaviour.name
         train(recipe, behaviour, run, given.out, given.base, console)
     except (RecipeError, ProductError, BundleError, FileNotFoundError) as error:
@@ -110,6 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps({"bundle": str(given.out), "run": str(run), **card}))
         return 0
+    if recipe.privacy is not None:
+        private = card["privacy"]
+        print(
+            f"private: epsilon {private['epsilon']:.3f}, delta {private['delta']:g}, for all of one shopper"
+        )
     for name, weight in sorted(card["weights"].items(), key=lambda one: -one[1]):
         print(f"{name:<14} {weight:.3f} of the mixture")
     print(f"bundle {given.out}; measure it: muster evaluate {given.out} --task recommend --data {given.data}")

@@ -14,6 +14,7 @@ from muster.console.jobs import Busy, Jobs
 from muster.console.output import Output
 from muster.console.settings import ConsoleSettings
 from muster.deploy.deployer import phase_name
+from muster.deploy.judge import Limits
 from muster.deploy.replicas import Replicas
 from muster.deploy.steps import View
 
@@ -41,6 +42,10 @@ class BundlesPage:
                     back.tooltip("Serve the bundle before the last deploy again")
             with ui.element("section").classes("card"):
                 text("h2", f"In the folder {self._settings.bundles}")
+                self._requests = ui.number(
+                    "Requests to compare", value=Limits.min_requests, min=1, precision=0, format="%d"
+                ).props("outlined dense")
+                self._requests.tooltip("In each of the two trials, before the next step")
                 self._found = ui.element("div").style(
                     "min-width: 0; display: flex; flex-direction: column; gap: .8rem"
                 )
@@ -114,7 +119,12 @@ class BundlesPage:
             " disagreement.",
             "Deploy it",
         ):
-            await self._start(f"deploy of {card.folder.name}", [str(card.folder)])
+            await self._start(f"deploy of {card.folder.name}", [str(card.folder), *self._trials()])
+
+    def _trials(self) -> list[str]:
+        """The option for what was asked for; the deployer's own where nothing was."""
+        wanted = self._requests.value
+        return [] if wanted is None or wanted < 1 else ["--min-requests", str(int(wanted))]
 
     async def _roll_back(self) -> None:
         if await confirmed(

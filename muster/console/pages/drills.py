@@ -59,6 +59,7 @@ class DrillsPage:
                 )
                 text("p", f"Breaks: {drill['injection']}.")
                 text("p", f"Must hold: {drill['hypothesis']}.", "muted")
+                text("p", drilling.alerts(drill), "muted")
                 if drill["needs"]:
                     text("p", f"Needs {', '.join(drill['needs'])}.", "muted")
             with ui.element("div").classes("fields"):

@@ -357,6 +357,16 @@ impl Engine {
         self.0.observe(epoch, head_sequence);
     }
 
+    /// Let so many workers take work from now on; returns how many do.
+    fn resize(&self, workers: usize) -> usize {
+        self.0.resize(workers)
+    }
+
+    /// Tell the engine that the log cannot be read, until the next `observe`.
+    fn lose_log(&self) {
+        self.0.lose_log();
+    }
+
     /// Answer a serialised `SearchRequest` within the budget, microseconds; `priority` is the class that metadata name.
     #[pyo3(signature = (request, remaining_us, cancel=None, priority=None))]
     fn search<'py>(

@@ -193,7 +193,7 @@ pub struct Status {
     pub in_flight: usize,
     /// Requests waiting.
     pub queued: usize,
-    /// Worker threads.
+    /// Worker threads that take work.
     pub workers: usize,
     /// Plans, cheapest tier first.
     pub plans: Vec<PlanNow>,
@@ -261,6 +261,8 @@ struct Core {
     serving: ArcSwapOption<Generation>,
     parking: Parking,
     observed: Mutex<Observed>,
+    /// The log cannot be read, so that waiting for a sequence is in vain.
+    log_away: AtomicBool,
     counters: Arc<Counters>,
     recommending: Arc<admission::Costs>,
     closing: AtomicBool,
@@ -368,6 +370,7 @@ impl Engine {
                 epoch: 0,
                 caught_up: Instant::now(),
             }),
+            log_away: AtomicBool::new(false),
             counters: Arc::new(Counters::default()),
             recommending: Arc::default(),
             closing: AtomicBool::new(false),
@@ -491,6 +494,21 @@ impl Engine {
         observed.epoch = observed.epoch.max(epoch);
         if caught_up {
             observed.caught_up = Instant::now();
+        }
+        self.core.log_away.store(false, Ordering::SeqCst);
+    }
+
+    /// Lets so many workers take work from now on, of all engines that share them: at least one, at most as many as were
+    /// started. Returns how many.
+    pub fn resize(&self, workers: usize) -> usize {
+        self.core.crew.scheduler.resize(workers)
+    }
+
+    /// Tells the engine that the log cannot be read: until the next [`Engine::observe`] a request that asks for a sequence
+    /// which is not applied is refused at once, those that wait for one among them. Its caller is better off elsewhere.
+    pub fn lose_log(&self) {
+        if !self.core.log_away.swap(true, Ordering::SeqCst) {
+            self.core.unpark();
         }
     }
 
@@ -1188,6 +1206,7 @@ impl Core {
         let mut parked = self.parking.parked.lock();
         loop {
             let closing = self.closing.load(Ordering::SeqCst);
+            let away = self.log_away.load(Ordering::SeqCst);
             let now_us = self.services.clock.now_us();
             let serving = self.serving();
             let applied = serving
@@ -1195,6 +1214,7 @@ impl Core {
                 .map_or(0, |generation| generation.applied_sequence());
             let leaves = |parked: &mut Parked| {
                 closing
+                    || away
                     || parked.until_us <= now_us
                     || parked.asked.ask.min_sequence <= applied
                     || parked.asked.pending.ended()
@@ -1225,8 +1245,13 @@ impl Core {
                     }
                     _ => {
                         let wanted = asked.ask.min_sequence;
+                        let why = if away {
+                            ", and the log cannot be read"
+                        } else {
+                            ""
+                        };
                         asked.reply.send(Err(Error::NotReady(format!(
-                            "sequence {wanted} has not been applied; {applied} has"
+                            "sequence {wanted} has not been applied; {applied} has{why}"
                         ))));
                     }
                 }

@@ -666,3 +666,43 @@ fn engines_side_by_side_share_the_workers_and_work_behind_is_refused_while_other
     second.close();
     assert!(matches!(ask(&second), Err(Error::NotReady(_))));
 }
+
+#[test]
+fn a_request_that_waits_for_a_sequence_is_refused_once_the_log_cannot_be_read() {
+    let Some((bundle, library)) = places() else {
+        return;
+    };
+    let engine = Engine::new(&bundle, &library, Settings::default()).unwrap();
+    engine.serve(engine.empty().unwrap());
+    let request = wire::SearchRequest {
+        query: "red shoes".into(),
+        min_sequence: 7,
+        ..Default::default()
+    }
+    .encode_to_vec();
+    let ask = |remaining_us| {
+        let (sender, receiver) = channel();
+        let call = Call {
+            method: Method::Search,
+            request: &request,
+            arrived: Instant::now(),
+            remaining_us,
+            priority: None,
+        };
+        engine.submit(call, move |result| sender.send(result.map(|_| ())).unwrap());
+        receiver
+    };
+    let why = |receiver: std::sync::mpsc::Receiver<Result<()>>| match receiver.recv() {
+        Ok(Err(Error::NotReady(why))) => why,
+        other => panic!("not refused: {other:?}"),
+    };
+
+    let waiting = ask(u64::from(u32::MAX));
+    assert!(waiting.try_recv().is_err(), "it waits");
+    engine.lose_log();
+    assert!(why(waiting).contains("the log cannot be read"));
+    assert!(why(ask(u64::from(u32::MAX))).contains("the log cannot be read"));
+
+    engine.observe(1, 7);
+    assert_eq!(why(ask(20_000)), "sequence 7 has not been applied; 0 has");
+}

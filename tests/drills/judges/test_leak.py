@@ -13,7 +13,7 @@ import pytest
 from drills.experiment import Verdict
 from drills.journal import History, Record
 from drills.judges.leak import LEAK_FIGURES, judge_leaks
-from drills.rig.canaries import Search, draw
+from drills.rig.canaries import Search, draw, draw_stored
 from muster.privacy.scrub import scrub
 from tests.drills.judges.records import ENDED, acknowledged, fault, header, log, read
 
@@ -25,6 +25,18 @@ def test_canaries_are_others_for_another_seed_and_look_like_what_they_stand_for(
     for canary in one:
         if canary.name in ("email", "phone", "card", "identity", "token"):
             assert scrub(f"this is {canary.text} of mine").text == f"this is [{canary.name}] of mine"
+
+
+def test_texts_that_a_store_keeps_are_of_no_person_and_others_for_another_seed() -> None:
+    one, other = draw_stored(1), draw_stored(2)
+    assert one == draw_stored(1)
+    assert not {canary.text for canary in one} & {canary.text for canary in other}
+    assert len({canary.name for canary in one} | {canary.name for canary in draw(1)}) == len(one) + len(
+        draw(1)
+    )
+    for seed in range(50):
+        for canary in draw_stored(seed):
+            assert scrub(f"a remark; {canary.text}").text.endswith(canary.text)
 
 
 @pytest.mark.parametrize("form", ["raw", "base64", "hex", "gzip", "parquet"])
@@ -102,3 +114,50 @@ def test_the_verdict_follows_from_what_was_found(given: History, verdict: Verdic
 def test_without_a_search_nothing_is_known() -> None:
     records = [record for record in history().records if record["kind"] != "searched"]
     assert judge_leaks(History(tuple(records))).verdict is Verdict.INCONCLUSIVE
+
+
+KEPT = ["attribute", "brand", "category", "comment", "description", "title"]
+
+
+def encrypted(*more: Record, kept: list[str] = KEPT, folded: bool = True, files: int = 3) -> History:
+    given = history(*more)
+    sent = next(record for record in given.records if record["kind"] == "fault")
+    sent["stored"] = len(KEPT)
+    searched: Record = {
+        "kind": "store_searched",
+        "at_s": 12.0,
+        "files": files,
+        "bytes": 2**20,
+        "unread": [],
+        "kept": kept,
+        "folded": folded,
+    }
+    return History((*given.records, searched))
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "words"),
+    [
+        (encrypted(), Verdict.HELD, ""),
+        (
+            encrypted({**LEAK, "canary": "title", "place": "data/catalogue.sqlite3-wal"}),
+            Verdict.DEVIATED,
+            "the title was found in data/catalogue.sqlite3-wal",
+        ),
+        (encrypted(kept=["title"]), Verdict.INCONCLUSIVE, "of 6 marked texts the store keeps only: title"),
+        (encrypted(folded=False), Verdict.INCONCLUSIVE, "nothing is known of the snapshot"),
+        (encrypted(files=0), Verdict.INCONCLUSIVE, "no file that could be looked through"),
+    ],
+)
+def test_of_an_encrypted_store_what_it_keeps_must_be_in_it_and_not_be_found(
+    given: History, verdict: Verdict, words: str
+) -> None:
+    judgement = judge_leaks(given)
+    assert judgement.verdict is verdict, judgement.reasons
+    assert words in "; ".join(judgement.reasons)
+    assert judgement.figures["kept"] == (1 if "only: title" in words else len(KEPT))
+
+
+def test_an_encrypted_store_that_was_not_looked_through_is_not_held() -> None:
+    records = [record for record in encrypted().records if record["kind"] != "store_searched"]
+    assert "were not looked through" in judge_leaks(History(tuple(records))).reasons[0]

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from drills.book import Drill
+from drills.judges.alerts import Due
 from drills.report.headlines import Headline
 from drills.report.page import Section, draw, met, number, render, trend
 from drills.report.summary import summarise
@@ -78,14 +79,23 @@ def test_verdict_figures_target_and_the_run_before_are_on_the_page() -> None:
     assert 'class="trend"' in text
 
 
-def test_when_its_alert_fired_is_among_a_drill_s_figures() -> None:
-    alarmed = replace(DRILL, alerts=("MusterPrimaryDown",))
-    figures = {"alerts": {"MusterPrimaryDown": {"fired_ms_p50": 512.0}, "others": []}}
+def test_when_its_alert_fired_is_among_a_drill_s_figures_with_what_is_allowed() -> None:
+    alarmed = replace(DRILL, alerts=(Due("MusterPrimaryDown", 3.0),))
+    figures = {"alerts": {"MusterPrimaryDown": {"fired_ms_max": 512.0}, "others": []}}
     section = Section(alarmed, [run(figures=figures)])
-    assert section.headlines[-1].figure == "alerts.MusterPrimaryDown.fired_ms_p50"
+    assert section.headlines[-1].figure == "alerts.MusterPrimaryDown.fired_ms_max"
     words = " ".join(parsed(page(section)).words)
-    assert "MusterPrimaryDown fired after, median" in words
-    assert "512" in words
+    assert "MusterPrimaryDown fired after, slowest" in words
+    assert "512 ms" in words and "≤ 3,000 ms" in words
+
+
+def test_where_no_alert_is_due_the_page_says_why_and_names_those_that_fired() -> None:
+    quiet = replace(DRILL, silent="only clients see it")
+    alerts = {"others": ["MusterStale"], "unforeseen": ["MusterStale"], "not_due": "all was kept"}
+    words = " ".join(parsed(page(Section(quiet, [run(figures={"alerts": alerts})]))).words)
+    assert "No alert is due: only clients see it." in words
+    assert "No alert was due: all was kept." in words
+    assert "Alerts without a known cause: MusterStale." in words
 
 
 def test_what_was_never_run_says_how_to_run_it() -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from muster.client import Client, MusterError
+from muster.v1 import admin_pb2
 from tests.examples.service import running_pair
+from tests.fixtures.tiny_bundle import build
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make build-all")
 pytest.importorskip("nicegui", reason="the extra `console` is not installed: make build-all")
 
+ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT_MS = 60_000
 # The slowest test machine answers in this; what a deadline buys is not what is tested here.
@@ -30,7 +37,8 @@ if CHROMIUM is None:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], Path]]:
     folder = tmp_path_factory.mktemp("console")
-    with running_pair(folder) as endpoints:
+    with running_pair(folder, {"drills.allowed": "transfer"}) as endpoints:
+        build(folder / "other", name="other")
         yield endpoints, folder
 
 
@@ -39,8 +47,13 @@ def address(service: tuple[list[str], Path]) -> Iterator[str]:
     endpoints, folder = service
     command = [sys.executable, "-m", "muster.cli", "console", "--listen", "127.0.0.1:0"]
     command += ["--target", ",".join(endpoints), "--bundles", str(folder)]
-    environment = {**os.environ, "MUSTER_DRILL_RECORDS": str(folder / "records.sqlite")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    environment = {
+        **os.environ,
+        "MUSTER_DRILL_RECORDS": str(folder / "records.sqlite"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))),
+    }
+    # Not in the project's folder: what a drill writes is of this test.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder) as process:
         assert process.stderr is not None
         told = process.stderr.readline()
         found = re.search(r"http://\S+", told)
@@ -155,6 +168,104 @@ def test_a_deploy_asks_first_and_can_be_left(page: sync_api.Page) -> None:
     dialog.get_by_role("button", name="Leave it").click()
     dialog.wait_for(state="hidden")
     assert not page.get_by_test_id("job").is_visible()
+
+
+def output_of(page: sync_api.Page) -> str:
+    return page.get_by_role("log").inner_text()
+
+
+def finished(page: sync_api.Page, title: str) -> str:
+    """What the page says of a job once it has ended."""
+    try:
+        page.wait_for_function(
+            "title => { const told = document.querySelector('[data-testid=job]').innerText;"
+            " return told.startsWith(title) && !told.includes('under way'); }",
+            arg=title,
+            timeout=4 * WAIT_MS,
+        )
+    except sync_api.TimeoutError:
+        pytest.fail(f"{title} does not end: {output_of(page)}")
+    return page.get_by_test_id("job").inner_text()
+
+
+def test_a_drill_of_the_running_service_is_run_from_the_page_and_its_report_is_read(
+    page: sync_api.Page,
+) -> None:
+    page.goto("/drills")
+    entry = page.get_by_role("listitem").filter(has=page.get_by_role("button", name="Run rolling_restart"))
+    assert "Sets off no alert: planned" in entry.inner_text()
+    entry.get_by_role("checkbox", name="on the running service").click()
+    entry.get_by_role("button", name="Run rolling_restart").click()
+    page.get_by_role("dialog").get_by_role("button", name="Run it").click()
+    told = finished(page, "drill rolling_restart")
+    output = page.get_by_role("log").inner_text()
+    # How a busy machine keeps its calls is the drill's own question.
+    found = re.search(r"held|deviated|inconclusive", told)
+    assert found, told + output
+    assert f"rolling_restart: {found[0]}" in output
+    page.reload()
+    row = page.get_by_role("row").filter(has_text="rolling_restart")
+    row.wait_for()
+    assert found[0] in row.inner_text()
+    page.get_by_text("The report of all drills").click()
+    report = page.frame_locator("iframe.report")
+    report.get_by_role("link", name="rolling_restart").wait_for()
+    overview = report.get_by_role("row").filter(has_text="rolling_restart").first
+    assert found[0] in overview.inner_text()
+
+
+@contextlib.contextmanager
+def shoppers(endpoint: str) -> Iterator[None]:
+    """Searches at one replica as long as it lasts, each another one, since the canary takes its share of them
+    by what is asked; with pauses in which it can compare."""
+    enough, numbers = threading.Event(), itertools.count()
+
+    def ask() -> None:
+        with Client([endpoint]) as client:
+            while not enough.is_set():
+                with contextlib.suppress(MusterError):
+                    client.search(f"coffee mug {next(numbers)}", deadline_ms=float(DEADLINE_MS))
+                enough.wait(0.005)
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for one in asking:
+        one.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        for one in asking:
+            one.join()
+
+
+def test_a_bundle_is_deployed_and_rolled_back_from_the_page(
+    page: sync_api.Page, service: tuple[list[str], Path]
+) -> None:
+    endpoints, _ = service
+    with Client(endpoints) as client:
+
+        def serving() -> set[str]:
+            return {one.status.bundle_id for one in client.status() if one.status is not None}
+
+        def standby() -> str:
+            roles = {one.endpoint: one.status.role for one in client.status() if one.status is not None}
+            return next(endpoint for endpoint, role in roles.items() if role == admin_pb2.ROLE_STANDBY)
+
+        [before] = serving()
+        page.goto("/bundles")
+        page.get_by_label("Requests to compare").fill("30")
+        page.get_by_label("Requests to compare").press("Tab")
+        with shoppers(standby()):
+            page.get_by_role("button", name="Deploy other").click()
+            page.get_by_role("dialog").get_by_role("button", name="Deploy it").click()
+            assert finished(page, "deploy of other") == "deploy of other: done.", output_of(page)
+        [after] = serving()
+        assert after != before and after.startswith("other")
+        page.get_by_role("cell", name=after, exact=True).first.wait_for()
+        page.get_by_role("button", name="Roll back").click()
+        page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+        assert finished(page, "roll-back") == "roll-back: done.", output_of(page)
+        assert serving() == {before}
 
 
 def test_pages_fit_a_phone_and_the_theme_is_remembered(page: sync_api.Page) -> None:

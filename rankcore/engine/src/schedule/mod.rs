@@ -122,6 +122,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     work_arrived: Condvar,
+    /// For workers that rest: how many take work has changed.
+    resized: Condvar,
     queue_max: usize,
 }
 
@@ -164,6 +166,7 @@ impl Scheduler {
                 closed: false,
             }),
             work_arrived: Condvar::new(),
+            resized: Condvar::new(),
             queue_max,
         });
         let scheduler = Self {
@@ -232,10 +235,20 @@ impl Scheduler {
         state.queue.backlog_us(self.shared.clock.now_us())
     }
 
-    /// Number of workers.
+    /// Number of workers that take work.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.shared.state.lock().queue.workers()
+    }
+
+    /// Lets so many workers take work from now on, at least one and at most as many as were started; returns how many. One
+    /// that is to rest ends the step that it is at, and its task goes on elsewhere.
+    pub fn resize(&self, workers: usize) -> usize {
+        let workers = self.shared.state.lock().queue.resize(workers);
+        // Who waits for work may have to rest, and who rests may have to work.
+        self.shared.work_arrived.notify_all();
+        self.shared.resized.notify_all();
+        workers
     }
 
     /// Stops: waiting work leaves as abandoned, running steps end, threads are joined. Further work is refused.
@@ -246,6 +259,7 @@ impl Scheduler {
             state.queue.drain()
         };
         self.shared.work_arrived.notify_all();
+        self.shared.resized.notify_all();
         for mut work in waiting {
             work.leave(Leaving::Abandoned);
         }
@@ -280,6 +294,15 @@ fn work(shared: &Shared, worker: usize) {
     let _ = rustix::process::nice(NICENESS);
     let mut state = shared.state.lock();
     loop {
+        if state.queue.rests(worker) && !state.closed {
+            state.queue.note_rest(worker);
+            if state.queue.waiting() > 0 {
+                // What it has left, or was woken for, is another one's.
+                shared.work_arrived.notify_one();
+            }
+            shared.resized.wait(&mut state);
+            continue;
+        }
         let now_us = shared.clock.now_us();
         let taken = state.queue.take(worker, now_us);
         if taken.left.is_empty() && taken.next.is_none() {
@@ -356,7 +379,7 @@ fn run(
             return None;
         }
         let mut state = shared.state.lock();
-        if state.closed || state.queue.should_yield(&entry) {
+        if state.closed || state.queue.rests(worker) || state.queue.should_yield(&entry) {
             return Some(entry);
         }
         state.queue.note_step(worker, &entry, shared.clock.now_us());

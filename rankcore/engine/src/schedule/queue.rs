@@ -61,7 +61,10 @@ struct Running {
 #[derive(Debug)]
 pub struct Queue<T> {
     waiting: Ordered<T>,
+    /// The step of each worker; of those that rest at the end, the one that they are just leaving.
     running: Vec<Option<Running>>,
+    /// Workers that take work; the others rest.
+    active: usize,
     arrivals: u64,
     /// Of the work that was ever taken, the arrival of the latest.
     latest: u64,
@@ -80,18 +83,37 @@ impl<T: Work> Queue<T> {
     /// An empty queue served by `workers` workers (at least one).
     #[must_use]
     pub fn new(workers: usize) -> Self {
+        let workers = workers.max(1);
         Self {
             waiting: Ordered::default(),
-            running: vec![None; workers.max(1)],
+            running: vec![None; workers],
+            active: workers,
             arrivals: 0,
             latest: 0,
         }
     }
 
-    /// Number of workers.
+    /// Number of workers that take work.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.running.len()
+        self.active
+    }
+
+    /// Lets so many workers take work from now on, at least one and at most as many as there are; returns how many.
+    pub fn resize(&mut self, workers: usize) -> usize {
+        self.active = workers.clamp(1, self.running.len());
+        self.active
+    }
+
+    /// Whether `worker` is to rest once its step has ended.
+    #[must_use]
+    pub fn rests(&self, worker: usize) -> bool {
+        worker >= self.active
+    }
+
+    /// Records that `worker` does nothing.
+    pub fn note_rest(&mut self, worker: usize) {
+        self.running[worker] = None;
     }
 
     /// Units of work that wait.
@@ -201,8 +223,7 @@ impl<T: Work> Queue<T> {
     /// out at most one unit of work longer than if each had to stay on one of them.
     #[must_use]
     pub fn delay_us(&self, deadline_us: u64, now_us: u64) -> u64 {
-        let mut free_at: Vec<u64> = self
-            .running
+        let mut free_at: Vec<u64> = self.running[..self.active]
             .iter()
             .map(|slot| {
                 slot.map_or(0, |running| {
@@ -217,7 +238,11 @@ impl<T: Work> Queue<T> {
             })
             .collect();
         free_at.sort_unstable();
-        let mut pouring = self.waiting.total_until(deadline_us);
+        // What a worker leaves that is about to rest is done by the others.
+        let left = self.running[self.active..].iter().flatten();
+        let left = left.filter(|running| running.deadline_us <= deadline_us && !running.helping);
+        let left_us: u64 = left.map(|running| running.remaining_us).sum();
+        let mut pouring = self.waiting.total_until(deadline_us) + left_us;
         let mut level = free_at[0];
         for (workers, next) in (1_u64..).zip(free_at[1..].iter().chain([&u64::MAX])) {
             let room = (next - level).saturating_mul(workers);
@@ -238,7 +263,7 @@ impl<T: Work> Queue<T> {
                 .remaining_us
                 .saturating_sub(now_us.saturating_sub(running.started_us))
         });
-        (running.sum::<u64>() + self.waiting.total()) / self.running.len() as u64
+        (running.sum::<u64>() + self.waiting.total()) / self.active as u64
     }
 
     /// Everything that waits, for shutting down.
@@ -429,6 +454,24 @@ mod tests {
         }
         assert!(queue.take(1, 80).next.is_none());
         assert_eq!(queue.delay_us(200, 80), 0);
+    }
+
+    #[test]
+    fn a_worker_that_is_to_rest_counts_for_nothing_but_what_it_leaves() {
+        let mut queue = Queue::new(2);
+        queue.push(100, item("a", 40));
+        queue.push(100, item("b", 60));
+        queue.push(100, item("c", 20));
+        assert!(queue.take(0, 0).next.is_some() && queue.take(1, 0).next.is_some());
+        assert_eq!(queue.delay_us(100, 0), 60);
+        assert_eq!((queue.resize(1), queue.workers()), (1, 1));
+        assert!(queue.rests(1) && !queue.rests(0));
+        // The one that stays has its own 40, the 20 that wait, and the 60 that are left.
+        assert_eq!((queue.delay_us(100, 0), queue.backlog_us(0)), (120, 120));
+        assert_eq!(queue.in_flight(), 3);
+        queue.note_rest(1);
+        assert_eq!((queue.delay_us(100, 0), queue.in_flight()), (60, 2));
+        assert_eq!((queue.resize(0), queue.resize(9)), (1, 2));
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Bench {
         let shared: Arc<dyn Clock> = Arc::<VirtualClock>::clone(&clock);
         Bench {
             clock,
-            scheduler: Scheduler::new(workers, 100, shared).expect("threads"),
+            scheduler: Scheduler::new(workers, 1_000, shared).expect("threads"),
             log: Log::default(),
         }
     }
@@ -370,6 +370,59 @@ fn closing_ends_helpers_after_their_piece() {
         task.ends();
     });
     assert_eq!(bench.happened().len(), 2, "{:?}", bench.happened());
+}
+
+#[test]
+fn a_worker_that_rests_takes_nothing_and_works_again_when_it_may() {
+    let bench = Bench::new(2);
+    assert_eq!(bench.scheduler.resize(1), 1);
+    let one = bench.submit("one", 1_000, None);
+    bench.wait_for(1);
+    let other = bench.submit("other", 2_000, None);
+    assert_eq!(
+        (bench.scheduler.workers(), bench.scheduler.depth()),
+        (1, (1, 2))
+    );
+    one.ends();
+    bench.wait_for(2);
+    let third = bench.submit("third", 3_000, None);
+    assert_eq!(bench.scheduler.depth(), (1, 2));
+    assert_eq!(bench.scheduler.resize(9), 2);
+    bench.wait_for(3);
+    other.ends();
+    third.ends();
+    assert_eq!(bench.happened(), ["one", "other", "third"]);
+}
+
+#[test]
+fn whoever_is_to_rest_ends_its_step_and_nothing_is_lost_whatever_the_size_does() {
+    let bench = Bench::new(4);
+    let tasks: Vec<_> = (0..200_u64)
+        .map(|place| {
+            let size = usize::try_from(place % 5).expect("small");
+            bench.scheduler.resize(size);
+            bench.submit("task", 1_000 + place, None)
+        })
+        .collect();
+    for (place, task) in tasks.iter().enumerate() {
+        bench.scheduler.resize(place % 5);
+        task.let_go.send(()).expect("the task listens");
+    }
+    bench.scheduler.resize(1);
+    for task in &tasks {
+        assert!(task.over.recv_timeout(LONG).expect("the task ends"));
+    }
+    assert_eq!(bench.happened().len(), tasks.len());
+}
+
+#[test]
+fn closing_ends_workers_that_rest() {
+    let bench = Bench::new(3);
+    bench.scheduler.resize(1);
+    let task = bench.submit("task", 1_000, None);
+    bench.wait_for(1);
+    task.ends();
+    bench.scheduler.close();
 }
 
 /// Reads its pieces together with whoever helps.
