@@ -158,7 +158,7 @@ def _with_bounds(one: Estimate) -> str:
 
 
 def _show_models(console: Console, compared: browsing.Comparison) -> None:
-    names = [one.name for one in compared.models]
+    names = [f"model {one.name}" for one in compared.models]
     by_place = Table("position", *names, title="perplexity of answers held out")
     for at in range(len(compared.models[0].by_place)):
         by_place.add_row(str(at + 1), *(_with_bounds(one.by_place[at]) for one in compared.models))
