@@ -689,6 +689,7 @@ fn a_request_that_waits_for_a_sequence_is_refused_once_the_log_cannot_be_read() 
             arrived: Instant::now(),
             remaining_us,
             priority: None,
+            memory: None,
         };
         engine.submit(call, move |result| sender.send(result.map(|_| ())).unwrap());
         receiver
