@@ -1,0 +1,1 @@
+"""Callers in Python that an application may begin from; Go and TypeScript have folders of their own."""
