@@ -21,10 +21,12 @@ pytestmark = pytest.mark.skipif(
     reason="the ranking core is not built; run `make build`",
 )
 
+KILLS = 3
+
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", [SQLITE, pytest.param(POSTGRESQL, marks=pytest.mark.postgresql)])
-def test_five_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path, store: str) -> None:
+def test_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path, store: str) -> None:
     if store == POSTGRESQL and (reason := missing()) is not None:
         pytest.skip(reason)
     bundle = tmp_path / "tiny"
@@ -34,7 +36,7 @@ def test_five_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path,
         shop=synthetic_shop(60, 1, queries=20),
         # A lease that a machine busy with other things does not end: the fault here is death, not hanging.
         plan=ClusterPlan(bundle=bundle, replicas=3, settings={"lease": {"ttl_ms": 2000}}),
-        runs=5,
+        runs=KILLS,
         seed=1,
         # What must hold on any machine is judged here; how fast writes are back is the drill's own question.
         traffic=Traffic(reads_per_s=50, writes_per_s=20, read_deadline_ms=2000),
@@ -48,7 +50,7 @@ def test_five_kills_lose_nothing_double_nothing_and_fail_no_read(tmp_path: Path,
     assert figures["epochs_monotone"]
     killed = {
         record["pid"]
-        for number in range(1, 6)
+        for number in range(1, KILLS + 1)
         for record in read_history(tmp_path / "journal" / f"run-{number:04d}.jsonl").of("fault")
     }
-    assert len(killed) == 5
+    assert len(killed) == KILLS
