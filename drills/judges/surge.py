@@ -57,6 +57,10 @@ def judge_surge(history: History, limits: SurgeLimits) -> Judgement:
     return found.judgement()
 
 
+NEEDED_LOOKS, NEEDED_S = 3, 3.0
+"""For how long the price must have stood above the limit before a replica is missed."""
+
+
 def _quality(reads: Sequence[Record]) -> float | None:
     """Mean expected nDCG share of the answers."""
     worth = [read["expected_ndcg"] for read in reads if read["status"] == OK]
@@ -128,10 +132,13 @@ def _scaling(found: Findings, history: History, limits: SurgeLimits) -> None:
 
 
 def _needed_since_s(prices: Sequence[Record], above: float) -> float | None:
-    """When the price first stood above the limit in three looks in a row; None: never."""
-    run = 0
-    for place, one in enumerate(prices):
-        run = run + 1 if one["units"] > above else 0
-        if run == 3:
-            return float(prices[place - 2]["since_s"])
+    """When the price first stood above the limit for so many looks in a row and so long; None: never.
+
+    One look in two sees what the scaling saw: a shorter stand may have had a dip between.
+    """
+    stand: list[float] = []
+    for one in prices:
+        stand = [*stand, float(one["since_s"])] if one["units"] > above else []
+        if len(stand) >= NEEDED_LOOKS and stand[-1] - stand[0] >= NEEDED_S:
+            return stand[0]
     return None

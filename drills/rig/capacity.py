@@ -15,6 +15,10 @@ from drills.rig.cluster import SERVER_COMMAND, Cluster, ClusterPlan
 from drills.rig.load import OK, Sample, SearchFlood, closed_loop, decode
 
 CALIBRATION_DEADLINE_MS = 2000.0
+FULL_SHARE_MIN = 0.8
+"""Only full answers are counted, so a few others in between (a replica with a share of a core stalls now and
+then, and falls back) make the capacity a little smaller, not wrong.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def measure_capacity(
 ) -> Capacity:
     """Counts full answers in a closed loop with long deadlines; a first third warms up and is not counted.
 
-    Raises: Inconclusive where hardly any answer was the best plan's.
+    Raises: Inconclusive where fewer than ``FULL_SHARE_MIN`` of the answers were the best plan's.
     """
 
     def measure(seconds: float) -> list[Sample]:
@@ -47,7 +51,7 @@ def measure_capacity(
     measure(duration_s / 3)
     samples = measure(duration_s)
     full = [s for s in samples if s.status == OK and s.fields["reason"] == "best"]
-    if len(full) < 0.9 * len(samples) or not full:
+    if len(full) < FULL_SHARE_MIN * len(samples) or not full:
         outcomes = Counter(s.fields.get("reason", s.status) for s in samples)
         raise Inconclusive(
             f"the best plan's capacity could not be measured: with {CALIBRATION_DEADLINE_MS:.0f} ms each, "

@@ -4,6 +4,7 @@ import pytest
 
 from drills.experiment import Verdict
 from drills.journal import History, Record
+from drills.judges import surge
 from drills.judges.surge import SURGE_FIGURES, SurgeLimits, judge_surge
 from tests.drills.judges.records import fault, header, read
 
@@ -70,3 +71,10 @@ def test_what_a_day_must_not_do(history: History, sentence: str) -> None:
 @pytest.mark.parametrize("prices", [(0.0, 0.1, 0.2), (0.5, 0.0, 0.9, 0.8, 0.0), (None, None), ()])
 def test_where_time_was_never_dear_nothing_can_be_told(prices: tuple[float | None, ...]) -> None:
     assert judge_surge(day(said=(), prices=prices), SurgeLimits()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_price_that_stood_for_two_seconds_asks_for_no_replica() -> None:
+    looks = [{"since_s": 0.5 * place, "units": 0.9 if 3 <= place < 7 else 0.0} for place in range(20)]
+    assert surge._needed_since_s(looks, 0.3) is None
+    looks = [{"since_s": 0.5 * place, "units": 0.9 if 3 <= place < 10 else 0.0} for place in range(20)]
+    assert surge._needed_since_s(looks, 0.3) == 1.5
