@@ -310,7 +310,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser(NAME, HYPOTHESIS)
     options.add_argument("--products", type=positive(int), default=800, help="synthetic, to be served")
     options.add_argument(
-        "--peak", type=positive(float), default=1.5, help="of the standing replica's capacity, at noon"
+        "--peak", type=positive(float), default=2.5, help="of the standing replica's capacity, at noon"
     )
     options.add_argument("--factor", type=positive(float), default=10.0, help="noon over night")
     options.add_argument("--day-s", type=positive(float), default=60.0, help="length of the day")
