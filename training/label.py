@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from muster.products import ProductError, ProductFileError, gain_of, product_file, read_rows
+from muster.products.sheet import read_sheet, write_sheet
 from muster.v1 import catalogue_pb2
 from training.cross import Pieces, score_products
 from training.data.batches import Specials, pieces_of
 from training.data.folds import fold_of
 from training.data.overlap import WordOverlap
-from training.data.sheet import read_sheet, write_sheet
 from training.data.text import product_text
 from training.distil import student_file
 from training.measure import CUTOFF

@@ -177,7 +177,7 @@ def queue(
     from muster.insight.events import with_sessions
     from muster.insight.reading import Reader, plain_query
     from muster.labelling.queue import queue as pairs_of
-    from muster.labelling.sheet import write_sheet
+    from muster.labelling.sheet import write_pairs
     from muster.products import read_judgements
     from muster.products.readers import read_products
 
@@ -198,7 +198,7 @@ def queue(
         if products
         else {}
     )
-    write_sheet(out, found, ids=ids, titles=titles)
+    write_pairs(out, found, ids=ids, titles=titles)
     if as_json:
         print_json({"pairs": [asdict(pair) for pair in found], "sheet": str(out)})
         return

@@ -74,13 +74,10 @@ def queue(
     products = len(events.names.products)
     pair = query * products + events.product
     # A person counts once for each pair: who comes back to it every day is one opinion.
-    key = np.stack([pair, events.actor])
+    key = pair * (int(events.actor.max()) + 1) + events.actor
     first = np.flatnonzero(shown)
-    first = first[np.unique(key[:, first], axis=1, return_index=True)[1]]
-    clicked_keys = {
-        (int(one), int(actor)) for one, actor in key[:, np.flatnonzero(events.has(CLICK) & told)].T
-    }
-    clicked = np.array([(int(pair[at]), int(events.actor[at])) in clicked_keys for at in first])
+    first = first[np.unique(key[first], return_index=True)[1]]
+    clicked = np.isin(key[first], key[events.has(CLICK) & told])
     position = events.position[first]
     rate = np.bincount(position, clicked, POSITIONS + 1) / np.maximum(
         np.bincount(position, minlength=POSITIONS + 1), 1

@@ -1,14 +1,11 @@
-"""The sheet that people fill in, and the judgements that come of it.
+"""The sheet of pairs that people fill in, and the judgements that come of it.
 
-A CSV file that any spreadsheet opens; the column `gain` is empty at first. Queries are strangers' texts: one
-that a spreadsheet would take for a formula has an apostrophe before it.
+A CSV file (`muster.products.sheet`) whose column `gain` is empty at first.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from muster.labelling.queue import Pair
 from muster.products.errors import ProductFileError
 from muster.products.judgements import gain_of
 from muster.products.readers import read_rows
+from muster.products.sheet import read_sheet, write_sheet
 
 COLUMNS = (
     "query_id",
@@ -33,8 +31,8 @@ COLUMNS = (
     "judged",
     "gain",
 )
+_NEEDED = ("query_id", "query", "product_id", "gain")
 QUERIES, LABELS = "queries.parquet", "labels.parquet"
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 def query_id_of(query: str) -> str:
@@ -42,32 +40,21 @@ def query_id_of(query: str) -> str:
     return f"q-{hashlib.sha256(query.encode()).hexdigest()[:16]}"
 
 
-def write_sheet(
+def write_pairs(
     path: Path, pairs: Sequence[Pair], *, ids: Mapping[str, str], titles: Mapping[str, str]
 ) -> None:
-    """Write the pairs, for their owner alone. ids: query text to the id that it has in judgements. Raises:
-    OSError.
+    """Write the pairs, for their owner alone. ids: query text to the id that it has in judgements.
+
+    Raises: ProductFileError where the file cannot be written.
     """
-    half = path.with_name(path.name + ".part")
-    with os.fdopen(
-        os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", newline=""
-    ) as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for pair in pairs:
-            told = [pair.people, pair.clicked, f"{pair.expected:.1f}"] if pair.people else ["", "", ""]
-            texts = [pair.query, pair.product_id, titles.get(pair.product_id, "")]
-            writer.writerow(
-                [
-                    ids.get(pair.query) or query_id_of(pair.query),
-                    *map(_harmless, texts),
-                    ", ".join(pair.reasons),
-                    *told,
-                    "" if pair.judged is None else f"{pair.judged:g}",
-                    "",
-                ]
-            )
-    half.replace(path)
+    rows = []
+    for pair in pairs:
+        known = [f"{pair.people}", f"{pair.clicked}", f"{pair.expected:.1f}"] if pair.people else [""] * 3
+        cells = [ids.get(pair.query) or query_id_of(pair.query), pair.query, pair.product_id]
+        cells += [titles.get(pair.product_id, ""), ", ".join(pair.reasons), *known]
+        cells += ["" if pair.judged is None else f"{pair.judged:g}", ""]
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    write_sheet(path, COLUMNS, rows, private=True)
 
 
 @dataclass(frozen=True)
@@ -91,14 +78,12 @@ def judgements_of(sheet: Path, out: Path, before: Path | None = None) -> Filled:
     texts, splits, gains = _known(before) if before else ({}, {}, {})
     filled: dict[tuple[str, str], float] = {}
     empty = 0
-    for row, values in read_rows(sheet, ("query_id", "query", "product_id", "gain")):
-        given = str(values["gain"] if values["gain"] is not None else "").strip()
+    for row, values in enumerate(read_sheet(sheet, _NEEDED)[1], start=1):
+        given = values["gain"].strip()
         if not given:
             empty += 1
             continue
-        key, query, product_id = (
-            _harmed(str(values[name] or "")) for name in ("query_id", "query", "product_id")
-        )
+        key, query, product_id = values["query_id"], values["query"], values["product_id"]
         for name, value in (("query_id", key), ("query", query), ("product_id", product_id)):
             if not value.strip():
                 raise ProductFileError(sheet, "the value is empty", "Complete the row", row=row, column=name)
@@ -142,11 +127,3 @@ def _known(folder: Path) -> tuple[dict[str, str], dict[str, str | None], dict[tu
             for row, values in read_rows(path, ("query_id", "product_id"), ("gain", "rating", "label"))
         },
     )
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _harmed(text: str) -> str:
-    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from muster.cli import app
 from muster.products import ProductFileError
+from muster.products.sheet import read_sheet, write_sheet
 from tests.training.conftest import Workplace
-from training.data.sheet import read_sheet, write_sheet
 from training.label import (
     COLUMNS,
     Suggestion,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.labelling.queue import Pair
-from muster.labelling.sheet import judgements_of, query_id_of, write_sheet
+from muster.labelling.sheet import judgements_of, query_id_of, write_pairs
 from muster.products import read_judgements
 from muster.products.errors import ProductFileError
 from tests.muster.commands.command_line import muster
@@ -28,8 +28,8 @@ PAIRS = [
 
 def filled(path: Path, gains: list[str]) -> Path:
     """The sheet with its gains, as a spreadsheet would save it."""
-    write_sheet(path, PAIRS, ids={"mouse": "17"}, titles={"m1": "A mouse", "-m2": "+1 mouse"})
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    write_pairs(path, PAIRS, ids={"mouse": "17"}, titles={"m1": "A mouse", "-m2": "+1 mouse"})
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -39,9 +39,9 @@ def filled(path: Path, gains: list[str]) -> Path:
 
 def test_no_cell_is_a_formula_and_the_sheet_is_its_owners_alone(tmp_path: Path) -> None:
     path = filled(tmp_path / "queue.csv", ["", "", ""])
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
     assert not [cell for line in rows for cell in line if cell.startswith(("=", "+", "-", "@"))]
-    write_sheet(tmp_path / "own.csv", PAIRS, ids={}, titles={})
+    write_pairs(tmp_path / "own.csv", PAIRS, ids={}, titles={})
     assert (tmp_path / "own.csv").stat().st_mode & 0o077 == 0
 
 
@@ -103,9 +103,9 @@ def test_a_pair_with_two_gains_is_refused(tmp_path: Path) -> None:
 )
 def test_any_query_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, query: str) -> None:
     folder = tmp_path_factory.mktemp("any")
-    write_sheet(folder / "sheet.csv", [Pair(query, "p", ("commented",), 0, 0, 0.0)], ids={}, titles={})
+    write_pairs(folder / "sheet.csv", [Pair(query, "p", ("commented",), 0, 0, 0.0)], ids={}, titles={})
     path = folder / "sheet.csv"
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([rows[0], [*rows[1][:-1], "1"]])
     judgements_of(path, folder / "out")

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from muster.products import ProductFileError
+from muster.products.errors import ProductFileError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
@@ -27,9 +27,12 @@ def plain(cell: str) -> str:
     return cell[1:] if cell.startswith("'") else cell
 
 
-def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+def write_sheet(
+    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]], *, private: bool = False
+) -> None:
     """Write rows under their columns; moved into place last, so a kill leaves the older file intact.
 
+    private: for its owner alone.
     Raises: ProductFileError where the file cannot be written.
     """
     text = io.StringIO()
@@ -39,7 +42,8 @@ def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
         writer.writerow([safe(row[column]) for column in columns])
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)
+        with open(part, "wb", opener=_for_owner if private else None) as file:
             # Spreadsheets take a file without this mark for one in their own encoding.
             file.write(b"\xef\xbb\xbf" + text.getvalue().encode())
             file.flush()
@@ -52,6 +56,10 @@ def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
         ) from error
 
 
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def read_sheet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
     """Read what `write_sheet` wrote, perhaps after a spreadsheet saved it. Returns: columns, rows.
 
@@ -62,7 +70,9 @@ def read_sheet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[dict[
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ProductFileError(
-            path, f"it cannot be read ({error.strerror})", "Name the CSV file of `muster label suggest`"
+            path,
+            f"it cannot be read ({error.strerror})",
+            "Name the CSV file of `muster label suggest`, or of `muster feedback queue`",
         ) from error
     except UnicodeDecodeError as error:
         raise ProductFileError(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.products import ProductFileError
-from training.data.sheet import plain, read_sheet, safe, write_sheet
+from muster.products.sheet import plain, read_sheet, safe, write_sheet
 
 COLUMNS = ["a", "b"]
 AWKWARD = [
@@ -82,7 +82,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path, monkeypatch: pytes
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.data.sheet.os.fsync", full)
+    monkeypatch.setattr("muster.products.sheet.os.fsync", full)
     with pytest.raises(ProductFileError, match="No space left"):
         write_sheet(path, COLUMNS, [{"a": "3", "b": "4"}])
     assert path.read_bytes() == before
