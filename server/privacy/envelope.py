@@ -27,6 +27,8 @@ from typing import IO, Any, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from server.privacy.private_file import private_draft, settle
+
 MAGIC = b"MUSTER\x00\x01"
 FRAME_BYTES = 64 * 1024
 KEY_BYTES = 32
@@ -119,13 +121,10 @@ def new_key(path: Path) -> str:
         read_keys(str(path))
         before = _read_private(path)
     name = secrets.token_hex(4)
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{name} {secrets.token_hex(KEY_BYTES)}\n{before}")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with private_draft(path) as (file, draft):
+        file.write(f"{name} {secrets.token_hex(KEY_BYTES)}\n{before}".encode("ascii"))
+        settle(file)
+        draft.replace(path)
     return name
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,7 @@ from server.privacy.envelope import (
     KeyEncryption,
     is_envelope,
 )
+from server.privacy.private_file import private_draft, settle, settle_folder
 
 SUFFIX = ".sealed"
 
@@ -67,14 +68,14 @@ def seal(file: Sealable, keys: KeyEncryption) -> bool:
         return False
     digest = _digest(file.plain)
     if not file.sealed.exists():
-        with _Draft(file.sealed, file.plain) as written, file.plain.open("rb") as content:
+        with _in_place(file.sealed, file.plain) as written, file.plain.open("rb") as content:
             writer = EnvelopeWriter(written, keys, file.context)
             _copy(content, writer)
             writer.close()
     if _sealed_digest(file, keys) != digest:
         raise EnvelopeRefused(f"{file.sealed} does not hold what {file.plain} holds; move one of them away")
     file.plain.unlink()
-    _settle(file.plain.parent)
+    settle_folder(file.plain.parent)
     return True
 
 
@@ -87,42 +88,25 @@ def unseal(file: Sealable, keys: KeyEncryption) -> bool:
         return False
     digest = _sealed_digest(file, keys)
     if not file.plain.exists():
-        with _Draft(file.plain, file.sealed) as written, file.sealed.open("rb") as content:
+        with _in_place(file.plain, file.sealed) as written, file.sealed.open("rb") as content:
             _copy(_opened(content, file, keys), written)
     if _digest(file.plain) != digest:
         raise EnvelopeRefused(f"{file.plain} does not hold what {file.sealed} holds; move one of them away")
     file.sealed.unlink()
-    _settle(file.plain.parent)
+    settle_folder(file.plain.parent)
     return True
 
 
-class _Draft:
-    """A new file under its name once it is whole and on the disk, with the times of `like`; of mode 600."""
-
-    def __init__(self, path: Path, like: Path) -> None:
-        self._path = path
-        self._like = like
-        self._draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> IO[bytes]:
-        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file = os.fdopen(descriptor, "wb")
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._file is not None
-        try:
-            with self._file as file:
-                file.flush()
-                os.fsync(file.fileno())
-            if kind is None:
-                state = self._like.stat()
-                os.utime(self._draft, ns=(state.st_atime_ns, state.st_mtime_ns))
-                self._draft.replace(self._path)
-                _settle(self._path.parent)
-        finally:
-            self._draft.unlink(missing_ok=True)
+@contextmanager
+def _in_place(path: Path, like: Path) -> Iterator[IO[bytes]]:
+    """A new file, under its name once all of it was written, with the times of `like`."""
+    with private_draft(path) as (file, draft):
+        yield file
+        settle(file)
+        state = like.stat()
+        os.utime(draft, ns=(state.st_atime_ns, state.st_mtime_ns))
+        draft.replace(path)
+    settle_folder(path.parent)
 
 
 def _plain(path: Path) -> Path:
@@ -171,11 +155,3 @@ def _digest_of(content: IO[bytes] | EnvelopeReader) -> bytes:
 def _copy(content: IO[bytes] | EnvelopeReader, written: IO[bytes] | EnvelopeWriter) -> None:
     while part := content.read(FRAME_BYTES):
         written.write(part)
-
-
-def _settle(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,11 +16,13 @@ import json
 import os
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from muster.privacy.pseudonyms import Pseudonyms, Secret
+from server.privacy.private_file import private_draft, settle, settle_folder
 
 FILE_NAME = "privacy.secrets"
 EVENT_ID_PREFIX = "feedback/"
@@ -118,39 +120,24 @@ def _drawn() -> dict[str, Any]:
 
 def _make(path: Path) -> None:
     """Make the file; of replicas that start together, one does."""
-    draft = _draft(path, {"version": VERSION, "secrets": [_drawn()]})
-    try:
+    with private_draft(path) as (file, draft):
+        _dump(file, {"version": VERSION, "secrets": [_drawn()]})
         # Unlike a rename this fails where somebody was faster.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    _sync(path.parent)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    settle_folder(path.parent)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    _draft(path, document).replace(path)
-    _sync(path.parent)
+    with private_draft(path) as (file, draft):
+        _dump(file, document)
+        draft.replace(path)
+    settle_folder(path.parent)
 
 
-def _draft(path: Path, document: dict[str, Any]) -> Path:
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return draft
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _dump(file: IO[bytes], document: dict[str, Any]) -> None:
+    file.write(json.dumps(document, indent=1).encode("ascii") + b"\n")
+    settle(file)
 
 
 def _read(path: Path) -> Secrets:
