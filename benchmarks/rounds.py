@@ -33,6 +33,12 @@ Ask = Callable[[Client, int], Answer]
 """The call of this number. Raises: MusterError."""
 
 
+def searching(serving: Serving, deadline_ms: float) -> Ask:
+    """Searches for the shop's queries in turn."""
+    queries = serving.queries
+    return lambda client, index: client.search(queries[index % len(queries)], deadline_ms=deadline_ms)
+
+
 @dataclass
 class Round:
     """What one round of calls brought. latencies_ms: of the answered ones."""

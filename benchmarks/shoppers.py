@@ -33,7 +33,8 @@ def histories(products: int, shoppers: int, seed: int) -> list[list[str]]:
     for number in range(products):
         of_kind.setdefault(catalogue.facts(number).type, []).append(f"S{number:08d}")
     kinds = sorted(of_kind)
-    weights = {kind: 1.0 / np.arange(1, len(of_kind[kind]) + 1) for kind in kinds}
+    ranks = {kind: 1.0 / np.arange(1, len(of_kind[kind]) + 1) for kind in kinds}
+    shares = {kind: rank / rank.sum() for kind, rank in ranks.items()}
     draw = np.random.default_rng(seed)
     found: list[list[str]] = []
     for _ in range(shoppers):
@@ -41,8 +42,7 @@ def histories(products: int, shoppers: int, seed: int) -> list[list[str]]:
         taken: dict[str, None] = {}
         for _ in range(int(draw.integers(*TAKEN))):
             kind = int(draw.choice(liked))
-            share = weights[kind] / weights[kind].sum()
-            taken[of_kind[kind][int(draw.choice(len(share), p=share))]] = None
+            taken[of_kind[kind][int(draw.choice(len(shares[kind]), p=shares[kind]))]] = None
         found.append(list(taken))
     return [items for items in found if len(items) > 2]
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rounds import CALLS, ROUNDS, UNHURRIED_MS, Ask, measure
+from benchmarks.rounds import CALLS, ROUNDS, UNHURRIED_MS, Ask, measure, searching
 from benchmarks.service import Services
 from benchmarks.shoppers import histories, trained
 from drills.experiment import Inconclusive
 from drills.rig.cluster import find_bundle
-from muster.v1 import ranking_pb2
 
 SHOPPERS = 3000
 PRODUCTS = 5000
@@ -93,12 +92,5 @@ def test_a_search_of_the_same_replica(
     """What the figures of the group are to be held against."""
     seed = request.config.getoption("--seed")
     serving = services.serve(PRODUCTS, bundle=taught)
-    queries = serving.queries
-
-    def ask(client: Any, index: int) -> ranking_pb2.SearchResponse:
-        answer: ranking_pb2.SearchResponse = client.search(
-            queries[index % len(queries)], deadline_ms=UNHURRIED_MS
-        )
-        return answer
-
+    ask = searching(serving, UNHURRIED_MS)
     measure(benchmark, serving, ask, callers=callers, seed=seed, deadline_ms=UNHURRIED_MS)

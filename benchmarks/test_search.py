@@ -11,18 +11,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rounds import CALLS, ROUNDS, UNHURRIED_MS, Ask, measure
-from benchmarks.service import Services, Serving
+from benchmarks.rounds import CALLS, ROUNDS, UNHURRIED_MS, measure, searching
+from benchmarks.service import Services
 
 DEADLINES_MS = (5, 20, 50, 200)
 
 pytestmark = pytest.mark.timeout(3600)  # the largest catalogue is encoded first
-
-
-def searching(serving: Serving, deadline_ms: float) -> Ask:
-    """Searches for the shop's queries in turn."""
-    queries = serving.queries
-    return lambda client, index: client.search(queries[index % len(queries)], deadline_ms=deadline_ms)
 
 
 @pytest.mark.benchmark(group="plan")

@@ -120,7 +120,6 @@ DRILLS: tuple[Drill, ...] = (
         control="--without turns",
         target=True,
         silent="planned; a restart of a second counts as a minute here",
-        aside=("MusterPrimaryDown", "MusterReplicaDown", "MusterLeaseFlapping"),
     ),
     Drill(
         name="deadline_storm",
@@ -159,7 +158,6 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle", "PostgreSQL for the second cut"),
         control="--without detection",
         silent="clients alone see the first cut, and the second is short",
-        aside=("MusterStale", "MusterReplicaLag", "MusterWritesFail"),
     ),
     Drill(
         name="store_down",
@@ -325,7 +323,6 @@ DRILLS: tuple[Drill, ...] = (
         needs=("a model bundle",),
         control="--without warming",
         silent="a start, not a fault; its seconds count as minutes here",
-        aside=("MusterReplicaDown",),
     ),
     Drill(
         name="retry_storm",

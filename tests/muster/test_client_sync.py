@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -439,7 +440,15 @@ def test_a_closed_client_says_so(start_replicas: Start) -> None:
             call()
 
 
-def test_closing_ends_calls_under_way(start_replicas: Start) -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.search("tea", deadline_ms=LONG_MS),
+        lambda client: client.apply(delete("P"), deadline_ms=LONG_MS),
+    ],
+    ids=["read", "write"],
+)
+def test_closing_ends_calls_under_way(start_replicas: Start, ask: Callable[[Client], object]) -> None:
     replicas = start_replicas(1)
     replicas[0].always = replicas[0].hang
     client = connect(replicas)
@@ -447,28 +456,7 @@ def test_closing_ends_calls_under_way(start_replicas: Start) -> None:
 
     def call() -> None:
         try:
-            client.search("tea", deadline_ms=LONG_MS)
-        except MusterError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    while not replicas[0].calls:
-        time.sleep(0.005)
-    client.close()
-    thread.join(10)
-    assert not thread.is_alive() and len(caught) == 1
-
-
-def test_closing_ends_a_write_that_waits(start_replicas: Start) -> None:
-    replicas = start_replicas(1)
-    replicas[0].always = replicas[0].hang
-    client = connect(replicas)
-    caught: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            client.apply(delete("P"), deadline_ms=LONG_MS)
+            ask(client)
         except MusterError as error:
             caught.append(error)
 
