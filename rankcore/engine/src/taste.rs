@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use crate::generation::{Described, Generation};
-use crate::recommend::answer::below;
+use crate::recommend::answer::{below, largest_first};
 use crate::recommend::section::{Evidence, Section, Source, Table};
 use crate::retrieve::Row;
 use crate::wire;
@@ -27,8 +27,6 @@ const CATEGORY: f64 = 0.2;
 const TEXTS: f64 = 0.3;
 /// Cosine of two texts from which on they are alike at all.
 const ALIKE_FROM: f64 = 0.5;
-/// Reasons of one result that are told apart.
-const REASONS_MAX: usize = 16;
 
 /// One product of the history.
 struct Taken<'a> {
@@ -132,14 +130,7 @@ impl<'a> Taste<'a> {
                 contribution: most * share,
             });
         });
-        reasons.sort_by(|a, b| b.contribution.total_cmp(&a.contribution));
-        if reasons.len() > REASONS_MAX {
-            let rest = reasons.split_off(REASONS_MAX - 1);
-            reasons.push(wire::Because {
-                contribution: rest.iter().map(|reason| reason.contribution).sum(),
-                ..Default::default()
-            });
-        }
+        largest_first(&mut reasons);
         reasons
     }
 

@@ -38,6 +38,18 @@ const REASONS_MAX: usize = 16;
 const SIMILAR: &str = "similar";
 const POPULARITY: &str = "popularity";
 
+/// Puts the reasons of one result in order, the largest first; of more than 16 the rest is added up in one without a name.
+pub fn largest_first(parts: &mut Vec<wire::Because>) {
+    parts.sort_by(|a, b| b.contribution.abs().total_cmp(&a.contribution.abs()));
+    if parts.len() > REASONS_MAX {
+        let rest = parts.split_off(REASONS_MAX - 1);
+        parts.push(wire::Because {
+            contribution: rest.iter().map(|part| part.contribution).sum(),
+            ..Default::default()
+        });
+    }
+}
+
 /// What a history comes to, in the section and in the catalogue.
 pub struct Known {
     /// Places of the section's items, oldest first.
@@ -585,15 +597,7 @@ impl Maker<'_> {
             }
             _ => parts.push(because(POPULARITY, None, candidate.score)),
         }
-        parts.sort_by(|a, b| b.contribution.abs().total_cmp(&a.contribution.abs()));
-        if parts.len() > REASONS_MAX {
-            let rest = parts
-                .split_off(REASONS_MAX - 1)
-                .iter()
-                .map(|part| part.contribution)
-                .sum();
-            parts.push(because("", None, rest));
-        }
+        largest_first(&mut parts);
         for part in &mut parts {
             let row = self.generation.row(&part.product_id);
             part.title = row
