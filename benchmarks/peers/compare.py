@@ -37,6 +37,7 @@ import psutil
 from benchmarks.peers.callers import muster_caller, muster_order, peer_caller, peer_order
 from benchmarks.peers.environment import Environment, EnvironmentFailed
 from benchmarks.peers.measure import (
+    VIEWS,
     Cell,
     ServerSilent,
     Subject,
@@ -79,7 +80,6 @@ IN_FLIGHT_MAX = 8
 """Where latency and capacity are measured, so that no peer refuses what is asked of it there."""
 MUSTER = "muster"
 MUSTER_OWN = "muster-own-plan"
-VIEWS = ("storm", "storm_absolute", "storm_patient")
 
 
 @dataclass(frozen=True)

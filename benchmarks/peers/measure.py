@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ PATIENT_MS = 5000.0
 """Deadline where latency and capacity are measured."""
 CONCURRENCY = (1, 2, 4)
 DRAIN_S = 6.0
+VIEWS = ("storm", "storm_absolute", "storm_patient")
+"""Keys of a row's cells: at multiples of its own capacity, at the same rates for all, with more time."""
+GENERATOR_LATE_MAX = 0.05
+"""Where more requests than this left late, a cell tells of the generator and the server together."""
 MakeCaller = Callable[[float], Caller]
 """Deadline in milliseconds to a caller."""
 
@@ -191,6 +195,11 @@ def summarise(load: float, rate_per_s: float, rounds: Sequence[Cell]) -> dict[st
     if plans:
         found["plans"] = {name: round(count / plans.total(), 4) for name, count in plans.most_common()}
     return found
+
+
+def generator_bound(cell: Mapping[str, Any]) -> bool:
+    """Whether the generator could not send what a summarised cell offers, and tells nothing of the server."""
+    return bool(cell["sent_late_share"] > GENERATOR_LATE_MAX)
 
 
 def in_flight_max(p50_ms: float, deadline_ms: float) -> int:

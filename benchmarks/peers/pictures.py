@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from benchmarks.peers.measure import generator_bound
 
 Row = Mapping[str, Any]
 OURS = ("#c1121f", "#e07a3f")
@@ -126,6 +129,18 @@ def storm_picture(rows: Sequence[Row], workload: Mapping[str, Any], path: Path) 
                 # Many have nothing in time: their marks lie on the edge, and must not be cut off.
                 clip_on=False,
             )
+            hollow = [generator_bound(cell) for cell in cells]
+            for load, value in compress(zip(loads, values, strict=True), hollow):
+                axes.plot(
+                    load,
+                    value,
+                    color=_colour(number, ours),
+                    marker=MARKERS[number % len(MARKERS)],
+                    markerfacecolor="white",
+                    markersize=7 if number < ours else 5,
+                    zorder=4,
+                    clip_on=False,
+                )
             axes.fill_between(loads, low, high, color=_colour(number, ours), alpha=0.12, linewidth=0)
         axes.set_xscale("log")
         ticks = sorted({cell["load"] for row in rows for cell in row.get(view) or []})
@@ -139,7 +154,10 @@ def storm_picture(rows: Sequence[Row], workload: Mapping[str, Any], path: Path) 
     panels[0][0].set_ylabel("sum of nDCG@10 in time, by all requests offered")
     panels[0][0].set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    figure.suptitle("Quality in time under a storm", x=0.01, ha="left", fontsize=12)
+    title = "Quality in time under a storm"
+    if any(generator_bound(cell) for row in rows for view in views for cell in row.get(view) or []):
+        title += "; hollow: the generator could not send so much, which tells nothing of the server"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return _save(figure, path)
 
 

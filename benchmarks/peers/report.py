@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.measure import GENERATOR_LATE_MAX, VIEWS, generator_bound
 from benchmarks.peers.pictures import latency_picture, storm_picture
 
 Row = Mapping[str, Any]
+GENERATOR_MARK = "†"
 
 
 def write_report(result: Mapping[str, Any], folder: Path) -> None:
@@ -65,7 +67,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"|---|---|---|---|---|---|---|{'---|' * len(loads)}",
         ]
         lines += [_row(row, len(loads)) for row in all_rows(result)]
-        lines += ["", *_more_views(result), *_ratios(result)]
+        lines += ["", *_generator_note(result), *_more_views(result), *_ratios(result)]
         lines += ["## Settings", "", "| server | computes in | settings |", "|---|---|---|"]
         for row in all_rows(result):
             beside = ", ".join(f"{name} {version}" for name, version in row.get("beside", {}).items())
@@ -92,12 +94,33 @@ def _cell(cell: Mapping[str, Any]) -> str:
     quality, share = cell["quality_in_time"], cell["in_time_share"]
     if quality is None or not math.isfinite(quality):
         return "nothing offered"
-    return f"{quality:.3f} ({share:.0%})"
+    return f"{quality:.3f} ({share:.0%})" + (f" {GENERATOR_MARK}" if generator_bound(cell) else "")
 
 
 def escaped(text: str) -> str:
     """Text that fits into one cell of a table."""
     return " ".join(text.replace("|", "/").split())
+
+
+def _generator_note(result: Mapping[str, Any]) -> list[str]:
+    bound = [
+        (row["title"], cell)
+        for row in measured_rows(result)
+        for view in VIEWS
+        for cell in row.get(view) or []
+        if generator_bound(cell)
+    ]
+    if not bound:
+        return []
+    told = "; ".join(
+        f"{title}, {cell['rate_per_s']:,.0f} a second: {cell['sent_late_share']:.0%} sent late"
+        for title, cell in bound
+    )
+    return [
+        f"{GENERATOR_MARK} Inconclusive of the server: beside it on the same cores the generator could not "
+        f"keep to its schedule (more than {GENERATOR_LATE_MAX:.0%} sent late). {told}.",
+        "",
+    ]
 
 
 def _more_views(result: Mapping[str, Any]) -> list[str]:

@@ -116,6 +116,17 @@ def test_a_share_of_nothing_is_null_in_json_and_said_in_the_table(tmp_path: Path
     assert "nothing offered" in table(value)
 
 
+def test_a_cell_that_the_generator_could_not_offer_is_marked_and_explained(tmp_path: Path) -> None:
+    assert "Inconclusive" not in table({**result(), "ratios": {}})
+    value = {**result(), "ratios": {}}
+    storm = value["muster_own_plan"]["storm"]
+    value["muster_own_plan"]["storm"] = [*storm[:3], {**storm[3], "sent_late_share": 0.93}]
+    write_report(value, tmp_path)
+    text = (tmp_path / "compare.md").read_text()
+    assert text.count("0.600 (50%) †") == 1
+    assert "† Inconclusive of the server" in text and "200 a second: 93% sent late." in text
+
+
 def test_every_peer_has_pinned_requirements_and_a_server() -> None:
     peers = roster()
     assert len(peers) == 9 and {peer.protocol for peer in peers} == set(PROTOCOLS)
