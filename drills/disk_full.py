@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Judgement
+from drills.experiment import Experiment, Judgement, in_words
 from drills.failover import Rehearsal
 from drills.faults.disk import FullDisk, mount_need, small_disk
 from drills.judges.disk import DISK_FULL_FIGURES, DiskFullLimits, judge_disk_full
@@ -79,10 +79,11 @@ def changes(given: argparse.Namespace) -> Changes:
 def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
-    return (
+    return in_words(
         f"{figures['read_errors']} of {figures['reads']} reads failed; of {figures['fault_writes']} writes "
         f"on the full disk {figures['fault_writes_refused']} were refused, {figures['fault_writes_other']} "
-        f"ended otherwise; writes back after {figures['writes_back_ms']} ms"
+        "ended otherwise",
+        ("writes back", figures["writes_back_ms"]),
     )
 
 

@@ -143,6 +143,18 @@ class Judgement:
     reasons: tuple[str, ...] = ()
 
 
+def in_words(*parts: str | tuple[str, float | None]) -> str:
+    """Parts of a run's outcome in one line. A pair: what happened, and how many milliseconds after the fault;
+    left out where it did not."""
+    told = []
+    for part in parts:
+        if isinstance(part, str):
+            told.append(part)
+        elif part[1] is not None:
+            told.append(f"{part[0]} after {part[1]} ms")
+    return ", ".join(told)
+
+
 @dataclass(frozen=True)
 class Experiment(Generic[S]):
     """A rehearsed failure.

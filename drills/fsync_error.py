@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Judgement
+from drills.experiment import Experiment, Judgement, in_words
 from drills.failover import Rehearsal, collect_log
 from drills.faults.disk import FailingSync, strace_need
 from drills.journal import Journal
@@ -65,7 +65,7 @@ def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
     ended = "ended by itself" if figures["ended_by_itself"] else "did not end by itself"
-    return f"the primary {ended}, writes back after {figures['rto_ms']} ms"
+    return in_words(f"the primary {ended}", ("writes back", figures["rto_ms"]))
 
 
 DRILL = Rehearsable(

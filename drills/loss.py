@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Fault, Judgement, Probe
+from drills.experiment import Experiment, Fault, Judgement, Probe, in_words
 from drills.failover import (
     Rehearsal,
     Traffic,
@@ -117,9 +117,10 @@ def changes(given: argparse.Namespace) -> Changes:
 def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
-    return (
-        f"{figures['dropped']} dropped, noticed after {figures['detection_ms']} ms, "
-        f"{figures['read_errors']} of {figures['reads']} reads failed, p99 {figures['read_p99_ms']} ms"
+    return in_words(
+        f"{figures['dropped']} dropped",
+        ("noticed", figures["detection_ms"]),
+        f"{figures['read_errors']} of {figures['reads']} reads failed, p99 {figures['read_p99_ms']} ms",
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Judgement
+from drills.experiment import Experiment, Judgement, in_words
 from drills.failover import Rehearsal, collect_log
 from drills.faults.groups import group_need
 from drills.faults.memory import OutOfMemory
@@ -70,10 +70,10 @@ def changes(given: argparse.Namespace) -> Changes:
 def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
-    return (
+    return in_words(
         f"{figures['victims_ended']} victim and {figures['others_ended']} others ended, "
-        f"{figures['read_errors']} of {figures['reads']} reads failed, writes back after "
-        f"{figures['rto_ms']} ms"
+        f"{figures['read_errors']} of {figures['reads']} reads failed",
+        ("writes back", figures["rto_ms"]),
     )
 
 

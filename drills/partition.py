@@ -25,7 +25,7 @@ from typing import Any
 import grpc
 
 from drills import failover
-from drills.experiment import Experiment, Judgement, Probe
+from drills.experiment import Experiment, Judgement, Probe, in_words
 from drills.failover import (
     POSTGRESQL,
     Rehearsal,
@@ -159,9 +159,10 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
 def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
-    return (
-        f"noticed after {figures['detection_ms']} ms, writes back after {figures['rto_ms']} ms, "
-        f"{figures['read_errors']} of {figures['reads']} reads failed"
+    return in_words(
+        ("noticed", figures["detection_ms"]),
+        ("writes back", figures["rto_ms"]),
+        f"{figures['read_errors']} of {figures['reads']} reads failed",
     )
 
 

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Judgement
+from drills.experiment import Experiment, Judgement, in_words
 from drills.failover import Rehearsal, collect_log
 from drills.faults.disk import SlowDisk, strace_need
 from drills.journal import Journal
@@ -77,10 +77,11 @@ def changes(given: argparse.Namespace) -> Changes:
 def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
-    return (
+    return in_words(
         f"{figures['read_errors']} of {figures['reads']} reads failed; of {figures['fault_writes']} writes "
         f"on the slow disk {figures['fault_writes_acknowledged']} were acknowledged, "
-        f"{figures['fault_writes_refused']} refused; writes back after {figures['writes_back_ms']} ms"
+        f"{figures['fault_writes_refused']} refused",
+        ("writes back", figures["writes_back_ms"]),
     )
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Judgement, Probe
+from drills.experiment import Experiment, Judgement, Probe, in_words
 from drills.failover import (
     Rehearsal,
     all_serve_reads,
@@ -133,9 +133,10 @@ def changes(given: argparse.Namespace) -> Changes:
 def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
-    return (
-        f"left health after {figures['left_health_ms']} ms, back after {figures['back_ms']} ms, "
-        f"{figures['read_errors']} of {figures['reads']} reads failed"
+    return in_words(
+        ("left health", figures["left_health_ms"]),
+        ("back", figures["back_ms"]),
+        f"{figures['read_errors']} of {figures['reads']} reads failed",
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from drills import failover
-from drills.experiment import Experiment, Judgement, Probe
+from drills.experiment import Experiment, Judgement, Probe, in_words
 from drills.failover import (
     POSTGRESQL,
     Rehearsal,
@@ -102,9 +102,10 @@ def changes(given: argparse.Namespace) -> Changes:
 def shown(judgement: Judgement) -> str:
     """One run in a few words."""
     figures = {**EMPTY, **judgement.figures}
-    return (
-        f"writes back after {figures['back_ms']} ms, {figures['marked_stale']} answers marked stale, "
-        f"{figures['read_errors']} of {figures['reads']} reads failed"
+    return in_words(
+        ("writes back", figures["back_ms"]),
+        f"{figures['marked_stale']} answers marked stale",
+        f"{figures['read_errors']} of {figures['reads']} reads failed",
     )
 
 

@@ -17,6 +17,7 @@ from drills.experiment import (
     Probe,
     Verdict,
     conduct,
+    in_words,
     quantile,
     worst,
 )
@@ -94,6 +95,10 @@ def conducted(tmp_path: Path) -> Callable[[Experiment[Diary], Diary], Judgement]
 
 
 Conducted = Callable[[Experiment[Diary], Diary], Judgement]
+
+
+def test_an_outcome_in_words_leaves_out_what_did_not_happen() -> None:
+    assert in_words("3 dropped", ("noticed", None), ("back", 0.0)) == "3 dropped, back after 0.0 ms"
 
 
 def test_an_experiment_goes_through_its_phases_in_order(conducted: Conducted) -> None:
