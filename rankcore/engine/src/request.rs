@@ -5,7 +5,9 @@
 //! first step an answer exists; before each further one the request asks itself whether it can still afford it, and if
 //! not, answers with the order it has.
 
+mod ask;
 mod cross;
+mod order;
 mod personal;
 
 use std::collections::HashMap;
@@ -19,33 +21,28 @@ use prost::Message;
 use crate::account::{Account, Match};
 use crate::bundle::{Bundle, PlanSpec, Tier};
 use crate::encode::EncodedQuery;
-use crate::error::{Error, Result, Violation};
+use crate::error::{Error, Result};
 use crate::generation::Generation;
-use crate::memory::{Memory, Named};
+use crate::memory::Memory;
 use crate::plan::cost::{CostBook, Costs, Estimate, Stage};
 use crate::plan::help::{Help, HelpBook};
 use crate::plan::pace::{Pace, Verdict, whole_us};
 use crate::plan::price::Price;
-use crate::plan::priority::Priority;
 use crate::plan::stalls::Stalls;
 use crate::plan::way_back::WayBack;
-use crate::plan::{self, Chosen, LATE_CHUNK, Planner, Shape};
-use crate::recommend::answer::below;
+use crate::plan::{self, Chosen, LATE_CHUNK, Planner};
 use crate::reply::Reply;
 use crate::rerank::cross::Cross;
 use crate::rerank::settled::Settled;
-use crate::retrieve::{Row, fuse, query_keys, validate_rerank, validate_search};
+use crate::retrieve::{Row, fuse};
 use crate::schedule::clock::Clock;
 use crate::schedule::queue::{Leaving, Work};
 use crate::schedule::{Offer, Pressure, Step, Task};
 use crate::signals::{self, Column, Matrix, Reading, Readings};
 use crate::wire;
 
-/// Results of a search that does not say how many it wants.
-const PAGE_DEFAULT: usize = 10;
-
-/// Metadata that names the class of a request whose field does not.
-const PRIORITY_METADATA: &str = "muster-priority";
+pub use ask::{Ask, Source, class};
+use order::{Order, fill_unknown, share, sort};
 
 /// What all requests of an engine share.
 pub struct Services {
@@ -115,173 +112,6 @@ impl Failures {
     }
 }
 
-/// Where the candidates come from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// Retrieval.
-    Search {
-        /// Conditions.
-        filter: Option<wire::Filter>,
-        /// Facets to count.
-        facets: Vec<String>,
-        /// Results to skip.
-        offset: usize,
-    },
-    /// The caller.
-    Brought {
-        /// Products, in the caller's order.
-        product_ids: Vec<String>,
-    },
-}
-
-/// A validated request.
-#[derive(Debug, Clone)]
-pub struct Ask {
-    /// Query, trimmed.
-    pub query: String,
-    /// Its words, as match signals compare them.
-    pub keys: Vec<u32>,
-    /// Where the candidates come from.
-    pub source: Source,
-    /// Results wanted.
-    pub page: usize,
-    /// Wait until this sequence has been applied; 0: do not wait.
-    pub min_sequence: u64,
-    /// Return the signals of each result.
-    pub explain: bool,
-    /// Class, as the request's field says it; `None`: it does not.
-    pub stated: Option<Priority>,
-    /// Whose search it is; `None`: it does not say.
-    pub named: Option<Named>,
-}
-
-fn undecodable(error: &prost::DecodeError) -> Error {
-    Error::InvalidRequest(vec![Violation {
-        field: "request".to_owned(),
-        description: format!("cannot be decoded: {error}"),
-    }])
-}
-
-fn accept(violations: Vec<Violation>) -> Result<()> {
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::InvalidRequest(violations))
-    }
-}
-
-/// A request's class: the stated one, else `told`, the one its metadata name, else the default.
-///
-/// # Errors
-/// `InvalidRequest` for metadata that name no class, even where one is stated.
-pub fn class(stated: Option<Priority>, told: Option<&str>) -> Result<Priority> {
-    let told = told
-        .map(|name| {
-            Priority::parse(name).ok_or_else(|| {
-                Error::InvalidRequest(vec![Violation {
-                    field: PRIORITY_METADATA.to_owned(),
-                    description: format!("{name:?}; accepted: critical, default or sheddable"),
-                }])
-            })
-        })
-        .transpose()?;
-    Ok(stated.or(told).unwrap_or_default())
-}
-
-impl Ask {
-    /// Decodes and checks a serialised `SearchRequest`.
-    ///
-    /// # Errors
-    /// `InvalidRequest` with every violation.
-    pub fn search(bytes: &[u8]) -> Result<Self> {
-        let request = wire::SearchRequest::decode(bytes).map_err(|error| undecodable(&error))?;
-        accept(validate_search(&request))?;
-        let query = request.query.trim().to_owned();
-        Ok(Self {
-            keys: query_keys(&query),
-            query,
-            source: Source::Search {
-                filter: request.filter,
-                facets: request.facets,
-                offset: request.offset as usize,
-            },
-            page: match request.page_size {
-                0 => PAGE_DEFAULT,
-                page => page as usize,
-            },
-            min_sequence: request.min_sequence,
-            explain: request.explain,
-            stated: Priority::from_wire(request.priority).unwrap_or_default(),
-            named: Some(Named {
-                shopper_id: request.shopper_id,
-                session_id: request.session_id,
-                history: request.history,
-            })
-            .filter(|named| !named.is_empty()),
-        })
-    }
-
-    /// Decodes and checks a serialised `RerankRequest`.
-    ///
-    /// # Errors
-    /// `InvalidRequest` with every violation.
-    pub fn rerank(bytes: &[u8]) -> Result<Self> {
-        let request = wire::RerankRequest::decode(bytes).map_err(|error| undecodable(&error))?;
-        accept(validate_rerank(&request))?;
-        let query = request.query.trim().to_owned();
-        let page = match request.page_size {
-            0 => request.product_ids.len(),
-            page => page as usize,
-        };
-        Ok(Self {
-            keys: query_keys(&query),
-            query,
-            source: Source::Brought {
-                product_ids: request.product_ids,
-            },
-            page,
-            min_sequence: request.min_sequence,
-            explain: request.explain,
-            stated: Priority::from_wire(request.priority).unwrap_or_default(),
-            named: None,
-        })
-    }
-
-    /// The request's class: its field's, else `told`, the one its metadata name, else the default.
-    ///
-    /// # Errors
-    /// `InvalidRequest` for metadata that name no class, even where the field does.
-    pub fn priority(&self, told: Option<&str>) -> Result<Priority> {
-        class(self.stated, told)
-    }
-
-    /// Results up to the end of the page asked for.
-    fn seen(&self) -> usize {
-        match self.source {
-            Source::Search { offset, .. } => offset.saturating_add(self.page),
-            Source::Brought { .. } => self.page,
-        }
-    }
-
-    /// What the planner needs to know about this request. `personal`: a shopper's history may enter its order.
-    #[must_use]
-    pub fn shape(&self, products: usize, chunk_pairs: usize, personal: bool) -> Shape {
-        let (brought, facets) = match &self.source {
-            Source::Search { facets, .. } => (None, facets.len()),
-            Source::Brought { product_ids } => (Some(product_ids.len()), 0),
-        };
-        Shape {
-            words: self.keys.len(),
-            brought,
-            products,
-            facets,
-            page: self.page,
-            chunk_pairs,
-            personal: personal && self.named.is_some(),
-        }
-    }
-}
-
 /// What the log looked like when the request was planned.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Freshness {
@@ -339,9 +169,6 @@ enum Next {
     Cross,
     Finish,
 }
-
-/// Candidates in some order, best first: index into the job's rows, score of that order.
-type Order = Vec<(usize, f64)>;
 
 /// What gave a candidate its score.
 #[derive(Debug, Clone, Copy)]
@@ -980,129 +807,6 @@ impl Job {
         Ok(true)
     }
 
-    /// `members` by the score that the tier orders by, best first; unknown scores keep their order at the end.
-    fn rank(&mut self, tier: Tier, members: &[usize]) -> Result<Order> {
-        let mut order = self.scores(tier, members)?;
-        sort(&mut order);
-        Ok(order)
-    }
-
-    /// Scores `members`, in their order, with the tier's ranker, or its own score.
-    fn scores(&mut self, tier: Tier, members: &[usize]) -> Result<Order> {
-        let services = Arc::clone(&self.services);
-        let ranker = services
-            .readings
-            .of(tier)
-            .and_then(|reading| Some((services.bundle.rankers.get(&tier)?, reading)));
-        let order: Order = match ranker {
-            Some((forest, reading)) => {
-                self.scored(members, Scorer::Ranker(tier));
-                self.describe(members, reading)?;
-                let mut scratch = Vec::new();
-                members
-                    .iter()
-                    .map(|candidate| {
-                        let row = self.matrix.row(*candidate);
-                        (
-                            *candidate,
-                            signals::score(forest, reading, row, &mut scratch),
-                        )
-                    })
-                    .collect()
-            }
-            None => {
-                let column = match tier {
-                    Tier::Lexical => Column::Bm25,
-                    Tier::Hybrid => Column::Fused,
-                    Tier::Late => Column::Late,
-                    Tier::CrossSmall | Tier::CrossLarge => Column::Cross,
-                };
-                self.scored(members, Scorer::Signal(column));
-                members
-                    .iter()
-                    .map(|candidate| (*candidate, self.matrix.get(*candidate, column)))
-                    .collect()
-            }
-        };
-        Ok(order)
-    }
-
-    /// Sets the signals that a ranker reads and that no stage has set.
-    fn describe(&mut self, members: &[usize], reading: &Reading) -> Result<()> {
-        if reading.bm25 {
-            self.complete_bm25()?;
-        }
-        if reading.live && !self.live_described {
-            self.live_described = true;
-            for (candidate, live) in self.generation.candidates(&self.rows).iter().enumerate() {
-                signals::describe_live(self.matrix.row_mut(candidate), &live.values);
-            }
-        }
-        if reading.text {
-            for candidate in members {
-                if !std::mem::replace(&mut self.text_described[*candidate], true) {
-                    let product = self.generation.match_text(self.rows[*candidate]);
-                    signals::describe_text(
-                        self.matrix.row_mut(*candidate),
-                        &self.ask.keys,
-                        &product,
-                    );
-                }
-            }
-        }
-        if self.late_done > 0 {
-            let best = (0..self.rows.len())
-                .map(|candidate| self.matrix.get(candidate, Column::Late))
-                .fold(f64::NAN, f64::max);
-            for candidate in 0..self.rows.len() {
-                let late = self.matrix.get(candidate, Column::Late);
-                self.matrix
-                    .set(candidate, Column::LateShare, share(late, best));
-                self.matrix.set(candidate, Column::LateMaxGap, best - late);
-            }
-        }
-        Ok(())
-    }
-
-    /// Late candidates in the late tier's order, the others below as they were.
-    fn late_order(&mut self) -> Result<Order> {
-        let members: Vec<usize> = self.order[..self.late_done]
-            .iter()
-            .map(|(candidate, _)| *candidate)
-            .collect();
-        let head = self.rank(Tier::Late, &members)?;
-        Ok(stack(head, &self.order[self.late_done..]))
-    }
-
-    /// The order of the tier that was reached.
-    fn final_order(&mut self) -> Result<Order> {
-        match self.reached {
-            tier @ (Tier::Lexical | Tier::Hybrid) => {
-                let all: Vec<usize> = self.order.iter().map(|(candidate, _)| *candidate).collect();
-                self.rank(tier, &all)
-            }
-            Tier::Late => {
-                if self.plan.tier > Tier::Late && self.next_after_late() {
-                    // The order below the cross-encoder is the late tier's already.
-                    return Ok(std::mem::take(&mut self.order));
-                }
-                self.late_order()
-            }
-            tier @ (Tier::CrossSmall | Tier::CrossLarge) => {
-                let members: Vec<usize> = self.order[..self.cross_done]
-                    .iter()
-                    .map(|(candidate, _)| *candidate)
-                    .collect();
-                let head = self.rank(tier, &members)?;
-                Ok(stack(head, &self.order[self.cross_done..]))
-            }
-        }
-    }
-
-    fn next_after_late(&self) -> bool {
-        self.late_done >= plan::late_depth(&self.plan, self.rows.len())
-    }
-
     /// Orders, pages, renders and encodes the answer.
     fn answer(&mut self) -> Result<Answer> {
         let order_from_us = self.services.clock.now_us();
@@ -1249,15 +953,6 @@ impl Job {
             .collect();
     }
 
-    /// Remembers what gave candidates their scores, for an explanation.
-    fn scored(&mut self, members: &[usize], by: Scorer) {
-        if self.ask.explain {
-            for candidate in members {
-                self.scorers[*candidate] = by;
-            }
-        }
-    }
-
     fn receipt(&self) -> wire::Receipt {
         let planner = &self.services.planner;
         let candidates = self.rows.len();
@@ -1393,201 +1088,4 @@ impl Task for Job {
 #[allow(clippy::cast_precision_loss)]
 fn as_f64(value: usize) -> f64 {
     value as f64
-}
-
-fn share(value: f64, best: f64) -> f64 {
-    if best > 0.0 { value / best } else { 0.0 }
-}
-
-/// Best first; unknown scores last; equals keep their order.
-fn sort(order: &mut Order) {
-    order.sort_by(|a, b| match (a.1.is_nan(), b.1.is_nan()) {
-        (true, true) => std::cmp::Ordering::Equal,
-        (true, false) => std::cmp::Ordering::Greater,
-        (false, true) => std::cmp::Ordering::Less,
-        (false, false) => b.1.total_cmp(&a.1),
-    });
-}
-
-/// Puts `tail` below `head`. The tail's scores, which may be on another scale, are moved below the head's, so that scores
-/// never rise from one result to the next.
-fn stack(head: Order, tail: &[(usize, f64)]) -> Order {
-    let mut order = head;
-    fill_unknown(&mut order);
-    let floor = order.last().map(|(_, score)| *score);
-    let top = tail.first().map(|(_, score)| *score);
-    let shift = match (floor, top) {
-        (Some(floor), Some(top)) if !top.is_nan() => floor - below(floor) - top,
-        _ => 0.0,
-    };
-    order.extend(
-        tail.iter()
-            .map(|(candidate, score)| (*candidate, score + shift)),
-    );
-    order
-}
-
-/// Gives unknown scores, which stand at the end, values just below the last known one.
-fn fill_unknown(order: &mut Order) {
-    let mut last = None;
-    for (_, score) in order.iter_mut() {
-        if score.is_nan() {
-            *score = last.map_or(0.0, |last: f64| last - below(last));
-        }
-        last = Some(*score);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_violation_of_a_search_is_named() {
-        let request = wire::SearchRequest {
-            query: "   ".to_owned(),
-            page_size: 101,
-            offset: 901,
-            facets: vec![
-                "brand".to_owned(),
-                "price".to_owned(),
-                "attributes.".to_owned(),
-            ],
-            ..Default::default()
-        };
-        let Err(Error::InvalidRequest(violations)) = Ask::search(&request.encode_to_vec()) else {
-            panic!("accepted");
-        };
-        let fields: Vec<_> = violations
-            .iter()
-            .map(|violation| violation.field.as_str())
-            .collect();
-        assert_eq!(
-            fields,
-            ["query", "page_size", "offset", "facets[1]", "facets[2]"]
-        );
-    }
-
-    #[test]
-    fn a_class_is_the_fields_else_the_metadatas_else_the_default() {
-        use wire::Priority as Field;
-        let table = [
-            (Field::Unspecified, None, Priority::Default),
-            (Field::Unspecified, Some("critical"), Priority::Critical),
-            (Field::Unspecified, Some("sheddable"), Priority::Sheddable),
-            (Field::Sheddable, None, Priority::Sheddable),
-            (Field::Sheddable, Some("critical"), Priority::Sheddable),
-            (Field::Default, Some("critical"), Priority::Default),
-        ];
-        for (field, told, expected) in table {
-            let search = wire::SearchRequest {
-                query: "shoes".to_owned(),
-                priority: field.into(),
-                ..Default::default()
-            };
-            let rerank = wire::RerankRequest {
-                query: "shoes".to_owned(),
-                product_ids: vec!["a".to_owned()],
-                priority: field.into(),
-                ..Default::default()
-            };
-            for ask in [
-                Ask::search(&search.encode_to_vec()),
-                Ask::rerank(&rerank.encode_to_vec()),
-            ] {
-                let ask = ask.expect("a valid request");
-                assert_eq!(ask.priority(told).expect("a class"), expected);
-                let Err(Error::InvalidRequest(violations)) = ask.priority(Some("urgent")) else {
-                    panic!("accepted");
-                };
-                assert_eq!(violations[0].field, "muster-priority");
-            }
-        }
-    }
-
-    #[test]
-    fn a_query_is_measured_in_characters_after_trimming() {
-        for (query, accepted) in [
-            ("ü".repeat(1_024), true),
-            (format!("  {}  ", "x".repeat(1_024)), true),
-            ("ü".repeat(1_025), false),
-        ] {
-            let request = wire::SearchRequest {
-                query,
-                ..Default::default()
-            };
-            assert_eq!(Ask::search(&request.encode_to_vec()).is_ok(), accepted);
-        }
-    }
-
-    #[test]
-    fn every_violation_of_a_rerank_is_named() {
-        let request = wire::RerankRequest {
-            query: "shoes".to_owned(),
-            product_ids: vec!["a".to_owned(), String::new(), "a".to_owned()],
-            page_size: 1_001,
-            ..Default::default()
-        };
-        let Err(Error::InvalidRequest(violations)) = Ask::rerank(&request.encode_to_vec()) else {
-            panic!("accepted");
-        };
-        let fields: Vec<_> = violations
-            .iter()
-            .map(|violation| violation.field.as_str())
-            .collect();
-        assert_eq!(fields, ["product_ids[1]", "product_ids[2]", "page_size"]);
-    }
-
-    #[test]
-    fn bytes_that_are_no_request_are_invalid() {
-        assert!(matches!(
-            Ask::search(&[0xff, 0xff, 0xff]),
-            Err(Error::InvalidRequest(_))
-        ));
-    }
-
-    #[test]
-    fn defaults_follow_the_contract() {
-        let search = Ask::search(
-            &wire::SearchRequest {
-                query: " red  shoes ".to_owned(),
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        )
-        .expect("valid");
-        assert_eq!((search.page, search.query.as_str()), (10, "red  shoes"));
-        let rerank = Ask::rerank(
-            &wire::RerankRequest {
-                query: "shoes".to_owned(),
-                product_ids: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
-                ..Default::default()
-            }
-            .encode_to_vec(),
-        )
-        .expect("valid");
-        assert_eq!(rerank.page, 3);
-    }
-
-    #[test]
-    fn a_tail_on_another_scale_stays_below_the_head() {
-        let head = vec![(3, 2.0), (1, -1.0)];
-        let order = stack(head, &[(0, 40.0), (2, 39.0), (4, f64::NAN)]);
-        let mut order = order;
-        fill_unknown(&mut order);
-        let candidates: Vec<_> = order.iter().map(|(candidate, _)| *candidate).collect();
-        assert_eq!(candidates, [3, 1, 0, 2, 4]);
-        assert!(
-            order.windows(2).all(|pair| pair[0].1 > pair[1].1),
-            "{order:?}"
-        );
-    }
-
-    #[test]
-    fn unknown_scores_sort_last_and_keep_their_order() {
-        let mut order = vec![(0, f64::NAN), (1, 1.0), (2, f64::NAN), (3, 2.0)];
-        sort(&mut order);
-        let candidates: Vec<_> = order.iter().map(|(candidate, _)| *candidate).collect();
-        assert_eq!(candidates, [3, 1, 0, 2]);
-    }
 }

@@ -28,7 +28,8 @@ use crate::wire;
 
 use super::drawn::Drawn;
 use super::files::{Ragged, RaggedWriter, Writer};
-use super::{IndexedVectors, Models, read_manifest};
+use super::index::IndexedVectors;
+use super::{Models, read_manifest};
 
 /// Products that a thread encodes at a time.
 const CHUNK: usize = 64;

@@ -2,8 +2,12 @@
 //! state on top of it.
 
 pub mod build;
+mod dense_rows;
 mod drawn;
 pub mod files;
+mod index;
+mod manifest;
+mod models;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +15,6 @@ use std::sync::Arc;
 use fixedbitset::FixedBitSet;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prost::Message;
-use serde::Deserialize;
 
 use crate::account::Match;
 use crate::bundle::{Bundle, LexicalConfig};
@@ -22,19 +25,20 @@ use crate::retrieve::columns::{Candidate, Columns, Values};
 use crate::retrieve::delta::{Change, Live, Prepared, Source, Vectors};
 use crate::retrieve::dense::{self, DenseSearch};
 use crate::retrieve::facets::{KeywordIndex, folded};
-use crate::retrieve::lexical::{Analysed, Lexical, LexicalIndex};
+use crate::retrieve::lexical::{Analysed, Lexical};
 use crate::retrieve::lists::Lists;
 use crate::retrieve::match_text::MatchText;
-use crate::retrieve::scan::{Among, Int8Rows, nearest};
+use crate::retrieve::scan::{Among, nearest};
 use crate::retrieve::{Row, filter, limits};
-use crate::text::{TextConfig, product_text};
+use crate::text::product_text;
 use crate::wire;
 
 pub use build::{BuildReport, GenerationBuilder};
-use files::{Mapped, Ragged};
-
-/// Version of the folder's layout that this code reads.
-pub const SCHEMA_VERSION: u32 = 2;
+pub use dense_rows::DenseRows;
+use index::{Index, Nearest};
+use manifest::read_manifest;
+pub use manifest::{DenseIndex, Manifest, SCHEMA_VERSION};
+pub use models::Models;
 
 /// Changes carried out under one hold of the write lock: readers wait no longer than for these.
 const CHANGES_AT_ONCE: usize = 16;
@@ -42,286 +46,6 @@ const CHANGES_AT_ONCE: usize = 16;
 const TOMBSTONES_OVERASKED: usize = 64;
 /// Filters that leave fewer rows than this, or 5 % of the generation, are scanned exactly.
 const SCAN_ROWS: usize = 512;
-
-/// What a generation needs of a bundle.
-pub trait Models: Send + Sync {
-    /// The bundle's name.
-    fn bundle_id(&self) -> &str;
-    /// How products become text.
-    fn text(&self) -> &TextConfig;
-    /// BM25F field weights.
-    fn lexical(&self) -> &LexicalConfig;
-    /// Dimensions of a dense vector.
-    fn dimension(&self) -> usize;
-    /// Dimensions of a token vector.
-    fn token_dimension(&self) -> usize;
-    /// Vectors and token ids of products, in the order given.
-    fn encode(&self, products: &[wire::Product]) -> Result<Vec<EncodedProduct>>;
-    /// Token ids of one product for a cross-encoder.
-    fn pieces(&self, product: &wire::Product) -> Result<Vec<u32>>;
-}
-
-impl Models for Bundle {
-    fn bundle_id(&self) -> &str {
-        &self.id
-    }
-
-    fn text(&self) -> &TextConfig {
-        &self.text
-    }
-
-    fn lexical(&self) -> &LexicalConfig {
-        &self.lexical
-    }
-
-    fn dimension(&self) -> usize {
-        self.dimension
-    }
-
-    fn token_dimension(&self) -> usize {
-        self.token_dimension
-    }
-
-    fn encode(&self, products: &[wire::Product]) -> Result<Vec<EncodedProduct>> {
-        self.encoder.products(products)
-    }
-
-    fn pieces(&self, product: &wire::Product) -> Result<Vec<u32>> {
-        self.encoder.product_pieces(product)
-    }
-}
-
-/// The parts of `manifest.json` that the core reads; the checksums are the caller's business.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Manifest {
-    /// Version of the folder's layout.
-    pub schema_version: u32,
-    /// The generation's name.
-    pub generation_id: String,
-    /// Bundle whose models made the vectors.
-    pub bundle_id: String,
-    /// Sequence up to which changes are folded in.
-    pub sequence: u64,
-    /// Epoch of that sequence.
-    pub epoch: u64,
-    /// Products.
-    pub products: usize,
-    /// Dimensions of a dense vector.
-    pub dimension: usize,
-    /// Dimensions of a token vector.
-    pub token_dimension: usize,
-    /// How the nearest rows are found; absent: by an index that the caller searches.
-    #[serde(default)]
-    pub dense_index: Option<DenseIndex>,
-}
-
-/// How a generation finds the rows nearest to a query, and what was measured of it when it was built.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct DenseIndex {
-    /// `scan`: all int8 rows; `lists`: those of the nearest lists; others are the caller's to search.
-    pub kind: String,
-    /// Lists that a search probes; 0: there are none.
-    pub probes: usize,
-    /// Share of the exact 100 nearest that was found.
-    pub recall_at_100: f64,
-    /// Median of a search for 200 rows on the machine that built, milliseconds; absent: it was not measured.
-    #[serde(default)]
-    pub median_ms: Option<f64>,
-}
-
-impl Manifest {
-    /// Reads and checks the content of `manifest.json`. Errors: what is wrong with it.
-    pub fn parse(content: &[u8]) -> std::result::Result<Self, String> {
-        let manifest: Self = serde_json::from_slice(content).map_err(|error| error.to_string())?;
-        if manifest.schema_version != SCHEMA_VERSION {
-            return Err(format!(
-                "schema_version is {}; this version reads {SCHEMA_VERSION}",
-                manifest.schema_version
-            ));
-        }
-        if Row::try_from(manifest.products).is_err() {
-            return Err(format!(
-                "{} products; accepted: fewer than 2^32",
-                manifest.products
-            ));
-        }
-        Ok(manifest)
-    }
-}
-
-/// The mapped files of a generation.
-#[derive(Debug)]
-struct Index {
-    rows: Row,
-    products: Ragged<u8>,
-    /// Identifiers in order, and the row of each.
-    ids: Ragged<u8>,
-    id_rows: Mapped<u32>,
-    lexical: LexicalIndex,
-    words: Ragged<u32>,
-    vectors: IndexedVectors,
-}
-
-/// The vectors of a generation, and what they were made from.
-#[derive(Debug)]
-struct IndexedVectors {
-    dimension: usize,
-    dense: Mapped<i8>,
-    scales: Mapped<f32>,
-    tokens: Ragged<i8>,
-    token_counts: Mapped<u32>,
-    pieces: Ragged<u32>,
-    texts: Mapped<u64>,
-}
-
-impl IndexedVectors {
-    fn open(dir: &Path, rows: usize, dimension: usize, token_dimension: usize) -> Result<Self> {
-        let vectors = Self {
-            dimension,
-            dense: Mapped::open(&dir.join("dense.i8"), "dense")?.expect(rows * dimension)?,
-            scales: Mapped::open(&dir.join("dense_scales.f32"), "dense scales")?.expect(rows)?,
-            tokens: Ragged::open(dir, "tokens", "i8", "tokens")?.expect(rows)?,
-            token_counts: Mapped::open(&dir.join("token_counts.u32"), "token counts")?
-                .expect(rows)?,
-            pieces: Ragged::open(dir, "pieces", "u32", "pieces")?.expect(rows)?,
-            texts: Mapped::open(&dir.join("texts.u64"), "text digests")?.expect(2 * rows)?,
-        };
-        for row in 0..rows {
-            let count = vectors.token_counts[row] as usize;
-            if vectors.tokens.get(row).len() != late::packed_len(count, token_dimension) {
-                return Err(Error::Generation(format!(
-                    "{}: row {row} does not hold its {count} tokens",
-                    vectors.tokens.path().display()
-                )));
-            }
-        }
-        Ok(vectors)
-    }
-
-    fn dense(&self, row: Row) -> &[i8] {
-        let row = row as usize;
-        &self.dense[row * self.dimension..(row + 1) * self.dimension]
-    }
-
-    fn int8_rows(&self) -> Int8Rows<'_> {
-        Int8Rows {
-            values: &self.dense,
-            scales: &self.scales,
-            dimension: self.dimension,
-        }
-    }
-}
-
-/// The dense rows of a generation that is being built, to measure how they are best searched.
-#[derive(Debug)]
-pub struct DenseRows {
-    dimension: usize,
-    values: Mapped<i8>,
-    scales: Mapped<f32>,
-    lists: Option<Lists>,
-}
-
-impl DenseRows {
-    /// Opens the dense rows in `dir`, and the lists where they were written.
-    ///
-    /// # Errors
-    /// `Generation`, naming the file.
-    pub fn open(dir: &Path, rows: usize, dimension: usize) -> Result<Self> {
-        Ok(Self {
-            dimension,
-            values: Mapped::open(&dir.join("dense.i8"), "dense")?.expect(rows * dimension)?,
-            scales: Mapped::open(&dir.join("dense_scales.f32"), "dense scales")?.expect(rows)?,
-            lists: if dir.join("lists.idx").exists() {
-                Some(Lists::open(dir, rows, dimension)?)
-            } else {
-                None
-            },
-        })
-    }
-
-    /// The `k` nearest rows, by the lists where `probes` is above 0, else by a scan.
-    /// bits: as in [`Among::Bits`].
-    ///
-    /// # Errors
-    /// `Generation` for a query of another dimension, or probes without lists.
-    pub fn search(
-        &self,
-        query: &[f32],
-        k: usize,
-        probes: usize,
-        bits: Option<&[u8]>,
-    ) -> Result<Vec<(Row, f32)>> {
-        if query.len() != self.dimension {
-            return Err(Error::Generation(format!(
-                "a query of {} dimensions for rows of {}",
-                query.len(),
-                self.dimension
-            )));
-        }
-        let rows = Int8Rows {
-            values: &self.values,
-            scales: &self.scales,
-            dimension: self.dimension,
-        };
-        match &self.lists {
-            _ if probes == 0 => Ok(nearest(
-                rows,
-                query,
-                k,
-                bits.map_or(Among::All, Among::Bits),
-            )),
-            Some(lists) => Ok(lists.search(rows, query, k, probes, bits)),
-            None => Err(Error::Generation("no lists were written".into())),
-        }
-    }
-}
-
-/// How the rows of a generation nearest to a query are found.
-enum Nearest {
-    Scan,
-    Lists {
-        lists: Lists,
-        probes: usize,
-    },
-    /// The caller searches.
-    External(Arc<dyn DenseSearch>),
-}
-
-impl Index {
-    fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
-        let rows = manifest.products;
-        let index = Self {
-            rows: rows as Row,
-            products: Ragged::open(dir, "products", "bin", "products")?.expect(rows)?,
-            ids: Ragged::open(dir, "ids", "bin", "ids")?.expect(rows)?,
-            id_rows: Mapped::open(&dir.join("id_rows.u32"), "id rows")?.expect(rows)?,
-            lexical: LexicalIndex::open(&dir.join("lexical"), rows)?,
-            words: Ragged::open(dir, "words", "u32", "words")?.expect(rows)?,
-            vectors: IndexedVectors::open(dir, rows, manifest.dimension, manifest.token_dimension)?,
-        };
-        if index.id_rows.iter().any(|&row| row as usize >= rows) {
-            return Err(Error::Generation(format!(
-                "{}: a row beyond the last",
-                index.id_rows.path().display()
-            )));
-        }
-        Ok(index)
-    }
-
-    fn row(&self, product_id: &str) -> Option<Row> {
-        let (mut low, mut high) = (0, self.ids.rows());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.ids.get(middle) < product_id.as_bytes() {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        (low < self.ids.rows() && self.ids.get(low) == product_id.as_bytes())
-            .then(|| self.id_rows[low])
-    }
-}
 
 /// The fields of a product that a result shows; skips the rest while decoding.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -386,14 +110,6 @@ impl std::fmt::Debug for Generation {
             .field("sequence", &self.sequence)
             .finish_non_exhaustive()
     }
-}
-
-fn read_manifest(dir: &Path) -> Result<Manifest> {
-    let path = dir.join("manifest.json");
-    let refuse =
-        |reason: &dyn std::fmt::Display| Error::Generation(format!("{}: {reason}", path.display()));
-    let bytes = std::fs::read(&path).map_err(|error| refuse(&error))?;
-    Manifest::parse(&bytes).map_err(|reason| refuse(&reason))
 }
 
 fn boosts_of(config: &LexicalConfig) -> [f32; 6] {

@@ -7,7 +7,7 @@ use wire::event::Change as Wire;
 use super::*;
 use crate::bundle::{Boosts, Fusion, FusionKind, FusionWeights};
 use crate::retrieve::lexical::{ANALYSER, field_texts, for_each_stem, query_stems};
-use crate::text::{ProductFields, words};
+use crate::text::{ProductFields, TextConfig, words};
 
 const DIMENSION: usize = 16;
 const TOKEN_DIMENSION: usize = 8;

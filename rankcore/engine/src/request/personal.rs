@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Job, Order, sort};
+use super::Job;
+use super::order::{Order, sort};
 use crate::plan::cost::Stage;
 use crate::recommend::ask::in_order;
 use crate::retrieve::Row;
