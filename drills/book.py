@@ -294,7 +294,10 @@ DRILLS: tuple[Drill, ...] = (
             "a replica with a fifth of a core answers 99 % of what it does not refuse in time, with less"
             " quality, and callers of the client get 99 % of their answers in time"
         ),
-        injection="a quota of a fifth of a core for a standby, under searches with 50 ms deadlines",
+        injection=(
+            "a quota of a fifth of a core for a standby, under twice the searches that this can answer in"
+            " full, with 50 ms deadlines"
+        ),
         module="drills.cpu_starvation",
         needs=("a model bundle", "root and control groups for the processor"),
         control="--without deadlines",

@@ -44,7 +44,7 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
             rehearsal,
             journal,
             seed,
-            direct_per_s=given.direct,
+            direct_per_s=lambda replica: given.direct,
             deadline_ms=given.direct_deadline_ms,
         ),
         fault=ColdStart(),

@@ -4,9 +4,10 @@
     python -m drills.cpu_starvation --without deadlines       the control: must deviate
 
 A standby is put into a processor group with a quota, in periods so short (10 ms) that it is slow rather than
-stopped (`--period-ms`). Each replica is asked by a steady stream of its own, without hedging or retry, and
-callers search through the client beside it; all with 50 ms deadlines. In the control the replicas are told
-deadlines of 5 s instead.
+stopped (`--period-ms`). Each replica is asked by a steady stream of its own, without hedging or retry, the
+starved one for several times what its share can do by the best plan (`--demand`; the capacity of a core is
+measured first), and callers search through the client beside it; all with 50 ms deadlines. In the control the
+replicas are told deadlines of 5 s instead.
 
 Hypothesis, from 2 s after the fault on: each replica answers in time 99 % of the searches that it does not
 refuse in time, the starved one by giving less quality, and answers some; through the client, which may ask
@@ -26,11 +27,15 @@ from drills import failover
 from drills.experiment import Experiment, Judgement
 from drills.failover import Rehearsal, collect_log
 from drills.faults.groups import group_need
+from drills.faults.process import one_standby
 from drills.faults.processor import SlowCore
 from drills.journal import Journal
 from drills.judges.starvation import STARVATION_FIGURES, StarvationLimits, judge_cpu_starvation
 from drills.outcome import positive
 from drills.rehearsal import Changes, Rehearsable, direct_load
+from drills.rig.capacity import measure_capacity
+from drills.rig.traffic import RecordedLoad
+from muster.v1 import ranking_pb2
 
 NAME = "cpu_starvation"
 HYPOTHESIS = (
@@ -40,6 +45,25 @@ HYPOTHESIS = (
 EMPTY: dict[str, Any] = {"runs": 0, **STARVATION_FIGURES}
 TOLD_MS = 5000.0
 """What the replicas are told in the control."""
+MEASURED_S = 1.5
+"""How long the capacity of a core is measured."""
+
+
+def load(rehearsal: Rehearsal, journal: Journal, seed: int, given: argparse.Namespace) -> RecordedLoad:
+    """More searches for the standby that will be starved than its share of a core can answer in full."""
+    requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in rehearsal.queries]
+    capacity = measure_capacity(rehearsal.cluster, requests, concurrency=1, duration_s=MEASURED_S)
+    starved = one_standby(rehearsal.cluster)
+    starved_per_s = max(given.direct, given.demand * given.share * capacity.per_s)
+    journal.write("demand", replica=starved.name, per_s=starved_per_s, capacity_per_s=capacity.per_s)
+    return direct_load(
+        rehearsal,
+        journal,
+        seed,
+        direct_per_s=lambda replica: starved_per_s if replica is starved else given.direct,
+        deadline_ms=given.deadline_ms,
+        told_ms=TOLD_MS if given.without == "deadlines" else None,
+    )
 
 
 def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
@@ -57,14 +81,7 @@ def experiment(seed: int, given: argparse.Namespace) -> Experiment[Rehearsal]:
         hypothesis=HYPOTHESIS,
         # With deadlines this short the judge counts; a single late answer is no broken state.
         probes=tuple(probe for probe in base.probes if probe.name != "reads are answered"),
-        load=lambda rehearsal, journal, seed: direct_load(
-            rehearsal,
-            journal,
-            seed,
-            direct_per_s=given.direct,
-            deadline_ms=given.deadline_ms,
-            told_ms=TOLD_MS if given.without == "deadlines" else None,
-        ),
+        load=lambda rehearsal, journal, seed: load(rehearsal, journal, seed, given),
         fault=fault,
         judge=lambda history: judge_cpu_starvation(history, StarvationLimits()),
         collect=collect,
@@ -79,6 +96,7 @@ def changes(given: argparse.Namespace) -> Changes:
         noted={
             "deadline_ms": given.deadline_ms,
             "direct_per_s": given.direct,
+            "demand": given.demand,
             "share": given.share,
             "period_ms": given.period_ms,
         },
@@ -101,6 +119,12 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--period-ms", type=positive(float), default=10.0, help="of the quota")
     options.add_argument(
         "--direct", type=positive(float), default=25.0, metavar="PER_S", help="to each replica alone"
+    )
+    options.add_argument(
+        "--demand",
+        type=positive(float),
+        default=2.0,
+        help="for the starved replica, times what its share can do by the best plan",
     )
     options.add_argument("--starved-s", type=positive(float), default=12.0, help="how long it lasts")
     options.set_defaults(reads=20.0, writes=5.0, deadline_ms=50.0)

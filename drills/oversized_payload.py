@@ -27,7 +27,7 @@ from drills.failover import (
     reads_are_answered,
     writes_are_acknowledged,
 )
-from drills.faults.process import sole_primary
+from drills.faults.process import one_standby, sole_primary
 from drills.journal import History, Journal
 from drills.judges.hostile import HostileLimits, judge_hostile
 from drills.partition import collect
@@ -99,8 +99,7 @@ class Attack:
         self.loop = OpenLoop([Stream("hostile", even_arrivals(self.per_s), calls)])
         self.loop.start()
         if self.crash:
-            standby = next(one for one in cluster.replicas if one is not primary)
-            self._timer = threading.Timer(DURATION_S / 2, cluster.kill, [standby])
+            self._timer = threading.Timer(DURATION_S / 2, cluster.kill, [one_standby(cluster)])
             self._timer.start()
         return {"replica": primary.name, "requests": len(self.requests), "per_s": self.per_s}
 

@@ -32,7 +32,7 @@ from drills.faults.weakened import PROTECTIONS, weakened
 from drills.journal import Journal
 from drills.judges.promises import over_parts, over_runs
 from drills.outcome import guarded, parser, positive, run_folder, tell
-from drills.rig.cluster import ClusterPlan
+from drills.rig.cluster import ClusterPlan, Replica
 from drills.rig.direct import KIND, DirectReads
 from drills.rig.load import OpenLoop, Stream, even_arrivals, poisson_arrivals
 from drills.rig.proxy import Proxy
@@ -273,13 +273,13 @@ def direct_load(
     journal: Journal,
     seed: int,
     *,
-    direct_per_s: float,
+    direct_per_s: Callable[[Replica], float],
     deadline_ms: float,
     told_ms: float | None = None,
 ) -> RecordedLoad:
     """A stream of searches to each replica alone, beside reads and writes through the client.
 
-    deadline_ms, told_ms: of the former, as for `DirectReads`.
+    direct_per_s: of the former, by replica. deadline_ms, told_ms: of them, as for `DirectReads`.
     """
     traffic, addresses = rehearsal.traffic, rehearsal.cluster.addresses
     reads = ClientReads(addresses, rehearsal.queries, deadline_ms=traffic.read_deadline_ms)
@@ -297,7 +297,7 @@ def direct_load(
         alone = DirectReads(
             replica.name, replica.address, rehearsal.queries, deadline_ms=deadline_ms, told_ms=told_ms
         )
-        streams.append(Stream(KIND, poisson_arrivals(direct_per_s, 1000 * number + seed), alone))
+        streams.append(Stream(KIND, poisson_arrivals(direct_per_s(replica), 1000 * number + seed), alone))
     rehearsal.load = RecordedLoad(OpenLoop(streams), journal)
     return rehearsal.load
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drills.experiment import Inconclusive
-from drills.faults.process import Clustered, bring_back
-from drills.rig.cluster import ROOT, ClusterError
+from drills.faults.process import Clustered, bring_back, one_standby
+from drills.rig.cluster import ROOT
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -30,11 +29,7 @@ class ColdStart:
     def inject(self, subject: Clustered) -> dict[str, Any]:
         """Returns once the replica says of itself that it serves. "serving_after_s": how long that took."""
         cluster = subject.cluster
-        try:
-            primary = cluster.primary()
-        except ClusterError as error:
-            raise Inconclusive(str(error)) from error
-        standby = next(one for one in cluster.replicas if one is not primary and one.running)
+        standby = one_standby(cluster)
         instant_s = time.monotonic()
         cluster.kill(standby)
         files = list(_files(cluster.plan.bundle, cluster.data_dir / "generations", ROOT / "rankcore"))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from drills.experiment import Inconclusive
 from drills.faults.groups import Group
-from drills.faults.process import Clustered, bring_back
-from drills.rig.cluster import ClusterError
+from drills.faults.process import Clustered, bring_back, one_standby
 
 
 @dataclass
@@ -31,11 +29,7 @@ class SlowCore:
     def inject(self, subject: Clustered) -> dict[str, Any]:
         """Puts the first standby into its group. Raises: Inconclusive."""
         cluster = subject.cluster
-        try:
-            primary = cluster.primary()
-        except ClusterError as error:
-            raise Inconclusive(str(error)) from error
-        replica = next(one for one in cluster.replicas if one is not primary and one.running)
+        replica = one_standby(cluster)
         self._group = group = Group("cpu")
         period_us, quota_us = round(self.period_ms * 1000), round(self.period_ms * 1000 * self.share)
         if group.version == 1:

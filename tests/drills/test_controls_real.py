@@ -39,6 +39,7 @@ DRILLS = [
     ("auth_attack", ["--replicas", "2", "--products", "60"]),
     ("tls_expiry", ["--replicas", "2", "--products", "60"]),
     pytest.param("loss", ["--kind", "primary", "--products", "60"], marks=PRIVILEGED),
+    pytest.param("cpu_starvation", ["--runs", "1", "--products", "60"], marks=PRIVILEGED),
     pytest.param("clock_jump", ["--whose", "primary", "--runs", "1", "--products", "60"], marks=PRIVILEGED),
 ]
 by_name = pytest.mark.parametrize(("name", "options"), DRILLS)
@@ -59,6 +60,7 @@ def rehearsed(name: str, options: list[str], tmp_path: Path) -> dict[str, Any]:
 
 GENEROUS = {
     "latency": ["--deadline-ms", "250"],
+    "cpu_starvation": ["--deadline-ms", "250"],
     "auth_attack": ["--deadline-ms", "2000"],
     "tls_expiry": ["--deadline-ms", "2000"],
 }
