@@ -151,11 +151,13 @@ def _overview(sections: Sequence[Section]) -> str:
         when = _moment(section.runs[0].ended_unix_s) if section.runs else ""
         rows.append(
             f'<tr><td><a href="#{name}">{name}</a></td><td>{_badge(section.verdict)}</td>'
-            f'<td>{figure}</td><td class="number">{now}</td><td>{line}</td><td class="dim">{when}</td></tr>'
+            f'<td>{figure}</td><td class="number">{now}</td><td>{line}</td><td class="dim when">{when}</td></tr>'
         )
     return (
-        '<table><thead><tr><th>drill</th><th>verdict</th><th>figure</th><th class="number">now</th>'
-        "<th>over time</th><th>last run</th></tr></thead><tbody>" + "\n".join(rows) + "</tbody></table>"
+        '<div class="wide"><table><thead><tr><th>drill</th><th>verdict</th><th>figure</th>'
+        '<th class="number">now</th><th>over time</th><th>last run</th></tr></thead><tbody>'
+        + "\n".join(rows)
+        + "</tbody></table></div>"
     )
 
 
