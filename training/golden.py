@@ -26,6 +26,9 @@ from training.recipe import Text
 # both cross-encoder tiers.
 TOLERANCE = {"dense": 0.03, "late": 0.03, "cross": 0.25}
 # A score that moves by more than this with what else is in the batch says nothing of another implementation.
+# In two students of three layers every score that our kernels and ONNX Runtime disagreed on by more than the
+# tolerance moved by .25 or more beside one or other product; of those that moved by less than .1 none was off
+# by more than .06.
 STEADY = TOLERANCE["cross"] / 2
 
 
@@ -82,13 +85,14 @@ def golden_cases(reference: Reference, pairs: Sequence[tuple[str, catalogue_pb2.
     """What golden.json says about these pairs; of a cross-encoder only what is steady."""
     cases: list[Mapping[str, Any]] = []
     products = [product for _, product in pairs]
+    companies = [products, *([other] for other in products)]
     for query, product in pairs:
         scores = reference.scores(query, product)
         for tier in CROSS_TIERS:
             alone = scores[tier]
             if alone is not None:
-                beside = reference.cross(tier, query, [product, *products])
-                scores[tier] = alone if abs(alone - beside) <= STEADY else None
+                beside = [reference.cross(tier, query, [product, *others]) for others in companies]
+                scores[tier] = alone if all(abs(alone - one) <= STEADY for one in beside) else None
         cases.append(
             {
                 "query": query,

@@ -151,7 +151,8 @@ def _overview(sections: Sequence[Section]) -> str:
         when = _moment(section.runs[0].ended_unix_s) if section.runs else ""
         rows.append(
             f'<tr><td><a href="#{name}">{name}</a></td><td>{_badge(section.verdict)}</td>'
-            f'<td>{figure}</td><td class="number">{now}</td><td>{line}</td><td class="dim when">{when}</td></tr>'
+            f'<td>{figure}</td><td class="number">{now}</td><td>{line}</td>'
+            f'<td class="dim when">{when}</td></tr>'
         )
     return (
         '<div class="wide"><table><thead><tr><th>drill</th><th>verdict</th><th>figure</th>'
