@@ -5,7 +5,7 @@
 
 A standby is put into a processor group with a quota, in periods so short (10 ms) that it is slow rather than
 stopped (`--period-ms`). Each replica is asked by a steady stream of its own, without hedging or retry, the
-starved one for several times what its share can do by the best plan (`--demand`; the capacity of a core is
+starved one for twice what its share can do by the best plan (`--demand`; the capacity of a core is
 measured first), and callers search through the client beside it; all with 50 ms deadlines. In the control the
 replicas are told deadlines of 5 s instead.
 

@@ -16,7 +16,7 @@ pub struct Settings {
     pub replica: String,
     /// Pairs in one chunk of a cross-encoder, at least 1.
     pub chunk_pairs: usize,
-    /// Part of each budget kept for the way back beyond what the engine is told of it: see [`WayBack`]. Microseconds.
+    /// Part of each budget kept for the way back beyond what the engine is told of it: see [`crate::plan::way_back`]. Microseconds.
     pub reserve_us: u64,
     /// Most requests that wait or run at a time, at least 1; the lower classes are refused below it.
     pub queue_max: usize,

@@ -8,7 +8,7 @@ use super::{LexicalIndex, Scoring, settle, stem_score, weighted};
 use crate::error::Result;
 use crate::retrieve::Row;
 
-/// More than what a sum of [`QUERY_WORDS_MAX`] scores can be off by, as a share of it.
+/// More than what a sum of [`super::QUERY_WORDS_MAX`] scores can be off by, as a share of it.
 const ROUNDING: f32 = 1e-5;
 /// Rows scored at a time: their sums stay in the cache.
 const WINDOW_ROWS: usize = if cfg!(test) { 64 } else { 2_048 };
@@ -81,7 +81,7 @@ impl Cursor<'_> {
     }
 }
 
-/// The posting lists of one stem, in the order of [`FIELDS`].
+/// The posting lists of one stem, in the order of [`super::FIELDS`].
 struct StemCursors<'a> {
     weight: f32,
     fields: Vec<Cursor<'a>>,
