@@ -24,7 +24,7 @@ fi
 has_source() { [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ]; }
 
 # In a shell of its own, for its settings. Miri is some hundred times slower, so a few cases of each property suffice, and only
-# modules that it can run are named.
+# modules that it can run are named: those with `unsafe`, and those that threads share.
 miri() (
   if ! cargo +nightly miri --version >/dev/null 2>&1 || ! has_source; then
     echo "sanitize: Miri skipped: not installed (rustup component add miri rust-src --toolchain nightly)"
@@ -32,12 +32,11 @@ miri() (
   fi
   # parking_lot keeps marks in the low bits of pointers, hence permissive.
   export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" PROPTEST_CASES=${PROPTEST_CASES:-4} CARGO_TARGET_DIR=target/miri
-  local modules=(rerank:: retrieve::dense retrieve::fuse text:: plan::)
-  local kernels=(rerank::late retrieve::dense model::gemm model::lanes)
+  local kernels=(rerank::late retrieve::dense retrieve::scan model::gemm model::lanes model::rows)
   local front=(budget:: counts:: limits:: message:: status:: turn::)
-  echo "sanitize: Miri leaves out: mapped files, tantivy, sockets, threads of the scheduler, kernels of AVX-512"
-  echo "sanitize: Miri over the engine's ${modules[*]}, kernels for the least that x86-64 has"
-  cargo +nightly miri test --quiet -p rankcore-engine --lib -- "${modules[@]}"
+  echo "sanitize: Miri leaves out: what is safe and unshared, mapped files, sockets, threads of the scheduler, AVX-512"
+  echo "sanitize: Miri over the engine's rerank::chunks ${kernels[*]}, kernels for the least that x86-64 has"
+  cargo +nightly miri test --quiet -p rankcore-engine --lib -- rerank::chunks "${kernels[@]}"
   echo "sanitize: Miri over the engine's ${kernels[*]}, kernels for AVX2"
   RUSTFLAGS=-Ctarget-feature=+avx2 cargo +nightly miri test --quiet -p rankcore-engine --lib -- "${kernels[@]}"
   echo "sanitize: Miri over the front's ${front[*]}"

@@ -629,6 +629,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic, and slow under Miri")]
     fn quantisation_costs_little() {
         for seed in 0..20 {
             let (query, product) = (unit_tokens(12, 64, seed), unit_tokens(40, 64, seed + 100));

@@ -47,7 +47,7 @@ fn network(cross: bool, apart: usize, narrow: bool) -> Made {
         let weights: Vec<i8> = (0..inputs * outputs)
             .map(|_| {
                 if narrow {
-                    (random.bits() % 129) as i8 - 64
+                    ((random.bits() % 129) as i16 - 64) as i8
                 } else {
                     (random.bits() % 255) as u8 as i8
                 }
