@@ -291,7 +291,7 @@ DRILLS: tuple[Drill, ...] = (
     Drill(
         name="cpu_starvation",
         hypothesis=(
-            "a replica with a fifth of a core answers 99 % of what it does not refuse in time, with less"
+            "a replica with a fifth of a core answers 98 % of what it does not refuse in time, with less"
             " quality, and callers of the client get 99 % of their answers in time"
         ),
         injection=(

@@ -86,7 +86,7 @@ class StarvationLimits:
     core can do.
     """
 
-    accepted_in_time_share: float = 0.99
+    accepted_in_time_share: float = 0.98
     callers_in_time_share: float = 0.99
     learning_s: float = 2.0
 

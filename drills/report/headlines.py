@@ -159,7 +159,7 @@ HEADLINES: Mapping[str, tuple[Headline, ...]] = {
         *_KEPT,
     ),
     "cpu_starvation": (
-        Headline("starved_in_time_share", "of the starved one's answers in time", target=0.99, at_least=True),
+        Headline("starved_in_time_share", "of the starved one's answers in time", target=0.98, at_least=True),
         Headline("callers_in_time_share", "of the callers' answers in time", target=0.99, at_least=True),
         Headline("starved_quality", "quality of the starved one"),
         READ_ERRORS,
