@@ -35,8 +35,8 @@ from drills.judges.starvation import STARVATION_FIGURES, StarvationLimits, judge
 from drills.outcome import positive
 from drills.rehearsal import Changes, Rehearsable, direct_load
 from drills.rig.capacity import measure_capacity
+from drills.rig.shop import requests_for
 from drills.rig.traffic import RecordedLoad
-from muster.v1 import ranking_pb2
 
 NAME = "cpu_starvation"
 HYPOTHESIS = (
@@ -52,7 +52,7 @@ MEASURED_S = 1.5
 
 def load(rehearsal: Rehearsal, journal: Journal, seed: int, given: argparse.Namespace) -> RecordedLoad:
     """More searches for the standby that will be starved than its share of a core can answer in full."""
-    requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in rehearsal.queries]
+    requests = requests_for(rehearsal.queries)
     capacity = measure_capacity(rehearsal.cluster, requests, concurrency=1, duration_s=MEASURED_S)
     starved = one_standby(rehearsal.cluster)
     starved_per_s = max(given.direct, given.demand * given.share * capacity.per_s)

@@ -53,9 +53,8 @@ from drills.rig.load import (
 )
 from drills.rig.recommended import beside, flood_of, products_found
 from drills.rig.service import asked_of_service, refuse_control, service_options, with_leave
-from drills.rig.shop import Shop, choose_shop, fill, search_requests
+from drills.rig.shop import Shop, choose_shop, fill, requests_for, search_requests
 from drills.rig.traffic import RecordedLoad
-from muster.v1 import ranking_pb2
 
 NAME = "deadline_storm"
 HYPOTHESIS = "at 5 times the capacity, at least 95 % of all requests are answered within their 50 ms"
@@ -337,7 +336,7 @@ def run_on_service(
     flood of its own. Returns as `run` does. Raises: Inconclusive."""
     asked = asked_of_service(given, "flood")
     rate_per_s, deadline_ms = asked.rate_per_s / 1.1, given.deadline_ms
-    requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in asked.queries]
+    requests = requests_for(asked.queries)
     with with_leave(
         given.target, NAME, "flood", replicas=asked.harmed, rate_per_s=asked.rate_per_s
     ) as service:

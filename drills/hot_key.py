@@ -45,7 +45,7 @@ from drills.rig.load import (
     receipt_fields,
 )
 from drills.rig.service import asked_of_service, refuse_control, service_options, with_leave
-from drills.rig.shop import Shop, choose_shop, fill, search_requests
+from drills.rig.shop import Shop, choose_shop, fill, requests_for, search_requests
 from drills.rig.traffic import RecordedLoad
 from muster.v1 import ranking_pb2
 
@@ -254,7 +254,7 @@ def run_on_service(
     for the others, to as many replicas as may be harmed. Returns as `run` does. Raises: Inconclusive."""
     asked = asked_of_service(given, "flood")
     others_per_s = asked.rate_per_s / 11
-    requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in asked.queries]
+    requests = requests_for(asked.queries)
     with with_leave(
         given.target, NAME, "flood", replicas=asked.harmed, rate_per_s=asked.rate_per_s
     ) as service:

@@ -37,10 +37,9 @@ from drills.rig.load import (
     poisson_arrivals,
 )
 from drills.rig.recommended import flood_of, products_found
-from drills.rig.shop import choose_shop
+from drills.rig.shop import choose_shop, requests_for
 from muster.client.settings import parse_endpoints
 from muster.durations import parse_duration_ms
-from muster.v1 import ranking_pb2
 
 ARRIVALS = ("poisson", "even", "bursts", "day")
 LATE_SHARE_MAX = 0.01
@@ -97,7 +96,7 @@ def dealt(arrivals: Iterator[float], wish: Wish) -> tuple[list[float], list[floa
 
 def drawn_requests(wish: Wish, count: int) -> list[bytes]:
     """So many searches, serialised, drawn by their popularity."""
-    searches = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in wish.queries]
+    searches = requests_for(wish.queries)
     weights = [(place + 1) ** -wish.zipf for place in range(len(searches))]
     draw = random.Random(wish.seed)
     return draw.choices(searches, cum_weights=list(itertools.accumulate(weights)), k=count)

@@ -35,9 +35,9 @@ from drills.partition import collect
 from drills.rehearsal import Changes, OnService, Rehearsable
 from drills.rig.load import OpenLoop, Stream, poisson_arrivals
 from drills.rig.rude import RudeClients
+from drills.rig.shop import requests_for
 from drills.rig.traffic import ClientReads, RecordedLoad
 from muster.client import ClientSettings
-from muster.v1 import ranking_pb2
 
 NAME = "retry_storm"
 HYPOTHESIS = (
@@ -115,7 +115,7 @@ class StopAll:
 
     def inject(self, rehearsal: Rehearsal) -> dict[str, Any]:
         """Begins; returns once the replicas are awake again."""
-        requests = [ranking_pb2.SearchRequest(query=query).SerializeToString() for query in rehearsal.queries]
+        requests = requests_for(rehearsal.queries)
         self.rude = RudeClients(
             list(rehearsal.reached_at.values()),
             requests,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks for undefined behaviour and races: Miri over the modules that touch no file, socket or foreign code, AddressSanitizer
+# Looks for undefined behaviour and races: Miri over what is `unsafe` or shared and needs no foreign code, AddressSanitizer
 # over all tests of the engine and the front and the fuzz targets' seeds, ThreadSanitizer over what threads share. Each part
 # says what it runs and what it leaves out; one that cannot run here says why.
 # scripts/sanitize.sh [miri | address | thread ...]
@@ -31,7 +31,8 @@ miri() (
     exit 0
   fi
   # parking_lot keeps marks in the low bits of pointers, hence permissive.
-  export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" PROPTEST_CASES=${PROPTEST_CASES:-4} CARGO_TARGET_DIR=target/miri
+  export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance"
+  export PROPTEST_CASES=${PROPTEST_CASES:-4} CARGO_TARGET_DIR=target/miri
   local kernels=(rerank::late retrieve::dense retrieve::scan model::gemm model::lanes model::rows)
   local front=(budget:: counts:: limits:: message:: status:: turn::)
   echo "sanitize: Miri leaves out: what is safe and unshared, mapped files, sockets, threads of the scheduler, AVX-512"

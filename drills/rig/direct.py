@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from drills.rig.load import DEADLINE_METADATA, OK, SEARCH_METHOD, UNSENT, receipt_fields
+from drills.rig.shop import requests_for
 from drills.rig.wire import Answer, Connection, WireError, header, request_headers
 from muster.v1 import ranking_pb2
 
@@ -43,9 +44,7 @@ class DirectReads:
     ) -> None:
         self._replica = replica
         self._address = address
-        self._requests = [
-            ranking_pb2.SearchRequest(query=query, page_size=10).SerializeToString() for query in queries
-        ]
+        self._requests = requests_for(queries, page_size=10)
         self._deadline_s = deadline_ms / 1000.0
         self._told_s = self._deadline_s if told_ms is None else told_ms / 1000.0
         self._headers = request_headers(SEARCH_METHOD, address)

@@ -182,10 +182,12 @@ def choose_shop(products: int | None, seed: int) -> Shop:
 
 def search_requests(queries: Sequence[Query], *, page_size: int = 10) -> list[bytes]:
     """The queries as serialised SearchRequests, ready to be sent again and again."""
-    return [
-        ranking_pb2.SearchRequest(query=query.text, page_size=page_size).SerializeToString()
-        for query in queries
-    ]
+    return requests_for([query.text for query in queries], page_size=page_size)
+
+
+def requests_for(texts: Sequence[str], *, page_size: int = 0) -> list[bytes]:
+    """Texts as `search_requests`; page_size 0: as many results as the service gives unasked."""
+    return [ranking_pb2.SearchRequest(query=text, page_size=page_size).SerializeToString() for text in texts]
 
 
 @dataclass(frozen=True)
